@@ -1,0 +1,1 @@
+//! Wires settings into state and router; graceful shutdown.

@@ -1,0 +1,1 @@
+//! The embedded OpenID provider and task pane behind `token-relay demo`.

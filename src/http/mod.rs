@@ -1,0 +1,1 @@
+//! HTTP surface: one file a caller.

@@ -1,0 +1,17 @@
+//! token-relay: pushes the result of a browser sign-in to the add-in that waits for it.
+//!
+//! The road from request to delivery, top down; a module imports only from modules below it:
+//! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
+//! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
+//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary.
+
+pub mod app;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod http;
+pub mod login;
+pub mod relay;
+pub mod session;
+pub mod settings;
+pub mod store;
+pub mod token;

@@ -1,0 +1,1 @@
+//! OpenID Connect login: discovery, authorization request, callback.

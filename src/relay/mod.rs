@@ -1,0 +1,1 @@
+//! The heart: hands a sealed token to whoever waits for it.

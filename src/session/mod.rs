@@ -1,0 +1,12 @@
+//! The vocabulary of a session: identifiers, secrets, states, payload.
+//!
+//! Used by every other module; knows nothing of HTTP, of stores or of tokens' content.
+
+mod identifier;
+mod state;
+
+pub use identifier::{
+    Digest, InvalidIdentifier, ReaderId, SessionId, SessionKey, SessionToken, TransitToken,
+    UserCode,
+};
+pub use state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};

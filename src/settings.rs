@@ -1,0 +1,209 @@
+//! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
+//!
+//! Read once by `main`, handed to `app`. Knows nothing of what the settings are used for.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+use url::Url;
+use zeroize::Zeroizing;
+
+/// A secret from the settings; prints itself as `(redacted)`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Zeroizing<String>);
+
+impl Secret {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("(redacted)")
+    }
+}
+
+/// Signature algorithm of access tokens (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigningAlgorithm {
+    /// ECDSA on P-256; the default.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// HMAC with SHA-256 and a shared secret.
+    Hs256,
+}
+
+/// All settings, valid and with defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `LISTEN`, default `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+    /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
+    /// path. Default `http://<LISTEN>`; `https` unless the host is loopback.
+    pub public_url: Url,
+    /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// `OIDC_*`.
+    pub oidc: OidcSettings,
+    /// `REDIS_URL` and what belongs to it; `None` keeps sessions in memory.
+    pub redis: Option<RedisSettings>,
+    /// `SIGNING_*`, `TOKEN_*`.
+    pub token: TokenSettings,
+    /// `COOKIE_KEYS[_FILE]`: comma- or line-separated secrets of 32 characters or more, the first
+    /// seals, all open. Drawn at random when unset and the store is in memory; required with Redis.
+    pub cookie_keys: Vec<Secret>,
+    /// `SEALING_KEYS[_FILE]`: likewise, for payloads in the store.
+    pub sealing_keys: Vec<Secret>,
+    /// `SESSION_TTL`, default 15 min.
+    pub session_ttl: Duration,
+    /// `TRANSIT_TOKEN_TTL`, default 120 s.
+    pub transit_token_ttl: Duration,
+    /// `DELIVERY_GRACE`, default 30 s.
+    pub delivery_grace: Duration,
+    /// `HEARTBEAT`, default 15 s.
+    pub heartbeat: Duration,
+    /// `DRAIN_TIMEOUT`, default 30 s.
+    pub drain_timeout: Duration,
+    /// `ALLOWED_ORIGINS`: exact origins for CORS, default none.
+    pub allowed_origins: Vec<String>,
+    /// `TRUSTED_PROXIES`: networks whose `Forwarded`/`X-Forwarded-For` is believed, default none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `REQUIRE_BOUND_SESSIONS`, default false.
+    pub require_bound_sessions: bool,
+    /// Limits; see [`Limits`].
+    pub limits: Limits,
+    /// `MEET_COMPATIBLE` (alias `ADDONS_ENABLED`): the meet-compatible surface, off by default.
+    pub meet: Option<MeetSettings>,
+    /// Looks of the dialog pages.
+    pub brand: Brand,
+    /// `FRAME_ANCESTORS`: hosts that may frame the task pane pages (CSP), default none.
+    pub frame_ancestors: Vec<String>,
+    /// `HSTS`: `Strict-Transport-Security` max-age, default off.
+    pub hsts: Option<Duration>,
+    /// `INTROSPECTION_CLIENTS`: `id:secret` pairs for introspection and revocation (RFC 7662).
+    pub introspection_clients: Vec<(String, Secret)>,
+    /// `LOG_FORMAT`: `text` (default) or `json`.
+    pub log_json: bool,
+}
+
+/// The OpenID provider.
+#[derive(Clone, Debug)]
+pub struct OidcSettings {
+    /// `OIDC_ISSUER`, required; `https` unless loopback.
+    pub issuer: Url,
+    /// `OIDC_CLIENT_ID`, required.
+    pub client_id: String,
+    /// `OIDC_CLIENT_SECRET[_FILE]`; without it the relay is a public client (PKCE alone).
+    pub client_secret: Option<Secret>,
+    /// `OIDC_SCOPES`, default `openid profile email`; `openid` is always among them.
+    pub scopes: Vec<String>,
+    /// `OIDC_TIMEOUT` of one back-channel request, default 10 s.
+    pub timeout: Duration,
+    /// `OIDC_CLOCK_SKEW` tolerated in ID tokens, default 60 s.
+    pub clock_skew: Duration,
+}
+
+/// Redis or Valkey.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// `REDIS_URL[_FILE]`: `redis[s]://`, `redis-sentinel://`, `redis-cluster://`, `redis+unix://`;
+    /// may hold a password.
+    pub url: Secret,
+    /// `REDIS_PREFIX` of keys and channels, default `token-relay`.
+    pub prefix: String,
+    /// `REDIS_TIMEOUT` of one command, default 2 s.
+    pub timeout: Duration,
+}
+
+/// The access token that the relay forges.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    /// `SIGNING_ALGORITHM`: `ES256` (default), `EdDSA`, `RS256`, `HS256`.
+    pub algorithm: SigningAlgorithm,
+    /// `SIGNING_KEY[_FILE]`: PEM (PKCS#8), or for HS256 a secret of 32 bytes or more. `None` draws
+    /// a key at start (single process only; ES256 and EdDSA and HS256).
+    pub signing_key: Option<Secret>,
+    /// `PREVIOUS_SIGNING_KEY[_FILE]`: still verified and published during a rotation.
+    pub previous_signing_key: Option<Secret>,
+    /// `TOKEN_ISSUER`, default `PUBLIC_URL`.
+    pub issuer: String,
+    /// `TOKEN_AUDIENCE`, default `PUBLIC_URL`; several separated by commas.
+    pub audience: Vec<String>,
+    /// `TOKEN_SCOPE`, default `addons`.
+    pub scope: String,
+    /// `TOKEN_TTL`, default 1 h.
+    pub ttl: Duration,
+    /// `TOKEN_CLAIMS`: claims copied from the ID token or userinfo, default `name,email`.
+    pub claims: Vec<String>,
+}
+
+/// What one instance and one client may use; see guarantee 7 in the README.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `MAX_STREAMS` open on this instance, default 19 000.
+    pub max_streams: usize,
+    /// `MAX_STREAMS_PER_SESSION`, default 4.
+    pub max_streams_per_session: usize,
+    /// `MAX_CONNECTIONS` on this instance, default 19 500.
+    pub max_connections: usize,
+    /// `MAX_BODY` bytes of a request body, default 16 384.
+    pub max_body: usize,
+    /// `SESSIONS_PER_MINUTE` that one client address may create, default 60.
+    pub sessions_per_minute: u32,
+    /// `HEADER_TIMEOUT` within which a request's head must have come, default 10 s.
+    pub header_timeout: Duration,
+}
+
+/// The meet-compatible surface.
+#[derive(Clone, Debug)]
+pub struct MeetSettings {
+    /// `ADDONS_SESSION_TTL`, default 1 h; plain numbers are seconds in all `ADDONS_*`.
+    pub session_ttl: Duration,
+    /// `ADDONS_TRANSIT_TOKEN_TTL`, default 120 s.
+    pub transit_token_ttl: Duration,
+    /// `ADDONS_CSRF_SECRET[_FILE]`, required, 32 characters or more.
+    pub csrf_secret: Secret,
+    /// `ADDONS_TOKEN_SECRET_KEY[_FILE]`, required, 32 characters or more.
+    pub token_secret_key: Secret,
+    /// `ADDONS_TOKEN_ALG`, default HS256; HS256, HS384, HS512.
+    pub token_algorithm: String,
+    /// `ADDONS_TOKEN_ISSUER`, default `lasuite-meet`.
+    pub token_issuer: String,
+    /// `ADDONS_TOKEN_AUDIENCE`, default `addons`.
+    pub token_audience: String,
+    /// `ADDONS_TOKEN_TTL`, default 7200 s.
+    pub token_ttl: Duration,
+    /// `ADDONS_TOKEN_TYPE`, default `Bearer`.
+    pub token_type: String,
+    /// `ADDONS_TOKEN_SCOPE`, default `rooms:create`.
+    pub token_scope: String,
+    /// `ADDONS_RANDOM_TOKEN_BYTE_LENGTH`, default 60.
+    pub random_token_byte_length: usize,
+    /// `ADDONS_SESSION_ID_COOKIE`, default `addonsSid`.
+    pub session_id_cookie: String,
+    /// `MEET_USER_ID_CLAIM`: ID-token claim that becomes `user_id`, default `sub`.
+    pub user_id_claim: String,
+    /// `MEET_RETURN_TO`: origins or URL prefixes to which `authenticate` may return; required.
+    pub return_to: Vec<Url>,
+    /// `MEET_LOGIN_TTL` of the browser login, default 12 h.
+    pub login_ttl: Duration,
+}
+
+/// Looks of the dialog pages.
+#[derive(Clone, Debug, Default)]
+pub struct Brand {
+    /// `BRAND_NAME`, default `token-relay`.
+    pub name: String,
+    /// `BRAND_LOGO_URL`: `https` image, default none.
+    pub logo_url: Option<Url>,
+    /// `BRAND_COLOR`: `#rrggbb` accent, default the built-in.
+    pub color: Option<String>,
+    /// `OFFICE_JS_URL`: where dialog pages load Office.js from, so that they can use
+    /// `messageParent`; default none (no external script).
+    pub office_js_url: Option<Url>,
+}

@@ -1,0 +1,1 @@
+//! Access tokens: forging, keys, verification, revocation, sealing.
