@@ -68,6 +68,12 @@ impl Digest {
     }
 }
 
+impl AsRef<[u8; 32]> for Digest {
+    fn as_ref(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}…", hex::encode(&self.0[..6]))
@@ -107,6 +113,12 @@ impl SessionKey {
     /// When `text` is not base64url of exactly 32 bytes.
     pub fn from_base64url(text: &str) -> Result<Self, InvalidIdentifier> {
         Digest::from_base64url(text).map(Self)
+    }
+}
+
+impl AsRef<[u8; 32]> for SessionKey {
+    fn as_ref(&self) -> &[u8; 32] {
+        self.0.as_ref()
     }
 }
 
