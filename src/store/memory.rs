@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, SessionStore,
-    StoreError, Stored, TOMBSTONE,
+    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
+    SessionStore, StoreError, Stored, TOMBSTONE,
 };
 use crate::session::{
     Digest, Failure, GoneReason, Profile, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
@@ -127,10 +127,14 @@ impl MemoryStore {
         Some(transition(record.at(now), now))
     }
 
-    fn store_result(&self, key: SessionKey, phase: impl FnOnce(Instant) -> Phase) -> Stored {
+    fn store_result(
+        &self,
+        key: SessionKey,
+        phase: impl FnOnce(&Record, Instant) -> Phase,
+    ) -> Stored {
         self.with(key, |record, now| match record.phase {
             Phase::Pending => {
-                record.phase = phase(now);
+                record.phase = phase(record, now);
                 Stored::Done
             }
             _ => Stored::NotPending(record.state()),
@@ -186,16 +190,19 @@ impl SessionStore for MemoryStore {
     }
 
     async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
-        let stored = self
-            .store_result(key, |since| Phase::Authenticated { payload: payload.clone(), since });
+        let mut reader = None;
+        let stored = self.store_result(key, |record, since| {
+            reader = record.reader;
+            Phase::Authenticated { payload: payload.clone(), since }
+        });
         if stored == Stored::Done {
-            self.notifier.changed(key, Some(payload));
+            self.notifier.changed(key, Some(Fulfilled { reader, payload }));
         }
         Ok(stored)
     }
 
     async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
-        let stored = self.store_result(key, |_| Phase::Failed(failure));
+        let stored = self.store_result(key, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
             self.notifier.changed(key, None);
         }

@@ -196,11 +196,19 @@ pub trait SessionStore: Send + Sync + 'static {
     fn unsubscribe(&self, key: SessionKey);
 }
 
+/// A fulfilment as the bus carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fulfilled {
+    /// The session's reader at that moment.
+    pub reader: Option<ReaderId>,
+    /// The sealed token response.
+    pub payload: SealedPayload,
+}
+
 /// What a store tells the readers that wait on this instance. Handed in when the store is made.
 pub trait Notifier: Send + Sync + 'static {
-    /// The session changed. With a payload when the change was its fulfilment and the bus
-    /// carried it; the reader still has to claim it.
-    fn changed(&self, key: SessionKey, payload: Option<SealedPayload>);
+    /// The session changed; with what it was fulfilled if that was the change.
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>);
 
     /// Messages may have been missed (reconnect, failover): every reader must look again.
     fn resync(&self);

@@ -1,0 +1,193 @@
+//! One reader's wait, from subscribing to the outcome.
+//!
+//! Made by [`Relay::open`](super::Relay::open), driven by the transports. The order is the
+//! guarantee: join and subscribe first, then read the state, then wait; so a change can come
+//! before the read (the read sees it) or after (the mailbox is rung), never between.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Relay,
+    waiters::{Mailbox, Ring},
+};
+use crate::{
+    session::{Digest, Failure, GoneReason, SealedPayload, SessionKey},
+    store::{Read, ReadMode, ReadOutcome, StoreError},
+};
+
+/// First pause before the store is asked again while it is away; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// How a wait ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The token, sealed, and how long ago the login was stored.
+    Token(SealedPayload, Duration),
+    /// The login failed.
+    Failed(Failure),
+    /// A newer reader of the same session took over.
+    Superseded,
+    /// The session is over.
+    Gone(GoneReason),
+    /// This instance shuts down; the reader must come again.
+    Draining,
+}
+
+/// A reader that waits. Dropping it ends the subscription.
+pub struct Reader {
+    relay: Arc<Relay>,
+    key: SessionKey,
+    mailbox: Arc<Mailbox>,
+    session_token: Option<Digest>,
+    once: bool,
+    /// Set by the first read; the session expires then if nothing else happens.
+    expires_at: Instant,
+    /// What the first read found, if the wait was over before it began.
+    found: Option<Outcome>,
+    /// Rung, and what rang not yet looked into; survives a cancelled call of `outcome`.
+    rung: bool,
+}
+
+/// What the first read may answer instead of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotAdmitted {
+    Unknown,
+    Unauthorized,
+}
+
+impl Reader {
+    pub(super) fn new(
+        relay: Arc<Relay>,
+        key: SessionKey,
+        mailbox: Arc<Mailbox>,
+        session_token: Option<Digest>,
+        once: bool,
+    ) -> Self {
+        let expires_at = Instant::now();
+        Self { relay, key, mailbox, session_token, once, expires_at, found: None, rung: false }
+    }
+
+    pub(super) async fn attach(&mut self) -> Result<Result<(), NotAdmitted>, StoreError> {
+        let outcome = self.read(ReadMode::Attach(self.mailbox.reader())).await?;
+        self.found = match outcome {
+            ReadOutcome::Unknown => return Ok(Err(NotAdmitted::Unknown)),
+            ReadOutcome::Unauthorized => return Ok(Err(NotAdmitted::Unauthorized)),
+            ReadOutcome::Pending { remaining } => {
+                self.expires_at = Instant::now() + remaining;
+                None
+            }
+            settled => Self::settled(settled),
+        };
+        Ok(Ok(()))
+    }
+
+    async fn read(&self, mode: ReadMode) -> Result<ReadOutcome, StoreError> {
+        let grace = (!self.once).then_some(self.relay.timing.delivery_grace);
+        let read = Read { session_token: self.session_token, mode, grace };
+        self.relay.store.read(self.key, read).await
+    }
+
+    fn settled(outcome: ReadOutcome) -> Option<Outcome> {
+        match outcome {
+            ReadOutcome::Pending { .. } => None,
+            ReadOutcome::Token { payload, age } => Some(Outcome::Token(payload, age)),
+            ReadOutcome::Failed(failure) => Some(Outcome::Failed(failure)),
+            ReadOutcome::Superseded => Some(Outcome::Superseded),
+            ReadOutcome::Gone(reason) => Some(Outcome::Gone(reason)),
+            // The store lost the session while it was waited for.
+            ReadOutcome::Unknown | ReadOutcome::Unauthorized => {
+                Some(Outcome::Gone(GoneReason::Expired))
+            }
+        }
+    }
+
+    /// The session that is read.
+    pub fn key(&self) -> SessionKey {
+        self.key
+    }
+
+    /// The credentials with which it is read.
+    pub fn session_token(&self) -> Option<Digest> {
+        self.session_token
+    }
+
+    /// When the session expires if nothing happens.
+    pub fn expires_at(&self) -> Instant {
+        self.expires_at
+    }
+
+    /// What was there already when the reader came, without waiting.
+    pub fn take_found(&mut self) -> Option<Outcome> {
+        self.found.take()
+    }
+
+    /// Waits for the outcome. Cancel-safe: a dropped call loses no wake-up.
+    ///
+    /// While the store is away the reader keeps waiting and asks again with growing pauses; a
+    /// `resync` of the store ends the pause early.
+    pub async fn outcome(&mut self) -> Outcome {
+        if let Some(found) = self.found.take() {
+            return found;
+        }
+        loop {
+            if self.rung {
+                let outcome = self.collect().await;
+                self.rung = false;
+                if let Some(outcome) = outcome {
+                    return outcome;
+                }
+            }
+            tokio::select! {
+                biased;
+                ring = self.mailbox.rung() => match ring {
+                    Ring::Draining => return Outcome::Draining,
+                    Ring::Changed => self.rung = true,
+                },
+                () = tokio::time::sleep_until(self.expires_at) => {
+                    return Outcome::Gone(GoneReason::Expired);
+                }
+            }
+        }
+    }
+
+    /// Asks the store what became of the session.
+    async fn collect(&self) -> Option<Outcome> {
+        // A bound session's only readers are those with its session token, and the bus named this
+        // one: it need not wait for the store's consent. The claim follows, to start the grace.
+        if self.session_token.is_some()
+            && let Some(payload) = self.mailbox.take_payload()
+        {
+            self.relay.claim_later(self.key, self.mailbox.reader(), self.session_token);
+            return Some(Outcome::Token(payload, Duration::ZERO));
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.read(ReadMode::Claim(self.mailbox.reader())).await {
+                Ok(outcome) => return Self::settled(outcome),
+                Err(error) => {
+                    tracing::debug!(session = %self.key, %error, "claim deferred");
+                    tokio::select! {
+                        ring = self.mailbox.rung() => if ring == Ring::Draining {
+                            return Some(Outcome::Draining);
+                        },
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    if Instant::now() >= self.expires_at {
+                        return Some(Outcome::Gone(GoneReason::Expired));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.relay.waiters.leave(self.key, &self.mailbox);
+        self.relay.store.unsubscribe(self.key);
+    }
+}

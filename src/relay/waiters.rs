@@ -1,0 +1,254 @@
+//! Who waits on this instance: a sharded map from session to the mailboxes of its readers.
+//!
+//! Filled by `delivery`, rung by the store through [`Notifier`]. A mailbox is two words and a
+//! waker: a waiting reader costs no task of its own and wakes only when it is rung. Knows
+//! neither states nor transports.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+
+use atomic_waker::AtomicWaker;
+use smallvec::SmallVec;
+
+use crate::{
+    session::{ReaderId, SealedPayload, SessionKey},
+    store::{Fulfilled, Notifier},
+};
+
+const SHARDS: usize = 64;
+
+const CHANGED: u8 = 1;
+const DRAINING: u8 = 2;
+
+/// Why no reader can be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Crowded {
+    /// This instance has all the readers it may have.
+    #[error("this instance has no room for another waiting reader")]
+    Instance,
+    /// This session has all the readers it may have.
+    #[error("this session has too many waiting readers")]
+    Session,
+    /// This instance is shutting down.
+    #[error("this instance is shutting down")]
+    Draining,
+}
+
+/// What rang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The session changed, or may have.
+    Changed,
+    /// The instance is shutting down.
+    Draining,
+}
+
+/// Where one waiting reader is told.
+#[derive(Debug)]
+pub struct Mailbox {
+    reader: ReaderId,
+    rung: AtomicU8,
+    waker: AtomicWaker,
+    payload: Mutex<Option<SealedPayload>>,
+}
+
+impl Mailbox {
+    fn ring(&self, bit: u8) {
+        self.rung.fetch_or(bit, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// The identity under which this reader attaches to its session.
+    pub fn reader(&self) -> ReaderId {
+        self.reader
+    }
+
+    /// Waits until rung. Draining comes last, so that a token that arrived goes out first.
+    pub async fn rung(&self) -> Ring {
+        poll_fn(|context| {
+            self.waker.register(context.waker());
+            let rung = self.rung.load(Ordering::Acquire);
+            let (bit, ring) = match rung {
+                0 => return Poll::Pending,
+                rung if rung & CHANGED != 0 => (CHANGED, Ring::Changed),
+                _ => (DRAINING, Ring::Draining),
+            };
+            self.rung.fetch_and(!bit, Ordering::AcqRel);
+            Poll::Ready(ring)
+        })
+        .await
+    }
+
+    /// The payload that the bus carried for this very reader, once.
+    pub fn take_payload(&self) -> Option<SealedPayload> {
+        self.payload.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+type Shard = HashMap<SessionKey, SmallVec<[Arc<Mailbox>; 1]>>;
+
+/// All readers that wait on this instance.
+#[derive(Debug)]
+pub struct Waiters {
+    shards: Vec<Mutex<Shard>>,
+    waiting: AtomicUsize,
+    draining: AtomicBool,
+    most: usize,
+    most_per_session: usize,
+}
+
+impl Waiters {
+    /// Room for `most` readers, `most_per_session` of one session.
+    pub fn new(most: usize, most_per_session: usize) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            waiting: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            most,
+            most_per_session,
+        })
+    }
+
+    fn shard(&self, key: &SessionKey) -> MutexGuard<'_, Shard> {
+        let byte = key.digest().as_bytes()[1];
+        self.shards[usize::from(byte) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a reader of `key`.
+    ///
+    /// # Errors
+    /// [`Crowded`] when a limit is reached or the instance shuts down.
+    pub fn join(&self, key: SessionKey) -> Result<Arc<Mailbox>, Crowded> {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.most {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(Crowded::Instance);
+        }
+        let mailbox = Arc::new(Mailbox {
+            reader: ReaderId::generate(),
+            rung: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+            payload: Mutex::new(None),
+        });
+        let mut shard = self.shard(&key);
+        // Looked at under the shard's lock, so that `drain` either rings this mailbox or is seen.
+        let refused = if self.draining.load(Ordering::Acquire) {
+            Some(Crowded::Draining)
+        } else {
+            let mailboxes = shard.entry(key).or_default();
+            if mailboxes.len() >= self.most_per_session {
+                Some(Crowded::Session)
+            } else {
+                mailboxes.push(Arc::clone(&mailbox));
+                None
+            }
+        };
+        match refused {
+            Some(crowded) => {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+                Err(crowded)
+            }
+            None => Ok(mailbox),
+        }
+    }
+
+    /// Removes a reader that [`Self::join`] added.
+    pub fn leave(&self, key: SessionKey, mailbox: &Arc<Mailbox>) {
+        let mut shard = self.shard(&key);
+        if let Entry::Occupied(mut entry) = shard.entry(key) {
+            let before = entry.get().len();
+            entry.get_mut().retain(|other| !Arc::ptr_eq(other, mailbox));
+            if entry.get().len() < before {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+            }
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// How many readers wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Whether the instance is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes no more readers and tells all that wait to leave.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.ring_all(DRAINING);
+    }
+
+    fn ring_all(&self, bit: u8) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for mailbox in shard.values().flatten() {
+                mailbox.ring(bit);
+            }
+        }
+    }
+}
+
+impl Notifier for Waiters {
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+        let shard = self.shard(&key);
+        let Some(mailboxes) = shard.get(&key) else { return };
+        for mailbox in mailboxes {
+            if let Some(fulfilled) = &fulfilled
+                && fulfilled.reader == Some(mailbox.reader)
+            {
+                *mailbox.payload.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(fulfilled.payload.clone());
+            }
+            mailbox.ring(CHANGED);
+        }
+    }
+
+    fn resync(&self) {
+        self.ring_all(CHANGED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+
+    #[tokio::test]
+    async fn a_ring_before_the_wait_is_not_lost() {
+        let waiters = Waiters::new(10, 10);
+        let key = SessionId::generate().key();
+        let mailbox = waiters.join(key).unwrap();
+        waiters.changed(key, None);
+        waiters.drain();
+        assert_eq!(mailbox.rung().await, Ring::Changed);
+        assert_eq!(mailbox.rung().await, Ring::Draining);
+    }
+
+    #[test]
+    fn limits_hold_and_room_comes_back() {
+        let waiters = Waiters::new(2, 1);
+        let (first, second, third) =
+            (SessionId::generate().key(), SessionId::generate().key(), SessionId::generate().key());
+        let mailbox = waiters.join(first).unwrap();
+        assert_eq!(waiters.join(first).unwrap_err(), Crowded::Session);
+        let _other = waiters.join(second).unwrap();
+        assert_eq!(waiters.join(third).unwrap_err(), Crowded::Instance);
+        waiters.leave(first, &mailbox);
+        waiters.leave(first, &mailbox);
+        assert_eq!(waiters.waiting(), 1);
+        assert!(waiters.join(third).is_ok());
+        waiters.drain();
+        assert_eq!(waiters.join(first).unwrap_err(), Crowded::Instance);
+    }
+}
