@@ -1,1 +1,209 @@
 //! HTTP surface: one file a caller.
+//!
+//! [`sessions`] and [`streams`] serve the add-in, [`dialog`] the browser, [`resource`] the APIs,
+//! [`operator`] whoever runs it; [`connection`] carries their bytes. Called by `app`, which fills
+//! [`App`]; calls `login`, `token` and `relay`.
+
+pub mod assets;
+pub mod connection;
+mod cookies;
+pub mod dialog;
+pub mod metrics;
+pub mod middleware;
+pub mod operator;
+pub mod pages;
+pub mod problem;
+pub mod resource;
+pub mod sessions;
+pub mod streams;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{get, post},
+};
+use governor::{DefaultKeyedRateLimiter, clock::Clock};
+use http::{HeaderMap, HeaderValue, header};
+use ipnet::IpNet;
+use tower_http::catch_panic::CatchPanicLayer;
+use url::Url;
+
+pub use metrics::Transport;
+use middleware::ClientAddress;
+use problem::Problem;
+
+use crate::{
+    login,
+    relay::Relay,
+    session::Digest,
+    token::{Forge, KeyRing, Revocations, SigningKeys, Verifier},
+};
+
+/// What all handlers share. Built once by `app`.
+pub struct App {
+    /// The heart.
+    pub relay: Arc<Relay>,
+    /// The OpenID provider.
+    pub login: login::Provider,
+    /// Seals tokens for the store.
+    pub sealing_keys: KeyRing,
+    /// Seals cookies.
+    pub cookie_keys: KeyRing,
+    /// Signs access tokens and publishes its public half.
+    pub signing_keys: Arc<SigningKeys>,
+    /// Makes access tokens.
+    pub forge: Forge,
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// Access tokens that are revoked before their time.
+    pub revocations: Revocations,
+    /// Clients of introspection and revocation: ID and digest of the secret.
+    pub introspection_clients: Vec<(String, Digest)>,
+    /// Pages for people.
+    pub pages: pages::Pages,
+    /// Counters.
+    pub metrics: metrics::Metrics,
+    /// Where the world reaches this service; ends in `/`.
+    pub public_url: Url,
+    /// Life of a session.
+    pub session_ttl: Duration,
+    /// Life of a transit token.
+    pub transit_token_ttl: Duration,
+    /// Pause between signs of life on a stream.
+    pub heartbeat: Duration,
+    /// Whether the legacy profile is off.
+    pub require_bound_sessions: bool,
+    /// Exact origins that may call with credentials.
+    pub allowed_origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest request body, in bytes.
+    pub max_body: usize,
+    /// Session creations by client address.
+    pub creations: DefaultKeyedRateLimiter<IpAddr>,
+    /// `Strict-Transport-Security`, when configured.
+    pub hsts: Option<HeaderValue>,
+    /// Whether `/metrics` is served beside everything else.
+    pub metrics_here: bool,
+    /// Whether the demo task pane is served at `/`.
+    pub demo_pane: bool,
+}
+
+/// [`App`] as handlers get it.
+pub type AppState = Arc<App>;
+
+impl App {
+    /// Whether browsers reach this service over HTTPS.
+    pub fn is_https(&self) -> bool {
+        self.public_url.scheme() == "https"
+    }
+
+    /// The public URL of `path`, which has no leading slash.
+    pub fn public(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url)
+    }
+
+    /// The path of `path` as browsers see it, for redirects within this service.
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url.path())
+    }
+
+    /// The public URL of `path` with the WebSocket scheme.
+    pub fn public_websocket(&self, path: &str) -> String {
+        // http → ws, https → wss.
+        format!("ws{}", self.public(path).trim_start_matches("http"))
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether a request with ambient credentials comes from a page that may use them.
+    pub fn origin_is_ours_or_allowed(&self, headers: &HeaderMap) -> bool {
+        match headers.get(header::ORIGIN) {
+            // Browsers leave it out on same-origin GETs; everything cross-origin carries it here,
+            // since CORS requests and WebSocket handshakes always do.
+            None => true,
+            Some(origin) => origin.to_str().is_ok_and(|origin| {
+                origin == self.public_url.origin().ascii_serialization()
+                    || self.allowed_origins.iter().any(|allowed| allowed == origin)
+            }),
+        }
+    }
+
+    /// Counts a session's creation against the client's allowance.
+    ///
+    /// # Errors
+    /// [`Problem::TooManySessions`] when it is used up.
+    pub fn admit_creation(&self, ClientAddress(address): ClientAddress) -> Result<(), Problem> {
+        self.creations.check_key(&allowance_key(address)).map_err(|denied| {
+            Problem::TooManySessions(denied.wait_time_from(self.creations.clock().now()))
+        })
+    }
+}
+
+/// One IPv6 customer has a /64 at the least, so single addresses would be no limit.
+fn allowance_key(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into())
+        }
+    }
+}
+
+/// Everything that is served on the main listener.
+pub fn router(app: AppState) -> Router {
+    let session = Router::new()
+        .route("/addons/sessions", post(sessions::create))
+        .route("/addons/sessions/", post(sessions::create))
+        .route(
+            "/addons/sessions/{session_id}",
+            get(streams::long_poll::poll).delete(sessions::end),
+        )
+        .route("/addons/sessions/{session_id}/events", get(streams::sse::events))
+        .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
+        .route("/addons/me", get(resource::me))
+        .route("/addons/verify", get(resource::verify))
+        .route("/addons/introspect", post(resource::introspect))
+        .route("/addons/revoke", post(resource::revoke))
+        .layer(middleware::cors(&app));
+    let dialog = Router::new()
+        .route("/addons/transit/", get(dialog::transit))
+        .route("/addons/transit", get(dialog::transit))
+        .route("/addons/transit/confirm", post(dialog::confirm))
+        .route("/callback", get(dialog::callback))
+        .route("/addons/redirect", get(dialog::redirect))
+        .route("/addons/success", get(dialog::success))
+        .route("/addons/error", get(dialog::error));
+    let operator = Router::new()
+        .route("/.well-known/jwks.json", get(resource::jwks))
+        .route("/.well-known/oauth-authorization-server", get(resource::metadata))
+        .route("/healthz", get(operator::healthz))
+        .route("/readyz", get(operator::readyz));
+    let mut router = session.merge(dialog).merge(operator).merge(assets::router());
+    if app.metrics_here {
+        router = router.route("/metrics", get(operator::metrics));
+    }
+    #[cfg(feature = "demo")]
+    if app.demo_pane {
+        router = router.merge(assets::demo_router());
+    }
+    router
+        .fallback(async || Problem::NotFound)
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
+        .layer(from_fn(middleware::log))
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .with_state(app)
+}
+
+/// What is served on the separate metrics listener.
+pub fn metrics_router(app: AppState) -> Router {
+    Router::new()
+        .route("/metrics", get(operator::metrics))
+        .fallback(async || Problem::NotFound)
+        .with_state(app)
+}

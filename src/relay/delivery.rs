@@ -124,6 +124,11 @@ impl Reader {
         self.found.take()
     }
 
+    /// Puts back what [`Self::take_found`] gave.
+    pub fn put_back(&mut self, found: Outcome) {
+        self.found = Some(found);
+    }
+
     /// Waits for the outcome. Cancel-safe: a dropped call loses no wake-up.
     ///
     /// While the store is away the reader keeps waiting and asks again with growing pauses; a

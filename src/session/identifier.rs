@@ -325,6 +325,15 @@ impl UserCode {
         &self.0
     }
 
+    /// Whether `text` has the form of a code.
+    pub fn is_well_formed(text: &str) -> bool {
+        text.len() == 9
+            && text.bytes().enumerate().all(|(position, byte)| match position {
+                4 => byte == b'-',
+                _ => Self::ALPHABET.contains(&byte),
+            })
+    }
+
     /// Takes one that a store kept.
     pub fn from_stored(text: String) -> Self {
         Self(text)

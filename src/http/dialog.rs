@@ -1,0 +1,441 @@
+//! The browser dialog: enter, confirm, go to the provider, come back, fulfil, say how it went.
+//!
+//! What the browser carries from step to step is one encrypted cookie a dialog, named by a handle
+//! that is no secret, so that several dialogs in one browser keep apart and any instance can take
+//! the next step. Every step leaves by a redirect or a page that works without JavaScript.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::{
+    extract::{RawQuery, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App, AppState, cookies,
+    metrics::LoginOutcome,
+    middleware::LimitedBody,
+    pages::{ErrorPage, Language},
+    problem::Problem,
+};
+use crate::{
+    login::{CallbackQuery, Identity, LoginAttempt, LoginError},
+    session::{Digest, Failure, SessionId, SessionInfo, SessionKey, State as SessionState, TransitToken, UserCode},
+    store::{Entered, Stored},
+    token::{Purpose, Subject},
+};
+
+/// How long a person may take from entering to the end.
+const DIALOG_LIFE: Duration = Duration::from_secs(600);
+
+/// Dialogs of one browser that may be open at once; more would overflow the request head.
+const MOST_DIALOGS: usize = 8;
+
+/// What the cookie of one dialog holds.
+#[derive(Serialize, Deserialize)]
+struct Dialog {
+    session: SessionKey,
+    client_name: Option<String>,
+    stage: Stage,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stage {
+    Confirming { csrf: String },
+    LoggingIn { attempt: LoginAttempt },
+    LoggedIn { identity: Identity },
+    Finished { account: String },
+}
+
+/// Names a dialog's cookie: the beginning of a digest, so that it reveals nothing.
+#[derive(Clone, PartialEq, Eq)]
+struct Handle(String);
+
+impl Handle {
+    const LENGTH: usize = 16;
+
+    fn of(secret: &str) -> Self {
+        let mut text = Digest::of(secret.as_bytes()).to_base64url();
+        text.truncate(Self::LENGTH);
+        Self(text)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (text.len() == Self::LENGTH && text.bytes().all(alphabet)).then(|| Self(text.to_owned()))
+    }
+
+    fn query(query: Option<&str>) -> Option<Self> {
+        Self::parse(&single(query, "dialog")?)
+    }
+}
+
+/// The value of a parameter that stands exactly once.
+fn single(query: Option<&str>, name: &str) -> Option<String> {
+    let mut values = url::form_urlencoded::parse(query?.as_bytes())
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned());
+    match (values.next(), values.next()) {
+        (value, None) => value,
+        _ => None,
+    }
+}
+
+impl App {
+    fn dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
+        let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
+        self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()
+    }
+
+    fn keep_dialog(&self, response: &mut Response, handle: &Handle, dialog: &Dialog) -> Option<()> {
+        let sealed = self
+            .cookie_keys
+            .seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, DIALOG_LIFE)
+            .ok()?;
+        // Browsers drop larger cookies silently, and the person would be lost.
+        (sealed.len() <= 3800).then_some(())?;
+        let name = cookies::dialog_name(self, &handle.0);
+        let cookie = cookies::set(self, name, sealed, DIALOG_LIFE, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+        Some(())
+    }
+
+    fn forget_dialog(&self, response: &mut Response, handle: &Handle) {
+        let name = cookies::dialog_name(self, &handle.0);
+        let cookie = cookies::delete(self, name, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+
+    /// Makes room when a browser has too many dialogs open, oldest unknown: all go.
+    fn make_room(&self, response: &mut Response, headers: &HeaderMap) {
+        let prefix = cookies::dialog_name(self, "");
+        let names = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter_map(|(name, _)| name.strip_prefix(&prefix).and_then(Handle::parse))
+            .collect::<Vec<_>>();
+        if names.len() >= MOST_DIALOGS {
+            for handle in &names {
+                self.forget_dialog(response, handle);
+            }
+        }
+    }
+
+    fn error_page(&self, headers: &HeaderMap, status: StatusCode, kind: ErrorPage) -> Response {
+        let reference = reference();
+        tracing::info!(reference, ?kind, "dialog ended with an error page");
+        self.pages.error(status, Language::from_headers(headers), kind, &reference)
+    }
+
+    /// An error after the provider's redirect: leaves the URL with the code behind.
+    fn to_error_page(&self, kind: ErrorPage) -> Response {
+        let reference = reference();
+        tracing::info!(reference, ?kind, "dialog ended with an error page");
+        see(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
+    }
+
+    /// Sends the browser to the provider.
+    async fn begin_login(
+        &self,
+        headers: &HeaderMap,
+        session: SessionKey,
+        client_name: Option<String>,
+    ) -> Response {
+        let (url, attempt) = match self.login.begin(&Default::default()).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let kind = self.fail_login(session, &error).await;
+                return self.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+            }
+        };
+        let handle = Handle::of(attempt.state());
+        let dialog = Dialog { session, client_name, stage: Stage::LoggingIn { attempt } };
+        let mut response = see(url.as_str());
+        self.make_room(&mut response, headers);
+        if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
+            return self.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Internal);
+        }
+        response
+    }
+
+    /// Tells the waiting reader that the login failed, and picks the person's page.
+    async fn fail_login(&self, session: SessionKey, error: &LoginError) -> ErrorPage {
+        let failure = error.failure();
+        let (kind, outcome) = match failure.error.as_str() {
+            "access_denied" => (ErrorPage::Denied, LoginOutcome::Denied),
+            "temporarily_unavailable" => {
+                (ErrorPage::ProviderUnavailable, LoginOutcome::ProviderFailed)
+            }
+            _ => (ErrorPage::LoginFailed, LoginOutcome::ProviderFailed),
+        };
+        tracing::warn!(session = %session, %error, "login failed");
+        self.fail(session, failure, outcome).await;
+        kind
+    }
+
+    async fn fail(&self, session: SessionKey, failure: Failure, outcome: LoginOutcome) {
+        self.metrics.login(outcome);
+        tracing::info!(target: "audit", session = %session, error = failure.error, "login failed");
+        if let Err(error) = self.relay.fail(session, failure).await {
+            tracing::warn!(session = %session, %error, "failure not stored");
+        }
+    }
+}
+
+/// A reference that the person reads out and the operator finds in the log.
+fn reference() -> String {
+    UserCode::generate().as_str().to_owned()
+}
+
+fn see(url: &str) -> Response {
+    let mut response = Redirect::to(url).into_response();
+    *response.status_mut() = StatusCode::FOUND;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// `GET /addons/transit/?session_id=…` or `?transit_token=…`: the dialog enters.
+pub async fn transit(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.as_deref();
+    let by_id = single(query, "session_id");
+    let by_token = single(query, "transit_token");
+    let (session, entered) = match (by_id, by_token) {
+        (Some(id), None) if !app.require_bound_sessions => match SessionId::parse(&id) {
+            Ok(id) => (id.key(), app.relay.enter_by_id(&id).await),
+            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+        },
+        (None, Some(token)) => match TransitToken::parse(&token) {
+            Ok(token) => (token.session(), app.relay.enter(&token).await),
+            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+        },
+        _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+    };
+    let (status, kind) = match entered {
+        Ok(Entered::Admitted(info)) => return admit(&app, &headers, session, info).await,
+        Ok(Entered::Unknown) => (StatusCode::NOT_FOUND, ErrorPage::BadLink),
+        Ok(Entered::TransitExpired) => (StatusCode::GONE, ErrorPage::Expired),
+        Ok(Entered::Replayed) => {
+            tracing::warn!(target: "audit", session = %session, "transit token replayed");
+            (StatusCode::GONE, ErrorPage::Replayed)
+        }
+        Ok(Entered::NotPending(SessionState::Gone(_) | SessionState::Failed(_))) => {
+            (StatusCode::GONE, ErrorPage::Expired)
+        }
+        Ok(Entered::NotPending(_)) => (StatusCode::CONFLICT, ErrorPage::AlreadySignedIn),
+        Err(error) => {
+            let problem = Problem::from(error);
+            (problem.status(), ErrorPage::TryAgain)
+        }
+    };
+    app.error_page(&headers, status, kind)
+}
+
+async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: SessionInfo) -> Response {
+    let Some(user_code) = info.user_code else {
+        return app.begin_login(headers, session, info.client_name).await;
+    };
+    let csrf = SessionId::generate().expose().to_owned();
+    let handle = Handle::of(&csrf);
+    let provider = app.login.authorization_origin().await;
+    let mut response = app.pages.confirm(
+        Language::from_headers(headers),
+        &user_code,
+        info.client_name.as_deref(),
+        info.origin.as_deref(),
+        &handle.0,
+        &csrf,
+        provider.as_deref(),
+    );
+    let dialog =
+        Dialog { session, client_name: info.client_name, stage: Stage::Confirming { csrf } };
+    app.make_room(&mut response, headers);
+    match app.keep_dialog(&mut response, &handle, &dialog) {
+        Some(()) => response,
+        None => app.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Internal),
+    }
+}
+
+/// `POST /addons/transit/confirm`: the person compared the codes and decided.
+pub async fn confirm(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Response {
+    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink);
+    let form = std::str::from_utf8(&body).ok();
+    let (Some(handle), Some(csrf), Some(decision)) =
+        (Handle::query(form), single(form, "csrf"), single(form, "decision"))
+    else {
+        return refuse();
+    };
+    let Some(dialog) = app.dialog(&headers, &handle) else { return refuse() };
+    let Stage::Confirming { csrf: expected } = &dialog.stage else { return refuse() };
+    let same = Digest::of(expected.as_bytes()).matches(&Digest::of(csrf.as_bytes()));
+    let origin_ok = headers.get(header::ORIGIN).is_none_or(|origin| {
+        origin.as_bytes() == app.public_url.origin().ascii_serialization().as_bytes()
+    });
+    if !same || !origin_ok {
+        return refuse();
+    }
+    let mut response = if decision == "continue" {
+        app.begin_login(&headers, dialog.session, dialog.client_name).await
+    } else {
+        let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
+        app.fail(dialog.session, failure, LoginOutcome::Denied).await;
+        app.error_page(&headers, StatusCode::OK, ErrorPage::NotMe)
+    };
+    app.forget_dialog(&mut response, &handle);
+    response
+}
+
+/// `GET /callback`: the provider sends the person back (RFC 6749 §4.1.2).
+pub async fn callback(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
+        return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink);
+    };
+    let handle = Handle::of(query.state());
+    let (session, client_name, attempt) = match app.dialog(&headers, &handle) {
+        Some(Dialog { session, client_name, stage: Stage::LoggingIn { attempt } }) => {
+            (session, client_name, attempt)
+        }
+        // Reloaded, or the back button was used: the next step still knows what to do.
+        Some(_) => return see(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
+        None => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser),
+    };
+    // The cookie alone cannot make a state single-use: a kept copy of it could be sent again.
+    let used = Digest::of(format!("state:{}", query.state()).as_bytes());
+    match app.relay.store().mark(used, DIALOG_LIFE).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+        }
+        Err(error) => {
+            let status = Problem::from(error).status();
+            return app.error_page(&headers, status, ErrorPage::TryAgain);
+        }
+    }
+    let identity = match app.login.finish(attempt, query).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            let kind = app.fail_login(session, &error).await;
+            let mut response = app.to_error_page(kind);
+            app.forget_dialog(&mut response, &handle);
+            return response;
+        }
+    };
+    let dialog = Dialog { session, client_name, stage: Stage::LoggedIn { identity } };
+    let mut response = see(&app.path(&format!("addons/redirect?dialog={}", handle.0)));
+    if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
+        let failure = Failure::new("server_error", "The provider's claims are too large.");
+        app.fail(session, failure, LoginOutcome::ProviderFailed).await;
+        response = app.to_error_page(ErrorPage::LoginFailed);
+        app.forget_dialog(&mut response, &handle);
+    }
+    response
+}
+
+/// `GET /addons/redirect`: forges the access token and hands it to the session.
+pub async fn redirect(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+    let Some(handle) = Handle::query(query.as_deref()) else { return refuse() };
+    let success = app.path(&format!("addons/success?dialog={}", handle.0));
+    let (session, client_name, identity) = match app.dialog(&headers, &handle) {
+        Some(Dialog { session, client_name, stage: Stage::LoggedIn { identity } }) => {
+            (session, client_name, identity)
+        }
+        Some(Dialog { stage: Stage::Finished { .. }, .. }) => return see(&success),
+        _ => return refuse(),
+    };
+    let account = identity.display_name().to_owned();
+    let subject = Subject { subject: identity.subject, claims: identity.claims };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sealed = app
+        .forge
+        .forge(&app.signing_keys, &subject, now)
+        .map_err(|error| tracing::error!(%error, "access token not forged"))
+        .map(|token| token.seal(&app.sealing_keys, session));
+    let Ok(sealed) = sealed else {
+        let failure = Failure::new("server_error", "The access token could not be made.");
+        app.fail(session, failure, LoginOutcome::ProviderFailed).await;
+        return app.to_error_page(ErrorPage::Internal);
+    };
+    match app.relay.fulfil(session, sealed).await {
+        Ok(Stored::Done) => {
+            app.metrics.login(LoginOutcome::Succeeded);
+            tracing::info!(
+                target: "audit",
+                session = %session,
+                subject = ?Digest::of(subject.subject.as_bytes()),
+                "login stored"
+            );
+            let mut response = see(&success);
+            let dialog = Dialog { session, client_name, stage: Stage::Finished { account } };
+            // Without it the success page merely names no account.
+            let _ = app.keep_dialog(&mut response, &handle, &dialog);
+            response
+        }
+        Ok(Stored::Unknown | Stored::NotPending(_)) => {
+            app.metrics.login(LoginOutcome::TooLate);
+            let mut response = app.to_error_page(ErrorPage::Expired);
+            app.forget_dialog(&mut response, &handle);
+            response
+        }
+        // The cookie stays: the person can reload this very page when the store is back.
+        Err(error) => {
+            app.metrics.login(LoginOutcome::StoreFailed);
+            let status = Problem::from(error).status();
+            app.error_page(&headers, status, ErrorPage::TryAgain)
+        }
+    }
+}
+
+/// `GET /addons/success`.
+pub async fn success(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let dialog = Handle::query(query.as_deref()).and_then(|handle| app.dialog(&headers, &handle));
+    let (account, client_name) = match dialog {
+        Some(Dialog { stage: Stage::Finished { account }, client_name, .. }) => {
+            (Some(account), client_name)
+        }
+        _ => (None, None),
+    };
+    app.pages.success(Language::from_headers(&headers), account.as_deref(), client_name.as_deref())
+}
+
+/// `GET /addons/error?error=…&reference=…`.
+pub async fn error(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.as_deref();
+    let kind = single(query, "error").and_then(|text| ErrorPage::parse(&text));
+    // Only what looks like a reference of ours is shown; the page repeats nothing else.
+    let reference = single(query, "reference").filter(|text| UserCode::is_well_formed(text));
+    app.pages.error(
+        StatusCode::OK,
+        Language::from_headers(&headers),
+        kind.unwrap_or(ErrorPage::LoginFailed),
+        reference.as_deref().unwrap_or_default(),
+    )
+}

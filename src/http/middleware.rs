@@ -1,0 +1,145 @@
+//! What every request passes: client address, security headers, CORS, log line, panic barrier.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{ConnectInfo, FromRequest, FromRequestParts, MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::{App, AppState, problem::Problem};
+
+/// How long a request's body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The address of the client, seen through the configured proxies.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
+
+impl FromRequestParts<AppState> for ClientAddress {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let ConnectInfo(peer) = parts
+            .extensions
+            .get::<ConnectInfo<SocketAddr>>()
+            .copied()
+            .ok_or(Problem::Internal)?;
+        let mut address = peer.ip().to_canonical();
+        // From the right: each proxy that we trust vouches for the address before it.
+        let forwarded = parts
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .collect::<Vec<_>>();
+        for hop in forwarded.into_iter().rev() {
+            if !app.trusts(address) {
+                break;
+            }
+            match parse_hop(hop) {
+                Some(hop) => address = hop,
+                None => break,
+            }
+        }
+        Ok(Self(address))
+    }
+}
+
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
+        .map(|address| address.to_canonical())
+        .ok()
+}
+
+/// A request body, limited in size and time.
+pub struct LimitedBody(pub Bytes);
+
+impl FromRequest<AppState> for LimitedBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        let body = Limited::new(request.into_body(), app.max_body);
+        match tokio::time::timeout(BODY_PATIENCE, body.collect()).await {
+            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
+            Ok(Err(_)) => Err(Problem::BadRequest("The body broke off.".to_owned())),
+            Err(_) => Err(Problem::BadRequest("The body took too long.".to_owned())),
+        }
+    }
+}
+
+/// Origins by exact match, with credentials; nothing when none is configured.
+pub fn cors(app: &App) -> CorsLayer {
+    let origins = app
+        .allowed_origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok())
+        .collect::<Vec<_>>();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::ACCEPT,
+            HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("prefer"),
+            HeaderName::from_static("x-csrftoken"),
+            HeaderName::from_static("traceparent"),
+        ])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("preference-applied")])
+        .max_age(Duration::from_secs(600))
+}
+
+/// Headers that every answer carries, unless its handler knows better.
+pub async fn security_headers(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Some(hsts) = &app.hsts {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
+    response
+}
+
+/// One line a request: never its URI, which can hold a session ID, but the route it matched.
+pub async fn log(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    tracing::debug!(
+        %method,
+        route = route.as_ref().map_or("unmatched", MatchedPath::as_str),
+        status = response.status().as_u16(),
+        milliseconds = started.elapsed().as_secs_f64() * 1000.0,
+        "answered"
+    );
+    response
+}
+
+/// The answer after a panic in a handler, which is a defect but must not take others along.
+pub fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a handler panicked");
+    Problem::Internal.into_response()
+}

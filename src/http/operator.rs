@@ -1,0 +1,43 @@
+//! The operator's surface: health, readiness, metrics.
+
+use std::time::Instant;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
+use serde_json::json;
+
+use super::AppState;
+
+/// `GET /healthz`: the process runs and answers. Asks nothing of anybody else, so that a store
+/// that is away does not get every instance restarted.
+pub async fn healthz() -> Response {
+    Json(json!({"status": "ok"})).into_response()
+}
+
+/// `GET /readyz`: 200 when this instance should get traffic, 503 with the reason otherwise.
+pub async fn readyz(State(app): State<AppState>) -> Response {
+    let started = Instant::now();
+    let store = app.relay.store().ping().await;
+    app.metrics.store_answered(store.is_ok().then(|| started.elapsed()));
+    let draining = app.relay.waiters().is_draining();
+    let ready = store.is_ok() && !draining;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": if ready { "ready" } else { "not ready" },
+        "store": if store.is_ok() { "up" } else { "away" },
+        "provider": if app.login.is_discovered() { "discovered" } else { "not yet reached" },
+        "draining": draining,
+        "streams": app.relay.waiters().waiting(),
+    });
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// `GET /metrics`: Prometheus.
+pub async fn metrics(State(app): State<AppState>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.encode()).into_response()
+}

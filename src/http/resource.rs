@@ -1,0 +1,219 @@
+//! For the APIs that add-ins call: a protected resource, forward authentication, introspection,
+//! revocation, keys and metadata.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{App, AppState, middleware::LimitedBody, problem::Problem};
+use crate::{session::Digest, token::Claims};
+
+/// Why a bearer token is refused (RFC 6750 §3.1).
+enum Refused {
+    /// None was presented.
+    Missing,
+    /// It was malformed, forged, expired or revoked; the text says which.
+    Invalid(String),
+    /// It cannot be told, because the store is away.
+    Problem(Problem),
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (challenge, detail) = match self {
+            Self::Problem(problem) => return problem.into_response(),
+            // Without credentials there is no error to name.
+            Self::Missing => ("Bearer realm=\"addons\"".to_owned(), "A bearer token is required."),
+            Self::Invalid(ref description) => (
+                format!(
+                    "Bearer realm=\"addons\", error=\"invalid_token\", \
+                     error_description=\"{description}\""
+                ),
+                description.as_str(),
+            ),
+        };
+        let body = json!({
+            "type": "urn:token-relay:problem:invalid-token",
+            "title": "Access token missing or not valid",
+            "status": 401,
+            "detail": detail,
+        });
+        let mut response = (StatusCode::UNAUTHORIZED, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// The claims behind `Authorization: Bearer`.
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused> {
+    let value = headers.get(header::AUTHORIZATION).ok_or(Refused::Missing)?;
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or(Refused::Missing)?;
+    let claims =
+        app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
+    match app.revocations.is_revoked(&claims.jti).await {
+        Ok(false) => Ok(claims),
+        Ok(true) => Err(Refused::Invalid("The token was revoked".to_owned())),
+        Err(error) => Err(Refused::Problem(error.into())),
+    }
+}
+
+/// `GET /addons/me`: the claims behind the presented token.
+pub async fn me(State(app): State<AppState>, headers: HeaderMap) -> Response {
+    match authenticate(&app, &headers).await {
+        Ok(claims) => ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// `GET /addons/verify`: forward authentication for nginx `auth_request`, Traefik and Caddy.
+pub async fn verify(State(app): State<AppState>, headers: HeaderMap) -> Response {
+    let claims = match authenticate(&app, &headers).await {
+        Ok(claims) => claims,
+        Err(refused) => return refused.into_response(),
+    };
+    let mut response = StatusCode::OK.into_response();
+    let fields = [
+        ("x-auth-subject", Some(claims.sub.as_str())),
+        ("x-auth-scope", Some(claims.scope.as_str())),
+        ("x-auth-token-id", Some(claims.jti.as_str())),
+        ("x-auth-name", claims.extra.get("name").and_then(|name| name.as_str())),
+        ("x-auth-email", claims.extra.get("email").and_then(|email| email.as_str())),
+    ];
+    for (name, value) in fields {
+        // A claim that is no header value (line breaks) is left out rather than mangled.
+        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_bytes(value.as_bytes())) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[derive(Deserialize)]
+struct TokenForm {
+    token: String,
+}
+
+/// HTTP Basic client credentials (RFC 6749 §2.3.1), compared in constant time.
+fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    let decoded = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or(Problem::ClientUnauthorized)?;
+    let (id, secret) = decoded.split_once(':').ok_or(Problem::ClientUnauthorized)?;
+    let presented = Digest::of(secret.as_bytes());
+    let known = app
+        .introspection_clients
+        .iter()
+        .any(|(known_id, digest)| known_id == id && digest.matches(&presented));
+    if known { Ok(()) } else { Err(Problem::ClientUnauthorized) }
+}
+
+fn token_form(headers: &HeaderMap, body: &[u8]) -> Result<TokenForm, Problem> {
+    let form = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
+    let mut tokens = url::form_urlencoded::parse(body)
+        .filter(|(name, _)| name == "token")
+        .map(|(_, value)| value.into_owned());
+    match (form, tokens.next(), tokens.next()) {
+        (true, Some(token), None) => Ok(TokenForm { token }),
+        _ => Err(Problem::BadRequest("Send one `token` as a form.".to_owned())),
+    }
+}
+
+/// `POST /addons/introspect` (RFC 7662).
+///
+/// # Errors
+/// 400, 401, 503 as problem details.
+pub async fn introspect(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Result<Response, Problem> {
+    authenticate_client(&app, &headers)?;
+    let form = token_form(&headers, &body)?;
+    let mut answer = json!({"active": false});
+    if let Ok(claims) = app.verifier.verify(&form.token)
+        && !app.revocations.is_revoked(&claims.jti).await?
+    {
+        answer = serde_json::to_value(&claims).map_err(|_| Problem::Internal)?;
+        if let Some(members) = answer.as_object_mut() {
+            members.insert("active".to_owned(), true.into());
+            members.insert("token_type".to_owned(), "Bearer".into());
+        }
+    }
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// `POST /addons/revoke` (RFC 7009): 200 whether or not the token was one. Its bearer may revoke
+/// a token without client credentials, since it could use it as well.
+///
+/// # Errors
+/// 400, 401, 503 as problem details.
+pub async fn revoke(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Result<Response, Problem> {
+    let form = token_form(&headers, &body)?;
+    if headers.contains_key(header::AUTHORIZATION) {
+        authenticate_client(&app, &headers)?;
+    }
+    if let Ok(claims) = app.verifier.verify(&form.token) {
+        app.revocations.revoke(&claims.jti, claims.remaining()).await?;
+        tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
+    }
+    Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response())
+}
+
+/// `GET /.well-known/jwks.json` (RFC 7517 §5): public keys only.
+pub async fn jwks(State(app): State<AppState>) -> Response {
+    let headers = [
+        (header::CACHE_CONTROL.as_str(), "public, max-age=300"),
+        (header::CONTENT_TYPE.as_str(), "application/jwk-set+json"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str(), "*"),
+        ("cross-origin-resource-policy", "cross-origin"),
+    ];
+    (headers, Json(app.signing_keys.jwks()).into_response().into_body()).into_response()
+}
+
+/// `GET /.well-known/oauth-authorization-server` (RFC 8414).
+pub async fn metadata(State(app): State<AppState>) -> Response {
+    let body = json!({
+        "issuer": app.forge.issuer,
+        "jwks_uri": app.public(".well-known/jwks.json"),
+        "introspection_endpoint": app.public("addons/introspect"),
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
+        "revocation_endpoint": app.public("addons/revoke"),
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "none"],
+        "response_types_supported": [],
+        "grant_types_supported": [],
+        "scopes_supported": app.forge.scope.split(' ').collect::<Vec<_>>(),
+        "service_documentation": app.public("docs"),
+    });
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+}

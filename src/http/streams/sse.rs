@@ -1,0 +1,173 @@
+//! `GET /addons/sessions/{id}/events`: server-sent events (WHATWG HTML §9.2).
+//!
+//! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
+//! request of a connection, `connection` takes the socket from hyper and sends them itself.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    body::Body,
+    extract::{Extension, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode, header};
+use tokio::time::Instant;
+
+use super::{Told, credentials::Credentials};
+use crate::{
+    http::{AppState, Transport, metrics::OpenStream, problem::Problem},
+    relay::{Outcome, Reader},
+    session::GoneReason,
+};
+
+/// ID of the one event that ends a stream. A client that comes back with it has had the event.
+const LAST_EVENT_ID: &str = "1";
+
+/// How long a client waits before it reconnects, in milliseconds.
+const RETRY: u64 = 2_000;
+
+/// Reconnects after a shutdown are spread over this many milliseconds.
+const RETRY_SPREAD: u64 = 3_000;
+
+/// The bytes of one event stream.
+pub struct EventStream {
+    app: AppState,
+    reader: Reader,
+    next_heartbeat: Instant,
+    stage: Stage,
+    _open: OpenStream,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Waiting,
+    Done,
+}
+
+impl EventStream {
+    /// The stream of a reader that was let in.
+    pub fn new(app: AppState, reader: Reader) -> Self {
+        let open = app.metrics.stream_opened(Transport::Sse);
+        let next_heartbeat = Instant::now() + app.heartbeat;
+        Self { app, reader, next_heartbeat, stage: Stage::Opening, _open: open }
+    }
+
+    /// The next bytes to send; `None` at the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::Done => None,
+            Stage::Opening => {
+                self.stage = Stage::Waiting;
+                let mut opening = format!("retry: {RETRY}\n\n");
+                if let Some(found) = self.reader.take_found() {
+                    opening.push_str(&self.last_event(found));
+                }
+                Some(Bytes::from(opening))
+            }
+            Stage::Waiting => {
+                let wait = tokio::time::timeout_at(self.next_heartbeat, self.reader.outcome());
+                match wait.await {
+                    Ok(outcome) => Some(Bytes::from(self.last_event(outcome))),
+                    Err(_) => {
+                        self.next_heartbeat = Instant::now() + self.app.heartbeat;
+                        Some(Bytes::from_static(b":\n\n"))
+                    }
+                }
+            }
+        }
+    }
+
+    fn last_event(&mut self, outcome: Outcome) -> String {
+        self.stage = Stage::Done;
+        let told = Told::from_outcome(&self.app, self.reader.key(), outcome);
+        let event = match &told {
+            Told::Authenticated(_) => "authenticated",
+            Told::Failed(_) => "failed",
+            Told::Expired => "expired",
+            Told::Nothing => return String::new(),
+            Told::ComeAgain => return format!("retry: {}\n\n", come_again_after()),
+        };
+        format!("event: {event}\nid: {LAST_EVENT_ID}\ndata: {}\n\n", told.to_json(false))
+    }
+
+    /// As a body for hyper.
+    fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(self, async |mut events| {
+            events.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), events))
+        }))
+    }
+}
+
+/// A moment of its own for each client, so that they do not all come back at once.
+fn come_again_after() -> u64 {
+    100 + crate::session::ReaderId::generate().as_u64() % RETRY_SPREAD
+}
+
+/// Left in a request by `connection`: a handler that puts its stream here gives it away.
+#[derive(Clone, Default)]
+pub struct Parking(Arc<Mutex<Option<EventStream>>>);
+
+impl Parking {
+    fn park(&self, events: EventStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
+    }
+
+    /// The stream that was left, if one was.
+    pub fn take(&self) -> Option<EventStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Opens an event stream.
+///
+/// # Errors
+/// 401, 404, 429, 503 as problem details.
+pub async fn events(
+    State(app): State<AppState>,
+    credentials: Credentials,
+    headers: HeaderMap,
+    parking: Option<Extension<Parking>>,
+) -> Result<Response, Problem> {
+    let Credentials { key, session_token } = credentials;
+    if headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID) {
+        app.end_session(key, session_token).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let reader = app.relay.open(key, session_token, false).await?;
+    Ok(respond(app, reader, parking))
+}
+
+/// The answer to a reader that was let in.
+pub fn respond(
+    app: AppState,
+    mut reader: Reader,
+    parking: Option<Extension<Parking>>,
+) -> Response {
+    match reader.take_found() {
+        // 204 tells an EventSource to stop reconnecting.
+        Some(Outcome::Gone(GoneReason::Acknowledged)) => {
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        Some(found) => reader.put_back(found),
+        None => {}
+    }
+    let events = EventStream::new(app, reader);
+    let body = match parking {
+        Some(Extension(parking)) => {
+            parking.park(events);
+            Body::empty()
+        }
+        None => events.into_body(),
+    };
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "text/event-stream"),
+        (header::CACHE_CONTROL.as_str(), "no-store"),
+        ("x-accel-buffering", "no"),
+    ];
+    (headers, body).into_response()
+}
