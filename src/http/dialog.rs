@@ -51,15 +51,21 @@ enum Stage {
 
 /// Names a dialog's cookie: the beginning of a digest, so that it reveals nothing.
 #[derive(Clone, PartialEq, Eq)]
-struct Handle(String);
+pub(super) struct Handle(String);
 
 impl Handle {
     const LENGTH: usize = 16;
 
-    fn of(secret: &str) -> Self {
+    /// The handle of a dialog that is recognised by `secret`.
+    pub(super) fn of(secret: &str) -> Self {
         let mut text = Digest::of(secret.as_bytes()).to_base64url();
         text.truncate(Self::LENGTH);
         Self(text)
+    }
+
+    /// The handle as text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -73,7 +79,7 @@ impl Handle {
 }
 
 /// The value of a parameter that stands exactly once.
-fn single(query: Option<&str>, name: &str) -> Option<String> {
+pub(super) fn single(query: Option<&str>, name: &str) -> Option<String> {
     let mut values = url::form_urlencoded::parse(query?.as_bytes())
         .filter(|(key, _)| key == name)
         .map(|(_, value)| value.into_owned());
@@ -126,14 +132,14 @@ impl App {
         }
     }
 
-    fn error_page(&self, headers: &HeaderMap, status: StatusCode, kind: ErrorPage) -> Response {
+    pub(super) fn error_page(&self, headers: &HeaderMap, status: StatusCode, kind: ErrorPage) -> Response {
         let reference = reference();
         tracing::info!(reference, ?kind, "dialog ended with an error page");
         self.pages.error(status, Language::from_headers(headers), kind, &reference)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
-    fn to_error_page(&self, kind: ErrorPage) -> Response {
+    pub(super) fn to_error_page(&self, kind: ErrorPage) -> Response {
         let reference = reference();
         tracing::info!(reference, ?kind, "dialog ended with an error page");
         see(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
@@ -192,7 +198,8 @@ fn reference() -> String {
     UserCode::generate().as_str().to_owned()
 }
 
-fn see(url: &str) -> Response {
+/// 302 that no cache keeps.
+pub(super) fn see(url: &str) -> Response {
     let mut response = Redirect::to(url).into_response();
     *response.status_mut() = StatusCode::FOUND;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

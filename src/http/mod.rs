@@ -8,6 +8,7 @@ pub mod assets;
 pub mod connection;
 mod cookies;
 pub mod dialog;
+pub mod meet;
 pub mod metrics;
 pub mod middleware;
 pub mod operator;
@@ -85,6 +86,8 @@ pub struct App {
     pub creations: DefaultKeyedRateLimiter<IpAddr>,
     /// `Strict-Transport-Security`, when configured.
     pub hsts: Option<HeaderValue>,
+    /// The meet-compatible surface, when it is on.
+    pub meet: Option<meet::Meet>,
     /// Whether `/metrics` is served beside everything else.
     pub metrics_here: bool,
     /// Whether the demo task pane is served at `/`.
@@ -184,6 +187,9 @@ pub fn router(app: AppState) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz));
     let mut router = session.merge(dialog).merge(operator).merge(assets::router());
+    if app.meet.is_some() {
+        router = router.merge(meet::router(&app));
+    }
     if app.metrics_here {
         router = router.route("/metrics", get(operator::metrics));
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     relay::{CreateSession, Created},
-    session::{Digest, Profile, SessionKey},
+    session::{Digest, Profile, SECRET_BYTES, SessionId, SessionKey, SessionToken},
     store::Ended,
 };
 
@@ -119,31 +119,40 @@ pub async fn create(
         .and_then(|value| value.to_str().ok())
         .filter(|origin| origin.len() <= 256)
         .map(str::to_owned);
+    let session_id = SessionId::generate();
+    let session_token = request.bind.then(SessionToken::generate);
     let created = app
         .relay
         .create(CreateSession {
+            session_id: session_id.clone(),
+            session_token: session_token.as_ref().map(SessionToken::digest),
             profile: if request.bind { Profile::Bound } else { Profile::Legacy },
             confirm: request.confirm,
             client_name: request.client_name,
             origin,
             ttl: app.session_ttl,
             transit_token_ttl: app.transit_token_ttl,
-            random_bytes: 32,
+            random_bytes: SECRET_BYTES,
         })
         .await?;
     app.metrics.session_created();
     tracing::info!(
         target: "audit",
-        session = %created.session_id.key(),
+        session = %session_id.key(),
         client = %address.0,
         bound = request.bind,
         "session created"
     );
-    Ok(answer(&app, &created))
+    Ok(answer(&app, &session_id, session_token.as_ref(), &created))
 }
 
-fn answer(app: &App, created: &Created) -> Response {
-    let id = created.session_id.expose();
+fn answer(
+    app: &App,
+    session_id: &SessionId,
+    session_token: Option<&SessionToken>,
+    created: &Created,
+) -> Response {
+    let id = session_id.expose();
     let transit = match &created.transit_token {
         Some(token) => format!("addons/transit/?transit_token={}", token.expose()),
         None => format!("addons/transit/?session_id={id}"),
@@ -156,15 +165,15 @@ fn answer(app: &App, created: &Created) -> Response {
         events_url: app.public(&format!("{stream}/events")),
         websocket_url: app.public_websocket(&format!("{stream}/ws")),
         poll_url: app.public(&stream),
-        session_token: created.session_token.as_ref().map(|token| token.expose().to_owned()),
+        session_token: session_token.map(|token| token.expose().to_owned()),
         transit_token: created.transit_token.as_ref().map(|token| token.expose().to_owned()),
         user_code: created.user_code.as_ref().map(|code| code.as_str().to_owned()),
     };
     let mut response = (StatusCode::CREATED, Json(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(token) = &created.session_token {
-        let name = cookies::reader_name(app, created.session_id.key());
+    if let Some(token) = session_token {
+        let name = cookies::reader_name(app, session_id.key());
         let value = token.expose().to_owned();
         let cookie = cookies::set(app, name, value, app.session_ttl, cookies::Reach::Reader);
         headers.insert(header::SET_COOKIE, cookie);

@@ -163,6 +163,7 @@ impl Reader {
         // A bound session's only readers are those with its session token, and the bus named this
         // one: it need not wait for the store's consent. The claim follows, to start the grace.
         if self.session_token.is_some()
+            && !self.once
             && let Some(payload) = self.mailbox.take_payload()
         {
             self.relay.claim_later(self.key, self.mailbox.reader(), self.session_token);

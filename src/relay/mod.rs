@@ -4,6 +4,8 @@
 //! [`SessionStore`] and the readers that wait on this instance.
 
 mod delivery;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +18,7 @@ pub use waiters::{Crowded, Waiters};
 use crate::{
     session::{
         Digest, Failure, GoneReason, Profile, ReaderId, SealedPayload, SessionId, SessionInfo,
-        SessionKey, SessionToken, State, TransitToken, UserCode,
+        SessionKey, State, TransitToken, UserCode,
     },
     store::{
         Ended, Entered, Entry, NewSession, Read, ReadMode, ReadOutcome, SessionStore, StoreError,
@@ -36,6 +38,10 @@ pub struct Timing {
 /// A session to be created.
 #[derive(Clone, Debug)]
 pub struct CreateSession {
+    /// Its ID, drawn by the caller, who may have to derive other secrets from it.
+    pub session_id: SessionId,
+    /// SHA-256 of what a reader must present besides; none in the legacy profile.
+    pub session_token: Option<Digest>,
     /// How it will be read and entered.
     pub profile: Profile,
     /// Whether the dialog shows a user code first; bound sessions only.
@@ -48,17 +54,13 @@ pub struct CreateSession {
     pub ttl: Duration,
     /// How long the transit token lives.
     pub transit_token_ttl: Duration,
-    /// Random bytes in the session ID and the transit token.
+    /// Random bytes in the transit token.
     pub random_bytes: usize,
 }
 
 /// What the creator gets; the secrets leave the relay here and never again.
 #[derive(Debug)]
 pub struct Created {
-    /// Names the session.
-    pub session_id: SessionId,
-    /// Reads a bound session.
-    pub session_token: Option<SessionToken>,
     /// Enters a bound or meet session.
     pub transit_token: Option<TransitToken>,
     /// Shown by add-in and dialog.
@@ -110,12 +112,12 @@ impl Relay {
     /// # Errors
     /// When the store is away.
     pub async fn create(&self, request: CreateSession) -> Result<Created, StoreError> {
-        let session_id = SessionId::generate_with(request.random_bytes);
-        let key = session_id.key();
-        let (session_token, transit_token) = match request.profile {
-            Profile::Legacy => (None, None),
-            Profile::Bound => (Some(SessionToken::generate()), Some(TransitToken::generate(key))),
-            Profile::Meet => (None, Some(TransitToken::generate_with(key, request.random_bytes))),
+        let key = request.session_id.key();
+        let transit_token = match request.profile {
+            Profile::Legacy => None,
+            Profile::Bound | Profile::Meet => {
+                Some(TransitToken::generate_with(key, request.random_bytes))
+            }
         };
         let user_code = request.confirm.then(UserCode::generate);
         let session = NewSession {
@@ -124,7 +126,7 @@ impl Relay {
                 user_code: user_code.clone(),
                 client_name: request.client_name,
                 origin: request.origin,
-                session_token: session_token.as_ref().map(SessionToken::digest),
+                session_token: request.session_token,
             },
             transit: transit_token
                 .as_ref()
@@ -132,7 +134,7 @@ impl Relay {
             ttl: request.ttl,
         };
         self.store.create(key, session).await?;
-        Ok(Created { session_id, session_token, transit_token, user_code })
+        Ok(Created { transit_token, user_code })
     }
 
     /// A dialog enters by the ID of a legacy session.

@@ -6,7 +6,7 @@ mod identifier;
 mod state;
 
 pub use identifier::{
-    Digest, InvalidIdentifier, ReaderId, SessionId, SessionKey, SessionToken, TransitToken,
+    Digest, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey, SessionToken, TransitToken,
     UserCode,
 };
 pub use state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};

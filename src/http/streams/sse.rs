@@ -123,6 +123,12 @@ impl Parking {
     }
 }
 
+/// Whether the client comes back with the last event already in hand: it acknowledges by that, and
+/// 204 tells an `EventSource` to stop.
+pub fn had_last_event(headers: &HeaderMap) -> bool {
+    headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID)
+}
+
 /// Opens an event stream.
 ///
 /// # Errors
@@ -134,7 +140,7 @@ pub async fn events(
     parking: Option<Extension<Parking>>,
 ) -> Result<Response, Problem> {
     let Credentials { key, session_token } = credentials;
-    if headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID) {
+    if had_last_event(&headers) {
         app.end_session(key, session_token).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

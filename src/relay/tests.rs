@@ -1,0 +1,277 @@
+//! The relay over the in-memory store: wake-ups, the clock, and the state machine as a property.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::memory::MemoryStore;
+
+fn relay() -> Arc<Relay> {
+    let waiters = Waiters::new(10_000, 4);
+    let store = MemoryStore::new(waiters.clone());
+    let timing = Timing {
+        delivery_grace: Duration::from_secs(30),
+        fulfil_patience: Duration::from_secs(5),
+    };
+    Relay::new(store, waiters, timing)
+}
+
+fn request(profile: Profile) -> CreateSession {
+    let token = (profile == Profile::Bound).then(|| Digest::of(b"session token"));
+    CreateSession {
+        session_id: SessionId::generate(),
+        session_token: token,
+        profile,
+        confirm: false,
+        client_name: None,
+        origin: None,
+        ttl: Duration::from_secs(900),
+        transit_token_ttl: Duration::from_secs(120),
+        random_bytes: 32,
+    }
+}
+
+async fn legacy(relay: &Relay) -> SessionKey {
+    let request = request(Profile::Legacy);
+    let key = request.session_id.key();
+    relay.create(request).await.unwrap();
+    key
+}
+
+fn sealed(text: &'static str) -> SealedPayload {
+    SealedPayload(Bytes::from_static(text.as_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fulfil_and_subscribe_at_the_same_moment_lose_nothing() {
+    let relay = relay();
+    for _ in 0..1_000 {
+        let key = legacy(&relay).await;
+        let reading = tokio::spawn({
+            let relay = Arc::clone(&relay);
+            async move { relay.open(key, None, false).await.unwrap().outcome().await }
+        });
+        let fulfilling = tokio::spawn({
+            let relay = Arc::clone(&relay);
+            async move { relay.fulfil(key, sealed("token")).await.unwrap() }
+        });
+        assert_eq!(fulfilling.await.unwrap(), Stored::Done);
+        assert!(matches!(reading.await.unwrap(), Outcome::Token(payload, _) if payload == sealed("token")));
+    }
+    assert_eq!(relay.waiters().waiting(), 0);
+}
+
+#[tokio::test]
+async fn of_two_readers_that_wait_the_newest_wins_alone() {
+    let relay = relay();
+    let key = legacy(&relay).await;
+    let mut older = relay.open(key, None, false).await.unwrap();
+    let mut newer = relay.open(key, None, false).await.unwrap();
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    assert_eq!(older.outcome().await, Outcome::Superseded);
+    assert!(matches!(newer.outcome().await, Outcome::Token(..)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_once_polls_hand_the_token_to_exactly_one() {
+    let relay = relay();
+    for _ in 0..200 {
+        let key = legacy(&relay).await;
+        relay.fulfil(key, sealed("token")).await.unwrap();
+        let polls = (0..8).map(|_| {
+            let relay = Arc::clone(&relay);
+            tokio::spawn(async move { relay.poll(key, None, true).await.unwrap() })
+        });
+        let mut winners = 0;
+        for poll in polls.collect::<Vec<_>>() {
+            match poll.await.unwrap() {
+                ReadOutcome::Token { .. } => winners += 1,
+                other => assert_eq!(other, ReadOutcome::Gone(GoneReason::Acknowledged)),
+            }
+        }
+        assert_eq!(winners, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivered_token_is_readable_again_until_grace_is_over() {
+    let relay = relay();
+    let key = legacy(&relay).await;
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    let read = || async { relay.open(key, None, false).await.unwrap().outcome().await };
+    assert!(matches!(read().await, Outcome::Token(..)));
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert!(matches!(read().await, Outcome::Token(..)));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(read().await, Outcome::Gone(GoneReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_reader_hears_that_the_session_expired() {
+    let relay = relay();
+    let key = legacy(&relay).await;
+    let mut reader = relay.open(key, None, false).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(reader.outcome().await, Outcome::Gone(GoneReason::Expired));
+    assert_eq!(begun.elapsed().as_secs(), 900);
+    assert_eq!(relay.fulfil(key, sealed("late")).await.unwrap(), Stored::NotPending(State::Gone(GoneReason::Expired)));
+    tokio::time::advance(crate::store::TOMBSTONE).await;
+    assert_eq!(relay.fulfil(key, sealed("late")).await.unwrap(), Stored::Unknown);
+}
+
+#[tokio::test]
+async fn a_cancelled_wait_loses_no_wake_up() {
+    let relay = relay();
+    let key = legacy(&relay).await;
+    let mut reader = relay.open(key, None, false).await.unwrap();
+    assert!(futures_util::FutureExt::now_or_never(reader.outcome()).is_none());
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    assert!(matches!(reader.outcome().await, Outcome::Token(..)));
+}
+
+#[tokio::test]
+async fn a_replayed_transit_token_kills_the_session_and_tells_the_reader() {
+    let relay = relay();
+    let request = request(Profile::Bound);
+    let (key, session_token) = (request.session_id.key(), request.session_token);
+    let token = relay.create(request).await.unwrap().transit_token.unwrap();
+    let mut reader = relay.open(key, session_token, false).await.unwrap();
+    assert!(matches!(relay.enter(&token).await.unwrap(), Entered::Admitted(_)));
+    assert_eq!(relay.enter(&token).await.unwrap(), Entered::Replayed);
+    assert_eq!(reader.outcome().await, Outcome::Gone(GoneReason::Replayed));
+}
+
+#[tokio::test]
+async fn a_stranger_gets_nothing_and_burns_nothing() {
+    let relay = relay();
+    let request = request(Profile::Bound);
+    let (key, session_token) = (request.session_id.key(), request.session_token);
+    relay.create(request).await.unwrap();
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    for wrong in [None, Some(Digest::of(b"guess"))] {
+        assert!(matches!(relay.open(key, wrong, false).await, Err(OpenError::Unauthorized)));
+        assert_eq!(relay.poll(key, wrong, true).await.unwrap(), ReadOutcome::Unauthorized);
+        assert_eq!(relay.end(key, wrong).await.unwrap(), Ended::Unauthorized);
+    }
+    assert!(matches!(
+        relay.poll(key, session_token, false).await.unwrap(),
+        ReadOutcome::Token { .. }
+    ));
+}
+
+/// One call on a session.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Enter,
+    Fulfil,
+    Fail,
+    Poll,
+    PollOnce,
+    End,
+    Wait(u64),
+}
+
+/// What the state diagram says, written down a second time and as simply as possible.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Model {
+    Pending,
+    Authenticated,
+    Delivered(u64),
+    Failed,
+    Gone,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_sequence_of_calls_follows_the_state_diagram(
+        calls in proptest::collection::vec(
+            prop_oneof![
+                Just(Call::Enter), Just(Call::Fulfil), Just(Call::Fail), Just(Call::Poll),
+                Just(Call::PollOnce), Just(Call::End), (0u64..400).prop_map(Call::Wait),
+            ],
+            1..24,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let relay = relay();
+            let mut request = request(Profile::Bound);
+            request.transit_token_ttl = Duration::from_secs(900);
+            let (key, token) = (request.session_id.key(), request.session_token);
+            let transit = relay.create(request).await.unwrap().transit_token.unwrap();
+            let (mut now, mut model, mut entered, mut delivered_once) = (0u64, Model::Pending, false, 0);
+            for call in calls {
+                let over = match model {
+                    Model::Delivered(until) => now >= until || now >= 900,
+                    Model::Gone => false,
+                    _ => now >= 900,
+                };
+                if over {
+                    model = Model::Gone;
+                }
+                // Past the tombstone the store may forget; the diagram ends there.
+                if now >= 960 {
+                    break;
+                }
+                match call {
+                    Call::Wait(seconds) => {
+                        tokio::time::advance(Duration::from_secs(seconds)).await;
+                        now += seconds;
+                    }
+                    Call::Enter => {
+                        let outcome = relay.enter(&transit).await.unwrap();
+                        if entered {
+                            prop_assert_eq!(outcome, Entered::Replayed);
+                            model = Model::Gone;
+                        } else if now >= 900 {
+                            prop_assert_eq!(outcome, Entered::TransitExpired);
+                        } else {
+                            entered = true;
+                            prop_assert_eq!(matches!(outcome, Entered::Admitted(_)), model == Model::Pending);
+                        }
+                    }
+                    Call::Fulfil => {
+                        let outcome = relay.fulfil(key, sealed("token")).await.unwrap();
+                        prop_assert_eq!(outcome == Stored::Done, model == Model::Pending);
+                        if model == Model::Pending { model = Model::Authenticated; }
+                    }
+                    Call::Fail => {
+                        let outcome = relay.fail(key, Failure::new("access_denied", "no")).await.unwrap();
+                        prop_assert_eq!(outcome == Stored::Done, model == Model::Pending);
+                        if model == Model::Pending { model = Model::Failed; }
+                    }
+                    Call::Poll | Call::PollOnce => {
+                        let once = matches!(call, Call::PollOnce);
+                        let outcome = relay.poll(key, token, once).await.unwrap();
+                        match model {
+                            Model::Pending => prop_assert!(matches!(outcome, ReadOutcome::Pending { .. }), "{outcome:?}"),
+                            Model::Failed => prop_assert!(matches!(outcome, ReadOutcome::Failed(_)), "{outcome:?}"),
+                            Model::Gone => prop_assert!(matches!(outcome, ReadOutcome::Gone(_)), "{outcome:?}"),
+                            Model::Authenticated | Model::Delivered(_) => {
+                                prop_assert!(matches!(outcome, ReadOutcome::Token { .. }), "{outcome:?}");
+                                if model == Model::Authenticated { delivered_once += 1; }
+                                model = match (once, model) {
+                                    (true, _) => Model::Gone,
+                                    (false, Model::Delivered(until)) => Model::Delivered(until),
+                                    (false, _) => Model::Delivered(now + 30),
+                                };
+                            }
+                        }
+                    }
+                    Call::End => {
+                        let outcome = relay.end(key, token).await.unwrap();
+                        prop_assert_eq!(matches!(outcome, Ended::Already(_)), model == Model::Gone);
+                        model = Model::Gone;
+                    }
+                }
+                prop_assert!(delivered_once <= 1);
+            }
+            Ok(())
+        })?;
+    }
+}
