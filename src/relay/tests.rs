@@ -11,10 +11,8 @@ use crate::store::memory::MemoryStore;
 fn relay() -> Arc<Relay> {
     let waiters = Waiters::new(10_000, 4);
     let store = MemoryStore::new(waiters.clone());
-    let timing = Timing {
-        delivery_grace: Duration::from_secs(30),
-        fulfil_patience: Duration::from_secs(5),
-    };
+    let timing =
+        Timing { delivery_grace: Duration::from_secs(30), fulfil_patience: Duration::from_secs(5) };
     Relay::new(store, waiters, timing)
 }
 
@@ -58,7 +56,9 @@ async fn fulfil_and_subscribe_at_the_same_moment_lose_nothing() {
             async move { relay.fulfil(key, sealed("token")).await.unwrap() }
         });
         assert_eq!(fulfilling.await.unwrap(), Stored::Done);
-        assert!(matches!(reading.await.unwrap(), Outcome::Token(payload, _) if payload == sealed("token")));
+        assert!(
+            matches!(reading.await.unwrap(), Outcome::Token(payload, _) if payload == sealed("token"))
+        );
     }
     assert_eq!(relay.waiters().waiting(), 0);
 }
@@ -116,7 +116,10 @@ async fn a_waiting_reader_hears_that_the_session_expired() {
     let begun = tokio::time::Instant::now();
     assert_eq!(reader.outcome().await, Outcome::Gone(GoneReason::Expired));
     assert_eq!(begun.elapsed().as_secs(), 900);
-    assert_eq!(relay.fulfil(key, sealed("late")).await.unwrap(), Stored::NotPending(State::Gone(GoneReason::Expired)));
+    assert_eq!(
+        relay.fulfil(key, sealed("late")).await.unwrap(),
+        Stored::NotPending(State::Gone(GoneReason::Expired))
+    );
     tokio::time::advance(crate::store::TOMBSTONE).await;
     assert_eq!(relay.fulfil(key, sealed("late")).await.unwrap(), Stored::Unknown);
 }

@@ -1,1 +1,18 @@
 //! Access tokens: forging, keys, verification, revocation, sealing.
+//!
+//! Called by `http`; calls `store` for revocation. The only module that sees a token in clear
+//! between its making and its delivery.
+
+mod forge;
+mod keys;
+mod response;
+mod revocation;
+mod sealing;
+mod verify;
+
+pub use forge::{AccessToken, Forge, ForgeError, MeetClaims, MeetForge, Subject};
+pub use keys::{KeyError, SigningKeys};
+pub use response::TokenResponse;
+pub use revocation::Revocations;
+pub use sealing::{KeyRing, OpenError, Purpose};
+pub use verify::{Claims, Rejected, Verifier};

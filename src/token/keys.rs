@@ -1,0 +1,221 @@
+//! Signing keys of access tokens: the current one, and the previous one while it is rotated out.
+
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, EncodingKey,
+    jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash},
+};
+use p256::pkcs8::EncodePrivateKey;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::session::random_bytes;
+
+/// Shortest shared secret, in bytes (RFC 7518 §3.2 asks for the size of the hash).
+const SHORTEST_SECRET: usize = 32;
+
+/// Shortest RSA modulus, in bytes (RFC 7518 §3.3).
+const SHORTEST_MODULUS: usize = 256;
+
+/// A key is of no use. Never says what the key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No key at all.
+    #[error("no key given")]
+    Missing,
+    /// A secret that could be guessed.
+    #[error("the secret must have {least} bytes or more")]
+    TooShort {
+        /// Bytes that it must have.
+        least: usize,
+    },
+    /// Not a private key for the algorithm.
+    #[error("not a PEM private key for {0:?} (PKCS#8)")]
+    NotAPrivateKey(Algorithm),
+    /// RSA of less than 2048 bits.
+    #[error("an RSA key must have 2048 bits or more")]
+    WeakRsa,
+    /// Nothing that this service signs with.
+    #[error("{0:?} is not supported")]
+    Unsupported(Algorithm),
+    /// A key cannot be drawn for this algorithm.
+    #[error("a key for {0:?} must be configured")]
+    CannotGenerate(Algorithm),
+}
+
+/// One key pair or shared secret.
+pub(super) struct SigningKey {
+    pub(super) id: String,
+    pub(super) algorithm: Algorithm,
+    pub(super) encoding: EncodingKey,
+    pub(super) decoding: DecodingKey,
+    /// `None` for a shared secret.
+    public: Option<Jwk>,
+}
+
+impl SigningKey {
+    fn parse(algorithm: Algorithm, text: &[u8]) -> Result<Self, KeyError> {
+        let refused = |_| KeyError::NotAPrivateKey(algorithm);
+        let encoding = match algorithm.family() {
+            AlgorithmFamily::Hmac if text.len() < SHORTEST_SECRET => {
+                return Err(KeyError::TooShort { least: SHORTEST_SECRET });
+            }
+            AlgorithmFamily::Hmac => EncodingKey::from_secret(text),
+            AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(text).map_err(refused)?,
+            AlgorithmFamily::Ec => EncodingKey::from_ec_pem(text).map_err(refused)?,
+            AlgorithmFamily::Ed => EncodingKey::from_ed_pem(text).map_err(refused)?,
+        };
+        Self::new(algorithm, encoding, text)
+    }
+
+    fn new(algorithm: Algorithm, encoding: EncodingKey, secret: &[u8]) -> Result<Self, KeyError> {
+        let refused = |_| KeyError::NotAPrivateKey(algorithm);
+        if algorithm.family() == AlgorithmFamily::Hmac {
+            // A thumbprint would be a hash of the secret itself; the label makes it useless for
+            // anything but telling keys apart.
+            let digest = Sha256::new().chain_update(b"token-relay hmac key id\0");
+            let id = hex::encode(&digest.chain_update(secret).finalize()[..8]);
+            let decoding = DecodingKey::from_secret(secret);
+            return Ok(Self { id, algorithm, encoding, decoding, public: None });
+        }
+        let mut public = Jwk::from_encoding_key(&encoding, algorithm).map_err(refused)?;
+        if let jsonwebtoken::jwk::AlgorithmParameters::RSA(parameters) = &public.algorithm
+            // base64url: four characters for three bytes.
+            && parameters.n.len() * 3 / 4 < SHORTEST_MODULUS
+        {
+            return Err(KeyError::WeakRsa);
+        }
+        let id = public.thumbprint(ThumbprintHash::SHA256).map_err(refused)?;
+        public.common.key_id = Some(id.clone());
+        public.common.public_key_use = Some(PublicKeyUse::Signature);
+        let decoding = DecodingKey::from_jwk(&public).map_err(refused)?;
+        Ok(Self { id, algorithm, encoding, decoding, public: Some(public) })
+    }
+}
+
+/// The current key, which signs, and the previous one, which still verifies.
+pub struct SigningKeys {
+    current: SigningKey,
+    previous: Option<SigningKey>,
+}
+
+impl std::fmt::Debug for SigningKeys {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "SigningKeys({:?})", self.current.algorithm)
+    }
+}
+
+impl SigningKeys {
+    /// Signs with `secret`: a PEM private key (PKCS#8), or a shared secret for HS256.
+    ///
+    /// # Errors
+    /// When it is no such key or too weak.
+    pub fn from_secret(algorithm: Algorithm, secret: &[u8]) -> Result<Self, KeyError> {
+        match algorithm {
+            Algorithm::ES256 | Algorithm::EdDSA | Algorithm::RS256 | Algorithm::HS256 => {
+                let current = SigningKey::parse(algorithm, secret)?;
+                Ok(Self { current, previous: None })
+            }
+            other => Err(KeyError::Unsupported(other)),
+        }
+    }
+
+    /// Verifies and publishes `secret` beside the current key.
+    ///
+    /// # Errors
+    /// When it is no such key or too weak.
+    pub fn with_previous(self, algorithm: Algorithm, secret: &[u8]) -> Result<Self, KeyError> {
+        let previous = Some(SigningKey::parse(algorithm, secret)?);
+        Ok(Self { previous, ..self })
+    }
+
+    /// Draws a key that lives as long as this process.
+    ///
+    /// # Errors
+    /// For RS256, which would take seconds.
+    pub fn generate(algorithm: Algorithm) -> Result<Self, KeyError> {
+        let refused = |_| KeyError::CannotGenerate(algorithm);
+        let current = match algorithm {
+            Algorithm::ES256 => {
+                // A random number is no key only if it is zero or beyond the group's order, which
+                // has a chance of 2^-32.
+                let key = loop {
+                    let bytes = Zeroizing::new(random_bytes::<32>());
+                    if let Ok(key) = p256::SecretKey::from_slice(&*bytes) {
+                        break key;
+                    }
+                };
+                let der = key.to_pkcs8_der().map_err(refused)?;
+                SigningKey::new(algorithm, EncodingKey::from_ec_der(der.as_bytes()), &[])?
+            }
+            Algorithm::EdDSA => {
+                let bytes = Zeroizing::new(random_bytes::<32>());
+                // RFC 8410 §7: a fixed head, then the seed. This form has no public key, which the
+                // JWK is derived from by the length of the whole.
+                const HEAD: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+                let der = Zeroizing::new([&HEAD[..], &bytes[..]].concat());
+                SigningKey::new(algorithm, EncodingKey::from_ed_der(&der), &[])?
+            }
+            Algorithm::HS256 => {
+                let secret = Zeroizing::new(random_bytes::<32>());
+                SigningKey::parse(algorithm, &*secret)?
+            }
+            other => return Err(KeyError::CannotGenerate(other)),
+        };
+        Ok(Self { current, previous: None })
+    }
+
+    pub(super) fn current(&self) -> &SigningKey {
+        &self.current
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<&SigningKey> {
+        std::iter::once(&self.current).chain(&self.previous).find(|key| key.id == id)
+    }
+
+    /// The public keys (RFC 7517 §5); empty for shared secrets.
+    pub fn jwks(&self) -> JwkSet {
+        let keys = std::iter::once(&self.current)
+            .chain(&self.previous)
+            .filter_map(|key| key.public.clone())
+            .collect();
+        JwkSet { keys }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_keys_publish_no_private_member() {
+        for algorithm in [Algorithm::ES256, Algorithm::EdDSA] {
+            let keys = SigningKeys::generate(algorithm).unwrap();
+            let json = serde_json::to_value(keys.jwks()).unwrap();
+            let key = json["keys"][0].as_object().unwrap();
+            for private in ["d", "p", "q", "k", "dp", "dq", "qi"] {
+                assert!(!key.contains_key(private), "{algorithm:?} {private}");
+            }
+            assert_eq!(key["use"], "sig");
+            assert_eq!(key["kid"].as_str().unwrap().len(), 43);
+        }
+        let keys = SigningKeys::generate(Algorithm::HS256).unwrap();
+        assert!(keys.jwks().keys.is_empty());
+    }
+
+    #[test]
+    fn bad_keys_are_refused_without_being_shown() {
+        let secret = b"not a key, and confidential";
+        for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256, Algorithm::HS256] {
+            let error = SigningKeys::from_secret(algorithm, secret).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("confidential"));
+        }
+        assert_eq!(
+            SigningKeys::generate(Algorithm::RS256).unwrap_err(),
+            KeyError::CannotGenerate(Algorithm::RS256)
+        );
+        assert_eq!(
+            SigningKeys::from_secret(Algorithm::HS512, &[7; 64]).unwrap_err(),
+            KeyError::Unsupported(Algorithm::HS512)
+        );
+    }
+}

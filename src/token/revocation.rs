@@ -1,0 +1,40 @@
+//! Access tokens that end before their time, known to every instance through the store.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    session::Digest,
+    store::{SessionStore, StoreError},
+};
+
+/// The revoked tokens, by their `jti`.
+pub struct Revocations {
+    store: Arc<dyn SessionStore>,
+}
+
+impl Revocations {
+    /// Keeps them in `store`.
+    pub fn new(store: Arc<dyn SessionStore>) -> Self {
+        Self { store }
+    }
+
+    fn name(jti: &str) -> Digest {
+        Digest::of(format!("revoked:{jti}").as_bytes())
+    }
+
+    /// Revokes a token for what remains of its life; revoking it again changes nothing.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn revoke(&self, jti: &str, remaining: Duration) -> Result<(), StoreError> {
+        self.store.mark(Self::name(jti), remaining).await.map(|_| ())
+    }
+
+    /// Whether a token was revoked.
+    ///
+    /// # Errors
+    /// When the store is away; the caller must then refuse the token.
+    pub async fn is_revoked(&self, jti: &str) -> Result<bool, StoreError> {
+        self.store.is_marked(Self::name(jti)).await
+    }
+}

@@ -1,0 +1,265 @@
+//! Authenticated encryption for what leaves this process: payloads in the store and on the bus,
+//! cookies in browsers.
+//!
+//! Envelope: version (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. Its random
+//! 192-bit nonces need no counter shared between instances. Purpose and context are authenticated
+//! with it, so that an envelope means something in one place only.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305,
+    aead::{Aead, Payload},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::KeyError;
+use crate::session::random_bytes;
+
+const VERSION: u8 = 1;
+const KEY_ID: usize = 4;
+const NONCE: usize = 24;
+const HEAD: usize = 1 + KEY_ID + NONCE;
+
+/// Shortest secret, in bytes, from which a key is derived.
+const SHORTEST_SECRET: usize = 32;
+
+/// What an envelope is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A token response in the store.
+    Payload,
+    /// The cookie of one dialog.
+    Dialog,
+    /// The cookie of a browser login on its way to the provider.
+    BrowserLoginAttempt,
+    /// The cookie of a browser login.
+    BrowserLogin,
+}
+
+impl Purpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Payload => b"payload",
+            Self::Dialog => b"dialog",
+            Self::BrowserLoginAttempt => b"browser-login-attempt",
+            Self::BrowserLogin => b"browser-login",
+        }
+    }
+}
+
+/// The envelope cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It is not one of ours, was altered, or belongs elsewhere.
+    #[error("not an envelope of this service for this place")]
+    Invalid,
+    /// It was sealed with a key that is not in the ring (any more).
+    #[error("sealed with an unknown key")]
+    UnknownKey,
+    /// Its time is over.
+    #[error("expired")]
+    Expired,
+}
+
+/// Keys by ID: the first seals, all open.
+pub struct KeyRing {
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: [u8; KEY_ID],
+    cipher: XChaCha20Poly1305,
+}
+
+impl Key {
+    fn derive(secret: &[u8]) -> Self {
+        // The secret is random by contract, so one hash with a label of its own for each use is a
+        // sound key derivation (NIST SP 800-56C, one-step).
+        let labelled = |label: &[u8]| {
+            Sha256::new().chain_update(label).chain_update([0]).chain_update(secret).finalize()
+        };
+        let key = Zeroizing::new(<[u8; 32]>::from(labelled(b"token-relay sealing key")));
+        let digest = labelled(b"token-relay key id");
+        let mut id = [0; KEY_ID];
+        id.copy_from_slice(&digest[..KEY_ID]);
+        Self { id, cipher: XChaCha20Poly1305::new((&*key).into()) }
+    }
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "KeyRing({} keys)", self.keys.len())
+    }
+}
+
+impl KeyRing {
+    /// A ring from secrets of 32 bytes or more.
+    ///
+    /// # Errors
+    /// When there is none or one is too short.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, KeyError> {
+        let keys = secrets
+            .into_iter()
+            .map(|secret| {
+                if secret.len() < SHORTEST_SECRET {
+                    return Err(KeyError::TooShort { least: SHORTEST_SECRET });
+                }
+                Ok(Key::derive(secret))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() { Err(KeyError::Missing) } else { Ok(Self { keys }) }
+    }
+
+    /// A ring with one key that nobody else has.
+    pub fn random() -> Self {
+        Self { keys: vec![Key::derive(&*Zeroizing::new(random_bytes::<32>()))] }
+    }
+
+    /// Seals `plaintext` for `purpose` at the place that `context` names.
+    pub fn seal(&self, purpose: Purpose, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let Some(key) = self.keys.first() else { return Vec::new() };
+        let nonce = random_bytes::<NONCE>();
+        let aad = associated(purpose, context);
+        let payload = Payload { msg: plaintext, aad: &aad };
+        // Fails only beyond 256 GiB; nothing is then better than something in clear.
+        let ciphertext = key.cipher.encrypt((&nonce).into(), payload).unwrap_or_default();
+        let mut envelope = Vec::with_capacity(HEAD + ciphertext.len());
+        envelope.push(VERSION);
+        envelope.extend_from_slice(&key.id);
+        envelope.extend_from_slice(&nonce);
+        envelope.extend_from_slice(&ciphertext);
+        envelope
+    }
+
+    /// Opens what [`Self::seal`] sealed for the same purpose and context.
+    ///
+    /// # Errors
+    /// [`OpenError`], without a word on which part of it was wrong.
+    pub fn open(
+        &self,
+        purpose: Purpose,
+        context: &[u8],
+        envelope: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let (head, ciphertext) = envelope.split_at_checked(HEAD).ok_or(OpenError::Invalid)?;
+        let (version, rest) = head.split_at(1);
+        let (id, nonce) = rest.split_at(KEY_ID);
+        if version != [VERSION] {
+            return Err(OpenError::Invalid);
+        }
+        let nonce = <&[u8; NONCE]>::try_from(nonce).map_err(|_| OpenError::Invalid)?;
+        let aad = associated(purpose, context);
+        let key = self.keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
+        key.cipher
+            .decrypt(nonce.into(), Payload { msg: ciphertext, aad: &aad })
+            .map(Zeroizing::new)
+            .map_err(|_| OpenError::Invalid)
+    }
+
+    /// Seals a value for `life` as base64url text, for a cookie.
+    ///
+    /// # Errors
+    /// When the value cannot be serialised.
+    pub fn seal_text<T: Serialize>(
+        &self,
+        purpose: Purpose,
+        context: &[u8],
+        value: &T,
+        life: Duration,
+    ) -> Result<String, serde_json::Error> {
+        let until = now().saturating_add(life.as_secs());
+        let plaintext = Zeroizing::new(serde_json::to_vec(&Timed { until, value })?);
+        Ok(URL_SAFE_NO_PAD.encode(self.seal(purpose, context, &plaintext)))
+    }
+
+    /// Opens what [`Self::seal_text`] sealed.
+    ///
+    /// # Errors
+    /// [`OpenError`], also when its life is over.
+    pub fn open_text<T: DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        context: &[u8],
+        text: &str,
+    ) -> Result<T, OpenError> {
+        let envelope = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Invalid)?;
+        let plaintext = self.open(purpose, context, &envelope)?;
+        let timed: Timed<T> = serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
+        if now() < timed.until { Ok(timed.value) } else { Err(OpenError::Expired) }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Timed<T> {
+    until: u64,
+    value: T,
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn associated(purpose: Purpose, context: &[u8]) -> Vec<u8> {
+    // Labels hold no zero byte, so the border between them and the context is certain.
+    [purpose.label(), &[0], context].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OLD: &[u8] = b"an old secret of thirty-two bytes or more";
+    const NEW: &[u8] = b"a new secret of thirty-two bytes or more!";
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens_at_its_place_only(
+            plaintext in proptest::collection::vec(any::<u8>(), 0..300),
+            context in proptest::collection::vec(any::<u8>(), 0..40),
+            flip in any::<prop::sample::Index>(),
+        ) {
+            let ring = KeyRing::new([NEW]).unwrap();
+            let envelope = ring.seal(Purpose::Payload, &context, &plaintext);
+            prop_assert_eq!(&*ring.open(Purpose::Payload, &context, &envelope).unwrap(), &plaintext);
+            prop_assert!(ring.open(Purpose::Dialog, &context, &envelope).is_err());
+            prop_assert!(ring.open(Purpose::Payload, b"another place, longer than forty bytes in all", &envelope).is_err());
+            let mut altered = envelope.clone();
+            altered[flip.index(envelope.len())] ^= 1;
+            prop_assert!(ring.open(Purpose::Payload, &context, &altered).is_err());
+            prop_assert!(ring.open(Purpose::Payload, &context, &envelope[..flip.index(envelope.len())]).is_err());
+        }
+    }
+
+    #[test]
+    fn keys_rotate() {
+        let before = KeyRing::new([OLD]).unwrap();
+        let during = KeyRing::new([NEW, OLD]).unwrap();
+        let after = KeyRing::new([NEW]).unwrap();
+        let envelope = before.seal(Purpose::Payload, b"", b"text");
+        assert!(during.open(Purpose::Payload, b"", &envelope).is_ok());
+        assert_eq!(after.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
+        let envelope = during.seal(Purpose::Payload, b"", b"text");
+        assert!(after.open(Purpose::Payload, b"", &envelope).is_ok());
+    }
+
+    #[test]
+    fn weak_secrets_are_refused() {
+        assert!(matches!(KeyRing::new([&b"short"[..]]), Err(KeyError::TooShort { .. })));
+        assert!(matches!(KeyRing::new([]), Err(KeyError::Missing)));
+    }
+
+    #[test]
+    fn cookies_expire() {
+        let ring = KeyRing::random();
+        let text = ring.seal_text(Purpose::Dialog, b"a", &7, Duration::from_secs(60)).unwrap();
+        assert_eq!(ring.open_text::<u8>(Purpose::Dialog, b"a", &text), Ok(7));
+        let text = ring.seal_text(Purpose::Dialog, b"a", &7, Duration::ZERO).unwrap();
+        assert_eq!(ring.open_text::<u8>(Purpose::Dialog, b"a", &text), Err(OpenError::Expired));
+    }
+}

@@ -1,0 +1,211 @@
+//! Verifies access tokens that this service made.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::{Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::SigningKeys;
+
+/// Tolerated difference between the clocks of two instances, in seconds.
+const LEEWAY: u64 = 5;
+
+/// Why a token is refused; fit for `error_description` (RFC 6750 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// Not a JWT, or without the members of ours.
+    #[error("The token is malformed")]
+    Malformed,
+    /// Signed by somebody else, altered, or of another algorithm.
+    #[error("The token's signature is not valid")]
+    Signature,
+    /// Its time is over.
+    #[error("The token expired")]
+    Expired,
+    /// For another service, or from another one.
+    #[error("The token is not for this service")]
+    Foreign,
+}
+
+/// The claims of a verified token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// Issuer.
+    pub iss: String,
+    /// Whom the token is about.
+    pub sub: String,
+    /// Audience: a string or an array of them.
+    pub aud: Value,
+    /// Expiry, in seconds since the Unix epoch.
+    pub exp: u64,
+    /// Time of issue, likewise.
+    pub iat: u64,
+    /// Not valid before, likewise.
+    pub nbf: u64,
+    /// The token's ID.
+    pub jti: String,
+    /// Scopes, separated by spaces.
+    pub scope: String,
+    /// Claims copied from the provider.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Claims {
+    /// How long the token would still be accepted.
+    pub fn remaining(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Duration::from_secs((self.exp + LEEWAY).saturating_sub(now).max(1))
+    }
+}
+
+/// Accepts tokens of one issuer for one audience.
+#[derive(Debug)]
+pub struct Verifier {
+    keys: Arc<SigningKeys>,
+    issuer: String,
+    audience: Vec<String>,
+}
+
+impl Verifier {
+    /// Accepts what `keys` signed for `audience` as `issuer`.
+    pub fn new(keys: Arc<SigningKeys>, issuer: String, audience: Vec<String>) -> Self {
+        Self { keys, issuer, audience }
+    }
+
+    /// Verifies signature, issuer, audience and times.
+    ///
+    /// # Errors
+    /// [`Rejected`].
+    pub fn verify(&self, token: &str) -> Result<Claims, Rejected> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Rejected::Malformed)?;
+        let id = header.kid.ok_or(Rejected::Signature)?;
+        let key = self.keys.find(&id).ok_or(Rejected::Signature)?;
+        // The algorithm is the key's, never the token's word (RFC 8725 §3.1).
+        let mut validation = Validation::new(key.algorithm);
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_audience(&self.audience);
+        validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+        jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation)
+            .map(|data| data.claims)
+            .map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => Rejected::Expired,
+                ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Rejected::Signature,
+                ErrorKind::InvalidIssuer
+                | ErrorKind::InvalidAudience
+                | ErrorKind::ImmatureSignature => Rejected::Foreign,
+                _ => Rejected::Malformed,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::{Forge, Subject};
+
+    fn now() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+    }
+
+    fn forge() -> Forge {
+        Forge {
+            issuer: "https://relay.example/".to_owned(),
+            audience: vec!["https://api.example".to_owned()],
+            scope: "addons".to_owned(),
+            ttl: Duration::from_secs(3600),
+            claims: vec!["name".to_owned(), "sub".to_owned(), "missing".to_owned()],
+        }
+    }
+
+    fn subject() -> Subject {
+        let claims = json!({"name": "Alice", "sub": "somebody else", "email": "a@example"});
+        Subject { subject: "alice".to_owned(), claims: claims.as_object().unwrap().clone() }
+    }
+
+    fn verifier(keys: &Arc<SigningKeys>, forge: &Forge) -> Verifier {
+        Verifier::new(Arc::clone(keys), forge.issuer.clone(), forge.audience.clone())
+    }
+
+    #[test]
+    fn a_forged_token_verifies_and_carries_what_was_asked() {
+        for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256] {
+            let keys = Arc::new(SigningKeys::generate(algorithm).unwrap());
+            let forge = forge();
+            let token = forge.forge(&keys, &subject(), now()).unwrap();
+            let claims = verifier(&keys, &forge).verify(token.access_token().expose()).unwrap();
+            assert_eq!((claims.sub.as_str(), claims.scope.as_str()), ("alice", "addons"));
+            assert_eq!(claims.extra.get("name"), Some(&json!("Alice")));
+            assert!(!claims.extra.contains_key("email"));
+        }
+    }
+
+    #[test]
+    fn foreign_expired_and_altered_tokens_are_refused() {
+        let keys = Arc::new(SigningKeys::generate(Algorithm::ES256).unwrap());
+        let forge = forge();
+        let verifier = verifier(&keys, &forge);
+        let make = |forge: &Forge, now| {
+            forge.forge(&keys, &subject(), now).unwrap().access_token().expose().to_owned()
+        };
+        let hours_ago = now() - Duration::from_secs(7200);
+        assert_eq!(verifier.verify(&make(&forge, hours_ago)).unwrap_err(), Rejected::Expired);
+        let elsewhere =
+            Forge { audience: vec!["https://other.example".to_owned()], ..forge.clone() };
+        assert_eq!(verifier.verify(&make(&elsewhere, now())).unwrap_err(), Rejected::Foreign);
+        let impostor = Forge { issuer: "https://evil.example/".to_owned(), ..forge.clone() };
+        assert_eq!(verifier.verify(&make(&impostor, now())).unwrap_err(), Rejected::Foreign);
+        let token = make(&forge, now());
+        let (head, signature) = token.rsplit_once('.').unwrap();
+        let altered = format!("{}.{signature}", head.replace('.', ".e"));
+        assert!(verifier.verify(&altered).is_err());
+        let other = SigningKeys::generate(Algorithm::ES256).unwrap();
+        let unknown = forge.forge(&other, &subject(), now()).unwrap();
+        assert_eq!(
+            verifier.verify(unknown.access_token().expose()).unwrap_err(),
+            Rejected::Signature
+        );
+        for text in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
+            assert!(verifier.verify(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_public_key_is_no_hmac_secret() {
+        let keys = Arc::new(SigningKeys::generate(Algorithm::ES256).unwrap());
+        let forge = forge();
+        let public = serde_json::to_vec(&keys.jwks().keys[0]).unwrap();
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = keys.jwks().keys[0].common.key_id.clone();
+        let claims = json!({
+            "iss": forge.issuer, "sub": "eve", "aud": forge.audience[0], "exp": now().as_secs() + 60,
+            "iat": now().as_secs(), "nbf": now().as_secs(), "jti": "x", "scope": "addons",
+        });
+        let token =
+            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
+        assert_eq!(verifier(&keys, &forge).verify(&token).unwrap_err(), Rejected::Signature);
+    }
+
+    #[test]
+    fn a_token_of_the_previous_key_is_accepted_while_keys_rotate() {
+        let (old, new) = ([1u8; 32], [2u8; 32]);
+        let before = SigningKeys::from_secret(Algorithm::HS256, &old).unwrap();
+        let forge = forge();
+        let token = forge.forge(&before, &subject(), now()).unwrap();
+        let token = token.access_token().expose();
+        let after = SigningKeys::from_secret(Algorithm::HS256, &new).unwrap();
+        let during = SigningKeys::from_secret(Algorithm::HS256, &new)
+            .and_then(|keys| keys.with_previous(Algorithm::HS256, &old));
+        assert!(verifier(&Arc::new(during.unwrap()), &forge).verify(token).is_ok());
+        assert!(verifier(&Arc::new(after), &forge).verify(token).is_err());
+    }
+}
