@@ -1,1 +1,15 @@
-//! OpenID Connect login: discovery, authorization request, callback.
+//! OpenID Connect login: discovery, authorization request, callback; the browser login's cookie.
+//!
+//! Called by `http`, which keeps what a browser must carry. Knows no sessions: whom a login is for
+//! is the caller's business.
+
+mod attempt;
+mod browser_login;
+mod error;
+mod http_client;
+mod provider;
+
+pub use attempt::{CallbackQuery, InvalidCallback, LoginAttempt};
+pub use browser_login::{BrowserLogin, NotAllowed, ReturnTo};
+pub use error::LoginError;
+pub use provider::{AuthorizationOptions, Identity, LoginSettings, Provider};

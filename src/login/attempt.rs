@@ -1,0 +1,149 @@
+//! One attempt to log in: what the browser carries to the provider, and what comes back.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::session::{Digest, Failure};
+
+/// How long a person may take at the provider.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Longest error description that is passed on, in characters.
+const MAX_DESCRIPTION: usize = 200;
+
+/// State, nonce and PKCE verifier of one attempt; kept in an encrypted cookie.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LoginAttempt {
+    pub(super) state: String,
+    pub(super) nonce: String,
+    pub(super) pkce_verifier: String,
+    begun_at: u64,
+}
+
+impl std::fmt::Debug for LoginAttempt {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("LoginAttempt(redacted)")
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl LoginAttempt {
+    pub(super) fn new(state: String, nonce: String, pkce_verifier: String) -> Self {
+        Self { state, nonce, pkce_verifier, begun_at: now() }
+    }
+
+    /// The `state` parameter, by which the callback finds its attempt.
+    pub fn state(&self) -> &str {
+        &self.state
+    }
+
+    pub(super) fn is_too_old(&self) -> bool {
+        now().saturating_sub(self.begun_at) > LONGEST.as_secs()
+    }
+
+    pub(super) fn has_state(&self, other: &str) -> bool {
+        Digest::of(self.state.as_bytes()).matches(&Digest::of(other.as_bytes()))
+    }
+}
+
+/// The callback's query is not one of RFC 6749 §4.1.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed callback")]
+pub struct InvalidCallback;
+
+/// The parameters with which the provider sends the person back.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CallbackQuery {
+    state: String,
+    pub(super) issuer: Option<String>,
+    pub(super) result: Result<String, Failure>,
+}
+
+impl std::fmt::Debug for CallbackQuery {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CallbackQuery(redacted)")
+    }
+}
+
+impl CallbackQuery {
+    /// Reads a query string. A parameter that stands twice is refused (RFC 6749 §3.1), one that is
+    /// not known is ignored.
+    ///
+    /// # Errors
+    /// When `state` is missing, or there is neither `code` nor `error`.
+    pub fn parse(query: &str) -> Result<Self, InvalidCallback> {
+        let (mut state, mut code, mut issuer) = (None, None, None);
+        let (mut error, mut description) = (None, None);
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let place = match &*name {
+                "state" => &mut state,
+                "code" => &mut code,
+                "iss" => &mut issuer,
+                "error" => &mut error,
+                "error_description" => &mut description,
+                _ => continue,
+            };
+            if place.replace(value.into_owned()).is_some() {
+                return Err(InvalidCallback);
+            }
+        }
+        let state: String =
+            state.filter(|text: &String| !text.is_empty()).ok_or(InvalidCallback)?;
+        let result = match (code, error) {
+            (Some(code), None) if !code.is_empty() => Ok(code),
+            (None, Some(error)) => Err(provider_failure(&error, description.as_deref())),
+            _ => return Err(InvalidCallback),
+        };
+        Ok(Self { state, issuer, result })
+    }
+
+    /// The `state` parameter.
+    pub fn state(&self) -> &str {
+        &self.state
+    }
+}
+
+/// The provider's error, reduced to the alphabet of RFC 6749 Appendix A.7 and A.8.
+fn provider_failure(error: &str, description: Option<&str>) -> Failure {
+    let printable = |letter: &char| matches!(letter, ' '..='~') && !matches!(letter, '"' | '\\');
+    let error = error.chars().filter(printable).take(64).collect::<String>();
+    let description = description.unwrap_or("The identity provider ended the sign-in.");
+    let description = description.chars().filter(printable).take(MAX_DESCRIPTION);
+    let error = if error.is_empty() { "server_error".to_owned() } else { error };
+    Failure { error, error_description: description.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callbacks_are_read_strictly() {
+        let query = CallbackQuery::parse("code=c&state=s&iss=https%3A%2F%2Fa&session_state=x");
+        let query = query.unwrap();
+        assert_eq!((query.state(), &query.result), ("s", &Ok("c".to_owned())));
+        for bad in [
+            "",
+            "code=c",
+            "state=s",
+            "state=s&state=t&code=c",
+            "state=s&code=c&code=d",
+            "state=s&code=c&error=e",
+            "state=&code=c",
+            "state=s&code=",
+        ] {
+            assert_eq!(CallbackQuery::parse(bad), Err(InvalidCallback), "{bad}");
+        }
+    }
+
+    #[test]
+    fn provider_errors_are_cleaned() {
+        let query = "state=s&error=access_denied&error_description=%3Cb%3E%22no%22%0a%c3%a9";
+        let failure = CallbackQuery::parse(query).unwrap().result.unwrap_err();
+        assert_eq!(failure, Failure::new("access_denied", "<b>no"));
+    }
+}
