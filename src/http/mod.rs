@@ -1,1 +1,4 @@
 //! HTTP surface: one file a caller.
+
+pub mod assets;
+pub mod pages;
