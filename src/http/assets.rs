@@ -1,0 +1,240 @@
+//! Embedded static files: the client module, what the dialog pages need, and the demo task pane.
+//!
+//! Called by `app`, which merges the routers, and by [`pages`](super::pages) for [`version`].
+//! Knows no state and no settings.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::RawQuery,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+    routing::get,
+};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+/// An embedded file.
+struct Asset {
+    path: &'static str,
+    content_type: &'static str,
+    bytes: &'static [u8],
+    audience: Audience,
+}
+
+/// Who may load a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// Any site: add-ins import the client from another origin.
+    Anyone,
+    /// Pages of the relay itself.
+    Relay,
+}
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+#[cfg(feature = "demo")]
+const HTML: &str = "text/html; charset=utf-8";
+const TYPESCRIPT: &str = "text/plain; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// Shorthand for an entry of the tables below.
+macro_rules! asset {
+    ($path:literal, $file:literal, $content_type:expr, $audience:ident) => {
+        Asset {
+            path: $path,
+            content_type: $content_type,
+            bytes: include_bytes!(concat!("../../static/", $file)),
+            audience: Audience::$audience,
+        }
+    };
+}
+
+const ASSETS: &[Asset] = &[
+    asset!("/addons/static/token-relay.js", "client/token-relay.js", JAVASCRIPT, Anyone),
+    asset!(
+        "/addons/static/token-relay.global.js",
+        "client/token-relay.global.js",
+        JAVASCRIPT,
+        Anyone
+    ),
+    asset!("/addons/static/token-relay.d.ts", "client/token-relay.d.ts", TYPESCRIPT, Anyone),
+    asset!("/addons/static/office.js", "client/office.js", JAVASCRIPT, Anyone),
+    asset!("/addons/static/office.d.ts", "client/office.d.ts", TYPESCRIPT, Anyone),
+    asset!("/addons/static/dialog.css", "pages/dialog.css", CSS, Relay),
+    asset!("/addons/static/dialog.js", "pages/dialog.js", JAVASCRIPT, Relay),
+    asset!("/addons/static/icon.svg", "icon.svg", SVG, Relay),
+];
+
+#[cfg(feature = "demo")]
+const DEMO: &[Asset] = &[
+    asset!("/", "demo/index.html", HTML, Relay),
+    asset!("/demo.css", "demo/demo.css", CSS, Relay),
+    asset!("/demo.js", "demo/demo.js", JAVASCRIPT, Relay),
+];
+
+/// Content security policy of the demo task pane.
+#[cfg(feature = "demo")]
+const DEMO_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The files under `/addons/static/`.
+pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    serve_all(ASSETS, None)
+}
+
+/// The demo task pane at `/`.
+#[cfg(feature = "demo")]
+pub fn demo_router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    serve_all(DEMO, Some(DEMO_POLICY))
+}
+
+/// Changes with the content of any file under `/addons/static/`: a file asked for with
+/// `?v=<version>` may be cached for ever.
+pub fn version() -> String {
+    let mut hash = Sha256::new();
+    for asset in ASSETS {
+        hash.update(asset.path);
+        hash.update(asset.bytes);
+    }
+    hex::encode(&hash.finalize()[..8])
+}
+
+fn serve_all<S: Clone + Send + Sync + 'static>(
+    assets: &'static [Asset],
+    policy: Option<&'static str>,
+) -> Router<S> {
+    let version: Arc<str> = format!("v={}", version()).into();
+    assets.iter().fold(Router::new(), |router, asset| {
+        let etag: Arc<str> =
+            format!("\"{}\"", hex::encode(&Sha256::digest(asset.bytes)[..16])).into();
+        let version = version.clone();
+        router.route(
+            asset.path,
+            get(move |RawQuery(query): RawQuery, headers: HeaderMap| async move {
+                let forever = query.as_deref() == Some(&*version);
+                respond(asset, &etag, forever, policy, &headers)
+            }),
+        )
+    })
+}
+
+fn respond(
+    asset: &'static Asset,
+    etag: &str,
+    forever: bool,
+    policy: Option<&'static str>,
+    request: &HeaderMap,
+) -> Response {
+    let known = request
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|tag| matches!(tag.trim().trim_start_matches("W/"), tag if tag == etag || tag == "*"));
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        Response::new(Body::from(Bytes::from_static(asset.bytes)))
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Without the version in the address a new release must be seen soon, because the client and
+    // the relay belong together.
+    let caching = if forever { "public, max-age=31536000, immutable" } else { "public, no-cache" };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    let sharing = match asset.audience {
+        Audience::Anyone => {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            "cross-origin"
+        }
+        Audience::Relay => "same-origin",
+    };
+    headers.insert(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static(sharing),
+    );
+    if let Some(policy) = policy {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get_asset(path: &str, etag: Option<&str>) -> Response {
+        let mut request = Request::get(path);
+        if let Some(etag) = etag {
+            request = request.header(header::IF_NONE_MATCH, etag);
+        }
+        router::<()>().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_client_module_may_be_imported_by_any_site() {
+        let response = get_asset("/addons/static/token-relay.js", None).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert_eq!(response.headers()["content-type"], "text/javascript; charset=utf-8");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("export function signIn"));
+    }
+
+    #[tokio::test]
+    async fn files_of_the_pages_stay_with_the_relay() {
+        let response = get_asset("/addons/static/dialog.css", None).await;
+        assert!(!response.headers().contains_key("access-control-allow-origin"));
+        assert_eq!(response.headers()["cross-origin-resource-policy"], "same-origin");
+    }
+
+    #[tokio::test]
+    async fn only_the_versioned_address_is_immutable() {
+        let path = "/addons/static/dialog.css";
+        let plain = get_asset(path, None).await;
+        assert_eq!(plain.headers()["cache-control"], "public, no-cache");
+        let versioned = get_asset(&format!("{path}?v={}", version()), None).await;
+        assert_eq!(versioned.headers()["cache-control"], "public, max-age=31536000, immutable");
+        let other = get_asset(&format!("{path}?v=0"), None).await;
+        assert_eq!(other.headers()["cache-control"], "public, no-cache");
+    }
+
+    #[tokio::test]
+    async fn a_known_entity_tag_saves_the_body() {
+        let path = "/addons/static/icon.svg";
+        let etag = get_asset(path, None).await.headers()["etag"].to_str().unwrap().to_owned();
+        for known in [etag.clone(), format!("W/{etag}"), format!("\"x\", {etag}"), "*".to_owned()] {
+            let response = get_asset(path, Some(&known)).await;
+            assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{known}");
+            assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+        }
+        assert_eq!(get_asset(path, Some("\"x\"")).await.status(), StatusCode::OK);
+    }
+
+    #[cfg(feature = "demo")]
+    #[tokio::test]
+    async fn the_task_pane_needs_nothing_from_elsewhere_and_nothing_inline() {
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let response = demo_router::<()>().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["content-security-policy"], DEMO_POLICY);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let html = String::from_utf8_lossy(&body);
+        for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "<script>"] {
+            assert!(!html.contains(forbidden), "{forbidden}");
+        }
+    }
+}

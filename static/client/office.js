@@ -1,0 +1,57 @@
+// Opens the sign-in dialog with the Office JavaScript API, for add-ins of Outlook, Word, Excel...
+// Pass the result to `signIn` or `meetSignIn`; Office.js must be loaded by the task pane.
+// The relay's origin must be in <AppDomains> of the manifest, or Office refuses it (12004).
+
+import { SignInError } from './token-relay.js';
+
+// Answers of displayDialogAsync.
+const REFUSALS = {
+  12004: ['dialog_failed', 'The address of the relay is not among the <AppDomains> of the add-in.'],
+  12005: ['dialog_failed', 'Office opens only https addresses in a dialog.'],
+  12007: ['dialog_failed', 'Another dialog of this add-in is open already.'],
+  12009: ['popup_blocked', 'The person did not allow the sign-in window.'],
+  12011: ['popup_blocked', 'The browser blocked the sign-in window.'],
+};
+const CLOSED_BY_PERSON = 12006;
+
+export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true, onStatus = () => {} } = {}) {
+  const { Office } = globalThis;
+  return (url) => new Promise((resolve, reject) => {
+    const ui = Office?.context?.ui;
+    if (!ui?.displayDialogAsync) {
+      reject(new SignInError('dialog_failed', 'Office.js is not loaded or not ready.'));
+      return;
+    }
+    ui.displayDialogAsync(url, { width, height, promptBeforeOpen }, ({ status, value: dialog, error }) => {
+      if (status !== Office.AsyncResultStatus.Succeeded) {
+        const [code, message] = REFUSALS[error.code] ?? ['dialog_failed', error.message];
+        reject(new SignInError(code, message, error.code));
+        return;
+      }
+      const handle = {
+        closed: false,
+        close() {
+          if (!handle.closed) dialog.close();
+          handle.closed = true;
+        },
+      };
+      dialog.addEventHandler(Office.EventType.DialogMessageReceived, ({ message }) => {
+        let note;
+        try {
+          note = JSON.parse(message);
+        } catch {
+          return; // not ours
+        }
+        if (note?.type !== 'token-relay') return;
+        onStatus(note.status);
+        // Desktop clients ignore window.close() in the dialog: only the task pane can close it.
+        // After an error the dialog stays open, because it tells the person what to do next.
+        if (note.status === 'done') handle.close();
+      });
+      dialog.addEventHandler(Office.EventType.DialogEventReceived, ({ error: code }) => {
+        if (code === CLOSED_BY_PERSON) handle.closed = true;
+      });
+      resolve(handle);
+    });
+  });
+}

@@ -1,0 +1,264 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { meetExchange, meetSignIn, signIn, SignInError, waitForToken } from '../token-relay.js';
+import { closeFrame, EVENT, json, relay, stream, textFrame, TOKEN } from './relay-double.mjs';
+
+const openDialog = () => {};
+const fast = { openDialog, firstByteTimeout: 150 };
+const failsWith = (code) => (error) => error instanceof SignInError && (assert.equal(error.code, code), true);
+
+test('event stream: bearer in the header, token, acknowledge', async (t) => {
+  const server = await relay(t, { events: (_, response) => stream(response, 'retry: 10\n\n', EVENT) });
+  const opened = [];
+  const steps = [];
+  const token = await signIn({
+    baseUrl: `${server.baseUrl}/`, confirm: true, clientName: 'Notes',
+    openDialog: (url, { userCode }) => { opened.push([url, userCode]); },
+    onProgress: ({ step }) => steps.push(step),
+  });
+  assert.deepEqual(token, { ...TOKEN, transport: 'sse' });
+  assert.deepEqual(opened, [[`${server.baseUrl}/addons/transit/?transit_token=t`, 'BCDF-GHJK']]);
+  assert.deepEqual(JSON.parse(server.called('create')[0].body), { bind: true, confirm: true, client_name: 'Notes' });
+  const [events] = server.called('events');
+  assert.equal(events.headers.authorization, 'Bearer secret');
+  assert.ok(!events.url.includes('secret'));
+  const [end] = await server.until('end');
+  assert.deepEqual([end.url, end.headers.authorization], ['/addons/sessions/s1', 'Bearer secret']);
+  assert.deepEqual([steps[0], steps[1], steps.at(-1)], ['creating', 'created', 'delivered']);
+});
+
+test('legacy profile: empty body, no credentials', async (t) => {
+  const legacy = (_, response) => json(response, 201, {
+    session_id: 's1', expires_in: 60, transit_url: '/addons/transit/?session_id=s1',
+    events_url: `${server.baseUrl}/addons/sessions/s1/events`, poll_url: `${server.baseUrl}/addons/sessions/s1`,
+    websocket_url: `${server.baseUrl}/addons/sessions/s1/ws`,
+  });
+  const server = await relay(t, { create: legacy, events: (_, response) => stream(response, EVENT) });
+  await signIn({ ...fast, baseUrl: server.baseUrl, bind: false });
+  assert.equal(server.called('create')[0].body, '');
+  assert.equal(server.called('events')[0].headers.authorization, undefined);
+});
+
+test('a stream that ends is reconnected after `retry`, with Last-Event-ID', async (t) => {
+  const server = await relay(t, {
+    events: (_, response, count) => {
+      if (count === 1) stream(response, 'retry: 10\n\n', 'id: 0\n', 'event: hello\ndata: {}\n\n').end();
+      else if (count === 2) json(response, 503, { title: 'Restarting' }, { 'Retry-After': '0' });
+      else stream(response, EVENT);
+    },
+  });
+  const token = await signIn({ ...fast, baseUrl: server.baseUrl });
+  assert.equal(token.transport, 'sse');
+  assert.deepEqual(server.called('events').map(({ headers }) => headers['last-event-id']), [undefined, '0', '0']);
+});
+
+test('a connection that dies in the middle of the token costs a reconnect', async (t) => {
+  const server = await relay(t, {
+    events: (_, response, count) => {
+      if (count > 1) return stream(response, EVENT);
+      stream(response, 'retry: 10\n\n', EVENT.slice(0, 40));
+      setTimeout(() => response.destroy(), 20);
+    },
+  });
+  assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).access_token, TOKEN.access_token);
+});
+
+test('a proxy that buffers the stream: WebSocket takes over', async (t) => {
+  let socket;
+  const server = await relay(t, {
+    events: (_, response) => { response.writeHead(200, { 'Content-Type': 'text/event-stream' }).flushHeaders(); },
+    ws: (opened) => {
+      socket = opened;
+      opened.write(textFrame({ type: 'authenticated', ...TOKEN }));
+    },
+  });
+  const steps = [];
+  const token = await signIn({ ...fast, baseUrl: server.baseUrl, onProgress: (progress) => steps.push(progress) });
+  assert.deepEqual(token, { ...TOKEN, transport: 'websocket' });
+  assert.deepEqual(steps.filter(({ step }) => step === 'fallback').map(({ transport }) => transport), ['websocket']);
+  assert.equal(server.called('ws')[0].headers['sec-websocket-protocol'].replace(/ /g, ''), 'token-relay.v1,bearer.secret');
+  await new Promise((resolve) => socket.on('close', resolve));
+  assert.deepEqual(socket.received, ['{"type":"ack"}']);
+  assert.deepEqual(server.called('end'), [], 'the WebSocket has acknowledged already');
+});
+
+test('a proxy that withholds even the headers, and blocks WebSocket: long poll', async (t) => {
+  const server = await relay(t, {
+    events: () => {},
+    poll: (_, response, count) => (count === 1 ? json(response, 202, { state: 'pending' }) : json(response, 200, TOKEN)),
+  });
+  const token = await signIn({ ...fast, baseUrl: server.baseUrl });
+  assert.deepEqual(token, { ...TOKEN, transport: 'long-poll' });
+  const [poll] = server.called('poll');
+  assert.deepEqual([poll.method, poll.url, poll.headers.authorization], ['GET', '/addons/sessions/s1?wait=25', 'Bearer secret']);
+  await server.until('end');
+});
+
+test('a proxy that turns the stream into something else, or forbids it', async (t) => {
+  for (const events of [
+    (_, response) => response.writeHead(200, { 'Content-Type': 'text/html' }).end('<p>Welcome</p>'),
+    (_, response) => response.writeHead(405).end(),
+  ]) {
+    const server = await relay(t, { events, ws: (socket) => socket.write(textFrame({ type: 'authenticated', ...TOKEN })) });
+    assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
+    assert.equal(server.called('events').length, 1);
+  }
+});
+
+test('a proxy that cuts every stream at once: moves on after three', async (t) => {
+  const server = await relay(t, {
+    events: (_, response) => stream(response, 'retry: 1\n\n').end(),
+    ws: (socket) => socket.write(textFrame({ type: 'authenticated', ...TOKEN })),
+  });
+  assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
+  assert.equal(server.called('events').length, 3);
+});
+
+test('a chosen transport that gets nothing through says so', async (t) => {
+  const server = await relay(t, { events: () => {} });
+  const waiting = waitForToken({
+    transport: 'sse', firstByteTimeout: 30, sessionToken: 'x',
+    eventsUrl: `${server.baseUrl}/addons/sessions/s1/events`, websocketUrl: server.baseUrl, pollUrl: server.baseUrl,
+  });
+  await assert.rejects(waiting, failsWith('network'));
+});
+
+test('WebSocket: close 1012 is a restart', async (t) => {
+  const server = await relay(t, {
+    ws: (socket, _, count) => socket.write(count === 1 ? closeFrame(1012) : textFrame({ type: 'authenticated', ...TOKEN })),
+  });
+  const token = await signIn({ ...fast, baseUrl: server.baseUrl, transport: 'websocket' });
+  assert.equal(token.transport, 'websocket');
+  assert.equal(server.called('ws').length, 2);
+});
+
+for (const [close, code] of [[4401, 'unauthorized'], [4404, 'not_found'], [4408, 'expired']]) {
+  test(`WebSocket: close ${close} is final`, async (t) => {
+    const server = await relay(t, { ws: (socket) => socket.write(closeFrame(close)) });
+    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl, transport: 'websocket' }), failsWith(code));
+    assert.equal(server.called('ws').length, 1);
+  });
+}
+
+for (const transport of ['sse', 'websocket', 'long-poll']) {
+  test(`${transport}: a failed login has its OAuth error`, async (t) => {
+    const failure = { state: 'failed', error: 'access_denied', error_description: 'The person said no.' };
+    const server = await relay(t, {
+      events: (_, response) => stream(response, `event: failed\ndata: ${JSON.stringify(failure)}\n\n`),
+      ws: (socket) => socket.write(textFrame({ type: 'failed', ...failure })),
+      poll: (_, response) => json(response, 200, failure),
+    });
+    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl, transport }), (error) => {
+      assert.equal(error.message, 'The person said no.');
+      return failsWith('access_denied')(error);
+    });
+  });
+}
+
+test('an expired session', async (t) => {
+  const server = await relay(t, { events: (_, response) => stream(response, 'event: expired\ndata: {"state":"expired"}\n\n') });
+  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('expired'));
+});
+
+for (const [status, code] of [[204, 'gone'], [401, 'unauthorized'], [404, 'not_found'], [410, 'expired']]) {
+  test(`events answered ${status} is final`, async (t) => {
+    const server = await relay(t, { events: (_, response) => response.writeHead(status).end() });
+    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith(code));
+    assert.equal(server.called('events').length, 1);
+  });
+}
+
+test('create: refused, unavailable, unreachable', async (t) => {
+  const server = await relay(t, { create: (_, response) => json(response, 503, { title: 'Store down' }) });
+  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('temporarily_unavailable'));
+  const strict = await relay(t, { create: (_, response) => json(response, 400, { detail: 'bind it' }) });
+  await assert.rejects(signIn({ ...fast, baseUrl: strict.baseUrl }), failsWith('invalid_request'));
+  await assert.rejects(signIn({ ...fast, baseUrl: 'http://127.0.0.1:1' }), failsWith('network'));
+});
+
+test('abort ends the session at the relay and closes the dialog', async (t) => {
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); } });
+  const controller = new AbortController();
+  let closed = 0;
+  const waiting = signIn({
+    baseUrl: server.baseUrl, signal: controller.signal,
+    openDialog: () => ({ close: () => { closed += 1; } }),
+    onProgress: ({ step }) => step === 'dialog' && controller.abort(),
+  });
+  await assert.rejects(waiting, failsWith('aborted'));
+  await server.until('end');
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.equal(closed, 1);
+  await assert.rejects(signIn({ baseUrl: server.baseUrl, signal: controller.signal, openDialog }), failsWith('aborted'));
+  assert.equal(server.called('create').length, 1, 'an aborted signal creates nothing');
+});
+
+test('a blocked popup ends the session at the relay', async (t) => {
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); } });
+  const blocked = () => { throw new SignInError('popup_blocked'); };
+  await assert.rejects(signIn({ baseUrl: server.baseUrl, openDialog: blocked }), failsWith('popup_blocked'));
+  await server.until('end');
+});
+
+test('a closed dialog is reported, and the login may still arrive', async (t) => {
+  let finish;
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
+  const steps = [];
+  const token = await signIn({
+    baseUrl: server.baseUrl, openDialog: () => ({ closed: true }),
+    onProgress: ({ step }) => { steps.push(step); if (step === 'dialog-closed') finish(); },
+  });
+  assert.equal(token.access_token, TOKEN.access_token);
+  assert.ok(steps.includes('dialog-closed'));
+});
+
+test('default dialog: opened within the call, before anything is sent', async (t) => {
+  const server = await relay(t, { events: (_, response) => stream(response, EVENT) });
+  const log = [];
+  const opened = { opener: 1, closed: false, close: () => log.push('close'), location: { replace: (url) => log.push(url) } };
+  Object.assign(globalThis, { screenX: 0, screenY: 0, outerWidth: 800, outerHeight: 600, window: { open: (url) => { log.push(url); return opened; } } });
+  t.after(() => { delete globalThis.window; });
+  const waiting = signIn({ baseUrl: server.baseUrl });
+  assert.deepEqual(log, ['about:blank']);
+  await waiting;
+  assert.deepEqual([log[1], opened.opener], [`${server.baseUrl}/addons/transit/?transit_token=t`, null]);
+  globalThis.window.open = () => null;
+  const before = server.called('create').length;
+  await assert.rejects(signIn({ baseUrl: server.baseUrl }), failsWith('popup_blocked'));
+  assert.equal(server.called('create').length, before, 'a blocked popup creates no session');
+});
+
+test('meet: init, stream with the CSRF token, no acknowledge call', async (t) => {
+  const server = await relay(t, {
+    init: (_, response) => json(response, 201, { transit_token: 't/1', csrf_token: 'c0ffee' }),
+    events: (_, response) => stream(response, EVENT),
+  });
+  let url;
+  const token = await meetSignIn({ baseUrl: server.baseUrl, dialogUrl: 'https://addin.example/dialog', openDialog: (at) => { url = at; } });
+  assert.equal(token.transport, 'sse');
+  assert.equal(url, 'https://addin.example/dialog#transit_token=t%2F1');
+  const [events] = server.called('events');
+  assert.deepEqual([events.url, events.headers['x-csrftoken']], ['/api/v1.0/addons/sessions/events/', 'c0ffee']);
+  assert.deepEqual(server.called('end'), []);
+});
+
+test('meet: one line instead of the polling loop, on every transport', async (t) => {
+  const server = await relay(t, {
+    events: (_, response) => response.writeHead(405).end(),
+    ws: (socket, _, count) => socket.write(count === 1 ? textFrame({ type: 'authenticated', ...TOKEN }) : closeFrame(1008)),
+    poll: (_, response) => json(response, 200, TOKEN),
+  });
+  assert.equal((await waitForToken({ baseUrl: server.baseUrl, csrfToken: 'c0ffee' })).transport, 'websocket');
+  const [socket] = server.called('ws');
+  assert.deepEqual([socket.url, socket.headers['sec-websocket-protocol'].replace(/ /g, '')], ['/api/v1.0/addons/sessions/ws/', 'token-relay.v1,csrf.c0ffee']);
+  assert.equal((await waitForToken({ baseUrl: server.baseUrl, csrfToken: 'c0ffee', transport: 'long-poll' })).access_token, TOKEN.access_token);
+  const [poll] = server.called('poll');
+  assert.deepEqual([poll.method, poll.url, poll.headers['x-csrftoken']], ['POST', '/api/v1.0/addons/sessions/poll/', 'c0ffee']);
+});
+
+test('meet: exchange', async (t) => {
+  const server = await relay(t, { exchange: (_, response) => json(response, 200, { status: 'ok' }) });
+  assert.deepEqual(await meetExchange({ baseUrl: server.baseUrl, transitToken: 't', csrfToken: 'c' }), { status: 'ok' });
+  const [exchange] = server.called('exchange');
+  assert.deepEqual([exchange.body, exchange.headers['x-csrftoken']], ['{"transit_token":"t"}', 'c']);
+});
