@@ -1,0 +1,199 @@
+//! From a URL to clients of `fred`: which servers, which credentials, how patient.
+//!
+//! Called by the store when it is made and by the subscriber when it replaces its connection.
+//! Knows nothing of sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::{Client, SubscriberClient};
+use fred::types::Builder;
+use fred::types::RespVersion;
+use fred::types::config::{
+    ClusterDiscoveryPolicy, Config, ReconnectPolicy, ServerConfig, TlsConfig, TlsConnector,
+    TlsHostMapping, UnresponsiveConfig,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use url::Url;
+
+use super::super::StoreError;
+
+/// Messages that may wait between the connection and the task that hands them on. When more come
+/// at once the task notices and has every reader look again.
+const MESSAGES: usize = 8192;
+
+/// The longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How to connect, checked and ready for use.
+pub(super) struct Plan {
+    config: Config,
+    timeout: Duration,
+}
+
+fn malformed(why: &str) -> StoreError {
+    StoreError::Unavailable(format!("the URL of Redis is unusable: {why}"))
+}
+
+impl Plan {
+    /// Reads the URL. The errors never repeat it, for it may hold a password.
+    pub(super) fn new(url: &str, timeout: Duration) -> Result<Self, StoreError> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| malformed("no scheme"))?;
+        let (family, suffix) = match scheme.find(['-', '+']) {
+            Some(at) => scheme.split_at(at),
+            None => (scheme, ""),
+        };
+        let tls = match family {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            _ => return Err(malformed("unknown scheme")),
+        };
+        if !matches!(suffix, "" | "-cluster" | "-sentinel" | "+unix") || (tls && suffix == "+unix")
+        {
+            return Err(malformed("unknown scheme"));
+        }
+        // The TLS of the library trusts only the system's certificates and takes the process-wide
+        // provider; ours is set below, so the library is shown the plain form.
+        let plain = format!("redis{suffix}://{rest}");
+        let parsed = Url::parse(&plain).map_err(|_| malformed("syntax"))?;
+        let mut config =
+            Config::from_url(&plain).map_err(|error| malformed(error.kind().to_str()))?;
+        let mut authority = None;
+        for (name, value) in parsed.query_pairs() {
+            match name.as_ref() {
+                "ca" if tls => authority = Some(value.into_owned()),
+                "ca" => return Err(malformed("`ca` without TLS")),
+                "db" if suffix == "+unix" => {
+                    let database = value.parse().map_err(|_| malformed("`db` is no number"))?;
+                    config.database = Some(database);
+                }
+                _ => {}
+            }
+        }
+        if tls {
+            config.tls = Some(tls_config(authority.as_deref(), suffix == "-cluster")?);
+        }
+        if let ServerConfig::Clustered { policy, .. } = &mut config.server {
+            // The servers named in the URL may be the ones that are gone.
+            *policy = ClusterDiscoveryPolicy::UseCache;
+        }
+        // Come up without Redis and wait for it.
+        config.fail_fast = false;
+        config.version = RespVersion::RESP3;
+        Ok(Self { config, timeout })
+    }
+
+    /// Whether channels are sharded.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.config.server, ServerConfig::Clustered { .. })
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Builder::from_config(self.config.clone());
+        let timeout = self.timeout;
+        builder.with_connection_config(|connection| {
+            connection.connection_timeout = timeout;
+            connection.internal_command_timeout = timeout;
+            connection.tcp.nodelay = Some(true);
+            connection.unresponsive = UnresponsiveConfig {
+                max_timeout: Some(timeout.saturating_mul(3)),
+                interval: Duration::from_secs(1),
+            };
+        });
+        // For ever: without Redis there is nothing else to do.
+        let longest = u32::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(2000);
+        let mut policy = ReconnectPolicy::new_exponential(0, 50, longest, 2);
+        policy.set_jitter(100);
+        builder.set_policy(policy);
+        builder
+    }
+
+    /// A client for commands, not yet connected.
+    pub(super) fn client(&self) -> Result<Client, StoreError> {
+        self.builder().build().map_err(|error| malformed(error.kind().to_str()))
+    }
+
+    /// A client for subscriptions, not yet connected.
+    pub(super) fn subscriber(&self) -> Result<SubscriberClient, StoreError> {
+        let mut builder = self.builder();
+        let timeout = self.timeout;
+        builder.with_performance_config(|performance| {
+            performance.broadcast_channel_capacity = MESSAGES;
+            performance.default_command_timeout = timeout;
+        });
+        builder.build_subscriber_client().map_err(|error| malformed(error.kind().to_str()))
+    }
+}
+
+/// Trusts the certificates in `authority` (a PEM file), else those of the system.
+fn tls_config(authority: Option<&str>, cluster: bool) -> Result<TlsConfig, StoreError> {
+    let mut roots = rustls::RootCertStore::empty();
+    match authority {
+        Some(path) => {
+            let certificates = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| malformed(&format!("`ca`: {error}")))?;
+            roots.add_parsable_certificates(certificates);
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(malformed("no certificate to trust"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| malformed("no TLS version"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConfig {
+        connector: TlsConnector::from(client),
+        // Nodes of a cluster name each other by address; certificates are for the host's name.
+        hostnames: if cluster { TlsHostMapping::DefaultHost } else { TlsHostMapping::None },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(url: &str) -> Result<Plan, StoreError> {
+        Plan::new(url, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn every_documented_form_of_url_is_understood() {
+        for (url, cluster, database) in [
+            ("redis://localhost", false, None),
+            ("redis://alice:secret@localhost:6380/3", false, Some(3)),
+            ("redis+unix:///run/redis.sock?db=2", false, Some(2)),
+            ("redis-sentinel://a:26379/1?sentinelServiceName=main&node=b:26379", false, Some(1)),
+            ("redis-cluster://a:7000?node=b:7000", true, None),
+            ("valkey://localhost", false, None),
+        ] {
+            let plan = plan(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(plan.is_cluster(), cluster, "{url}");
+            assert_eq!(plan.config.database, database, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_refused_url_keeps_its_password() {
+        for url in [
+            "http://alice:hunter2@localhost",
+            "alice:hunter2@localhost",
+            "redis://alice:hunter2@localhost/x",
+            "redis://alice:hunter2@localhost:port",
+            "rediss://alice:hunter2@localhost?ca=/nonexistent",
+            "redis://alice:hunter2@localhost?ca=/nonexistent",
+            "redis-sentinel://alice:hunter2@localhost",
+            "redis+unix://alice:hunter2@x/run/redis.sock?db=many",
+        ] {
+            let error = plan(url).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}");
+        }
+    }
+}
