@@ -20,19 +20,20 @@ use crate::{
     http::{
         self, App, AppState,
         connection::{self, ConnectionLimits},
+        meet::Meet,
         metrics::Metrics,
-        pages::Pages,
+        pages::{Pages, PagesError},
     },
-    login,
+    login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
     session::Digest,
-    settings::{Secret, Settings, SigningAlgorithm},
+    settings::{MeetSettings, Secret, Settings, SigningAlgorithm},
     store::{
         SessionStore, StoreError,
         memory::MemoryStore,
         redis::{RedisStore, RedisStoreOptions},
     },
-    token::{Forge, KeyError, KeyRing, Revocations, SigningKeys, Verifier},
+    token::{Forge, KeyError, KeyRing, MeetClaims, MeetForge, Revocations, SigningKeys, Verifier},
 };
 
 /// How long a dialog's request waits for a store that is away before the person is asked to try
@@ -67,6 +68,9 @@ pub enum AppError {
     /// The store cannot be built.
     #[error("REDIS_URL: {0}")]
     Store(#[from] StoreError),
+    /// The dialog pages cannot be prepared.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -248,6 +252,48 @@ fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
     }
 }
 
+fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
+    let mut claims = settings.token.claims.clone();
+    if let Some(meet) = &settings.meet {
+        claims.push(meet.user_id_claim.clone());
+    }
+    let oidc = &settings.oidc;
+    LoginSettings {
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: oidc.client_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        scopes: oidc.scopes.clone(),
+        redirect_uri,
+        timeout: oidc.timeout,
+        clock_skew: oidc.clock_skew,
+        claims,
+    }
+}
+
+fn meet(settings: &MeetSettings) -> Result<Meet, AppError> {
+    let claims = MeetClaims {
+        issuer: settings.token_issuer.clone(),
+        audience: settings.token_audience.clone(),
+        scope: settings.token_scope.clone(),
+        token_type: settings.token_type.clone(),
+        ttl: settings.token_ttl,
+    };
+    let secret = settings.token_secret_key.expose().as_bytes();
+    let forge = MeetForge::new(&settings.token_algorithm, secret, claims)
+        .map_err(|source| AppError::Key { setting: "ADDONS_TOKEN_SECRET_KEY", source })?;
+    Ok(Meet {
+        session_ttl: settings.session_ttl,
+        transit_token_ttl: settings.transit_token_ttl,
+        csrf_secret: settings.csrf_secret.clone(),
+        forge,
+        random_bytes: settings.random_token_byte_length,
+        session_id_cookie: settings.session_id_cookie.clone(),
+        user_id_claim: settings.user_id_claim.clone(),
+        return_to: settings.return_to.clone(),
+        login_ttl: settings.login_ttl,
+    })
+}
+
 async fn build(
     settings: &Settings,
     address: SocketAddr,
@@ -288,7 +334,7 @@ async fn build(
         NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN),
     );
     Ok(Arc::new(App {
-        login: login::Provider::new(login_settings(settings, &redirect_uri))?,
+        login: login::Provider::new(login_settings(settings, redirect_uri))?,
         sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,
         cookie_keys: key_ring("COOKIE_KEYS", &settings.cookie_keys)?,
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
@@ -298,7 +344,7 @@ async fn build(
             .iter()
             .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
             .collect(),
-        pages: Pages::new(&settings.brand, &settings.frame_ancestors),
+        pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
         metrics: Metrics::default(),
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
@@ -311,6 +357,7 @@ async fn build(
         hsts: settings.hsts.and_then(|life| {
             HeaderValue::from_str(&format!("max-age={}; includeSubDomains", life.as_secs())).ok()
         }),
+        meet: settings.meet.as_ref().map(meet).transpose()?,
         metrics_here: settings.metrics_listen.is_none(),
         demo_pane,
         relay,

@@ -17,7 +17,7 @@ use super::{
     App, AppState, cookies,
     metrics::LoginOutcome,
     middleware::LimitedBody,
-    pages::{ErrorPage, Language},
+    pages::{ConfirmPage, ErrorPage},
     problem::Problem,
 };
 use crate::{
@@ -135,7 +135,7 @@ impl App {
     pub(super) fn error_page(&self, headers: &HeaderMap, status: StatusCode, kind: ErrorPage) -> Response {
         let reference = reference();
         tracing::info!(reference, ?kind, "dialog ended with an error page");
-        self.pages.error(status, Language::from_headers(headers), kind, &reference)
+        self.pages.error(status, self.pages.language(headers), kind, &reference)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
@@ -164,7 +164,7 @@ impl App {
         let mut response = see(url.as_str());
         self.make_room(&mut response, headers);
         if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
-            return self.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Internal);
+            return self.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Unavailable);
         }
         response
     }
@@ -175,7 +175,7 @@ impl App {
         let (kind, outcome) = match failure.error.as_str() {
             "access_denied" => (ErrorPage::Denied, LoginOutcome::Denied),
             "temporarily_unavailable" => {
-                (ErrorPage::ProviderUnavailable, LoginOutcome::ProviderFailed)
+                (ErrorPage::LoginUnavailable, LoginOutcome::ProviderFailed)
             }
             _ => (ErrorPage::LoginFailed, LoginOutcome::ProviderFailed),
         };
@@ -218,17 +218,17 @@ pub async fn transit(
     let (session, entered) = match (by_id, by_token) {
         (Some(id), None) if !app.require_bound_sessions => match SessionId::parse(&id) {
             Ok(id) => (id.key(), app.relay.enter_by_id(&id).await),
-            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
         },
         (None, Some(token)) => match TransitToken::parse(&token) {
             Ok(token) => (token.session(), app.relay.enter(&token).await),
-            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
         },
-        _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink),
+        _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
     };
     let (status, kind) = match entered {
         Ok(Entered::Admitted(info)) => return admit(&app, &headers, session, info).await,
-        Ok(Entered::Unknown) => (StatusCode::NOT_FOUND, ErrorPage::BadLink),
+        Ok(Entered::Unknown) => (StatusCode::NOT_FOUND, ErrorPage::BadRequest),
         Ok(Entered::TransitExpired) => (StatusCode::GONE, ErrorPage::Expired),
         Ok(Entered::Replayed) => {
             tracing::warn!(target: "audit", session = %session, "transit token replayed");
@@ -237,10 +237,10 @@ pub async fn transit(
         Ok(Entered::NotPending(SessionState::Gone(_) | SessionState::Failed(_))) => {
             (StatusCode::GONE, ErrorPage::Expired)
         }
-        Ok(Entered::NotPending(_)) => (StatusCode::CONFLICT, ErrorPage::AlreadySignedIn),
+        Ok(Entered::NotPending(_)) => (StatusCode::CONFLICT, ErrorPage::Replayed),
         Err(error) => {
             let problem = Problem::from(error);
-            (problem.status(), ErrorPage::TryAgain)
+            (problem.status(), ErrorPage::Unavailable)
         }
     };
     app.error_page(&headers, status, kind)
@@ -252,22 +252,29 @@ async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: Sessio
     };
     let csrf = SessionId::generate().expose().to_owned();
     let handle = Handle::of(&csrf);
-    let provider = app.login.authorization_origin().await;
-    let mut response = app.pages.confirm(
-        Language::from_headers(headers),
-        &user_code,
-        info.client_name.as_deref(),
-        info.origin.as_deref(),
-        &handle.0,
-        &csrf,
-        provider.as_deref(),
-    );
+    // The page must name the provider in its policy, and without one there is nothing to go on to.
+    let provider = match app.login.authorization_endpoint().await {
+        Ok(provider) => provider,
+        Err(error) => {
+            let kind = app.fail_login(session, &error).await;
+            return app.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+        }
+    };
+    let page = ConfirmPage {
+        user_code: user_code.as_str(),
+        client_name: info.client_name.as_deref(),
+        origin: info.origin.as_deref(),
+        dialog: &handle.0,
+        csrf: &csrf,
+        provider: &provider,
+    };
+    let mut response = app.pages.confirm(app.pages.language(headers), page);
     let dialog =
         Dialog { session, client_name: info.client_name, stage: Stage::Confirming { csrf } };
     app.make_room(&mut response, headers);
     match app.keep_dialog(&mut response, &handle, &dialog) {
         Some(()) => response,
-        None => app.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Internal),
+        None => app.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Unavailable),
     }
 }
 
@@ -277,7 +284,7 @@ pub async fn confirm(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink);
+    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     let form = std::str::from_utf8(&body).ok();
     let (Some(handle), Some(csrf), Some(decision)) =
         (Handle::query(form), single(form, "csrf"), single(form, "decision"))
@@ -311,7 +318,7 @@ pub async fn callback(
     headers: HeaderMap,
 ) -> Response {
     let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
-        return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink);
+        return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     };
     let handle = Handle::of(query.state());
     let (session, client_name, attempt) = match app.dialog(&headers, &handle) {
@@ -331,7 +338,7 @@ pub async fn callback(
         }
         Err(error) => {
             let status = Problem::from(error).status();
-            return app.error_page(&headers, status, ErrorPage::TryAgain);
+            return app.error_page(&headers, status, ErrorPage::Unavailable);
         }
     }
     let identity = match app.login.finish(attempt, query).await {
@@ -381,7 +388,7 @@ pub async fn redirect(
     let Ok(sealed) = sealed else {
         let failure = Failure::new("server_error", "The access token could not be made.");
         app.fail(session, failure, LoginOutcome::ProviderFailed).await;
-        return app.to_error_page(ErrorPage::Internal);
+        return app.to_error_page(ErrorPage::Unavailable);
     };
     match app.relay.fulfil(session, sealed).await {
         Ok(Stored::Done) => {
@@ -408,7 +415,7 @@ pub async fn redirect(
         Err(error) => {
             app.metrics.login(LoginOutcome::StoreFailed);
             let status = Problem::from(error).status();
-            app.error_page(&headers, status, ErrorPage::TryAgain)
+            app.error_page(&headers, status, ErrorPage::Unavailable)
         }
     }
 }
@@ -426,7 +433,7 @@ pub async fn success(
         }
         _ => (None, None),
     };
-    app.pages.success(Language::from_headers(&headers), account.as_deref(), client_name.as_deref())
+    app.pages.success(app.pages.language(&headers), account.as_deref(), client_name.as_deref())
 }
 
 /// `GET /addons/error?error=…&reference=…`.
@@ -436,12 +443,12 @@ pub async fn error(
     headers: HeaderMap,
 ) -> Response {
     let query = query.as_deref();
-    let kind = single(query, "error").and_then(|text| ErrorPage::parse(&text));
+    let kind = single(query, "error").and_then(|text| ErrorPage::from_name(&text));
     // Only what looks like a reference of ours is shown; the page repeats nothing else.
     let reference = single(query, "reference").filter(|text| UserCode::is_well_formed(text));
     app.pages.error(
         StatusCode::OK,
-        Language::from_headers(&headers),
+        app.pages.language(&headers),
         kind.unwrap_or(ErrorPage::LoginFailed),
         reference.as_deref().unwrap_or_default(),
     )

@@ -366,7 +366,7 @@ async fn authenticate(
         Err(error) => {
             tracing::warn!(%error, "login could not begin");
             let status = StatusCode::BAD_GATEWAY;
-            return Ok(app.error_page(&headers, status, ErrorPage::ProviderUnavailable));
+            return Ok(app.error_page(&headers, status, ErrorPage::LoginUnavailable));
         }
     };
     let handle = Handle::of(attempt.state());
@@ -394,7 +394,7 @@ async fn callback(
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
     let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
-        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadLink));
+        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest));
     };
     let handle = Handle::of(query.state());
     let name = attempt_cookie(&app, &handle);
@@ -417,7 +417,7 @@ async fn callback(
             app.metrics.login(LoginOutcome::ProviderFailed);
             let kind = match error.failure().error.as_str() {
                 "access_denied" => ErrorPage::Denied,
-                "temporarily_unavailable" => ErrorPage::ProviderUnavailable,
+                "temporarily_unavailable" => ErrorPage::LoginUnavailable,
                 _ => ErrorPage::LoginFailed,
             };
             return Ok(app.to_error_page(kind));

@@ -63,7 +63,7 @@ pub struct App {
     /// Clients of introspection and revocation: ID and digest of the secret.
     pub introspection_clients: Vec<(String, Digest)>,
     /// Pages for people.
-    pub pages: pages::Pages,
+    pub pages: Arc<pages::Pages>,
     /// Counters.
     pub metrics: metrics::Metrics,
     /// Where the world reaches this service; ends in `/`.
@@ -186,7 +186,7 @@ pub fn router(app: AppState) -> Router {
         .route("/.well-known/oauth-authorization-server", get(resource::metadata))
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz));
-    let mut router = session.merge(dialog).merge(operator).merge(assets::router());
+    let mut router = session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
     if app.meet.is_some() {
         router = router.merge(meet::router(&app));
     }

@@ -34,14 +34,14 @@ const FRESH: Duration = Duration::from_secs(3600);
 const FETCH_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the client needs to know; from the settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LoginSettings {
     /// The provider's issuer identifier.
     pub issuer: url::Url,
     /// `client_id`.
     pub client_id: String,
     /// `client_secret`; a public client without.
-    pub client_secret: Option<ClientSecret>,
+    pub client_secret: Option<String>,
     /// Scopes besides `openid`.
     pub scopes: Vec<String>,
     /// Where the provider sends people back to.
@@ -187,10 +187,12 @@ impl Provider {
         self.0.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The origin of the authorization endpoint, if it is known or can be learnt.
-    pub async fn authorization_origin(&self) -> Option<String> {
-        let metadata = self.metadata().await.ok()?;
-        Some(metadata.authorization_endpoint().url().origin().ascii_serialization())
+    /// The authorization endpoint.
+    ///
+    /// # Errors
+    /// When the provider cannot be found.
+    pub async fn authorization_endpoint(&self) -> Result<url::Url, LoginError> {
+        Ok(self.metadata().await?.authorization_endpoint().url().clone())
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, LoginError> {
@@ -236,7 +238,7 @@ impl Provider {
         let mut client = CoreClient::from_provider_metadata(
             metadata.clone(),
             ClientId::new(self.0.settings.client_id.clone()),
-            self.0.settings.client_secret.clone(),
+            self.0.settings.client_secret.clone().map(ClientSecret::new),
         )
         .set_redirect_uri(redirect);
         let methods = metadata.token_endpoint_auth_methods_supported();
