@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use governor::{Quota, RateLimiter};
-use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -330,9 +330,8 @@ async fn build(
         claims: settings.token.claims.clone(),
     };
     let redirect_uri = format!("{public_url}callback");
-    let quota = Quota::per_minute(
-        NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN),
-    );
+    let quota =
+        Quota::per_minute(NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN));
     Ok(Arc::new(App {
         login: login::Provider::new(login_settings(settings, redirect_uri))?,
         sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,

@@ -45,7 +45,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
     /// path. Default `http://<LISTEN>`; `https` unless the host is loopback.
-    pub public_url: Url,
+    pub public_url: Option<Url>,
     /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
     pub metrics_listen: Option<SocketAddr>,
     /// `OIDC_*`.
@@ -131,7 +131,7 @@ pub struct TokenSettings {
     /// `PREVIOUS_SIGNING_KEY[_FILE]`: still verified and published during a rotation.
     pub previous_signing_key: Option<Secret>,
     /// `TOKEN_ISSUER`, default `PUBLIC_URL`.
-    pub issuer: String,
+    pub issuer: Option<String>,
     /// `TOKEN_AUDIENCE`, default `PUBLIC_URL`; several separated by commas.
     pub audience: Vec<String>,
     /// `TOKEN_SCOPE`, default `addons`.
@@ -206,4 +206,26 @@ pub struct Brand {
     /// `OFFICE_JS_URL`: where dialog pages load Office.js from, so that they can use
     /// `messageParent`; default none (no external script).
     pub office_js_url: Option<Url>,
+}
+
+impl Settings {
+    /// Where the world reaches a service bound to `bound`.
+    pub fn public_url_for(&self, bound: SocketAddr) -> Url {
+        self.public_url.clone().unwrap_or_else(|| Url::parse(&format!("http://{bound}/")).unwrap())
+    }
+    /// Issuer.
+    pub fn token_issuer_for(&self, public_url: &Url) -> String {
+        self.token
+            .issuer
+            .clone()
+            .unwrap_or_else(|| public_url.as_str().trim_end_matches('/').to_owned())
+    }
+    /// Audience.
+    pub fn token_audience_for(&self, public_url: &Url) -> Vec<String> {
+        if self.token.audience.is_empty() {
+            vec![public_url.as_str().trim_end_matches('/').to_owned()]
+        } else {
+            self.token.audience.clone()
+        }
+    }
 }

@@ -16,7 +16,9 @@ use std::{
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use http_body_util::BodyExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -375,9 +377,10 @@ fn build(head: &httparse::Request<'_, '_>) -> Option<Request<Body>> {
         request.headers_mut().append(name, HeaderValue::from_bytes(field.value).ok()?);
     }
     let headers = request.headers();
-    let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT]
-        .iter()
-        .any(|name| headers.contains_key(name));
+    let has_body =
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT]
+            .iter()
+            .any(|name| headers.contains_key(name));
     // Exactly one Host (RFC 9112 §3.2); anything else is hyper's to refuse.
     (!has_body && headers.get_all(header::HOST).iter().count() == 1).then_some(request)
 }

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     login::{CallbackQuery, Identity, LoginAttempt, LoginError},
-    session::{Digest, Failure, SessionId, SessionInfo, SessionKey, State as SessionState, TransitToken, UserCode},
+    session::{
+        Digest, Failure, SessionId, SessionInfo, SessionKey, State as SessionState, TransitToken,
+        UserCode,
+    },
     store::{Entered, Stored},
     token::{Purpose, Subject},
 };
@@ -132,7 +135,12 @@ impl App {
         }
     }
 
-    pub(super) fn error_page(&self, headers: &HeaderMap, status: StatusCode, kind: ErrorPage) -> Response {
+    pub(super) fn error_page(
+        &self,
+        headers: &HeaderMap,
+        status: StatusCode,
+        kind: ErrorPage,
+    ) -> Response {
         let reference = reference();
         tracing::info!(reference, ?kind, "dialog ended with an error page");
         self.pages.error(status, self.pages.language(headers), kind, &reference)
@@ -164,7 +172,11 @@ impl App {
         let mut response = see(url.as_str());
         self.make_room(&mut response, headers);
         if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
-            return self.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Unavailable);
+            return self.error_page(
+                headers,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorPage::Unavailable,
+            );
         }
         response
     }
@@ -218,11 +230,15 @@ pub async fn transit(
     let (session, entered) = match (by_id, by_token) {
         (Some(id), None) if !app.require_bound_sessions => match SessionId::parse(&id) {
             Ok(id) => (id.key(), app.relay.enter_by_id(&id).await),
-            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
+            Err(_) => {
+                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+            }
         },
         (None, Some(token)) => match TransitToken::parse(&token) {
             Ok(token) => (token.session(), app.relay.enter(&token).await),
-            Err(_) => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
+            Err(_) => {
+                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+            }
         },
         _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
     };

@@ -30,7 +30,9 @@ use super::{
 use crate::{
     login::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
     relay::CreateSession,
-    session::{Digest, Profile, SessionId, SessionKey, SessionToken, State as SessionState, TransitToken},
+    session::{
+        Digest, Profile, SessionId, SessionKey, SessionToken, State as SessionState, TransitToken,
+    },
     settings::Secret,
     store::{Entered, ReadOutcome, StoreError, Stored},
     token::{MeetForge, Purpose},
@@ -255,10 +257,7 @@ async fn try_init(
     let mut response = (StatusCode::CREATED, body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::SET_COOKIE,
-        meet.session_cookie(session_id.expose(), meet.session_ttl),
-    );
+    headers.insert(header::SET_COOKIE, meet.session_cookie(session_id.expose(), meet.session_ttl));
     Ok(response)
 }
 
@@ -272,9 +271,7 @@ async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Respons
             let headers = [(header::CACHE_CONTROL, "no-store")];
             return Ok((StatusCode::ACCEPTED, headers, body).into_response());
         }
-        ReadOutcome::Token { payload, age } => {
-            Told::from_payload(&app, reader.key, &payload, age)
-        }
+        ReadOutcome::Token { payload, age } => Told::from_payload(&app, reader.key, &payload, age),
         ReadOutcome::Failed(failure) => Told::Failed(failure),
         ReadOutcome::Unknown
         | ReadOutcome::Unauthorized
@@ -283,9 +280,7 @@ async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Respons
     };
     let Told::Authenticated(_) = &told else { return Err(INVALID_SESSION) };
     let mut response = super::streams::long_poll::json(StatusCode::OK, told.to_json(false));
-    response
-        .headers_mut()
-        .insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
+    response.headers_mut().insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
     Ok(response)
 }
 
@@ -373,7 +368,12 @@ async fn authenticate(
     let logging_in = LoggingIn { attempt, return_to: return_to.as_str().to_owned() };
     let sealed = app
         .cookie_keys
-        .seal_text(Purpose::BrowserLoginAttempt, handle.as_str().as_bytes(), &logging_in, LOGIN_LIFE)
+        .seal_text(
+            Purpose::BrowserLoginAttempt,
+            handle.as_str().as_bytes(),
+            &logging_in,
+            LOGIN_LIFE,
+        )
         .map_err(|_| UNAVAILABLE)?;
     let mut response = see(url.as_str());
     let cookie = cookies::set(
@@ -400,7 +400,11 @@ async fn callback(
     let name = attempt_cookie(&app, &handle);
     let logging_in = cookies::get(&headers, &name).and_then(|sealed| {
         app.cookie_keys
-            .open_text::<LoggingIn>(Purpose::BrowserLoginAttempt, handle.as_str().as_bytes(), &sealed)
+            .open_text::<LoggingIn>(
+                Purpose::BrowserLoginAttempt,
+                handle.as_str().as_bytes(),
+                &sealed,
+            )
             .ok()
     });
     let Some(LoggingIn { attempt, return_to }) = logging_in else {
@@ -570,8 +574,8 @@ fn check_csrf(app: &App, headers: &HeaderMap, login: &BrowserLogin) -> Result<()
         }
         None => {}
     }
-    let cookie = cookies::get(headers, CSRF_COOKIE)
-        .ok_or(forbidden("CSRF Failed: CSRF cookie not set."))?;
+    let cookie =
+        cookies::get(headers, CSRF_COOKIE).ok_or(forbidden("CSRF Failed: CSRF cookie not set."))?;
     let header = csrf_header(headers).ok_or(forbidden("CSRF Failed: CSRF token missing."))?;
     let expected = Digest::of(login.csrf_token.as_bytes());
     let matches = |text: &str| expected.matches(&Digest::of(text.as_bytes()));

@@ -86,11 +86,7 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
-        registry.register(
-            "sessions_created",
-            "Sessions created",
-            metrics.sessions_created.clone(),
-        );
+        registry.register("sessions_created", "Sessions created", metrics.sessions_created.clone());
         registry.register("logins", "Logins by outcome", metrics.logins.clone());
         registry.register("deliveries", "Tokens handed to a reader", metrics.deliveries.clone());
         registry.register(
@@ -112,7 +108,7 @@ impl Default for Metrics {
             metrics.store_seconds.clone(),
         );
         for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
-            metrics.streams.get_or_create(&ByTransport { transport });
+            drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
         Self { registry, ..metrics }
     }

@@ -28,11 +28,8 @@ impl FromRequestParts<AppState> for ClientAddress {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let ConnectInfo(peer) = parts
-            .extensions
-            .get::<ConnectInfo<SocketAddr>>()
-            .copied()
-            .ok_or(Problem::Internal)?;
+        let ConnectInfo(peer) =
+            parts.extensions.get::<ConnectInfo<SocketAddr>>().copied().ok_or(Problem::Internal)?;
         let mut address = peer.ip().to_canonical();
         // From the right: each proxy that we trust vouches for the address before it.
         let forwarded = parts
@@ -105,7 +102,11 @@ pub fn cors(app: &App) -> CorsLayer {
 }
 
 /// Headers that every answer carries, unless its handler knows better.
-pub async fn security_headers(State(app): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn security_headers(
+    State(app): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [

@@ -151,9 +151,7 @@ impl App {
 fn allowance_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into())
-        }
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
     }
 }
 
@@ -162,10 +160,7 @@ pub fn router(app: AppState) -> Router {
     let session = Router::new()
         .route("/addons/sessions", post(sessions::create))
         .route("/addons/sessions/", post(sessions::create))
-        .route(
-            "/addons/sessions/{session_id}",
-            get(streams::long_poll::poll).delete(sessions::end),
-        )
+        .route("/addons/sessions/{session_id}", get(streams::long_poll::poll).delete(sessions::end))
         .route("/addons/sessions/{session_id}/events", get(streams::sse::events))
         .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
         .route("/addons/me", get(resource::me))
@@ -186,7 +181,8 @@ pub fn router(app: AppState) -> Router {
         .route("/.well-known/oauth-authorization-server", get(resource::metadata))
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz));
-    let mut router = session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
+    let mut router =
+        session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
     if app.meet.is_some() {
         router = router.merge(meet::router(&app));
     }

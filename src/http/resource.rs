@@ -46,8 +46,7 @@ impl IntoResponse for Refused {
         });
         let mut response = (StatusCode::UNAUTHORIZED, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(challenge) = HeaderValue::from_str(&challenge) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -66,8 +65,7 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused>
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .ok_or(Refused::Missing)?;
-    let claims =
-        app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
+    let claims = app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
     match app.revocations.is_revoked(&claims.jti).await {
         Ok(false) => Ok(claims),
         Ok(true) => Err(Refused::Invalid("The token was revoked".to_owned())),

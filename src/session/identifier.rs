@@ -289,6 +289,11 @@ impl ReaderId {
         Self(u64::from_le_bytes(random_bytes()).max(1))
     }
 
+    /// Takes one that a store kept; zero stands for none.
+    pub fn from_u64(number: u64) -> Option<Self> {
+        (number != 0).then_some(Self(number))
+    }
+
     /// The number.
     pub fn as_u64(self) -> u64 {
         self.0

@@ -103,11 +103,9 @@ impl Told {
                 state: "authenticated",
                 token,
             }),
-            Self::Failed(failure) => serde_json::to_string(&Failed {
-                r#type: tag("failed"),
-                state: "failed",
-                failure,
-            }),
+            Self::Failed(failure) => {
+                serde_json::to_string(&Failed { r#type: tag("failed"), state: "failed", failure })
+            }
             Self::Expired if tagged => Ok(r#"{"type":"expired","state":"expired"}"#.to_owned()),
             Self::Expired => Ok(r#"{"state":"expired"}"#.to_owned()),
             Self::Nothing | Self::ComeAgain => Ok(r#"{"state":"pending"}"#.to_owned()),

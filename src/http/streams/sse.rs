@@ -3,9 +3,7 @@
 //! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
 //! request of a connection, `connection` takes the socket from hyper and sends them itself.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     body::Body,
@@ -149,11 +147,7 @@ pub async fn events(
 }
 
 /// The answer to a reader that was let in.
-pub fn respond(
-    app: AppState,
-    mut reader: Reader,
-    parking: Option<Extension<Parking>>,
-) -> Response {
+pub fn respond(app: AppState, mut reader: Reader, parking: Option<Extension<Parking>>) -> Response {
     match reader.take_found() {
         // 204 tells an EventSource to stop reconnecting.
         Some(Outcome::Gone(GoneReason::Acknowledged)) => {

@@ -113,8 +113,7 @@ impl FromRequestParts<AppState> for Upgrade {
                 .write_buffer_size(BUFFER)
                 .max_write_buffer_size(64 * 1024)
                 .max_message_size(MAX_MESSAGE)
-                .max_frame_size(MAX_MESSAGE)
-                .on_failed_upgrade(|error| tracing::debug!(%error, "WebSocket upgrade failed")),
+                .max_frame_size(MAX_MESSAGE),
         ))
     }
 }

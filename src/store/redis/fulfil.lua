@@ -6,6 +6,7 @@ end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
-tell('p' .. ARGV[3])
+-- Named with the reader of this moment, which may hand it on before it asks the store.
+tell('p' .. (get('r') or '0') .. ':' .. ARGV[3])
 redis.call('HSET', key, 's', 'a', 'y', ARGV[3], 'ya', integer(now))
 return {'done'}

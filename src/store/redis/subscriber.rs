@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fred::clients::{Client, SubscriberClient};
 use fred::error::Error;
 use fred::interfaces::{ClientLike, ClusterInterface, EventInterface, PubsubInterface};
@@ -31,8 +32,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Plan;
 use super::{Names, keep_connected, store_error};
-use crate::session::{SealedPayload, SessionKey};
-use crate::store::{Notifier, StoreError};
+use crate::session::{ReaderId, SealedPayload, SessionKey};
+use crate::store::{Fulfilled, Notifier, StoreError};
 
 /// Channels in one `SUBSCRIBE`, and requests taken up together.
 const BATCH: usize = 512;
@@ -222,6 +223,16 @@ impl Connection {
     }
 }
 
+/// What a message says of a fulfilment: `p`, the reader's number, a colon, the payload.
+fn fulfilled(message: &Bytes) -> Option<Fulfilled> {
+    let rest = message.strip_prefix(b"p")?;
+    let colon = rest.iter().position(|byte| *byte == b':')?;
+    let reader = std::str::from_utf8(&rest[..colon]).ok()?.parse().ok()?;
+    // The prefix letter and the colon.
+    let payload = SealedPayload(message.slice(colon + 2..));
+    Some(Fulfilled { reader: ReaderId::from_u64(reader), payload })
+}
+
 /// Gives each message to the notifier.
 async fn hand_on(
     mut messages: Receiver<Message>,
@@ -238,9 +249,7 @@ async fn hand_on(
                     Value::String(text) => text.into_inner(),
                     _ => continue,
                 };
-                let payload =
-                    (payload.first() == Some(&b'p')).then(|| SealedPayload(payload.slice(1..)));
-                notifier.changed(key, payload);
+                notifier.changed(key, fulfilled(&payload));
             }
             Err(RecvError::Lagged(_)) => {
                 // Full means that it has been said already.
