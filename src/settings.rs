@@ -229,3 +229,20 @@ impl Settings {
         }
     }
 }
+
+/// Errors.
+#[derive(Debug, thiserror::Error)]
+#[error("settings")]
+pub struct SettingsErrors;
+impl Settings {
+    /// Demo.
+    pub fn demo(
+        _l: SocketAddr,
+        _i: &str,
+        _c: &str,
+        _s: &str,
+        _e: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsErrors> {
+        Err(SettingsErrors)
+    }
+}

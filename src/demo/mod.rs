@@ -1,1 +1,111 @@
-//! The embedded OpenID provider and task pane behind `token-relay demo`.
+//! `token-relay demo`: the relay as `serve` runs it, an OpenID provider beside it, and a task pane
+//! to try both.
+
+mod provider;
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+pub use provider::{Provider, ProviderError, RegisteredClient};
+
+use crate::{
+    app::{self, AppError, Server},
+    session::SessionToken,
+    settings::{Settings, SettingsErrors},
+};
+
+/// `client_id` of the relay at the embedded provider.
+pub const CLIENT_ID: &str = "token-relay-demo";
+
+/// What `token-relay demo` takes from the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct DemoOptions {
+    /// Where the relay listens.
+    pub listen: SocketAddr,
+    /// Where the embedded provider listens.
+    pub provider_listen: SocketAddr,
+    /// Whether a browser is opened.
+    pub open: bool,
+}
+
+/// The demo cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The settings from the environment do not fit.
+    #[error(transparent)]
+    Settings(#[from] SettingsErrors),
+    /// The relay does not start.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The provider does not start.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The provider's address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the demo until a signal.
+///
+/// # Errors
+/// When relay or provider do not start.
+pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
+    let (server, issuer) = start(options, std::env::vars()).await?;
+    let url = server.public_url().as_str().trim_end_matches('/').to_owned();
+    app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
+    if options.open {
+        open_browser(&url);
+    }
+    Ok(app::until_told(server).await?)
+}
+
+/// Starts relay and provider; gives the relay and the provider's issuer.
+///
+/// # Errors
+/// As [`run`].
+pub async fn start(
+    options: DemoOptions,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Server, String), DemoError> {
+    let unusable = |address| move |source| DemoError::Listen { address, source };
+    let listener = TcpListener::bind(options.provider_listen)
+        .await
+        .map_err(unusable(options.provider_listen))?;
+    let bound = listener.local_addr().map_err(unusable(options.provider_listen))?;
+    let issuer = format!("http://{bound}");
+    let secret = SessionToken::generate().expose().to_owned();
+    let settings = Settings::demo(options.listen, &issuer, CLIENT_ID, &secret, environment)?;
+    let server = Server::start_with(settings, true).await?;
+    let client = RegisteredClient {
+        id: CLIENT_ID.to_owned(),
+        secret,
+        redirect_uri: format!("{}callback", server.public_url()),
+    };
+    let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN").is_some();
+    let provider = Provider::new(&issuer, client, auto_login)?.router();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, provider).await {
+            tracing::error!(%error, "the demo provider ended");
+        }
+    });
+    Ok((server, issuer))
+}
+
+fn open_browser(url: &str) {
+    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let spawned = std::process::Command::new(opener)
+        .arg(url)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    if let Err(error) = spawned {
+        tracing::debug!(%error, "no browser opened");
+    }
+}
