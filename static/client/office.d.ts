@@ -8,7 +8,7 @@ export interface OfficeDialogOptions {
   /** Let Office ask before it opens the window, which gets past popup blockers. Default true. */
   promptBeforeOpen?: boolean;
   /** Told what the dialog's last page reports. The token itself never goes this way. */
-  onStatus?: (status: 'done' | 'error') => void;
+  onStatus?: (status: 'done' | 'error' | 'close') => void;
 }
 
 /**

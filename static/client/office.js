@@ -46,7 +46,8 @@ export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true,
         onStatus(note.status);
         // Desktop clients ignore window.close() in the dialog: only the task pane can close it.
         // After an error the dialog stays open, because it tells the person what to do next.
-        if (note.status === 'done') handle.close();
+        // Its button says "close".
+        if (note.status === 'done' || note.status === 'close') handle.close();
       });
       dialog.addEventHandler(Office.EventType.DialogEventReceived, ({ error: code }) => {
         if (code === CLOSED_BY_PERSON) handle.closed = true;

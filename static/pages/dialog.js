@@ -5,7 +5,7 @@
 const { status } = document.documentElement.dataset;
 const button = document.getElementById('close');
 
-function tellOffice() {
+function tellOffice(status) {
   const ui = window.Office?.context?.ui;
   if (!ui?.messageParent) return;
   ui.messageParent(JSON.stringify({ type: 'token-relay', status }), { targetOrigin: '*' });
@@ -14,9 +14,12 @@ function tellOffice() {
 if (status === 'done' || status === 'error') {
   if (button) {
     button.hidden = false;
-    button.addEventListener('click', () => window.close());
+    button.addEventListener('click', () => {
+      tellOffice('close'); // desktop clients of Office ignore window.close()
+      window.close();
+    });
   }
-  if (window.Office?.onReady) window.Office.onReady(tellOffice);
+  if (window.Office?.onReady) window.Office.onReady(() => tellOffice(status));
   // Long enough to read whose account it was; an error stays until the person has read it.
   if (status === 'done') setTimeout(() => window.close(), 1800);
 }
