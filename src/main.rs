@@ -1,1 +1,194 @@
-fn main() {}
+//! Command line: `serve`, `demo`, `check-config`, `settings`, `healthcheck`, `completions`.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use token_relay::{app, settings::Settings};
+use tracing_subscriber::EnvFilter;
+
+// Waiting streams are many small allocations of a few sizes; this allocator packs them densely.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit status for settings that are missing or wrong.
+const BAD_SETTINGS: u8 = 2;
+
+/// Pushes the result of a browser sign-in to the add-in that waits for it.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, with settings from the environment and an optional file
+    Serve(ConfigFile),
+    /// Serve with an embedded OpenID provider and a task pane to try it
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Address of the relay
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Address of the embedded provider
+        #[arg(long, default_value = "127.0.0.1:8081")]
+        provider_listen: SocketAddr,
+        /// Do not open a browser
+        #[arg(long)]
+        no_open: bool,
+    },
+    /// Say what would be served with, secrets hidden
+    CheckConfig(ConfigFile),
+    /// List every setting as a Markdown table
+    Settings,
+    /// Ask a running instance whether it is ready; for container health checks
+    Healthcheck(ConfigFile),
+    /// Print a completion script
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// TOML file with settings by their lower-case names; the environment wins
+    #[arg(long, env = "TOKEN_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn path(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+}
+
+fn main() -> ExitCode {
+    match CommandLine::parse().command {
+        Command::Serve(file) => match Settings::load(std::env::vars(), file.path()) {
+            Ok(settings) => {
+                log_to_stderr(settings.log_json);
+                run(app::serve(settings))
+            }
+            Err(errors) => bad_settings(&errors),
+        },
+        #[cfg(feature = "demo")]
+        Command::Demo { listen, provider_listen, no_open } => {
+            use token_relay::demo::{DemoError, DemoOptions};
+            log_to_stderr(false);
+            run(async move {
+                let options = DemoOptions { listen, provider_listen, open: !no_open };
+                match token_relay::demo::run(options).await {
+                    Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
+        Command::CheckConfig(file) => match Settings::describe(std::env::vars(), file.path()) {
+            Ok(lines) => {
+                let lines = lines.iter().map(|(name, value, origin)| {
+                    format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
+                });
+                print(&lines.collect::<String>())
+            }
+            Err(errors) => bad_settings(&errors),
+        },
+        Command::Settings => print(&token_relay::settings::markdown()),
+        Command::Healthcheck(file) => healthcheck(file.path()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "token-relay", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// What a command ends with when all went well.
+trait Ended {
+    fn code(self) -> ExitCode;
+}
+
+impl Ended for () {
+    fn code(self) -> ExitCode {
+        ExitCode::SUCCESS
+    }
+}
+
+impl Ended for ExitCode {
+    fn code(self) -> ExitCode {
+        self
+    }
+}
+
+fn run<T: Ended, E: std::fmt::Display>(command: impl Future<Output = Result<T, E>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(command) {
+        Ok(ended) => ended.code(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("token-relay: {error}");
+    ExitCode::FAILURE
+}
+
+fn bad_settings(errors: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("{errors}");
+    ExitCode::from(BAD_SETTINGS)
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough, such as `head`, is no failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("TOKEN_RELAY_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+}
+
+fn healthcheck(file: Option<&Path>) -> ExitCode {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let settings = match Settings::load(std::env::vars(), file) {
+        Ok(settings) => settings,
+        Err(errors) => return bad_settings(&errors),
+    };
+    let mut address = settings.listen;
+    // An instance that listens everywhere is asked where it surely is.
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    match ask() {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
+        Ok(answer) => failed(&format!("not ready: {}", answer.lines().last().unwrap_or_default())),
+        Err(error) => failed(&error),
+    }
+}

@@ -19,8 +19,8 @@ use token_relay::session::{
 };
 use token_relay::store::redis::{RedisStore, RedisStoreOptions};
 use token_relay::store::{
-    Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, SessionStore,
-    StoreError, Stored, TOMBSTONE,
+    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
+    SessionStore, StoreError, Stored, TOMBSTONE,
 };
 
 /// Keeps what the store tells.
@@ -31,8 +31,13 @@ struct Recorder {
 }
 
 impl Notifier for Recorder {
-    fn changed(&self, key: SessionKey, payload: Option<SealedPayload>) {
-        self.changes.lock().unwrap().entry(key).or_default().push(payload);
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+        self.changes
+            .lock()
+            .unwrap()
+            .entry(key)
+            .or_default()
+            .push(fulfilled.map(|fulfilled| fulfilled.payload));
     }
 
     fn resync(&self) {

@@ -330,7 +330,7 @@ impl Task {
         let result = self
             .settle_with(wanted.iter().copied().collect(), unwanted.into_iter().collect())
             .await;
-        let answer = result.as_ref().map(|()| ()).map_err(store_error);
+        let answer = result.as_ref().map_err(store_error).copied();
         for request in batch.drain(..) {
             if let Some(sender) = request.answer {
                 // Whoever is confirmed already needs nothing of this attempt.

@@ -1,8 +1,17 @@
 //! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
 //!
 //! Read once by `main`, handed to `app`. Knows nothing of what the settings are used for.
+//! [`table`] names every setting, [`source`] reads them, [`load`] makes sense of them.
+
+mod load;
+mod source;
+mod table;
 
 use std::{net::SocketAddr, time::Duration};
+
+pub use load::Described;
+pub use source::{SettingsError, SettingsErrors};
+pub use table::markdown;
 
 use ipnet::IpNet;
 use url::Url;
@@ -209,40 +218,29 @@ pub struct Brand {
 }
 
 impl Settings {
-    /// Where the world reaches a service bound to `bound`.
+    /// Where the world reaches a service that is bound to `bound`.
     pub fn public_url_for(&self, bound: SocketAddr) -> Url {
-        self.public_url.clone().unwrap_or_else(|| Url::parse(&format!("http://{bound}/")).unwrap())
-    }
-    /// Issuer.
-    pub fn token_issuer_for(&self, public_url: &Url) -> String {
-        self.token
-            .issuer
+        // An address always makes a URL; the issuer is one that exists in any case.
+        self.public_url
             .clone()
-            .unwrap_or_else(|| public_url.as_str().trim_end_matches('/').to_owned())
+            .or_else(|| Url::parse(&format!("http://{bound}")).ok())
+            .unwrap_or_else(|| self.oidc.issuer.clone())
     }
-    /// Audience.
+
+    /// `iss` of access tokens: the public URL unless configured.
+    pub fn token_issuer_for(&self, public_url: &Url) -> String {
+        self.token.issuer.clone().unwrap_or_else(|| without_slash(public_url))
+    }
+
+    /// `aud` of access tokens: the public URL unless configured.
     pub fn token_audience_for(&self, public_url: &Url) -> Vec<String> {
-        if self.token.audience.is_empty() {
-            vec![public_url.as_str().trim_end_matches('/').to_owned()]
-        } else {
-            self.token.audience.clone()
+        match self.token.audience.as_slice() {
+            [] => vec![without_slash(public_url)],
+            audience => audience.to_vec(),
         }
     }
 }
 
-/// Errors.
-#[derive(Debug, thiserror::Error)]
-#[error("settings")]
-pub struct SettingsErrors;
-impl Settings {
-    /// Demo.
-    pub fn demo(
-        _l: SocketAddr,
-        _i: &str,
-        _c: &str,
-        _s: &str,
-        _e: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, SettingsErrors> {
-        Err(SettingsErrors)
-    }
+fn without_slash(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
 }
