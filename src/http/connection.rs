@@ -189,7 +189,10 @@ impl Connection {
             }
             return;
         };
-        let mut head = encode_head(response.status(), response.headers());
+        let (mut parts, _) = response.into_parts();
+        // Of the empty body that stands in for the stream.
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let mut head = encode_head(parts.status, &parts.headers);
         head.extend_from_slice(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n");
         if let Some(opening) = events.next().await {
             head.extend_from_slice(&chunk(&opening));

@@ -1,0 +1,294 @@
+//! What integration tests share: the real binary on a free port, a browser, event streams.
+//!
+//! Each test file uses its own part of it.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
+use serde_json::Value;
+
+/// Longer than anything takes that works.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process of `token-relay`, ended when dropped.
+pub struct Process {
+    child: Child,
+    /// Where it listens.
+    pub url: String,
+    /// What it logged so far.
+    pub log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts `token-relay` with `arguments` and waits until it serves.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_token-relay"))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let url = first
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()))
+            .to_owned();
+        Self { child, url, log }
+    }
+
+    /// The demo with its provider, on free ports.
+    pub fn demo(environment: &[(&str, &str)]) -> Self {
+        let arguments =
+            ["demo", "--no-open", "--listen", "127.0.0.1:0", "--provider-listen", "127.0.0.1:0"];
+        Self::start(&arguments, environment)
+    }
+
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The whole log so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An add-in's HTTP client: no cookies, no redirects.
+pub fn client() -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().redirect(Policy::none()).timeout(PATIENCE).build().unwrap()
+}
+
+/// Creates a session; `body` as JSON, or none for the legacy profile.
+pub async fn create(base: &str, body: Option<Value>) -> Value {
+    let mut request = client().post(format!("{base}/addons/sessions"));
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::CREATED);
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    response.json().await.unwrap()
+}
+
+/// A person's browser: cookies, redirects followed one by one.
+pub struct Browser {
+    client: Client,
+}
+
+impl Default for Browser {
+    fn default() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .cookie_store(true)
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        Self { client }
+    }
+}
+
+/// A page, with the addresses that led there.
+pub struct Page {
+    pub status: StatusCode,
+    pub url: Url,
+    pub body: String,
+    pub trail: Vec<String>,
+}
+
+impl Browser {
+    /// Opens one address without following.
+    pub async fn get(&self, url: &str) -> Response {
+        self.client.get(url).send().await.unwrap()
+    }
+
+    /// Opens an address and follows redirects to a page.
+    pub async fn open(&self, url: &str) -> Page {
+        let response = self.get(url).await;
+        self.follow(response).await
+    }
+
+    /// Sends a form and follows redirects to a page.
+    pub async fn submit(&self, url: &str, fields: &[(String, String)]) -> Page {
+        let response = self.client.post(url).form(fields).send().await.unwrap();
+        self.follow(response).await
+    }
+
+    async fn follow(&self, mut response: Response) -> Page {
+        let mut trail = vec![response.url().to_string()];
+        while response.status().is_redirection() {
+            let target = response.headers()[header::LOCATION].to_str().unwrap();
+            let next = response.url().join(target).unwrap();
+            trail.push(next.to_string());
+            assert!(trail.len() < 20, "redirects in a circle: {trail:?}");
+            response = self.client.get(next).send().await.unwrap();
+        }
+        let (status, url) = (response.status(), response.url().clone());
+        Page { status, url, body: response.text().await.unwrap(), trail }
+    }
+
+    /// Goes through the whole dialog as `user`.
+    pub async fn sign_in(&self, transit_url: &str, user: &str) -> Page {
+        let login = self.open(transit_url).await;
+        assert_eq!(login.status, StatusCode::OK, "{}", login.body);
+        self.log_in(&login, user, user).await
+    }
+
+    /// Fills in the provider's login form.
+    pub async fn log_in(&self, login: &Page, user: &str, password: &str) -> Page {
+        let mut fields = hidden_inputs(&login.body);
+        fields.push(("username".to_owned(), user.to_owned()));
+        fields.push(("password".to_owned(), password.to_owned()));
+        self.submit(form_action(login).as_str(), &fields).await
+    }
+}
+
+/// Where the page's form goes.
+pub fn form_action(page: &Page) -> Url {
+    let action = attribute(&page.body[page.body.find("<form").expect("a form")..], "action");
+    page.url.join(&action.unwrap_or_default()).unwrap()
+}
+
+/// The page's hidden inputs.
+pub fn hidden_inputs(html: &str) -> Vec<(String, String)> {
+    html.split("<input")
+        .skip(1)
+        .filter_map(|rest| rest.split('>').next())
+        .filter(|tag| attribute(tag, "type").as_deref() == Some("hidden"))
+        .filter_map(|tag| Some((attribute(tag, "name")?, attribute(tag, "value")?)))
+        .collect()
+}
+
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let start = tag.find(&format!(" {name}=\""))? + name.len() + 3;
+    let text = tag[start..].split('"').next()?;
+    Some(text.replace("&amp;", "&").replace("&#38;", "&").replace("&quot;", "\""))
+}
+
+/// One event of an event stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub name: String,
+    pub id: String,
+    pub data: Value,
+}
+
+/// An open event stream.
+pub struct Events {
+    body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    text: String,
+    /// Everything received.
+    pub raw: String,
+}
+
+impl Events {
+    /// Opens a stream, which must be granted.
+    pub async fn open(url: &str, session_token: Option<&str>) -> Self {
+        let response = Self::request(url, session_token, None).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self { body: Box::pin(response.bytes_stream()), text: String::new(), raw: String::new() }
+    }
+
+    /// Asks for a stream.
+    pub async fn request(url: &str, token: Option<&str>, last_event: Option<&str>) -> Response {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().redirect(Policy::none()).build().unwrap();
+        let mut request = client.get(url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(id) = last_event {
+            request = request.header("last-event-id", id);
+        }
+        request.send().await.unwrap()
+    }
+
+    /// The next event, or `None` when the stream ended in order.
+    pub async fn next(&mut self) -> Option<Event> {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                while let Some(end) = self.text.find("\n\n") {
+                    let block = self.text[..end].to_owned();
+                    self.text.drain(..end + 2);
+                    let field = |name: &str| {
+                        let prefix = format!("{name}: ");
+                        block.lines().find_map(|line| line.strip_prefix(&prefix).map(str::to_owned))
+                    };
+                    if let Some(data) = field("data") {
+                        return Some(Event {
+                            name: field("event").unwrap_or_default(),
+                            id: field("id").unwrap_or_default(),
+                            data: serde_json::from_str(&data).unwrap(),
+                        });
+                    }
+                }
+                let bytes = self.body.next().await?.expect("the stream breaks off");
+                let text = std::str::from_utf8(&bytes).unwrap();
+                self.text.push_str(text);
+                self.raw.push_str(text);
+            }
+        })
+        .await
+        .expect("an event in time")
+    }
+
+    /// Reads until `text` has arrived.
+    pub async fn until(&mut self, text: &str) {
+        let wait = async {
+            while !self.raw.contains(text) {
+                let bytes = self.body.next().await.expect("not the end").unwrap();
+                let part = std::str::from_utf8(&bytes).unwrap();
+                self.text.push_str(part);
+                self.raw.push_str(part);
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{text:?} in time"));
+    }
+}
+
+/// Text of a JSON member.
+pub fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
+}
