@@ -12,8 +12,8 @@ const MAX_RESPONSE: usize = 256 * 1024;
 pub enum HttpError {
     /// The request could not be made or its answer not read. Without the URL, whose query might
     /// tell something.
-    #[error("{0}")]
-    Request(reqwest::Error),
+    #[error("no answer")]
+    Request(#[source] reqwest::Error),
     /// The answer is larger than any honest one.
     #[error("the answer is larger than {MAX_RESPONSE} bytes")]
     TooLarge,

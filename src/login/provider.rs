@@ -139,7 +139,7 @@ struct Inner {
     issuer: IssuerUrl,
     http: BackChannel,
     known: RwLock<Option<Known>>,
-    /// When the last fetch was tried; locked while one is under way, so that there is one only.
+    /// When what is known was last refreshed; locked while one is under way, so that there is one only.
     fetching: Mutex<Option<Instant>>,
 }
 
@@ -213,10 +213,12 @@ impl Provider {
             return Ok(known.metadata);
         }
         // A first discovery is never held back; refreshing what is known is.
-        if outdated.is_some() && last.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
-            return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
+        if outdated.is_some() {
+            if last.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
+                return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
+            }
+            *last = Some(Instant::now());
         }
-        *last = Some(Instant::now());
         // One deadline for discovery document and key set together.
         let fetched = tokio::time::timeout(
             self.0.settings.timeout,
