@@ -5,7 +5,9 @@ mod support;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use support::{Browser, Events, PATIENCE, Process, client, create, form_action, hidden_inputs, text};
+use support::{
+    Browser, Events, PATIENCE, Process, client, create, form_action, hidden_inputs, text,
+};
 use tokio_tungstenite::tungstenite::{
     Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
 };
@@ -88,10 +90,7 @@ async fn a_web_socket_gets_the_token_and_acknowledges_it() {
     let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
     let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
     assert_eq!(text(&message, "type"), "authenticated");
-    assert_eq!(
-        me(&relay.url, text(&message, "access_token")).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(me(&relay.url, text(&message, "access_token")).await.status(), StatusCode::OK);
     socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
     let close = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
     match close {
@@ -197,7 +196,10 @@ async fn confirmation_shows_the_code_and_no_ends_the_session() {
             assert_eq!(events.next().await.unwrap().name, "authenticated");
         } else {
             let event = events.next().await.unwrap();
-            assert_eq!((event.name.as_str(), text(&event.data, "error")), ("failed", "access_denied"));
+            assert_eq!(
+                (event.name.as_str(), text(&event.data, "error")),
+                ("failed", "access_denied")
+            );
         }
     }
 }
