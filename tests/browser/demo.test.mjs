@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
 const BROWSER = '/usr/bin/chromium';
-const BINARY = process.env.TOKEN_RELAY_BIN ?? new URL('../../target/release/token-relay', import.meta.url).pathname;
+const BINARY = process.env.RELAY_BINARY ?? new URL('../../target/release/token-relay', import.meta.url).pathname;
 const SCREENSHOTS = new URL('./screenshots/', import.meta.url).pathname;
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
@@ -76,7 +76,7 @@ async function violations(page) {
 }
 
 for (const [transport, user, shown, opened] of [
-  ['sse', 'alice', 'SSE', /^GET .*\/events$/],
+  ['sse', 'alice', 'server-sent events', /^GET .*\/events$/],
   ['websocket', 'bob', 'WebSocket', /^WS .*\/ws$/],
   ['long-poll', 'carol', 'Long poll', /^GET \/addons\/sessions\/[\w-]+$/],
 ]) {
