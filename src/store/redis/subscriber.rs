@@ -128,7 +128,6 @@ impl Subscriber {
         let task = Task {
             cluster: plan.is_cluster(),
             plan,
-            commands: commands.clone(),
             names,
             notifier,
             timeout,
@@ -136,6 +135,7 @@ impl Subscriber {
             incoming,
             connected: connected_sender,
             connection,
+            map: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
         Ok(Self { local, requests, connected, commands, timeout, _task: task })
@@ -254,7 +254,6 @@ async fn hand_on(
 struct Task {
     plan: Plan,
     cluster: bool,
-    commands: Client,
     names: Names,
     notifier: Arc<dyn Notifier>,
     timeout: Duration,
@@ -262,6 +261,8 @@ struct Task {
     incoming: mpsc::UnboundedReceiver<Request>,
     connected: watch::Sender<bool>,
     connection: Connection,
+    /// The cluster's map as it was just before everything was subscribed.
+    map: Option<Vec<Slots>>,
 }
 
 impl Task {
@@ -271,7 +272,6 @@ impl Task {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(MAP_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut map = None;
         loop {
             tokio::select! {
                 biased;
@@ -288,12 +288,13 @@ impl Task {
                         self.replace(error.details().to_owned()).await;
                     }
                 }
-                _ = look.tick(), if self.cluster => {
-                    let Some(found) = self.map().await else { continue };
-                    if map.as_ref().is_some_and(|known| *known != found) {
+                _ = look.tick(), if self.cluster && self.local.standing.load(Ordering::Acquire) => {
+                    // None: no answer, and then there will be an event or the next look.
+                    if let Some(found) = self.map().await
+                        && self.map.as_ref() != Some(&found)
+                    {
                         self.replace("slots moved".to_owned()).await;
                     }
-                    map = Some(found);
                 }
                 count = self.incoming.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -412,6 +413,9 @@ impl Task {
                 channels.values_mut().for_each(|channel| channel.confirmed = false);
                 channels.keys().copied().collect()
             };
+            if self.cluster {
+                self.map = self.map().await;
+            }
             let attempt = async {
                 let _: Value = self.connection.client.ping(None).await?;
                 self.begin(&keys).await
@@ -481,7 +485,8 @@ impl Task {
     async fn map(&self) -> Option<Vec<Slots>> {
         let options =
             Options { timeout: Some(self.timeout), fail_fast: true, ..Options::default() };
-        let answer: Value = self.commands.with_options(&options).cluster_slots().await.ok()?;
+        let client = self.connection.client.with_options(&options);
+        let answer: Value = client.cluster_slots().await.ok()?;
         let Value::Array(ranges) = answer else { return None };
         let mut map: Vec<Slots> = ranges.into_iter().filter_map(slots).collect();
         map.sort();
