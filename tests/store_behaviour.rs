@@ -803,7 +803,7 @@ mod only_redis {
         );
         let sign_ins = usize::try_from(sign_ins).unwrap();
         assert_eq!(scripts, 6 * sign_ins);
-        // Create and fulfil are among `allow-oom=no` scripts seen first here at most once each.
+        // In full only once each.
         assert!(calls("eval") <= 6, "scripts are sent by their digest");
         assert!(subscribes == sign_ins && unsubscribes <= sign_ins);
         // One behind each subscription, and a heartbeat now and then.
@@ -895,7 +895,9 @@ mod only_redis {
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         }
         store.subscribe(key()).await.expect_err("redis is away");
-        assert!(start.elapsed() < TIMEOUT, "calls queue up: {:?}", start.elapsed());
+        // At most the first call waits, for a connection that was just lost; the others hear at once.
+        let limit = TIMEOUT + Duration::from_millis(500);
+        assert!(start.elapsed() < limit, "calls queue up: {:?}", start.elapsed());
         server.restart();
         recovered(&store, Duration::from_secs(10)).await;
         assert!(notices.resyncs() > before);

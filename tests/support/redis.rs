@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use fred::clients::Client;
+use fred::error::Error;
 use fred::interfaces::{ClientLike, ClusterInterface};
 use fred::types::config::Config;
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
@@ -155,9 +156,14 @@ pub async fn client(url: &str) -> Client {
 
 /// Sends any command and returns its answer.
 pub async fn command(client: &Client, words: &[&str]) -> Value {
+    try_command(client, words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+/// Sends any command.
+pub async fn try_command(client: &Client, words: &[&str]) -> Result<Value, Error> {
     let arguments: Vec<String> = words[1..].iter().map(|text| (*text).to_owned()).collect();
     let name = CustomCommand::new(words[0].to_owned(), ClusterHash::FirstKey, false);
-    client.custom(name, arguments).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    client.custom(name, arguments).await
 }
 
 /// Waits until a condition holds, ten seconds at most.
@@ -339,9 +345,10 @@ impl Sentinels {
         for sentinel in &sentinels {
             let client = sentinel.client().await;
             within(Duration::from_secs(20), "the sentinels know each other", || async {
-                let found = command(&client, &["SENTINEL", "CKQUORUM", "main"]).await;
+                let found = try_command(&client, &["SENTINEL", "CKQUORUM", "main"]).await;
                 let replicas = command(&client, &["SENTINEL", "REPLICAS", "main"]).await;
-                found.as_string().is_some_and(|text| text.starts_with("OK 3"))
+                found
+                    .is_ok_and(|text| text.as_string().is_some_and(|text| text.starts_with("OK 3")))
                     && matches!(replicas, Value::Array(list) if list.len() == 1)
             })
             .await;

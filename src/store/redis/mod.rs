@@ -19,12 +19,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use fred::bytes_utils::Str;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
+use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::config::Options;
 use fred::types::scripts::Script;
-use fred::types::{Expiration, SetOptions, Value};
+use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use fred::util::redis_keyslot;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::connection::Plan;
@@ -156,28 +158,44 @@ impl RedisStore {
         key: SessionKey,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
-        let names = vec![self.names.session(key)];
+        let name = self.names.session(key);
         let mut all = Vec::with_capacity(arguments.len() + 2);
         all.push(Value::from_static_str(self.publish));
         all.push(Value::from(self.names.channel(key)));
         all.extend(arguments);
         let answered = async {
-            let hash = script.sha1().clone();
-            match self.client.evalsha::<Vec<Bytes>, _, _, _>(hash, names.clone(), all.clone()).await
-            {
+            match self.evaluate("EVALSHA", script.sha1(), &name, all.clone()).await {
                 Err(error) if error.details().starts_with("NOSCRIPT") => {
                     let text = script.lua().cloned().unwrap_or_default();
-                    self.client.eval::<Vec<Bytes>, _, _, _>(text, names, all).await
+                    self.evaluate("EVAL", &text, &name, all).await
                 }
                 other => other,
             }
         };
-        // Redirections and the second attempt have one budget together.
-        match tokio::time::timeout(self.timeout, answered).await {
+        // The library has the same limit for each attempt and knows better how to take a command
+        // back, so this one, for both attempts together, must not come first.
+        let limit = self.timeout + Duration::from_millis(50);
+        match tokio::time::timeout(limit, answered).await {
             Ok(Ok(fields)) => Ok(Reply { fields }),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
+    }
+
+    /// `EVAL` or `EVALSHA`. The library's own methods for these pay no heed to the options of the
+    /// client: they would repeat a script whose answer was lost.
+    async fn evaluate(
+        &self,
+        command: &'static str,
+        script: &Str,
+        name: &str,
+        arguments: Vec<Value>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let slot = ClusterHash::Custom(redis_keyslot(name.as_bytes()));
+        let mut all = Vec::with_capacity(arguments.len() + 3);
+        all.extend([Value::from(script.clone()), Value::Integer(1), Value::from(name)]);
+        all.extend(arguments);
+        self.client.custom(CustomCommand::new_static(command, slot, false), all).await
     }
 
     fn failed(&self, error: &Error) -> StoreError {

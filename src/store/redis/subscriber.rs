@@ -129,7 +129,6 @@ impl Subscriber {
         let task = Task {
             cluster: plan.is_cluster(),
             plan,
-            commands: commands.clone(),
             names,
             notifier,
             timeout,
@@ -137,6 +136,7 @@ impl Subscriber {
             incoming,
             connected: connected_sender,
             connection,
+            map: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
         Ok(Self { local, requests, connected, commands, timeout, _task: task })
@@ -263,7 +263,6 @@ async fn hand_on(
 struct Task {
     plan: Plan,
     cluster: bool,
-    commands: Client,
     names: Names,
     notifier: Arc<dyn Notifier>,
     timeout: Duration,
@@ -271,6 +270,8 @@ struct Task {
     incoming: mpsc::UnboundedReceiver<Request>,
     connected: watch::Sender<bool>,
     connection: Connection,
+    /// The cluster's map as it was just before everything was subscribed.
+    map: Option<Vec<Slots>>,
 }
 
 impl Task {
@@ -280,7 +281,6 @@ impl Task {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(MAP_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut map = None;
         loop {
             tokio::select! {
                 biased;
@@ -297,12 +297,13 @@ impl Task {
                         self.replace(error.details().to_owned()).await;
                     }
                 }
-                _ = look.tick(), if self.cluster => {
-                    let Some(found) = self.map().await else { continue };
-                    if map.as_ref().is_some_and(|known| *known != found) {
+                _ = look.tick(), if self.cluster && self.local.standing.load(Ordering::Acquire) => {
+                    // None: no answer, and then there will be an event or the next look.
+                    if let Some(found) = self.map().await
+                        && self.map.as_ref() != Some(&found)
+                    {
                         self.replace("slots moved".to_owned()).await;
                     }
-                    map = Some(found);
                 }
                 count = self.incoming.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -421,6 +422,9 @@ impl Task {
                 channels.values_mut().for_each(|channel| channel.confirmed = false);
                 channels.keys().copied().collect()
             };
+            if self.cluster {
+                self.map = self.map().await;
+            }
             let attempt = async {
                 let _: Value = self.connection.client.ping(None).await?;
                 self.begin(&keys).await
@@ -490,7 +494,8 @@ impl Task {
     async fn map(&self) -> Option<Vec<Slots>> {
         let options =
             Options { timeout: Some(self.timeout), fail_fast: true, ..Options::default() };
-        let answer: Value = self.commands.with_options(&options).cluster_slots().await.ok()?;
+        let client = self.connection.client.with_options(&options);
+        let answer: Value = client.cluster_slots().await.ok()?;
         let Value::Array(ranges) = answer else { return None };
         let mut map: Vec<Slots> = ranges.into_iter().filter_map(slots).collect();
         map.sort();
