@@ -703,6 +703,14 @@ macro_rules! shared_behaviour_of {
     };
 }
 
+/// The store of a single process.
+async fn memory() -> Harness {
+    let notices = Arc::new(Recorder::default());
+    let store = token_relay::store::memory::MemoryStore::new(notices.clone());
+    Harness { store, notices, _server: Arc::new(()) }
+}
+
+with_every_case!(behaviour_of, in_memory, super::memory);
 with_every_case!(behaviour_of, in_redis, super::redis);
 with_every_case!(shared_behaviour_of, in_a_cluster, redis_cluster);
 

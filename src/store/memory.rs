@@ -40,6 +40,8 @@ struct Record {
     transit: Option<Transit>,
     expires_at: Instant,
     reader: Option<ReaderId>,
+    /// Readers of this session that wait to be told.
+    subscribers: usize,
     phase: Phase,
 }
 
@@ -127,6 +129,13 @@ impl MemoryStore {
         Some(transition(record.at(now), now))
     }
 
+    /// Tells the readers of a change, outside the lock.
+    fn tell(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+        if self.with(key, |record, _| record.subscribers > 0) == Some(true) {
+            self.notifier.changed(key, fulfilled);
+        }
+    }
+
     fn store_result(
         &self,
         key: SessionKey,
@@ -157,6 +166,7 @@ impl SessionStore for MemoryStore {
             }),
             expires_at,
             reader: None,
+            subscribers: 0,
             phase: Phase::Pending,
         };
         self.sessions.insert(key, record, now, expires_at + TOMBSTONE).map(|_| ())
@@ -184,7 +194,7 @@ impl SessionStore for MemoryStore {
             }
         });
         if entered == Some(Entered::Replayed) {
-            self.notifier.changed(key, None);
+            self.tell(key, None);
         }
         Ok(entered.unwrap_or(Entered::Unknown))
     }
@@ -196,7 +206,7 @@ impl SessionStore for MemoryStore {
             Phase::Authenticated { payload: payload.clone(), since }
         });
         if stored == Stored::Done {
-            self.notifier.changed(key, Some(Fulfilled { reader, payload }));
+            self.tell(key, Some(Fulfilled { reader, payload }));
         }
         Ok(stored)
     }
@@ -204,7 +214,7 @@ impl SessionStore for MemoryStore {
     async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
         let stored = self.store_result(key, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
-            self.notifier.changed(key, None);
+            self.tell(key, None);
         }
         Ok(stored)
     }
@@ -223,7 +233,6 @@ impl SessionStore for MemoryStore {
             };
             let once = read.grace.is_none();
             match &record.phase {
-                Phase::Pending if displaced => ReadOutcome::Superseded,
                 Phase::Pending => ReadOutcome::Pending { remaining: record.expires_at - now },
                 Phase::Authenticated { .. } | Phase::Delivered { .. } if displaced => {
                     ReadOutcome::Superseded
@@ -266,7 +275,7 @@ impl SessionStore for MemoryStore {
         });
         let ended = ended.unwrap_or(Ended::Unknown);
         if !matches!(ended, Ended::Unknown | Ended::Unauthorized | Ended::Already(_)) {
-            self.notifier.changed(key, None);
+            self.tell(key, None);
         }
         Ok(ended)
     }
@@ -280,7 +289,7 @@ impl SessionStore for MemoryStore {
             alive
         });
         if evicted == Some(true) {
-            self.notifier.changed(key, None);
+            self.tell(key, None);
         }
         Ok(evicted.unwrap_or(false))
     }
@@ -299,11 +308,14 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn subscribe(&self, _key: SessionKey) -> Result<(), StoreError> {
+    async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
+        self.with(key, |record, _| record.subscribers += 1);
         Ok(())
     }
 
-    fn unsubscribe(&self, _key: SessionKey) {}
+    fn unsubscribe(&self, key: SessionKey) {
+        self.with(key, |record, _| record.subscribers = record.subscribers.saturating_sub(1));
+    }
 }
 
 /// A map in shards whose entries are forgotten at a time of their own. Forgetting happens while
