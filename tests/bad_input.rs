@@ -151,6 +151,22 @@ async fn the_readers_cookie_reads_for_allowed_pages_only() {
 }
 
 #[tokio::test]
+async fn preflight_requests_are_answered_for_allowed_origins() {
+    let relay = Process::demo(&[("TOKEN_RELAY_ALLOWED_ORIGINS", "https://addin.example")]);
+    for (origin, allowed) in [("https://addin.example", true), ("https://evil.example", false)] {
+        let answer = client()
+            .request(Method::OPTIONS, format!("{}/addons/sessions", relay.url))
+            .header(header::ORIGIN, origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.headers().contains_key("access-control-allow-origin"), allowed);
+    }
+}
+
+#[tokio::test]
 async fn waits_and_upgrades_are_checked() {
     let relay = Process::demo(&[]);
     let session = create(&relay.url, None).await;

@@ -11,6 +11,7 @@ pub use provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
     app::{self, AppError, Server},
+    http::meet,
     session::SessionToken,
     settings::{Settings, SettingsErrors},
 };
@@ -85,7 +86,9 @@ pub async fn start(
     let client = RegisteredClient {
         id: CLIENT_ID.to_owned(),
         secret,
-        redirect_uri: format!("{}callback", server.public_url()),
+        redirect_uris: ["callback", meet::CALLBACK]
+            .map(|path| format!("{}{path}", server.public_url()))
+            .to_vec(),
     };
     let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN").is_some();
     let provider = Provider::new(&issuer, client, auto_login)?.router();

@@ -60,8 +60,8 @@ pub struct RegisteredClient {
     pub id: String,
     /// `client_secret`.
     pub secret: String,
-    /// The redirect URI, compared letter by letter.
-    pub redirect_uri: String,
+    /// The redirect URIs, compared letter by letter.
+    pub redirect_uris: Vec<String>,
 }
 
 /// The provider cannot be set up.
@@ -230,7 +230,8 @@ impl Provider {
 
     /// What keeps a request from being answered by a redirect at all (RFC 6749 §4.1.2.1).
     fn knows_client(&self, request: &AuthorizationRequest) -> bool {
-        request.client_id == self.client.id && request.redirect_uri == self.client.redirect_uri
+        request.client_id == self.client.id
+            && self.client.redirect_uris.contains(&request.redirect_uri)
     }
 
     /// The error that an unacceptable request is sent back with.

@@ -120,6 +120,8 @@ pub fn router(app: &AppState) -> Router<AppState> {
         .route(&route("exchange"), post(exchange))
         .route(&route("events"), get(events))
         .route(&route("ws"), get(socket))
+        // Before the CORS layer, which must see preflight requests first.
+        .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
         .layer(middleware::cors(app))
         .route("/api/v1.0/authenticate/", get(authenticate))
         .route("/api/v1.0/callback/", get(callback))

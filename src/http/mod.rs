@@ -167,6 +167,8 @@ pub fn router(app: AppState) -> Router {
         .route("/addons/verify", get(resource::verify))
         .route("/addons/introspect", post(resource::introspect))
         .route("/addons/revoke", post(resource::revoke))
+        // Before the CORS layer, which must see preflight requests first.
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(middleware::cors(&app));
     let dialog = Router::new()
         .route("/addons/transit/", get(dialog::transit))

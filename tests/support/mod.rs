@@ -3,6 +3,8 @@
 //! Each test file uses its own part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod redis;
+
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
