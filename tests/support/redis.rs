@@ -1,7 +1,8 @@
 //! Real Redis servers for tests: each on a free loopback port or socket, in a directory of its
 //! own, ended by its process ID when the test is over, however it ends.
 
-#![allow(dead_code)]
+// Each test file uses a part of it; a failing helper fails its test.
+#![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
 use std::fs::File;
 use std::net::TcpListener;
