@@ -1,4 +1,5 @@
 //! The command line: settings that are wrong, shown and documented.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,6 @@
 //! Many instances over one Redis: the dialog on one, the stream on another, and nothing lost when
 //! something fails. Every count is printed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Fulfil and subscribe at the same moment, over real sockets, by every transport.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
