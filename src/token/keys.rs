@@ -54,7 +54,7 @@ enum Signer {
     Library(EncodingKey),
     /// ES256, the default: the library's own takes 0.4 ms a signature, which would be most of the
     /// time from the end of a login to its arrival; this one takes a tenth.
-    P256(EcdsaKeyPair, SystemRandom),
+    P256(Box<EcdsaKeyPair>, SystemRandom),
 }
 
 /// A token cannot be signed.
@@ -154,7 +154,7 @@ fn p256_signer(encoding: &EncodingKey) -> Option<Signer> {
     let random = SystemRandom::new();
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.as_bytes(), &random)
         .ok()
-        .map(|key| Signer::P256(key, random))
+        .map(|key| Signer::P256(Box::new(key), random))
 }
 
 /// The current key, which signs, and the previous one, which still verifies.
