@@ -243,17 +243,18 @@ impl Provider {
             return Err(LoginError::Unavailable(reason.clone()));
         }
         // A first discovery is never held back; refreshing what is known is.
-        if outdated.is_some() {
-            if last.refreshed.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
-                return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
-            }
-            last.refreshed = Some(Instant::now());
+        if outdated.is_some() && last.refreshed.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
+            return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
         }
         // One deadline for discovery document and key set together.
         let fetched = match tokio::time::timeout(self.0.settings.timeout, self.discover()).await {
             Ok(fetched) => fetched.map_err(|error| format!("discovery failed: {}", chain(&error))),
             Err(_) => Err("discovery took too long".to_owned()),
         };
+        // Not before: a fetch that ended because its browser went away holds back nobody.
+        if outdated.is_some() {
+            last.refreshed = Some(Instant::now());
+        }
         match fetched {
             Ok(metadata) => {
                 let metadata = Arc::new(metadata);

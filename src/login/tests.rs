@@ -625,6 +625,33 @@ async fn a_key_rotation_is_survived_without_hammering_the_provider() {
 }
 
 #[tokio::test]
+async fn a_refresh_that_was_given_up_holds_back_nobody() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    fake.sign_with(&Key::new(Algorithm::ES256, "second"));
+    fake.fault("/jwks", Fault::Silence);
+    let attempt = fake.begin(&provider).await.unwrap().1;
+    let query = fake.callback(&attempt, &format!("&iss={}", fake.shared.issuer));
+    let asked = async {
+        while fake.requests("/jwks") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The browser goes away in the middle.
+    tokio::select! {
+        biased;
+        () = asked => {}
+        result = provider.finish(attempt, query) => panic!("{result:?}"),
+    }
+    fake.set(|behaviour| {
+        behaviour.claims.clear();
+        behaviour.faults.clear();
+    });
+    fake.sign_in_at(&provider).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_key_replaced_under_the_same_name_is_found_too() {
     let fake = Fake::start().await;
     let provider = fake.relying_party();
