@@ -171,3 +171,23 @@ pub fn respond(app: AppState, mut reader: Reader, parking: Option<Extension<Park
     ];
     (headers, body).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn only_the_last_event_itself_acknowledges(
+            id in prop_oneof!["[01 ]{0,2}", "[-+\"1.0]{1,3}", any::<String>()],
+        ) {
+            if let Ok(value) = HeaderValue::from_bytes(id.as_bytes()) {
+                let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), value)]);
+                prop_assert_eq!(had_last_event(&headers), id == LAST_EVENT_ID);
+            }
+        }
+    }
+}
