@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -36,10 +36,10 @@ enum Command {
     Demo {
         /// Address of the relay
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        listen: std::net::SocketAddr,
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
-        provider_listen: SocketAddr,
+        provider_listen: std::net::SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,

@@ -1,4 +1,5 @@
 //! Bad input at every call: the right status, one shape, nothing secret, no panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

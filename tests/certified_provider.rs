@@ -1,4 +1,5 @@
 //! The sign-in against a certified provider that is not ours: the npm package `oidc-provider`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Many instances over one Redis: the dialog on one, the stream on another, and nothing lost when
 //! something fails. Every count is printed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -356,6 +357,50 @@ async fn sign_ins_go_on_through_sentinels_and_a_cluster() {
         }
         println!("{name}: 30 logins across two instances, {arrived} arrived");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_cluster_primary_is_replaced_and_every_stream_gets_its_token() {
+    const STREAMS: usize = 60;
+    let mut cluster = redis::Cluster::start().await;
+    cluster.add_replicas().await;
+    let (first, second) = (instance(&cluster.url(), &[]), instance(&cluster.url(), &[]));
+    let bases = [first.url.clone(), second.url.clone()];
+    let mut waits = Vec::new();
+    for _ in 0..STREAMS {
+        let session = create(&first.url, Some(json!({"bind": true}))).await;
+        let (bases, path) = (bases.clone(), path(text(&session, "events_url")));
+        let token = text(&session, "session_token").to_owned();
+        let wait = tokio::spawn(async move { wait_for_token(&bases, &path, Some(&token)).await });
+        waits.push((session, wait));
+    }
+    redis::eventually("all streams wait", || async {
+        let ready = client().get(format!("{}/readyz", first.url)).send().await.unwrap();
+        ready.json::<Value>().await.unwrap()["streams"] == STREAMS as u64
+    })
+    .await;
+    // What was written must have reached the replica, as it would have by the time of any login.
+    let primary = cluster.servers[0].client().await;
+    command(&primary, &["WAIT", "1", "5000"]).await;
+    drop(primary);
+    cluster.servers[0].kill();
+    let mut arrived = 0;
+    for (session, wait) in waits {
+        let browser = Browser::default();
+        let mut page = browser.open(&at(&second, text(&session, "transit_url"))).await;
+        // The person reloads until the replica has taken over.
+        for _ in 0..60 {
+            if !page.status.is_server_error() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            page = browser.open(page.url.as_str()).await;
+        }
+        assert_eq!(page.url.path(), "/addons/success", "{}", page.status);
+        assert_eq!(text(&wait.await.unwrap().unwrap(), "state"), "authenticated");
+        arrived += 1;
+    }
+    println!("cluster primary killed: {STREAMS} streams, {arrived} tokens arrived");
 }
 
 /// How many commands Redis has executed, those of scripts left out.

@@ -1,4 +1,5 @@
 //! The meet-compatible surface, status for status, on both stores.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The main job: an add-in signs in through the browser and its token arrives by push.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

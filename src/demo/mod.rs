@@ -2,6 +2,8 @@
 //! to try both.
 
 mod provider;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 

@@ -37,20 +37,26 @@ pub fn dialog_name(app: &App, handle: &str) -> String {
 /// The value of the request's cookie `name`. Sent twice with different values, it counts as absent:
 /// one of them was planted.
 pub fn get(headers: &HeaderMap, name: &str) -> Option<String> {
-    let mut found = None;
-    for value in headers.get_all(header::COOKIE) {
-        for pair in value.to_str().ok()?.split(';') {
-            if let Some((key, value)) = pair.trim().split_once('=')
-                && key == name
-            {
-                match &found {
-                    Some(earlier) if earlier != value => return None,
-                    _ => found = Some(value.to_owned()),
-                }
-            }
+    let mut found: Option<&[u8]> = None;
+    // Bytes, since a cookie that another service on this host set may hold any.
+    let pairs = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    for pair in pairs {
+        let Some(value) = pair
+            .trim_ascii()
+            .strip_prefix(name.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"="))
+        else {
+            continue;
+        };
+        if found.is_some_and(|earlier| earlier != value) {
+            return None;
         }
+        found = Some(value);
     }
-    found
+    found.filter(|value| value.is_ascii()).and_then(|value| String::from_utf8(value.to_vec()).ok())
 }
 
 /// A `Set-Cookie` value.
@@ -76,4 +82,64 @@ pub fn delete(app: &App, name: String, reach: Reach) -> HeaderValue {
 fn header_value(cookie: &Cookie<'_>) -> HeaderValue {
     // Names and values of ours are base64url and dashes.
     HeaderValue::from_str(&cookie.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAME: &str = "__Host-token-relay-dialog-abc";
+
+    fn headers<'a>(values: impl IntoIterator<Item = &'a str>) -> HeaderMap {
+        let values = values.into_iter().map(|value| HeaderValue::from_bytes(value.as_bytes()));
+        values.map(|value| (header::COOKIE, value.unwrap())).collect()
+    }
+
+    #[test]
+    fn a_cookie_is_found_by_its_whole_name() {
+        for (line, value) in [
+            (format!("{NAME}=v"), Some("v")),
+            (format!("a=b; {NAME}=v; c=d"), Some("v")),
+            (format!("a=b;{NAME}=v=w"), Some("v=w")),
+            (format!("{NAME}="), Some("")),
+            (format!("{NAME}=v; {NAME}=v"), Some("v")),
+            (format!("{NAME}=v; {NAME}=w"), None),
+            (format!("{NAME}x=v; x{NAME}=v; {NAME}"), None),
+            (format!("a={NAME}=v"), None),
+            (format!("other=\u{e9}; {NAME}=v"), Some("v")),
+            (format!("{NAME}=\u{e9}"), None),
+        ] {
+            assert_eq!(get(&headers([line.as_str()]), NAME).as_deref(), value, "{line}");
+        }
+        let planted = [format!("{NAME}=v"), format!("{NAME}=w")];
+        assert_eq!(get(&headers(planted.iter().map(String::as_str)), NAME), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cookie_is_found_among_any_others(
+            before in proptest::collection::vec("[a-z]{1,9}=[^;\\p{Cc}]{0,9}", 0..4),
+            value in "[A-Za-z0-9_-]{0,60}",
+            after in proptest::collection::vec("[a-z]{1,9}=[^;\\p{Cc}]{0,9}", 0..4),
+        ) {
+            let mut pairs = before;
+            pairs.push(format!("{NAME}={value}"));
+            pairs.extend(after);
+            let one = pairs.join("; ");
+            prop_assert_eq!(get(&headers([one.as_str()]), NAME), Some(value.clone()));
+            // HTTP/2 may send each pair in a header field of its own (RFC 9113 §8.2.3).
+            let split = headers(pairs.iter().map(String::as_str));
+            prop_assert_eq!(get(&split, NAME), Some(value));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>, name in "[a-z=;]{0,3}") {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let found = get(&HeaderMap::from_iter([(header::COOKIE, value)]), &name);
+                prop_assert!(found.is_none_or(|found| found.is_ascii()));
+            }
+        }
+    }
 }

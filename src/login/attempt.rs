@@ -119,7 +119,57 @@ fn provider_failure(error: &str, description: Option<&str>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Encodes a text as the value of a query parameter.
+    fn encoded(text: &str) -> String {
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_is_read_or_refused(
+            query in prop_oneof![
+                "((state|code|iss|error|error_description|x)=[a-z%+]{0,4}&?){0,6}",
+                any::<String>(),
+            ],
+        ) {
+            let Ok(read) = CallbackQuery::parse(&query) else { return Ok(()) };
+            prop_assert!(!read.state().is_empty());
+            let pairs = url::form_urlencoded::parse(query.as_bytes()).collect::<Vec<_>>();
+            for name in ["state", "code", "iss", "error", "error_description"] {
+                prop_assert!(pairs.iter().filter(|(key, _)| key == name).count() <= 1);
+            }
+            let has = |name: &str| pairs.iter().any(|(key, _)| key == name);
+            prop_assert_eq!(read.result.is_ok(), has("code"));
+            prop_assert_ne!(has("code"), has("error"));
+        }
+
+        #[test]
+        fn what_was_sent_is_what_is_read(state in ".{1,20}", code in ".{1,20}", iss: String) {
+            let query =
+                format!("iss={}&code={}&state={}", encoded(&iss), encoded(&code), encoded(&state));
+            let read = CallbackQuery::parse(&query).unwrap();
+            prop_assert_eq!(read.state(), state);
+            prop_assert_eq!((read.result, read.issuer), (Ok(code), Some(iss)));
+        }
+
+        #[test]
+        fn an_error_is_cut_to_the_alphabet_of_rfc_6749(error: String, description: String) {
+            let query = format!(
+                "state=s&error={}&error_description={}", encoded(&error), encoded(&description),
+            );
+            let failure = CallbackQuery::parse(&query).unwrap().result.unwrap_err();
+            let allowed = |text: &str| {
+                text.chars().all(|letter| matches!(letter, ' '..='!' | '#'..='[' | ']'..='~'))
+            };
+            prop_assert!(!failure.error.is_empty() && failure.error.len() <= 64);
+            prop_assert!(failure.error_description.len() <= MAX_DESCRIPTION);
+            prop_assert!(allowed(&failure.error) && allowed(&failure.error_description));
+        }
+    }
 
     #[test]
     fn callbacks_are_read_strictly() {

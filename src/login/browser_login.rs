@@ -121,7 +121,6 @@ mod tests {
             "data:text/html,x",
             "https://meet.example/%2f%2fevil.example",
             "https://meet.example/%5cevil.example",
-            "https://meet.example/%2e%2e/x",
             "https://evil.example/?https://meet.example/",
             "https://evil.example/#https://meet.example/",
             " https://meet.example/",
@@ -130,22 +129,22 @@ mod tests {
             "https://office.example:8443/addins/meetings",
             "https://office.example:8443/addins/meet/../../x",
             "https://office.example:8443/",
-            "https://meet。example/",
             "https://%6deet.example@evil.example",
         ] {
-            // Some of these are honest after normalisation; then the origin must be allowed.
-            if let Ok(page) = ReturnTo::parse(page, &allowed()) {
-                assert_eq!(page.0.origin(), allowed()[0].origin(), "{page:?}");
-            }
-        }
-        for page in [
-            "//meet.example",
-            "https://meet.example@evil.example/",
-            "http://meet.example/",
-            "https://office.example:8443/addins/meetings",
-            "https://office.example:8443/addins/meet/../../x",
-        ] {
             assert_eq!(ReturnTo::parse(page, &allowed()), Err(NotAllowed), "{page}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_used_as_it_was_understood() {
+        // A browser reads these in the same way; what it is sent leaves it no choice.
+        for (page, understood) in [
+            ("https://meet.example/%2e%2e/x", "https://meet.example/x"),
+            ("https://meet.example/a/../x", "https://meet.example/x"),
+            ("https://meet\u{3002}example/", "https://meet.example/"),
+        ] {
+            let page = ReturnTo::parse(page, &allowed()).unwrap();
+            assert_eq!(page.as_str(), understood);
         }
     }
 

@@ -8,6 +8,8 @@ mod browser_login;
 mod error;
 mod http_client;
 mod provider;
+#[cfg(test)]
+mod tests;
 
 pub use attempt::{CallbackQuery, InvalidCallback, LoginAttempt};
 pub use browser_login::{BrowserLogin, NotAllowed, ReturnTo};

@@ -10,10 +10,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use openidconnect::{
     AccessToken, AccessTokenHash, AdditionalProviderMetadata, AuthType, AuthorizationCode,
-    ClaimsVerificationError, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet,
-    EndpointSet, IssuerUrl, Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier,
-    ProviderMetadata, RedirectUrl, RequestTokenError, Scope, SignatureVerificationError,
-    TokenResponse,
+    ClaimsVerificationError, ClientId, ClientSecret, CsrfToken, DiscoveryError, EndpointMaybeSet,
+    EndpointNotSet, EndpointSet, IssuerUrl, Nonce, OAuth2TokenResponse, PkceCodeChallenge,
+    PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError, Scope,
+    SignatureVerificationError, TokenResponse,
     core::{
         CoreAuthDisplay, CoreAuthenticationFlow, CoreClaimName, CoreClaimType, CoreClient,
         CoreClientAuthMethod, CoreGrantType, CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKey,
@@ -25,7 +25,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{CallbackQuery, LoginAttempt, LoginError, http_client::BackChannel};
+use super::{
+    CallbackQuery, LoginAttempt, LoginError,
+    http_client::{BackChannel, HttpError},
+};
 
 /// How long metadata and keys are used before they are fetched again.
 const FRESH: Duration = Duration::from_secs(3600);
@@ -137,10 +140,21 @@ pub struct Provider(Arc<Inner>);
 struct Inner {
     settings: LoginSettings,
     issuer: IssuerUrl,
+    /// The same with a slash at the end, if its path is empty: some providers write theirs so.
+    issuer_with_slash: Option<IssuerUrl>,
     http: BackChannel,
     known: RwLock<Option<Known>>,
-    /// When what is known was last refreshed; locked while one is under way, so that there is one only.
-    fetching: Mutex<Option<Instant>>,
+    /// Locked while a fetch is under way, so that there is one only.
+    fetches: Mutex<Fetches>,
+}
+
+/// What came of the last fetches.
+#[derive(Default)]
+struct Fetches {
+    /// When what is known was last refreshed.
+    refreshed: Option<Instant>,
+    /// When one last failed, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Provider {
@@ -149,19 +163,27 @@ impl Provider {
     /// # Errors
     /// When the settings make no client.
     pub fn new(settings: LoginSettings) -> Result<Self, LoginError> {
-        // An issuer is compared letter by letter, and the `url` crate gives an empty path a slash.
+        // An issuer is compared letter by letter, and the `url` crate gives an empty path a slash,
+        // so that the two spellings of such an issuer cannot be told apart here.
         let text = settings.issuer.as_str();
-        let issuer = if settings.issuer.path() == "/" { text.trim_end_matches('/') } else { text };
-        let issuer = IssuerUrl::new(issuer.to_owned())
-            .map_err(|error| LoginError::Configuration(error.to_string()))?;
+        let configured = |text: &str| {
+            IssuerUrl::new(text.to_owned())
+                .map_err(|error| LoginError::Configuration(error.to_string()))
+        };
+        let (issuer, issuer_with_slash) = if settings.issuer.path() == "/" {
+            (configured(text.trim_end_matches('/'))?, Some(configured(text)?))
+        } else {
+            (configured(text)?, None)
+        };
         let http = BackChannel::new(settings.timeout)
             .map_err(|error| LoginError::Configuration(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
             settings,
             issuer,
+            issuer_with_slash,
             http,
             known: RwLock::new(None),
-            fetching: Mutex::new(None),
+            fetches: Mutex::default(),
         })))
     }
 
@@ -206,32 +228,55 @@ impl Provider {
 
     /// Fetches metadata and keys, unless somebody else just did.
     async fn fetch(&self, outdated: Option<&Known>) -> Result<Arc<Metadata>, LoginError> {
-        let mut last = self.0.fetching.lock().await;
+        let arrived = Instant::now();
+        let mut last = self.0.fetches.lock().await;
         if let Some(known) = self.known()
             && outdated.is_none_or(|outdated| known.since > outdated.since)
         {
             return Ok(known.metadata);
         }
+        // Whoever waited for a fetch that failed shares its failure. Trying again one after the
+        // other, the last of many would wait for as many time-outs.
+        if let Some((when, reason)) = &last.failed
+            && *when >= arrived
+        {
+            return Err(LoginError::Unavailable(reason.clone()));
+        }
         // A first discovery is never held back; refreshing what is known is.
         if outdated.is_some() {
-            if last.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
+            if last.refreshed.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
                 return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
             }
-            *last = Some(Instant::now());
+            last.refreshed = Some(Instant::now());
         }
         // One deadline for discovery document and key set together.
-        let fetched = tokio::time::timeout(
-            self.0.settings.timeout,
-            Metadata::discover_async(self.0.issuer.clone(), &self.0.http),
-        )
-        .await
-        .map_err(|_| LoginError::Unavailable("discovery took too long".to_owned()))?;
-        let metadata = Arc::new(fetched.map_err(|error| {
-            LoginError::Unavailable(format!("discovery failed: {}", chain(&error)))
-        })?);
-        let known = Known { metadata: Arc::clone(&metadata), since: Instant::now() };
-        *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
-        Ok(metadata)
+        let fetched = match tokio::time::timeout(self.0.settings.timeout, self.discover()).await {
+            Ok(fetched) => fetched.map_err(|error| format!("discovery failed: {}", chain(&error))),
+            Err(_) => Err("discovery took too long".to_owned()),
+        };
+        match fetched {
+            Ok(metadata) => {
+                let metadata = Arc::new(metadata);
+                let known = Known { metadata: Arc::clone(&metadata), since: Instant::now() };
+                *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+                Ok(metadata)
+            }
+            Err(reason) => {
+                last.failed = Some((Instant::now(), reason.clone()));
+                Err(LoginError::Unavailable(reason))
+            }
+        }
+    }
+
+    /// Fetches metadata and keys; refuses metadata of another issuer.
+    async fn discover(&self) -> Result<Metadata, DiscoveryError<HttpError>> {
+        let found = Metadata::discover_async(self.0.issuer.clone(), &self.0.http).await;
+        match (found, &self.0.issuer_with_slash) {
+            (Err(DiscoveryError::Validation(_)), Some(other)) => {
+                Metadata::discover_async(other.clone(), &self.0.http).await
+            }
+            (found, _) => found,
+        }
     }
 
     fn client(&self, metadata: &Metadata, redirect_uri: &str) -> Result<Client, LoginError> {
@@ -331,7 +376,7 @@ impl Provider {
         let metadata = self.metadata().await?;
         // Before anything else is believed, an error included (RFC 9207 §2.4).
         match &query.issuer {
-            Some(issuer) if issuer == self.0.issuer.as_str() => {}
+            Some(issuer) if issuer == metadata.issuer().as_str() => {}
             None if !metadata
                 .additional_metadata()
                 .authorization_response_iss_parameter_supported => {}
@@ -382,9 +427,12 @@ impl Provider {
             .request_async(&self.0.http)
             .await
             .map_err(|error| match error {
-                RequestTokenError::ServerResponse(response) => {
-                    LoginError::CodeRefused(response.error().to_string())
-                }
+                RequestTokenError::ServerResponse(response) => match response.error().as_ref() {
+                    busy @ ("temporarily_unavailable" | "server_error") => {
+                        LoginError::Unavailable(format!("the token endpoint answered {busy}"))
+                    }
+                    code => LoginError::CodeRefused(error_code(code).to_owned()),
+                },
                 RequestTokenError::Request(error) => LoginError::Unavailable(chain(&error)),
                 // The parser's own message could repeat a token.
                 RequestTokenError::Parse(..) => {
@@ -414,7 +462,7 @@ impl Provider {
             .cloned();
         let verifier = CoreIdTokenVerifier::new_public_client(
             ClientId::new(self.0.settings.client_id.clone()),
-            self.0.issuer.clone(),
+            metadata.issuer().clone(),
             metadata.jwks().clone(),
         )
         .set_allowed_algs(algorithms)
@@ -436,13 +484,25 @@ impl Provider {
                 return Err(Unverified::Claims("at_hash does not match".to_owned()));
             }
         }
+        // The library leaves the authorized party to its caller (§3.1.3.7, step 5).
+        if claims.authorized_party().is_some_and(|party| **party != self.0.settings.client_id) {
+            return Err(Unverified::Claims("its authorized party is another client".to_owned()));
+        }
         // The library keeps the standard claims; the operator may have configured others.
         let text = id_token.to_string();
-        text.split('.')
+        let claims = text
+            .split('.')
             .nth(1)
             .and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok())
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .ok_or_else(|| Unverified::Claims("not a JSON object".to_owned()))
+            .and_then(|json| serde_json::from_slice::<Map<String, Value>>(&json).ok())
+            .ok_or_else(|| Unverified::Claims("not a JSON object".to_owned()))?;
+        // No claim of OpenID Connect, but some providers send it (RFC 7519 §4.1.5).
+        let earliest = claims.get("nbf").and_then(Value::as_f64);
+        #[allow(clippy::cast_precision_loss)]
+        if earliest.is_some_and(|earliest| earliest > (Utc::now() + skew).timestamp() as f64) {
+            return Err(Unverified::Claims("not valid yet".to_owned()));
+        }
+        Ok(claims)
     }
 
     /// Adds what userinfo knows; without it the login goes on with what there is.
@@ -537,6 +597,14 @@ fn is_asymmetric(algorithm: &CoreJwsSigningAlgorithm) -> bool {
             | CoreJwsSigningAlgorithm::HmacSha384
             | CoreJwsSigningAlgorithm::HmacSha512
     )
+}
+
+/// An error code of the token endpoint, if it looks like one of RFC 6749 §5.2: anything else could
+/// repeat what it was sent.
+fn error_code(text: &str) -> &str {
+    let fits = (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if fits { text } else { "with no known error code" }
 }
 
 /// An error and its causes in one line.

@@ -49,6 +49,8 @@ pub struct Reader {
     found: Option<Outcome>,
     /// Rung, and what rang not yet looked into; survives a cancelled call of `outcome`.
     rung: bool,
+    /// Whether the store's subscription stands and must be ended.
+    subscribed: bool,
 }
 
 /// What the first read may answer instead of a reader.
@@ -67,7 +69,23 @@ impl Reader {
         once: bool,
     ) -> Self {
         let expires_at = Instant::now();
-        Self { relay, key, mailbox, session_token, once, expires_at, found: None, rung: false }
+        Self {
+            relay,
+            key,
+            mailbox,
+            session_token,
+            once,
+            expires_at,
+            found: None,
+            rung: false,
+            subscribed: false,
+        }
+    }
+
+    pub(super) async fn subscribe(&mut self) -> Result<(), StoreError> {
+        self.relay.store.subscribe(self.key).await?;
+        self.subscribed = true;
+        Ok(())
     }
 
     pub(super) async fn attach(&mut self) -> Result<Result<(), NotAdmitted>, StoreError> {
@@ -194,6 +212,8 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.relay.waiters.leave(self.key, &self.mailbox);
-        self.relay.store.unsubscribe(self.key);
+        if self.subscribed {
+            self.relay.store.unsubscribe(self.key);
+        }
     }
 }

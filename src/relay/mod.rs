@@ -219,7 +219,7 @@ impl Relay {
         let mailbox = self.waiters.join(key)?;
         // Made at once, so that whatever happens below its drop leaves and unsubscribes.
         let mut reader = Reader::new(Arc::clone(self), key, mailbox, session_token, once);
-        self.store.subscribe(key).await?;
+        reader.subscribe().await?;
         match reader.attach().await? {
             Ok(()) => Ok(reader),
             Err(delivery::NotAdmitted::Unknown) => Err(OpenError::Unknown),

@@ -347,7 +347,67 @@ impl UserCode {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Texts on both sides of what is accepted.
+    fn near_identifiers() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[A-Za-z0-9_-]{43}",
+            "[A-Za-z0-9_-]{80,90}",
+            "[A-Za-z0-9_-]{505,520}",
+            "[A-Za-z0-9_=+/. -]{40,46}",
+            "[A-Za-z0-9_-]{41}\\PC{1,2}",
+            any::<String>(),
+        ]
+    }
+
+    fn in_alphabet(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    }
+
+    proptest! {
+        #[test]
+        fn identifiers_are_accepted_by_length_and_alphabet(text in near_identifiers()) {
+            let fits = (43..=MAX_SECRET_CHARS).contains(&text.len()) && in_alphabet(&text);
+            prop_assert_eq!(SessionId::parse(&text).is_ok(), fits);
+            match SessionToken::parse(&text) {
+                Ok(token) => {
+                    prop_assert_eq!(token.expose(), &text);
+                    let shown = format!("{token:?}");
+                    prop_assert!(!shown.contains(&text));
+                }
+                Err(_) => prop_assert!(!fits),
+            }
+            if let Ok(transit) = TransitToken::parse(&text) {
+                prop_assert!(fits && text.len() >= 86);
+                prop_assert_eq!(transit.expose(), &text);
+                prop_assert!(text.starts_with(&transit.session().to_base64url()));
+            }
+        }
+
+        #[test]
+        fn a_digest_has_one_spelling(text in near_identifiers(), bytes: [u8; 32]) {
+            if let Ok(digest) = Digest::from_base64url(&text) {
+                prop_assert_eq!(digest.to_base64url(), text.clone());
+                prop_assert_eq!(SessionKey::from_base64url(&text).map(SessionKey::to_base64url), Ok(text));
+            }
+            let digest = Digest(bytes);
+            prop_assert_eq!(Digest::from_base64url(&digest.to_base64url()), Ok(digest));
+        }
+
+        #[test]
+        fn only_user_codes_look_like_user_codes(
+            text in prop_oneof!["[A-Z]{4}-[A-Z]{4}", "[BCDF]{4}.[BCDF]{4}", any::<String>()],
+        ) {
+            let expected = text.len() == 9
+                && text.chars().enumerate().all(|(position, letter)| {
+                    if position == 4 { letter == '-' } else { "BCDFGHJKLMNPQRSTVWXZ".contains(letter) }
+                });
+            prop_assert_eq!(UserCode::is_well_formed(&text), expected);
+        }
+    }
 
     #[test]
     fn secrets_never_print_themselves() {

@@ -1,7 +1,7 @@
 //! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
 //!
 //! Read once by `main`, handed to `app`. Knows nothing of what the settings are used for.
-//! [`table`] names every setting, [`source`] reads them, [`load`] makes sense of them.
+//! `table` names every setting, `source` reads them, `load` makes sense of them.
 
 mod load;
 mod source;

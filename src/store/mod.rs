@@ -188,7 +188,8 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Begins to hear of changes of `key`; returns when the subscription stands. Calls for the
-    /// same key may nest; the relay pairs each with one [`Self::unsubscribe`].
+    /// same key may nest; each that succeeded is paired with one [`Self::unsubscribe`], one that
+    /// failed or was dropped with none.
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError>;
 
     /// Ends what [`Self::subscribe`] began. Never blocks and never fails: a leftover subscription

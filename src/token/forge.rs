@@ -17,7 +17,7 @@ const REGISTERED: [&str; 10] =
 /// The token cannot be signed.
 #[derive(Debug, thiserror::Error)]
 #[error("the access token cannot be signed: {0}")]
-pub struct ForgeError(#[from] jsonwebtoken::errors::Error);
+pub struct ForgeError(Box<dyn std::error::Error + Send + Sync>);
 
 /// An access token; prints itself as `(redacted)`.
 #[derive(Clone)]
@@ -103,7 +103,8 @@ impl Forge {
         let mut header = Header::new(key.algorithm);
         header.typ = Some("at+jwt".to_owned());
         header.kid = Some(key.id.clone());
-        let token = AccessToken::new(jsonwebtoken::encode(&header, &claims, &key.encoding)?);
+        let signed = key.sign(&header, &claims).map_err(|error| ForgeError(error.into()))?;
+        let token = AccessToken::new(signed);
         Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now))
     }
 }
@@ -167,7 +168,8 @@ impl MeetForge {
             "aud": self.audience,
             "scope": self.scope,
         });
-        let token = jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)?;
+        let token = jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)
+            .map_err(|error| ForgeError(error.into()))?;
         let token = AccessToken::new(token);
         Ok(TokenResponse::new(token, &self.token_type, self.ttl, &self.scope, now))
     }

@@ -172,3 +172,20 @@ test('pane and dialog pages are accessible in light and dark', async () => {
     await context.close();
   }
 });
+
+test('the pane and the dialog need no sideways scrolling in a narrow task pane', async () => {
+  const { context, page } = await openPane({ viewport: { width: 320, height: 640 } });
+  const overflow = (where) => where.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  assert.equal(await overflow(page), 0, 'pane before the sign-in');
+  const dialog = await openDialog(page);
+  await dialog.waitForSelector('input[name=username]');
+  await dialog.setViewportSize({ width: 320, height: 640 });
+  assert.equal(await overflow(dialog), 0, 'login form');
+  await logIn(dialog, 'alice');
+  await state(page, 'signed-in');
+  assert.equal(await overflow(page), 0, 'pane with the claims');
+  await page.screenshot({ path: `${SCREENSHOTS}narrow.png`, fullPage: true });
+  await page.goto(`${address}/addons/error?error=expired&reference=BCDF-GHJK`);
+  assert.equal(await overflow(page), 0, 'error page');
+  await context.close();
+});

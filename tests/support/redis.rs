@@ -1,7 +1,8 @@
 //! Real Redis servers for tests: each on a free loopback port or socket, in a directory of its
 //! own, ended by its process ID when the test is over, however it ends.
 
-#![allow(dead_code)]
+// Each test file uses a part of it; a failing helper fails its test.
+#![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -234,11 +235,42 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        let [first, second, third] = &self.servers[..] else { panic!("three servers") };
+        let [first, second, third, ..] = &self.servers[..] else { panic!("three servers") };
         format!(
             "redis-cluster://127.0.0.1:{}?node=127.0.0.1:{}&node=127.0.0.1:{}",
             first.port, second.port, third.port
         )
+    }
+
+    /// Gives each of the three primaries a replica, which takes over when it dies.
+    pub async fn add_replicas(&mut self) {
+        for index in 0..3 {
+            let replica = Server::start(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                "1000",
+                "--cluster-announce-ip",
+                "127.0.0.1",
+                "--repl-diskless-sync-delay",
+                "0",
+            ])
+            .await;
+            let (client, primary) = (replica.client().await, self.servers[index].client().await);
+            let port = self.servers[index].port.to_string();
+            command(&client, &["CLUSTER", "MEET", "127.0.0.1", &port]).await;
+            let id = command(&primary, &["CLUSTER", "MYID"]).await.as_string().expect("an ID");
+            within(Duration::from_secs(20), "the replica knows its primary", || async {
+                try_command(&client, &["CLUSTER", "REPLICATE", &id]).await.is_ok()
+            })
+            .await;
+            within(Duration::from_secs(20), "the replica follows", || async {
+                let info = command(&client, &["INFO", "replication"]).await;
+                info.as_string().is_some_and(|text| text.contains("master_link_status:up"))
+            })
+            .await;
+            self.servers.push(replica);
+        }
     }
 
     /// The server that has the key's slot, by the word of the first one.

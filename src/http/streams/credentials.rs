@@ -81,3 +81,64 @@ pub fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn offering(text: &str) -> Option<HeaderMap> {
+        let value = HeaderValue::from_bytes(text.as_bytes()).ok()?;
+        Some(HeaderMap::from_iter([(header::SEC_WEBSOCKET_PROTOCOL, value)]))
+    }
+
+    fn authorized(text: &str) -> Option<HeaderMap> {
+        let value = HeaderValue::from_bytes(text.as_bytes()).ok()?;
+        Some(HeaderMap::from_iter([(header::AUTHORIZATION, value)]))
+    }
+
+    proptest! {
+        #[test]
+        fn the_token_is_found_among_any_subprotocols(
+            before in proptest::collection::vec("[a-z][a-z.0-9]{0,6}", 0..3),
+            after in proptest::collection::vec("[ -+.-~]{0,9}", 0..3),
+            space in " {0,2}",
+        ) {
+            let token = SessionToken::generate();
+            let mut offers = before;
+            offers.retain(|offer| !offer.starts_with("bearer."));
+            offers.push(format!("bearer.{}", token.expose()));
+            offers.extend(after);
+            let headers = offering(&offers.join(&format!(",{space}"))).unwrap();
+            let found = subprotocol(&headers).ok().flatten();
+            prop_assert!(found.is_some_and(|found| found.digest().matches(&token.digest())));
+            prop_assert_eq!(bearer(&headers).map(|token| token.is_some()), Ok(false));
+        }
+
+        #[test]
+        fn what_is_no_token_is_refused_and_never_ignored(text in "[ -~]{0,60}") {
+            let fits = SessionToken::parse(text.trim()).is_ok();
+            if !text.contains(',') {
+                let read = subprotocol(&offering(&format!("bearer.{text}")).unwrap());
+                prop_assert_eq!(read.is_ok(), SessionToken::parse(text.trim_end()).is_ok());
+            }
+            let read = bearer(&authorized(&format!("Bearer {text}")).unwrap());
+            prop_assert_eq!(read.is_ok(), fits);
+            let basic = authorized(&format!("Basic {text}")).unwrap();
+            prop_assert!(bearer(&basic).is_err());
+        }
+
+        #[test]
+        fn any_header_is_read_without_a_panic(text: String) {
+            if let Some(headers) = offering(&text) {
+                let _ = subprotocol(&headers);
+            }
+            if let Some(headers) = authorized(&text) {
+                // One that is there is taken or refused.
+                prop_assert!(!matches!(bearer(&headers), Ok(None)));
+            }
+        }
+    }
+}

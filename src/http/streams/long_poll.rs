@@ -30,8 +30,8 @@ pub struct PollQuery {
 /// How long to wait, from `?wait=` or `Prefer: wait=` (RFC 7240 §4.3); the query wins.
 fn wait(query: &PollQuery, headers: &HeaderMap) -> Result<(u64, bool), Problem> {
     if let Some(text) = &query.wait {
-        return match text.parse::<u64>() {
-            Ok(seconds) if seconds <= LONGEST_WAIT => Ok((seconds, false)),
+        return match whole_number(text) {
+            Some(seconds) if seconds <= LONGEST_WAIT => Ok((seconds, false)),
             _ => Err(Problem::BadRequest(format!(
                 "`wait` is a whole number of seconds from 0 to {LONGEST_WAIT}."
             ))),
@@ -49,7 +49,12 @@ fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
         .flat_map(|value| value.split(','))
         .filter_map(|preference| preference.split(';').next()?.split_once('='))
         .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
-        .and_then(|(_, value)| value.trim().trim_matches('"').parse().ok())
+        .and_then(|(_, value)| whole_number(value.trim().trim_matches('"')))
+}
+
+/// Digits only: the standard library would take a sign as well.
+fn whole_number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// Answers a poll.
@@ -144,6 +149,8 @@ pub fn json(status: StatusCode, body: String) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn prefer(value: &str) -> Option<u64> {
@@ -172,5 +179,39 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("prefer", HeaderValue::from_static("wait=3600"));
         assert_eq!(wait(&PollQuery { wait: None }, &headers), Ok((60, true)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_of_the_query_is_digits_up_to_the_longest(
+            text in prop_oneof!["[0-9]{0,3}", "[-+ 0-9.e]{0,4}", any::<String>()],
+        ) {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let expected = digits.then(|| text.parse::<u64>().ok()).flatten();
+            let read = wait(&PollQuery { wait: Some(text) }, &HeaderMap::new());
+            match expected.filter(|seconds| *seconds <= LONGEST_WAIT) {
+                Some(seconds) => prop_assert_eq!(read, Ok((seconds, false))),
+                None => prop_assert!(read.is_err()),
+            }
+        }
+
+        #[test]
+        fn no_preference_makes_a_poll_fail_or_wait_longer(
+            text in prop_oneof!["(wait|Wait|x)( ?= ?\"?[-+0-9]{0,22}\"?)?(;|,)?.{0,9}", any::<String>()],
+        ) {
+            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                let headers = HeaderMap::from_iter([("prefer".parse().unwrap(), value)]);
+                let read = wait(&PollQuery { wait: None }, &headers);
+                prop_assert!(read.is_ok_and(|(seconds, _)| seconds <= LONGEST_WAIT));
+            }
+        }
+
+        #[test]
+        fn the_first_wait_counts(
+            other in "[a-z]{1,3}(=[a-z0-9]{1,5})?", seconds in 0_u64..=LONGEST_WAIT, second: u32,
+        ) {
+            let value = format!("{other}, wait={seconds}; {other}, wait={second}");
+            prop_assert_eq!(prefer(&value), Some(seconds));
+        }
     }
 }

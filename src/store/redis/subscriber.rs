@@ -198,6 +198,8 @@ impl Subscriber {
 struct Connection {
     client: SubscriberClient,
     reconnects: Receiver<Server>,
+    /// Also tells of attempts to connect that failed; those name no server.
+    errors: Receiver<(Error, Option<Server>)>,
     /// Says that messages were lost on their way through this process.
     lagged: mpsc::Receiver<()>,
     _driver: AbortOnDropHandle<()>,
@@ -208,7 +210,7 @@ impl Connection {
     fn open(plan: &Plan, names: &Names, notifier: &Arc<dyn Notifier>) -> Result<Self, StoreError> {
         let client = plan.subscriber()?;
         // Before connecting, so that the first event is not missed.
-        let reconnects = client.reconnect_rx();
+        let (reconnects, errors) = (client.reconnect_rx(), client.error_rx());
         let (lag, lagged) = mpsc::channel(1);
         let messages =
             tokio::spawn(hand_on(client.message_rx(), names.clone(), Arc::clone(notifier), lag));
@@ -216,6 +218,7 @@ impl Connection {
         Ok(Self {
             client,
             reconnects,
+            errors,
             lagged,
             _driver: AbortOnDropHandle::new(driver),
             _messages: AbortOnDropHandle::new(messages),
@@ -288,6 +291,13 @@ impl Task {
                     Ok(_) | Err(RecvError::Lagged(_)) => self.stand_again().await,
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
+                event = self.connection.errors.recv() => match event {
+                    // A connection was lost. This waits for the next one, or when that is slow
+                    // leaves the rest to its event. If all is well already it is done once more.
+                    Ok((_, Some(_))) | Err(RecvError::Lagged(_)) => self.stand_again().await,
+                    Ok((_, None)) => {}
+                    Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
+                },
                 Some(()) = self.connection.lagged.recv() => {
                     tracing::warn!("messages came faster than they were taken; readers look again");
                     self.notifier.resync();
@@ -331,7 +341,7 @@ impl Task {
         let result = self
             .settle_with(wanted.iter().copied().collect(), unwanted.into_iter().collect())
             .await;
-        let answer = result.as_ref().map_err(store_error).copied();
+        let answer = result.as_ref().copied().map_err(store_error);
         for request in batch.drain(..) {
             if let Some(sender) = request.answer {
                 // Whoever is confirmed already needs nothing of this attempt.
@@ -414,19 +424,21 @@ impl Task {
     async fn stand_again(&mut self) {
         self.local.standing.store(false, Ordering::Release);
         loop {
-            // A second event from the same connecting (a cluster has one for each primary) is
-            // covered by what follows.
-            while self.connection.reconnects.try_recv().is_ok() {}
-            let keys: Vec<SessionKey> = {
-                let mut channels = self.local.lock();
-                channels.values_mut().for_each(|channel| channel.confirmed = false);
-                channels.keys().copied().collect()
-            };
-            if self.cluster {
-                self.map = self.map().await;
-            }
             let attempt = async {
+                // Answered only when the whole connecting is done.
                 let _: Value = self.connection.client.ping(None).await?;
+                // Further events from the same connecting (a cluster has one for each primary)
+                // are covered by what follows.
+                while self.connection.reconnects.try_recv().is_ok() {}
+                while self.connection.errors.try_recv().is_ok() {}
+                if self.cluster {
+                    self.map = self.map().await;
+                }
+                let keys: Vec<SessionKey> = {
+                    let mut channels = self.local.lock();
+                    channels.values_mut().for_each(|channel| channel.confirmed = false);
+                    channels.keys().copied().collect()
+                };
                 self.begin(&keys).await
             };
             match attempt.await {

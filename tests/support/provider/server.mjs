@@ -32,6 +32,12 @@ function makeProvider() {
       response_types: ['code'],
       grant_types: ['authorization_code'],
       token_endpoint_auth_method: 'client_secret_basic',
+    }, {
+      client_id: 'token-relay-public',
+      redirect_uris: redirectUris,
+      response_types: ['code'],
+      grant_types: ['authorization_code'],
+      token_endpoint_auth_method: 'none',
     }],
     jwks: { keys },
     cookies: { keys: ['tests'] },

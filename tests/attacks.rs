@@ -1,0 +1,238 @@
+//! Under attack the service stays bounded, and a person next door still signs in.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::SinkExt as _;
+use reqwest::StatusCode;
+use serde_json::json;
+use support::{Browser, Events, Process, client, create, redis::within, text};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
+
+/// Resident memory of a process, in MiB.
+fn resident(relay: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn address(relay: &Process) -> std::net::SocketAddr {
+    relay.url.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+/// A connection from one of several loopback addresses, so that ports do not run out.
+async fn connect(relay: &Process, number: usize) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    let source = std::net::Ipv4Addr::new(127, 0, 2, 1 + u8::try_from(number % 8).unwrap());
+    socket.bind((source, 0).into())?;
+    socket.connect(address(relay)).await
+}
+
+async fn somebody_signs_in(relay: &Process) {
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    let token = text(&session, "session_token");
+    let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
+    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    assert_eq!(page.url.path(), "/addons/success");
+    assert_eq!(events.next().await.unwrap().name, "authenticated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifteen_thousand_half_open_connections() {
+    const CONNECTIONS: usize = 15_000;
+    let relay = Process::demo(&[("TOKEN_RELAY_HEADER_TIMEOUT", "20s")]);
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let mut held = Vec::with_capacity(CONNECTIONS);
+    for number in 0..CONNECTIONS {
+        let mut socket = connect(&relay, number).await.expect("this process may open 20 000 files");
+        // Every second one begins a request and never ends it.
+        if number % 2 == 0 {
+            socket
+                .write_all(b"GET /addons/sessions/x/events HTTP/1.1\r\nHost: a\r\n")
+                .await
+                .unwrap();
+        }
+        held.push(socket);
+    }
+    somebody_signs_in(&relay).await;
+    let grown = resident(&relay) - before;
+    println!("{CONNECTIONS} half-open connections: {grown} MiB more");
+    assert!(grown < 200, "{grown} MiB");
+    // They are all cut off when their time is over.
+    let mut last = held.pop().unwrap();
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(60), last.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_connections_than_allowed_are_told_so() {
+    let relay = Process::demo(&[("TOKEN_RELAY_MAX_CONNECTIONS", "50")]);
+    let mut held = Vec::new();
+    for number in 0..50 {
+        held.push(connect(&relay, number).await.unwrap());
+    }
+    within(Duration::from_secs(10), "the next one is refused", || async {
+        let mut socket = connect(&relay, 0).await.unwrap();
+        let mut answer = Vec::new();
+        let read =
+            tokio::time::timeout(Duration::from_millis(500), socket.read_to_end(&mut answer));
+        matches!(read.await, Ok(Ok(_))) && answer.starts_with(b"HTTP/1.1 503")
+    })
+    .await;
+    drop(held);
+    within(Duration::from_secs(10), "there is room again", || async {
+        client()
+            .get(format!("{}/healthz", relay.url))
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status() == StatusCode::OK)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_creations_from_one_address_leaves_others_alone() {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "20"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+    ]);
+    let url = format!("{}/addons/sessions", relay.url);
+    let from =
+        |address: &'static str| client().post(&url).header("x-forwarded-for", address).send();
+    let (mut created, mut refused) = (0, 0);
+    for _ in 0..300 {
+        match from("192.0.2.1").await.unwrap().status() {
+            StatusCode::CREATED => created += 1,
+            StatusCode::TOO_MANY_REQUESTS => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    println!("a flood of 300: {created} created, {refused} refused");
+    assert!((20..=25).contains(&created));
+    assert_eq!(from("192.0.2.2").await.unwrap().status(), StatusCode::CREATED);
+    // What a client writes in front of the proxy's word counts for nothing.
+    assert_eq!(
+        from("198.51.100.7, 192.0.2.1").await.unwrap().status(),
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    // All of one customer's IPv6 network is one client.
+    for _ in 0..25 {
+        let _ = from("2001:db8::1").await.unwrap();
+    }
+    assert_eq!(from("2001:db8::ffff").await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_never_read_cost_little_and_harm_nobody() {
+    let relay = Process::demo(&[("TOKEN_RELAY_HEARTBEAT", "1s")]);
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let mut held = Vec::new();
+    for number in 0..500 {
+        let session = create(&relay.url, None).await;
+        let path = format!("/{}", text(&session, "events_url").splitn(4, '/').nth(3).unwrap());
+        let mut socket = connect(&relay, number).await.unwrap();
+        socket
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        held.push(socket);
+    }
+    somebody_signs_in(&relay).await;
+    let grown = resident(&relay).saturating_sub(before);
+    println!("500 streams that nobody reads: {grown} MiB more");
+    assert!(grown < 30, "{grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_talk_too_much_are_cut_off() {
+    let relay = Process::demo(&[]);
+    let session = create(&relay.url, None).await;
+    let path = format!("/{}", text(&session, "events_url").splitn(4, '/').nth(3).unwrap());
+    let mut socket = connect(&relay, 0).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; 15];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let noise = [b'x'; 4096];
+    let mut sent = 0;
+    // Until the relay resets the connection.
+    while sent < 1_000_000 && socket.write_all(&noise).await.is_ok() {
+        sent += noise.len();
+        tokio::task::yield_now().await;
+    }
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut rest)).await;
+    assert!(end.is_ok(), "the connection has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn huge_and_fragmented_web_socket_messages_are_refused() {
+    let relay = Process::demo(&[]);
+    for message in
+        [Message::text("x".repeat(100_000)), Message::binary(vec![0; 10]), Message::text("{}")]
+    {
+        let session = create(&relay.url, None).await;
+        let mut request = text(&session, "websocket_url").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "token-relay.v1".parse().unwrap());
+        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        // The relay may end the connection while this is still being sent.
+        let _ = socket.send(message).await;
+        let end = tokio::time::timeout(Duration::from_secs(10), async {
+            while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+        });
+        end.await.expect("the connection ends");
+    }
+    // A text message of endless fragments of two bytes.
+    let session = create(&relay.url, None).await;
+    let path = format!("/{}", text(&session, "websocket_url").splitn(4, '/').nth(3).unwrap());
+    let mut socket = connect(&relay, 0).await.unwrap();
+    let upgrade = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: token-relay.v1\r\n\r\n"
+    );
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut sent = 0;
+    for number in 0..100_000 {
+        // Not final, masked with zeros: first a text frame, then continuations.
+        let frame = [u8::from(number == 0), 0x82, 0, 0, 0, 0, b'x', b'x'];
+        if socket.write_all(&frame).await.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    println!("fragments: cut off after {sent} of 100 000 were written");
+    assert!(sent < 100_000, "the connection is cut off");
+    somebody_signs_in(&relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_requests_are_answered_or_cut_off() {
+    let relay = Process::demo(&[]);
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let mut socket = connect(&relay, 0).await.unwrap();
+    let request = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2_000);
+    // Nobody reads the answers, so at some time the relay stops reading, too.
+    for _ in 0..50 {
+        let write = socket.write_all(request.as_bytes());
+        if tokio::time::timeout(Duration::from_millis(200), write).await.is_err() {
+            break;
+        }
+    }
+    somebody_signs_in(&relay).await;
+    let grown = resident(&relay).saturating_sub(before);
+    println!("pipelined requests: {grown} MiB more");
+    assert!(grown < 50, "{grown} MiB");
+}

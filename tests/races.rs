@@ -1,0 +1,214 @@
+//! Fulfil and subscribe at the same moment, over real sockets, by every transport.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use reqwest::StatusCode;
+use serde_json::Value;
+use support::{Events, client, create, text};
+use token_relay::{
+    app::Server,
+    session::{SessionId, SessionKey},
+    settings::Settings,
+    store::Stored,
+    token::Subject,
+};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
+
+const SESSIONS: usize = 1_000;
+
+/// The service in this process, so that a test can fulfil at an exact moment.
+async fn server(more: &[(&str, &str)]) -> Arc<Server> {
+    let settings = [
+        ("TOKEN_RELAY_LISTEN", "127.0.0.1:0"),
+        // Never asked: these tests end the login themselves.
+        ("TOKEN_RELAY_OIDC_ISSUER", "http://127.0.0.1:9"),
+        ("TOKEN_RELAY_OIDC_CLIENT_ID", "tests"),
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000000"),
+    ];
+    let settings = settings.iter().chain(more);
+    let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Arc::new(Server::start(Settings::load(settings, None).unwrap()).await.unwrap())
+}
+
+fn base(server: &Server) -> String {
+    format!("http://{}", server.address())
+}
+
+fn key(session: &Value) -> SessionKey {
+    SessionId::parse(text(session, "session_id")).unwrap().key()
+}
+
+/// Ends the login of a session, as `/addons/redirect` does.
+async fn fulfil(server: &Server, session: SessionKey) -> Stored {
+    let app = server.app();
+    let subject = Subject { subject: "alice".to_owned(), claims: serde_json::Map::new() };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let token = app.forge.forge(&app.signing_keys, &subject, now).unwrap();
+    app.relay.fulfil(session, token.seal(&app.sealing_keys, session)).await.unwrap()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Sse,
+    WebSocket,
+    LongPoll,
+}
+
+/// Waits by one transport; the answer's `state`, or its error.
+async fn wait(transport: Transport, session: Value) -> String {
+    let event = match transport {
+        Transport::Sse => {
+            let mut events = Events::open(text(&session, "events_url"), None).await;
+            events.next().await.map_or(Value::Null, |event| event.data)
+        }
+        Transport::WebSocket => {
+            let mut request = text(&session, "websocket_url").into_client_request().unwrap();
+            request
+                .headers_mut()
+                .insert("sec-websocket-protocol", "token-relay.v1".parse().unwrap());
+            let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+            loop {
+                match socket.next().await.unwrap().unwrap() {
+                    Message::Text(message) => {
+                        socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
+                        break serde_json::from_str(&message).unwrap();
+                    }
+                    Message::Close(_) => break Value::Null,
+                    _ => {}
+                }
+            }
+        }
+        Transport::LongPoll => {
+            let url = format!("{}?wait=20", text(&session, "poll_url"));
+            client().get(url).send().await.unwrap().json().await.unwrap()
+        }
+    };
+    let member = if event["state"] == "failed" { "error" } else { "state" };
+    event[member].as_str().unwrap_or("nothing").to_owned()
+}
+
+async fn race(transport: Transport) {
+    let server = server(&[]).await;
+    let base = base(&server);
+    let sessions = futures_util::stream::iter(0..SESSIONS);
+    let arrived = sessions
+        .map(|_| {
+            let (server, base) = (Arc::clone(&server), base.clone());
+            tokio::spawn(async move {
+                let session = create(&base, None).await;
+                let key = key(&session);
+                let reading = tokio::spawn(wait(transport, session));
+                let fulfilling = tokio::spawn(async move { fulfil(&server, key).await });
+                assert_eq!(fulfilling.await.unwrap(), Stored::Done);
+                reading.await.unwrap()
+            })
+        })
+        .buffer_unordered(64)
+        .filter(|state| std::future::ready(state.as_ref().unwrap() == "authenticated"))
+        .count()
+        .await;
+    println!("{transport:?}: {SESSIONS} races, {arrived} tokens arrived");
+    assert_eq!(arrived, SESSIONS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_races_by_event_stream() {
+    race(Transport::Sse).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_races_by_web_socket() {
+    race(Transport::WebSocket).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_races_by_long_poll() {
+    race(Transport::LongPoll).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_streams_that_wait_exactly_one_wins() {
+    let server = server(&[]).await;
+    for _ in 0..100 {
+        let session = create(&base(&server), None).await;
+        let readers = [(); 2].map(|()| tokio::spawn(wait(Transport::Sse, session.clone())));
+        support::redis::eventually("both wait", || async {
+            server.app().relay.waiters().waiting() == 2
+        })
+        .await;
+        fulfil(&server, key(&session)).await;
+        let mut outcomes = Vec::new();
+        for reader in readers {
+            outcomes.push(reader.await.unwrap());
+        }
+        outcomes.sort();
+        assert_eq!(outcomes, ["authenticated", "superseded"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_polls_exactly_one_wins() {
+    let server = server(&[]).await;
+    for _ in 0..50 {
+        let session = create(&base(&server), None).await;
+        fulfil(&server, key(&session)).await;
+        let polls = (0..4).map(|_| client().get(text(&session, "poll_url")).send());
+        let answers = futures_util::future::join_all(polls).await;
+        let statuses = answers.into_iter().map(|answer| answer.unwrap().status());
+        let winners = statuses.filter(|status| *status == StatusCode::OK).count();
+        assert_eq!(winners, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_come_and_an_expired_session_says_so() {
+    let server =
+        server(&[("TOKEN_RELAY_HEARTBEAT", "1s"), ("TOKEN_RELAY_SESSION_TTL", "10s")]).await;
+    let session = create(&base(&server), None).await;
+    let mut events = Events::open(text(&session, "events_url"), None).await;
+    let event = events.next().await.unwrap();
+    assert_eq!((event.name.as_str(), text(&event.data, "state")), ("expired", "expired"));
+    let heartbeats = events.raw.matches(":\n\n").count();
+    assert!((5..=11).contains(&heartbeats), "{heartbeats} heartbeats in ten seconds");
+    assert_eq!(events.next().await, None);
+    let late = client().get(text(&session, "poll_url")).send().await.unwrap();
+    assert_eq!(late.status(), StatusCode::GONE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_on_a_reused_connection_works_as_well() {
+    let server = server(&[]).await;
+    let session = create(&base(&server), None).await;
+    // The same client, hence the same connection: the second request is served by hyper.
+    let client = client();
+    let poll = client.get(text(&session, "poll_url")).send().await.unwrap();
+    assert_eq!(poll.status(), StatusCode::ACCEPTED);
+    drop(poll.bytes().await);
+    let events = client.get(text(&session, "events_url")).send().await.unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    fulfil(&server, key(&session)).await;
+    let body = tokio::time::timeout(Duration::from_secs(10), events.text()).await.unwrap();
+    assert!(body.unwrap().contains("event: authenticated"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_frees_its_place() {
+    let server = server(&[]).await;
+    let session = create(&base(&server), None).await;
+    for _ in 0..20 {
+        let events = Events::open(text(&session, "events_url"), None).await;
+        assert_eq!(server.app().relay.waiters().waiting(), 1);
+        drop(events);
+        support::redis::eventually("the place is free", || async {
+            server.app().relay.waiters().waiting() == 0
+        })
+        .await;
+    }
+}
