@@ -13,7 +13,7 @@ use std::{
 };
 
 pub use load::Described;
-pub use source::{SettingsError, SettingsErrors};
+pub use source::{SettingsError, SettingsErrors, environment};
 pub use table::markdown;
 
 use ipnet::IpNet;

@@ -113,6 +113,8 @@ impl Source {
                 }
                 if !known(&name) {
                     found.unknown(&variable, &name, |near| format!("{PREFIX}{near}"));
+                } else if value.contains(char::REPLACEMENT_CHARACTER) {
+                    found.error(variable, "expected text in UTF-8".to_owned());
                 } else if !value.trim().is_empty() {
                     // Compose files and charts hand on what is not set as an empty variable.
                     found.put(name, value, Origin::Environment(variable));
@@ -348,6 +350,14 @@ impl Source {
     pub(super) fn is_sound(&self) -> bool {
         self.errors.is_empty()
     }
+}
+
+/// The environment of this process. What is no UTF-8 in a value comes as replacement characters,
+/// which [`Settings::load`](super::Settings::load) refuses in settings and ignores elsewhere.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    })
 }
 
 /// Whether the variable is one that Kubernetes and Docker links put into every container when a
