@@ -1,20 +1,26 @@
 //! Command line: `serve`, `demo`, `check-config`, `settings`, `healthcheck`, `completions`.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use token_relay::{app, settings::Settings};
+use token_relay::{
+    app,
+    settings::{Settings, environment, reachable},
+};
 use tracing_subscriber::EnvFilter;
 
 // Waiting streams are many small allocations of a few sizes; this allocator packs them densely.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What is logged, such as `debug` or `token_relay::relay=trace,info`.
+const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
@@ -36,10 +42,10 @@ enum Command {
     Demo {
         /// Address of the relay
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
-        provider_listen: std::net::SocketAddr,
+        provider_listen: SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
@@ -49,7 +55,12 @@ enum Command {
     /// List every setting as a Markdown table
     Settings,
     /// Ask a running instance whether it is ready; for container health checks
-    Healthcheck(ConfigFile),
+    Healthcheck {
+        /// Instance to ask, such as http://127.0.0.1:8080; the configured one by default
+        url: Option<url::Url>,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
     /// Print a completion script
     Completions {
         /// Which shell
@@ -72,17 +83,19 @@ impl ConfigFile {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Serve(file) => match Settings::load(std::env::vars(), file.path()) {
-            Ok(settings) => {
-                log_to_stderr(settings.log_json);
-                run(app::serve(settings))
-            }
+        Command::Serve(file) => match Settings::load(environment(), file.path()) {
+            Ok(settings) => match log_to_stderr(settings.log_json) {
+                Ok(()) => run(app::serve(settings)),
+                Err(error) => bad_settings(&error),
+            },
             Err(errors) => bad_settings(&errors),
         },
         #[cfg(feature = "demo")]
         Command::Demo { listen, provider_listen, no_open } => {
             use token_relay::demo::{DemoError, DemoOptions};
-            log_to_stderr(false);
+            if let Err(error) = log_to_stderr(false) {
+                return bad_settings(&error);
+            }
             run(async move {
                 let options = DemoOptions { listen, provider_listen, open: !no_open };
                 match token_relay::demo::run(options).await {
@@ -91,7 +104,7 @@ fn main() -> ExitCode {
                 }
             })
         }
-        Command::CheckConfig(file) => match Settings::describe(std::env::vars(), file.path()) {
+        Command::CheckConfig(file) => match Settings::describe(environment(), file.path()) {
             Ok(lines) => {
                 let lines = lines.iter().map(|(name, value, origin)| {
                     format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
@@ -101,7 +114,7 @@ fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         Command::Settings => print(&token_relay::settings::markdown()),
-        Command::Healthcheck(file) => healthcheck(file.path()),
+        Command::Healthcheck { url, file } => healthcheck(url, file.path()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "token-relay", &mut script);
@@ -154,41 +167,45 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("TOKEN_RELAY_LOG").unwrap_or_else(|_| "info".into());
+fn log_to_stderr(json: bool) -> Result<(), String> {
+    let wanted = environment().find(|(name, value)| name == LOG && !value.is_empty());
+    let wanted = wanted.map_or_else(|| "info".to_owned(), |(_, value)| value);
+    let filter = EnvFilter::try_new(wanted).map_err(|error| format!("{LOG}: {error}"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         log.json().init();
     } else {
         log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     }
+    Ok(())
 }
 
-fn healthcheck(file: Option<&Path>) -> ExitCode {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let settings = match Settings::load(std::env::vars(), file) {
-        Ok(settings) => settings,
-        Err(errors) => return bad_settings(&errors),
+fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {
+    let address = match url {
+        Some(url) if url.scheme() == "http" => url
+            .socket_addrs(|| None)
+            .and_then(|addresses| addresses.first().copied().ok_or(ErrorKind::NotFound.into())),
+        Some(_) => return bad_settings(&"expected an http URL"),
+        None => match Settings::load(environment(), file) {
+            Ok(settings) => Ok(reachable(settings.listen)),
+            Err(errors) => return bad_settings(&errors),
+        },
     };
-    let mut address = settings.listen;
-    // An instance that listens everywhere is asked where it surely is.
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    match ask() {
+    match address.and_then(ask) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(answer) => failed(&format!("not ready: {}", answer.lines().last().unwrap_or_default())),
         Err(error) => failed(&error),
     }
+}
+
+/// The answer of the instance at `address` to whether it is ready, head and body.
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

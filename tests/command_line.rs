@@ -1,7 +1,12 @@
 //! The command line: settings that are wrong, shown and documented.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::{Command, Output};
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::ffi::OsStrExt as _,
+    process::{Command, Output},
+};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_token-relay"))
@@ -34,7 +39,7 @@ fn missing_and_wrong_settings_are_named_and_end_with_2() {
     let weak =
         [&PROVIDER[..], &[("TOKEN_RELAY_SIGNING_KEY", "no PEM at all, but long and confidential")]];
     let output = run(&["serve"], &weak.concat());
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("SIGNING_KEY"), "{}", stderr(&output));
     assert!(!stderr(&output).contains("confidential"));
 }
@@ -47,6 +52,76 @@ fn check_config_hides_secrets() {
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains("https://login.example") && shown.contains("(set, hidden)"), "{shown}");
     assert!(!shown.contains("confidential"));
+}
+
+#[test]
+fn the_log_level_is_checked_and_foreign_variables_are_left_alone() {
+    let wrong = [&PROVIDER[..], &[("TOKEN_RELAY_LOG", "token_relay=loud")]].concat();
+    let output = run(&["serve"], &wrong);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("TOKEN_RELAY_LOG"), "{}", stderr(&output));
+    let latin1 = OsStr::from_bytes(b"caf\xe9");
+    let check = |name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_token-relay"));
+        command.arg("check-config").env_clear().envs(PROVIDER).env(name, latin1).output().unwrap()
+    };
+    assert!(check("SHOP").status.success());
+    let output = check("TOKEN_RELAY_BRAND_NAME");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("BRAND_NAME: expected text in UTF-8"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_secrets_come_from_files() {
+    let folder = std::env::temp_dir().join(format!("token-relay-command-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (file, secret) = (folder.join("relay.toml"), folder.join("client-secret"));
+    std::fs::write(&secret, "confidential\n").unwrap();
+    std::fs::write(&file, "heartbeat = '20s'\nsession_ttl = '5m'\ncookie_keys = ''\n").unwrap();
+    let (file, secret) = (file.to_str().unwrap(), secret.to_str().unwrap());
+    let more = [("TOKEN_RELAY_HEARTBEAT", "30s"), ("TOKEN_RELAY_OIDC_CLIENT_SECRET_FILE", secret)];
+    let environment = [&PROVIDER[..], &more].concat();
+    let output = run(&["check-config", "--config", file], &environment);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let line = |name: &str| {
+        let found = shown.lines().find(|line| line.split_whitespace().next() == Some(name));
+        found.unwrap_or_else(|| panic!("no {name} in {shown}")).to_owned()
+    };
+    assert!(line("heartbeat").ends_with("30s  (environment TOKEN_RELAY_HEARTBEAT)"), "{shown}");
+    assert!(line("session_ttl").ends_with(&format!("5m  (file {file})")), "{shown}");
+    let hidden = format!("(set, hidden)  (secret file {secret})");
+    assert!(line("oidc_client_secret").ends_with(&hidden), "{shown}");
+    assert!(!shown.contains("confidential"));
+    // The variable says it as well as `--config`.
+    let by_name =
+        run(&["check-config"], &[&environment[..], &[("TOKEN_RELAY_CONFIG", file)]].concat());
+    assert_eq!(String::from_utf8(by_name.stdout).unwrap(), shown);
+    let both = [&environment[..], &[("TOKEN_RELAY_OIDC_CLIENT_SECRET", "confidential")]].concat();
+    let output = run(&["check-config", "--config", file], &both);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("OIDC_CLIENT_SECRET_FILE, not both"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("confidential"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_health_check_believes_the_instance_that_it_is_told() {
+    for (status, ready) in [("200 OK", true), ("503 Service Unavailable", false)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let instance = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            let first = request.next().unwrap().unwrap();
+            while !request.next().unwrap().unwrap().is_empty() {}
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+            first
+        });
+        let output = run(&["healthcheck", &url], &[]);
+        assert_eq!(output.status.success(), ready, "{}", stderr(&output));
+        assert!(instance.join().unwrap().starts_with("GET /readyz HTTP/1.1"));
+    }
 }
 
 #[test]

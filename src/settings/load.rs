@@ -2,15 +2,20 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+use jsonwebtoken::Algorithm;
 use url::{Host, Url};
 
 use super::{
     Brand, Limits, MeetSettings, OidcSettings, RedisSettings, Secret, Settings, SettingsErrors,
     SigningAlgorithm, TokenSettings, source::Source, table::TABLE,
 };
+use crate::token::SigningKeys;
 
 /// Shortest secret that keys are made of, in characters.
 const SHORTEST_SECRET: usize = 32;
+
+/// Larger than any machine needs: a larger number is a slip.
+const MOST: usize = 1_000_000_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -88,11 +93,7 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
         .parse("LISTEN", "an address such as 127.0.0.1:8080")
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let oidc = oidc(&mut source);
-    let redis = source.secret("REDIS_URL", 1).map(|url| RedisSettings {
-        url,
-        prefix: source.text("REDIS_PREFIX").unwrap_or_else(|| "token-relay".to_owned()),
-        timeout: source.duration("REDIS_TIMEOUT", 2 * SECOND, (SECOND / 10, MINUTE)),
-    });
+    let redis = redis(&mut source);
     if redis.is_some() {
         for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
             if !source.has(name) {
@@ -101,10 +102,19 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
         }
     }
     let token = token(&mut source);
+    let public_url = secure_url(&mut source, "PUBLIC_URL");
+    let is_private = listen.ip().is_loopback() || listen.ip().is_unspecified();
+    if !is_private && !source.has("PUBLIC_URL") {
+        source.missing("PUBLIC_URL", " because LISTEN is no loopback address");
+    }
+    let metrics_listen = source.parse("METRICS_LISTEN", "an address such as 127.0.0.1:9090");
+    if metrics_listen == Some(listen) && listen.port() != 0 {
+        source.reject("METRICS_LISTEN", "another address than LISTEN");
+    }
     let settings = Settings {
         listen,
-        public_url: secure_url(&mut source, "PUBLIC_URL"),
-        metrics_listen: source.parse("METRICS_LISTEN", "an address such as 127.0.0.1:9090"),
+        public_url,
+        metrics_listen,
         redis,
         token,
         cookie_keys: source.secrets("COOKIE_KEYS", SHORTEST_SECRET),
@@ -120,7 +130,7 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
         limits: limits(&mut source),
         meet: meet(&mut source),
         brand: brand(&mut source),
-        frame_ancestors: source.list("FRAME_ANCESTORS").unwrap_or_default(),
+        frame_ancestors: frame_ancestors(&mut source),
         hsts: source.has("HSTS").then(|| source.duration("HSTS", DAY, (SECOND, 3650 * DAY))),
         introspection_clients: clients(&mut source),
         log_json: match source.text("LOG_FORMAT").as_deref() {
@@ -170,6 +180,22 @@ fn oidc(source: &mut Source) -> Option<OidcSettings> {
     })
 }
 
+fn redis(source: &mut Source) -> Option<RedisSettings> {
+    let url = source.secret("REDIS_URL", 1)?;
+    let scheme = url.expose().split_once("://").map(|(scheme, _)| scheme);
+    let family = scheme.and_then(|scheme| scheme.split(['-', '+']).next());
+    if !matches!(family, Some("redis" | "rediss" | "valkey" | "valkeys")) {
+        source.reject("REDIS_URL", "a URL such as redis://host:6379/0");
+    }
+    let prefix = source.text("REDIS_PREFIX").unwrap_or_else(|| "token-relay".to_owned());
+    // Braces choose the cluster's slot; the store sets its own.
+    if prefix.contains(['{', '}']) {
+        source.reject("REDIS_PREFIX", "a prefix without braces");
+    }
+    let timeout = source.duration("REDIS_TIMEOUT", 2 * SECOND, (SECOND / 10, MINUTE));
+    Some(RedisSettings { url, prefix, timeout })
+}
+
 fn token(source: &mut Source) -> TokenSettings {
     let algorithm = match source.text("SIGNING_ALGORITHM").as_deref() {
         None | Some("ES256") => SigningAlgorithm::Es256,
@@ -186,8 +212,8 @@ fn token(source: &mut Source) -> TokenSettings {
     }
     TokenSettings {
         algorithm,
-        signing_key: source.secret("SIGNING_KEY", SHORTEST_SECRET),
-        previous_signing_key: source.secret("PREVIOUS_SIGNING_KEY", SHORTEST_SECRET),
+        signing_key: signing_key(source, "SIGNING_KEY", algorithm),
+        previous_signing_key: signing_key(source, "PREVIOUS_SIGNING_KEY", algorithm),
         issuer: source.text("TOKEN_ISSUER"),
         audience: source.list("TOKEN_AUDIENCE").unwrap_or_default(),
         scope: source.text("TOKEN_SCOPE").unwrap_or_else(|| "addons".to_owned()),
@@ -198,14 +224,35 @@ fn token(source: &mut Source) -> TokenSettings {
     }
 }
 
+/// A key that signs with `algorithm`.
+fn signing_key(source: &mut Source, name: &str, algorithm: SigningAlgorithm) -> Option<Secret> {
+    let mut key = source.secret(name, SHORTEST_SECRET)?;
+    if key.expose().starts_with("-----BEGIN") {
+        // Files of environment variables have one line for each, so PEM comes with `\n` in it.
+        key = Secret(key.expose().replace("\\n", "\n").into());
+    }
+    let (algorithm, expected) = match algorithm {
+        SigningAlgorithm::Es256 => (Algorithm::ES256, "a PEM private key on P-256 (PKCS#8)"),
+        SigningAlgorithm::EdDsa => (Algorithm::EdDSA, "a PEM private key of Ed25519 (PKCS#8)"),
+        SigningAlgorithm::Rs256 => {
+            (Algorithm::RS256, "a PEM private key of RSA, of 2048 bits or more")
+        }
+        SigningAlgorithm::Hs256 => (Algorithm::HS256, "a secret of 32 bytes or more"),
+    };
+    if SigningKeys::from_secret(algorithm, key.expose().as_bytes()).is_err() {
+        source.reject(name, expected);
+        return None;
+    }
+    Some(key)
+}
+
 fn limits(source: &mut Source) -> Limits {
-    let most = u32::MAX as usize;
     Limits {
-        max_streams: source.number("MAX_STREAMS", 19_000, 1),
-        max_streams_per_session: source.number("MAX_STREAMS_PER_SESSION", 4, 1),
-        max_connections: source.number("MAX_CONNECTIONS", 19_500, 1),
-        max_body: source.number("MAX_BODY", 16_384, 256),
-        sessions_per_minute: u32::try_from(source.number("SESSIONS_PER_MINUTE", 60, 1).min(most))
+        max_streams: source.number("MAX_STREAMS", 19_000, 1..=MOST),
+        max_streams_per_session: source.number("MAX_STREAMS_PER_SESSION", 4, 1..=MOST),
+        max_connections: source.number("MAX_CONNECTIONS", 19_500, 1..=MOST),
+        max_body: source.number("MAX_BODY", 16_384, 256..=MOST),
+        sessions_per_minute: u32::try_from(source.number("SESSIONS_PER_MINUTE", 60, 1..=MOST))
             .unwrap_or(u32::MAX),
         header_timeout: source.duration("HEADER_TIMEOUT", 10 * SECOND, (SECOND / 10, 5 * MINUTE)),
     }
@@ -255,7 +302,7 @@ fn meet(source: &mut Source) -> Option<MeetSettings> {
         token_ttl: source.duration("ADDONS_TOKEN_TTL", 2 * HOUR, ttl),
         token_type: text(source, "ADDONS_TOKEN_TYPE", "Bearer"),
         token_scope: text(source, "ADDONS_TOKEN_SCOPE", "rooms:create"),
-        random_token_byte_length: source.number("ADDONS_RANDOM_TOKEN_BYTE_LENGTH", 60, 32).min(256),
+        random_token_byte_length: source.number("ADDONS_RANDOM_TOKEN_BYTE_LENGTH", 60, 32..=256),
         session_id_cookie,
         user_id_claim: text(source, "MEET_USER_ID_CLAIM", "sub"),
         return_to,
@@ -283,6 +330,18 @@ fn brand(source: &mut Source) -> Brand {
         color,
         office_js_url: secure_url(source, "OFFICE_JS_URL"),
     }
+}
+
+fn frame_ancestors(source: &mut Source) -> Vec<String> {
+    let hosts = source.list("FRAME_ANCESTORS").unwrap_or_default();
+    let is_source = |host: &String| {
+        host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';')
+            && (!host.contains('\'') || host == "'self'")
+    };
+    if !hosts.iter().all(is_source) {
+        source.reject("FRAME_ANCESTORS", "hosts such as https://*.office.com, by commas");
+    }
+    hosts
 }
 
 fn origins(source: &mut Source) -> Vec<String> {
@@ -332,13 +391,15 @@ fn clients(source: &mut Source) -> Vec<(String, Secret)> {
         .collect()
 }
 
-/// An `https` URL, or an `http` one of this machine.
+/// An `https` URL, or an `http` one of this machine; nothing else in it than host and path.
 fn secure_url(source: &mut Source, name: &str) -> Option<Url> {
     let url = source.parse::<Url>(name, "a URL")?;
-    if is_secure(&url) && url.query().is_none() && url.fragment().is_none() {
+    let plain = url.query().is_none() && url.fragment().is_none();
+    if is_secure(&url) && plain {
         return Some(url);
     }
-    source.reject(name, "an https URL without query (http only for loopback hosts)");
+    let expected = "an https URL without user or query (http only for loopback hosts)";
+    source.reject(name, expected);
     None
 }
 
@@ -349,7 +410,9 @@ fn is_secure(url: &Url) -> bool {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         None => false,
     };
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+    // A password in a URL would be shown wherever the URL is.
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    anonymous && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
 }
 
 #[cfg(test)]
@@ -450,6 +513,91 @@ mod tests {
     }
 
     #[test]
+    fn links_to_a_service_of_the_same_name_are_no_settings() {
+        let links = [
+            ("TOKEN_RELAY_SERVICE_HOST", "10.0.0.1"),
+            ("TOKEN_RELAY_SERVICE_PORT", "80"),
+            ("TOKEN_RELAY_SERVICE_PORT_HTTP", "80"),
+            ("TOKEN_RELAY_PORT", "tcp://10.0.0.1:80"),
+            ("TOKEN_RELAY_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("TOKEN_RELAY_REDIS_PORT", "tcp://10.0.0.2:6379"),
+            ("TOKEN_RELAY_REDIS_SERVICE_HOST", "10.0.0.2"),
+        ];
+        Settings::load(environment(&links), None).unwrap();
+        let text = errors(&[("TOKEN_RELAY_PORT", "8080"), ("TOKEN_RELAY_SUPPORT", "a")]);
+        assert_eq!(text.matches("no such setting").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn what_is_set_but_empty_is_not_set() {
+        let empty = [("TOKEN_RELAY_REDIS_URL", ""), ("TOKEN_RELAY_COOKIE_KEYS_FILE", " ")];
+        let settings = Settings::load(environment(&empty), None).unwrap();
+        assert!(settings.redis.is_none() && settings.cookie_keys.is_empty());
+        // Random keys in the place of separators would differ between instances.
+        assert!(errors(&[("TOKEN_RELAY_COOKIE_KEYS", ",")]).contains("COOKIE_KEYS: expected"));
+    }
+
+    #[test]
+    fn a_signing_key_must_fit_its_algorithm() {
+        const ED25519: &str = "-----BEGIN PRIVATE KEY-----\\n\
+            MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\\n\
+            -----END PRIVATE KEY-----";
+        let key = ("TOKEN_RELAY_SIGNING_KEY", ED25519);
+        let one_line = [("TOKEN_RELAY_SIGNING_ALGORITHM", "EdDSA"), key];
+        assert!(Settings::load(environment(&one_line), None).unwrap().token.signing_key.is_some());
+        let text = errors(&[key]);
+        assert!(text.contains("SIGNING_KEY: expected a PEM private key on P-256"), "{text}");
+        assert!(!text.contains("MC4CAQAw"));
+    }
+
+    #[test]
+    fn the_public_url_is_secure_and_known() {
+        let public_url = |listen: &str| {
+            let settings = Settings::load(environment(&[("TOKEN_RELAY_LISTEN", listen)]), None);
+            settings.map(|settings| settings.public_url_for(listen.parse().unwrap()).to_string())
+        };
+        assert_eq!(public_url("0.0.0.0:80").unwrap(), "http://127.0.0.1/");
+        assert_eq!(public_url("[::]:8080").unwrap(), "http://[::1]:8080/");
+        let text = public_url("192.0.2.1:8080").unwrap_err().to_string();
+        assert!(text.contains("PUBLIC_URL: required because LISTEN"), "{text}");
+        for wrong in
+            ["https://relay:hunter2@relay.example", "https://relay.example?a", "ftp://127.0.0.1"]
+        {
+            let text = errors(&[("TOKEN_RELAY_PUBLIC_URL", wrong)]);
+            assert!(text.contains("PUBLIC_URL: expected") && !text.contains("hunter2"), "{text}");
+        }
+        for right in ["https://relay.example/sign-in", "http://a.localhost:1", "http://[::1]"] {
+            Settings::load(environment(&[("TOKEN_RELAY_PUBLIC_URL", right)]), None).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_demo_has_its_own_provider_and_heeds_the_rest() {
+        let demo = |pairs: &[(&str, &str)]| {
+            let listen = "127.0.0.1:0".parse().unwrap();
+            Settings::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs))
+        };
+        let settings = demo(&[("TOKEN_RELAY_SESSION_TTL", "2m")]).unwrap();
+        assert_eq!(settings.oidc.issuer.as_str(), "http://127.0.0.1:8081/");
+        assert_eq!(settings.session_ttl, Duration::from_secs(120));
+        let text = demo(&[("TOKEN_RELAY_REDIS_URL", "redis://127.0.0.1")]).unwrap_err().to_string();
+        assert!(text.contains("TOKEN_RELAY_SEALING_KEYS: required with REDIS_URL"), "{text}");
+    }
+
+    #[test]
+    fn the_table_has_every_default() {
+        // What the table says is what the program does.
+        let defaults = TABLE.iter().filter_map(|entry| {
+            let value = entry.default.strip_prefix('`')?.strip_suffix('`')?;
+            let is_value = !value.contains('<') && TABLE.iter().all(|other| other.name != value);
+            is_value.then(|| (format!("TOKEN_RELAY_{}", entry.name), value.to_owned()))
+        });
+        let written = Settings::load(environment(&[]).into_iter().chain(defaults), None).unwrap();
+        let unwritten = Settings::load(environment(&[]), None).unwrap();
+        assert_eq!(format!("{written:?}"), format!("{unwritten:?}"));
+    }
+
+    #[test]
     fn the_names_of_the_django_service_are_accepted() {
         let settings = Settings::load(
             environment(&[
@@ -476,5 +624,26 @@ mod tests {
         for name in ["ADDONS_CSRF_SECRET", "ADDONS_TOKEN_SECRET_KEY", "MEET_RETURN_TO"] {
             assert!(text.contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_secret_file_of_the_settings_file() {
+        let folder =
+            std::env::temp_dir().join(format!("token-relay-layers-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("relay.toml");
+        std::fs::write(&file, "cookie_keys_file = '/nonexistent/but/replaced'").unwrap();
+        let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
+        assert!(text.starts_with("cookie_keys_file: "), "{text}");
+        let other = "abcdef0123456789abcdef0123456789";
+        std::fs::write(&file, format!("cookie_keys = '{SECRET}'")).unwrap();
+        let variables = environment(&[("TOKEN_RELAY_COOKIE_KEYS", other)]);
+        let settings = Settings::load(variables, Some(&file)).unwrap();
+        assert_eq!(settings.cookie_keys[0].expose(), other);
+        let both =
+            [("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_COOKIE_KEYS_FILE", "/nonexistent")];
+        let text = errors(&both);
+        assert!(text.contains("give it or TOKEN_RELAY_COOKIE_KEYS_FILE, not both"), "{text}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -7,10 +7,13 @@ mod load;
 mod source;
 mod table;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 pub use load::Described;
-pub use source::{SettingsError, SettingsErrors};
+pub use source::{SettingsError, SettingsErrors, environment};
 pub use table::markdown;
 
 use ipnet::IpNet;
@@ -53,7 +56,8 @@ pub struct Settings {
     /// `LISTEN`, default `127.0.0.1:8080`.
     pub listen: SocketAddr,
     /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
-    /// path. Default `http://<LISTEN>`; `https` unless the host is loopback.
+    /// path. Default `http://<LISTEN>`, see [`Settings::public_url_for`]; `https` unless the host is
+    /// loopback.
     pub public_url: Option<Url>,
     /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
     pub metrics_listen: Option<SocketAddr>,
@@ -218,8 +222,10 @@ pub struct Brand {
 }
 
 impl Settings {
-    /// Where the world reaches a service that is bound to `bound`.
+    /// Where the world reaches a service that is bound to `bound`. One that listens everywhere and
+    /// was not told its name is reached on this machine.
     pub fn public_url_for(&self, bound: SocketAddr) -> Url {
+        let bound = reachable(bound);
         // An address always makes a URL; the issuer is one that exists in any case.
         self.public_url
             .clone()
@@ -239,6 +245,17 @@ impl Settings {
             audience => audience.to_vec(),
         }
     }
+}
+
+/// `address`, or the loopback address in the place of "everywhere".
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 fn without_slash(url: &Url) -> String {

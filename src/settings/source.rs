@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -90,6 +91,7 @@ impl Source {
         let mut source = Self { values: BTreeMap::new(), errors: Vec::new() };
         if let Some(path) = file {
             source.read_file(path);
+            source.read_secret_files(str::to_ascii_lowercase);
         }
         let (mut prefixed, mut aliases) = (Vec::new(), Vec::new());
         for (variable, value) in environment {
@@ -101,17 +103,27 @@ impl Source {
                 aliases.push((variable.clone(), variable, value));
             }
         }
-        for (name, variable, value) in aliases.into_iter().chain(prefixed) {
-            if NOT_SETTINGS.contains(&name.as_str()) {
-                continue;
+        // A layer at a time, so that a setting of a stronger layer replaces the setting, or the
+        // file of it, that a weaker one has, while both in one layer are a contradiction.
+        for (layer, prefix) in [(aliases, ""), (prefixed, PREFIX)] {
+            let mut found = Self { values: BTreeMap::new(), errors: Vec::new() };
+            for (name, variable, value) in layer {
+                if NOT_SETTINGS.contains(&name.as_str()) || is_service_link(&name, &value) {
+                    continue;
+                }
+                if !known(&name) {
+                    found.unknown(&variable, &name, |near| format!("{PREFIX}{near}"));
+                } else if value.contains(char::REPLACEMENT_CHARACTER) {
+                    found.error(variable, "expected text in UTF-8".to_owned());
+                } else if !value.trim().is_empty() {
+                    // Compose files and charts hand on what is not set as an empty variable.
+                    found.put(name, value, Origin::Environment(variable));
+                }
             }
-            if known(&name) {
-                source.put(name, value, Origin::Environment(variable));
-            } else {
-                source.unknown(&variable, &name, |near| format!("{PREFIX}{near}"));
-            }
+            found.read_secret_files(|name| format!("{prefix}{name}"));
+            source.values.append(&mut found.values);
+            source.errors.append(&mut found.errors);
         }
-        source.read_secret_files();
         source
     }
 
@@ -154,14 +166,18 @@ impl Source {
         self.error(written.to_owned(), format!("no such setting; did you mean {near}?"));
     }
 
-    /// Replaces `<NAME>_FILE` by the content of that file.
-    fn read_secret_files(&mut self) {
+    /// Replaces `<NAME>_FILE` by the content of that file; `spell` writes a name as the operator
+    /// did.
+    fn read_secret_files(&mut self, spell: impl Fn(&str) -> String) {
         for entry in table::TABLE.iter().filter(|entry| entry.secret) {
             let file_name = format!("{}_FILE", entry.name);
             let Some(Raw { text: path, origin }) = self.values.remove(&file_name) else { continue };
-            if self.values.contains_key(entry.name) {
-                let problem = format!("give it or {PREFIX}{file_name}, not both");
-                self.error(format!("{PREFIX}{}", entry.name), problem);
+            if path.trim().is_empty() {
+                continue;
+            }
+            if self.has(entry.name) {
+                let problem = format!("give it or {}, not both", spell(&file_name));
+                self.error(spell(entry.name), problem);
                 continue;
             }
             let path = PathBuf::from(path.as_str());
@@ -172,7 +188,7 @@ impl Source {
                 }
                 Err(error) => {
                     let problem = format!("{} ({origin}): {error}", path.display());
-                    self.error(format!("{PREFIX}{file_name}"), problem);
+                    self.error(spell(&file_name), problem);
                 }
             }
         }
@@ -243,7 +259,9 @@ impl Source {
             .filter(|part| !part.is_empty())
             .map(|part| Secret(Zeroizing::new(part.to_owned())))
             .collect::<Vec<_>>();
-        if secrets.iter().any(|secret| secret.expose().chars().count() < least) {
+        let short = |secret: &Secret| secret.expose().chars().count() < least;
+        // Separators alone must not pass for keys.
+        if secrets.iter().any(short) || (secrets.is_empty() && self.has(name)) {
             self.reject(name, &format!("secrets of {least} characters or more each"));
         }
         secrets
@@ -278,15 +296,20 @@ impl Source {
         }
     }
 
-    /// A whole number of at least `least`.
-    pub(super) fn number(&mut self, name: &str, default: usize, least: usize) -> usize {
-        let expected = format!("a whole number of {least} or more");
-        match self.parse::<usize>(name, &expected) {
-            Some(number) if number < least => {
+    /// A whole number within `bounds`.
+    pub(super) fn number(
+        &mut self,
+        name: &str,
+        default: usize,
+        bounds: RangeInclusive<usize>,
+    ) -> usize {
+        let expected = format!("a whole number from {} to {}", bounds.start(), bounds.end());
+        match self.parse(name, &expected) {
+            Some(number) if bounds.contains(&number) => number,
+            Some(_) => {
                 self.reject(name, &expected);
                 default
             }
-            Some(number) => number,
             None => default,
         }
     }
@@ -327,6 +350,26 @@ impl Source {
     pub(super) fn is_sound(&self) -> bool {
         self.errors.is_empty()
     }
+}
+
+/// The environment of this process. What is no UTF-8 in a value comes as replacement characters,
+/// which [`Settings::load`](super::Settings::load) refuses in settings and ignores elsewhere.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    })
+}
+
+/// Whether the variable is one that Kubernetes and Docker links put into every container when a
+/// service beside it is called `token-relay` or `token-relay-…`: `…SERVICE_HOST`,
+/// `…SERVICE_PORT[_NAME]`, `…PORT=tcp://…`, `…PORT_8080_TCP[_ADDR]`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let is_port = |at: usize| words[at] == "PORT";
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
+        || (0..words.len()).any(|at| is_port(at) && words.get(at + 1).is_some_and(is_number))
+        || (words.last() == Some(&"PORT") && value.contains("://"))
 }
 
 /// Whether there is such a setting, or a file for one.
