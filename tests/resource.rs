@@ -1,0 +1,176 @@
+//! The life of an access token after its delivery: verified, introspected, revoked, on every
+//! instance, and behind nginx.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use reqwest::{Response, StatusCode, header};
+use serde_json::Value;
+use support::{Browser, Process, client, create, redis, text};
+
+const SECRET: &str = "a secret of the tests of 32 characters or more";
+const CLIENT: (&str, &str) = ("api", "the secret of the api");
+
+fn instance(redis_url: &str) -> Process {
+    Process::demo(&[
+        ("TOKEN_RELAY_REDIS_URL", redis_url),
+        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_TOKEN_ISSUER", "https://relay.example"),
+        ("TOKEN_RELAY_TOKEN_AUDIENCE", "https://api.example"),
+        ("TOKEN_RELAY_INTROSPECTION_CLIENTS", "api:the secret of the api"),
+    ])
+}
+
+async fn access_token(relay: &Process) -> String {
+    let session = create(&relay.url, None).await;
+    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let answer = client().get(text(&session, "poll_url")).send().await.unwrap();
+    text(&answer.json().await.unwrap(), "access_token").to_owned()
+}
+
+async fn verify(relay: &Process, token: &str) -> Response {
+    client().get(format!("{}/addons/verify", relay.url)).bearer_auth(token).send().await.unwrap()
+}
+
+async fn introspect(relay: &Process, token: &str) -> Value {
+    let answer = client()
+        .post(format!("{}/addons/introspect", relay.url))
+        .basic_auth(CLIENT.0, Some(CLIENT.1))
+        .form(&[("token", token)])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_everywhere_at_once_and_after_a_restart() {
+    let server = redis::Server::start(&[]).await;
+    let (first, second) = (instance(&server.url()), instance(&server.url()));
+    let token = access_token(&first).await;
+    for relay in [&first, &second] {
+        let answer = verify(relay, &token).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()["x-auth-subject"], "alice");
+        assert_eq!(answer.headers()["x-auth-scope"], "addons");
+        assert_eq!(answer.headers()["x-auth-email"], "alice@example.com");
+        let claims = introspect(relay, &token).await;
+        assert_eq!((claims["active"].as_bool(), text(&claims, "sub")), (Some(true), "alice"));
+    }
+    let revoke = client().post(format!("{}/addons/revoke", first.url)).form(&[("token", &token)]);
+    assert_eq!(revoke.send().await.unwrap().status(), StatusCode::OK);
+    drop(second);
+    let restarted = instance(&server.url());
+    for relay in [&first, &restarted] {
+        assert_eq!(verify(relay, &token).await.status(), StatusCode::UNAUTHORIZED);
+        let me = client().get(format!("{}/addons/me", relay.url)).bearer_auth(&token).send().await;
+        assert_eq!(me.unwrap().status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(introspect(relay, &token).await, serde_json::json!({"active": false}));
+    }
+    // Another token of the same person is not affected.
+    assert_eq!(verify(&first, &access_token(&first).await).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn introspection_is_for_known_clients_and_revocation_never_tells() {
+    let server = redis::Server::start(&[]).await;
+    let relay = instance(&server.url());
+    let url = format!("{}/addons/introspect", relay.url);
+    for (id, secret) in [("api", "wrong"), ("other", CLIENT.1), ("", "")] {
+        let answer =
+            client().post(&url).basic_auth(id, Some(secret)).form(&[("token", "x")]).send();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Basic"));
+    }
+    let anonymous = client().post(&url).form(&[("token", "x")]).send().await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(introspect(&relay, "no token").await, serde_json::json!({"active": false}));
+    for fields in [vec![], vec![("token", "a"), ("token", "b")]] {
+        let answer = client().post(&url).basic_auth(CLIENT.0, Some(CLIENT.1)).form(&fields).send();
+        assert_eq!(answer.await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+    let revoke =
+        client().post(format!("{}/addons/revoke", relay.url)).form(&[("token", "x")]).send();
+    assert_eq!(revoke.await.unwrap().status(), StatusCode::OK, "RFC 7009 §2.2");
+    let metadata = format!("{}/.well-known/oauth-authorization-server", relay.url);
+    let metadata: Value = client().get(metadata).send().await.unwrap().json().await.unwrap();
+    assert_eq!(text(&metadata, "issuer"), "https://relay.example");
+    assert!(text(&metadata, "revocation_endpoint").ends_with("/addons/revoke"));
+}
+
+#[tokio::test]
+async fn the_published_keys_verify_a_token_and_hold_no_private_part() {
+    let relay = Process::demo(&[]);
+    let token = access_token(&relay).await;
+    let keys = format!("{}/.well-known/jwks.json", relay.url);
+    let keys = client().get(keys).send().await.unwrap().text().await.unwrap();
+    assert!(!keys.contains("\"d\""), "{keys}");
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&keys).unwrap();
+    let header = jsonwebtoken::decode_header(&token).unwrap();
+    assert_eq!(
+        (header.alg, header.typ.as_deref()),
+        (jsonwebtoken::Algorithm::ES256, Some("at+jwt"))
+    );
+    let key = keys.find(&header.kid.unwrap()).unwrap();
+    let mut validation = jsonwebtoken::Validation::new(header.alg);
+    validation.set_audience(&[&relay.url]);
+    validation.set_issuer(&[&relay.url]);
+    let key = jsonwebtoken::DecodingKey::from_jwk(key).unwrap();
+    let claims = jsonwebtoken::decode::<Value>(&token, &key, &validation).unwrap().claims;
+    for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "name", "email"] {
+        assert!(claims.get(name).is_some(), "{name} in {claims}");
+    }
+}
+
+#[tokio::test]
+async fn nginx_asks_the_relay_who_may_pass() {
+    let relay = Process::demo(&[]);
+    let token = access_token(&relay).await;
+    let (directory, port) = (redis::Directory::new(), redis::free_port());
+    let folder = directory.path().display();
+    let configuration = format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+         events {{}}
+         http {{
+           access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+           fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+           server {{
+             listen 127.0.0.1:{port};
+             location / {{ auth_request /verify; auth_request_set $subject $upstream_http_x_auth_subject;
+               add_header X-Seen-Subject $subject; root {folder}; }}
+             location = /verify {{
+               internal; proxy_pass {}/addons/verify;
+               proxy_pass_request_body off; proxy_set_header Content-Length '';
+             }}
+           }}
+         }}",
+        relay.url
+    );
+    std::fs::write(directory.file("nginx.conf"), configuration).unwrap();
+    std::fs::write(directory.file("resource"), "for those who may").unwrap();
+    let mut nginx = Command::new("nginx")
+        .args(["-c", &directory.file("nginx.conf"), "-e", &directory.file("error.log")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx starts; install the package nginx");
+    let url = format!("http://127.0.0.1:{port}/resource");
+    redis::eventually("nginx answers", || async { client().get(&url).send().await.is_ok() }).await;
+    let refused = client().get(&url).send().await.unwrap().status();
+    let forged = client().get(&url).bearer_auth("x.y.z").send().await.unwrap().status();
+    let passed = client().get(&url).bearer_auth(&token).send().await.unwrap();
+    let (status, subject) = (passed.status(), passed.headers().get("x-seen-subject").cloned());
+    let body = passed.text().await.unwrap();
+    nginx.kill().unwrap();
+    nginx.wait().unwrap();
+    assert_eq!((refused, forged), (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED));
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "for those who may"));
+    assert_eq!(subject.unwrap(), "alice");
+}
