@@ -59,7 +59,7 @@ pub enum DemoError {
 /// # Errors
 /// When relay or provider do not start.
 pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
-    let (server, issuer) = start(options, std::env::vars()).await?;
+    let (server, issuer) = start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
     app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {

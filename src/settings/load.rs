@@ -73,7 +73,7 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, SettingsErrors> {
         // These belong to the demo; what the environment says of another provider does not fit.
-        let foreign = ["TOKEN_RELAY_OIDC_", "TOKEN_RELAY_LISTEN", "TOKEN_RELAY_PUBLIC_URL"];
+        let foreign = ["TOKEN_RELAY_OIDC_", "TOKEN_RELAY_LISTEN"];
         let environment = environment
             .into_iter()
             .filter(|(name, _)| !foreign.iter().any(|prefix| name.starts_with(prefix)));
