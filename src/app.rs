@@ -13,6 +13,7 @@ use std::{
 
 use ::http::HeaderValue;
 use governor::{Quota, RateLimiter};
+use hmac::{Hmac, Mac as _};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -281,10 +282,12 @@ fn meet(settings: &MeetSettings) -> Result<Meet, AppError> {
     let secret = settings.token_secret_key.expose().as_bytes();
     let forge = MeetForge::new(&settings.token_algorithm, secret, claims)
         .map_err(|source| AppError::Key { setting: "ADDONS_TOKEN_SECRET_KEY", source })?;
+    let csrf_key = Hmac::new_from_slice(settings.csrf_secret.expose().as_bytes())
+        .map_err(|_| AppError::Key { setting: "ADDONS_CSRF_SECRET", source: KeyError::Missing })?;
     Ok(Meet {
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
-        csrf_secret: settings.csrf_secret.clone(),
+        csrf_key,
         forge,
         random_bytes: settings.random_token_byte_length,
         session_id_cookie: settings.session_id_cookie.clone(),

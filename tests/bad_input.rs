@@ -152,6 +152,20 @@ async fn the_readers_cookie_reads_for_allowed_pages_only() {
 }
 
 #[tokio::test]
+async fn a_link_checker_uses_nothing_up() {
+    let relay = Process::demo(&[]);
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    for url in
+        [text(&session, "transit_url"), text(&session, "poll_url"), text(&session, "events_url")]
+    {
+        let answer = client().head(url).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{url}");
+    }
+    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    assert_eq!(page.url.path(), "/addons/success");
+}
+
+#[tokio::test]
 async fn preflight_requests_are_answered_for_allowed_origins() {
     let relay = Process::demo(&[("TOKEN_RELAY_ALLOWED_ORIGINS", "https://addin.example")]);
     for (origin, allowed) in [("https://addin.example", true), ("https://evil.example", false)] {

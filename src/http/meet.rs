@@ -33,7 +33,6 @@ use crate::{
     session::{
         Digest, Profile, SessionId, SessionKey, SessionToken, State as SessionState, TransitToken,
     },
-    settings::Secret,
     store::{Entered, ReadOutcome, StoreError, Stored},
     token::{MeetForge, Purpose},
 };
@@ -60,8 +59,8 @@ pub struct Meet {
     pub session_ttl: Duration,
     /// Life of a transit token.
     pub transit_token_ttl: Duration,
-    /// Key of the add-in's CSRF tokens.
-    pub csrf_secret: Secret,
+    /// Makes the add-in's CSRF tokens.
+    pub csrf_key: Hmac<Sha256>,
     /// Makes the access tokens.
     pub forge: MeetForge,
     /// Random bytes in session ID and transit token.
@@ -118,13 +117,13 @@ pub fn router(app: &AppState) -> Router<AppState> {
         .route(&route("init"), post(init))
         .route(&route("poll"), post(poll))
         .route(&route("exchange"), post(exchange))
-        .route(&route("events"), get(events))
+        .route(&route("events"), get(events).head(async || METHOD_NOT_ALLOWED))
         .route(&route("ws"), get(socket))
         // Before the CORS layer, which must see preflight requests first.
         .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
         .layer(middleware::cors(app))
-        .route("/api/v1.0/authenticate/", get(authenticate))
-        .route("/api/v1.0/callback/", get(callback))
+        .route("/api/v1.0/authenticate/", get(authenticate).head(async || METHOD_NOT_ALLOWED))
+        .route("/api/v1.0/callback/", get(callback).head(async || METHOD_NOT_ALLOWED))
         .route("/api/v1.0/logout/", get(logout))
         .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
 }
@@ -143,12 +142,7 @@ impl Meet {
     }
 
     fn mac(&self, session_id: &SessionId) -> Hmac<Sha256> {
-        // HMAC takes a key of any length; the fallback can therefore not be reached, and would
-        // still give a token that nobody can forge from the session ID alone.
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.csrf_secret.expose().as_bytes())
-            .unwrap_or_else(|_| Hmac::new(&Default::default()));
-        mac.update(session_id.expose().as_bytes());
-        mac
+        self.csrf_key.clone().chain_update(session_id.expose().as_bytes())
     }
 
     /// The session and the credentials of a request of the add-in.

@@ -155,13 +155,21 @@ fn allowance_key(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Refuses HEAD where GET hands something out or uses something up: a link checker must not.
+async fn no_head() -> Problem {
+    Problem::MethodNotAllowed
+}
+
 /// Everything that is served on the main listener.
 pub fn router(app: AppState) -> Router {
     let session = Router::new()
         .route("/addons/sessions", post(sessions::create))
         .route("/addons/sessions/", post(sessions::create))
-        .route("/addons/sessions/{session_id}", get(streams::long_poll::poll).delete(sessions::end))
-        .route("/addons/sessions/{session_id}/events", get(streams::sse::events))
+        .route(
+            "/addons/sessions/{session_id}",
+            get(streams::long_poll::poll).delete(sessions::end).head(no_head),
+        )
+        .route("/addons/sessions/{session_id}/events", get(streams::sse::events).head(no_head))
         .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
         .route("/addons/me", get(resource::me))
         .route("/addons/verify", get(resource::verify))
@@ -171,11 +179,11 @@ pub fn router(app: AppState) -> Router {
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(middleware::cors(&app));
     let dialog = Router::new()
-        .route("/addons/transit/", get(dialog::transit))
-        .route("/addons/transit", get(dialog::transit))
+        .route("/addons/transit/", get(dialog::transit).head(no_head))
+        .route("/addons/transit", get(dialog::transit).head(no_head))
         .route("/addons/transit/confirm", post(dialog::confirm))
-        .route("/callback", get(dialog::callback))
-        .route("/addons/redirect", get(dialog::redirect))
+        .route("/callback", get(dialog::callback).head(no_head))
+        .route("/addons/redirect", get(dialog::redirect).head(no_head))
         .route("/addons/success", get(dialog::success))
         .route("/addons/error", get(dialog::error));
     let operator = Router::new()
