@@ -12,8 +12,8 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use utoipa::openapi::{
-    Components, Content, Info, License, ObjectBuilder, OneOfBuilder, OpenApi, OpenApiBuilder, Paths,
-    Ref, RefOr, Required, Schema, ServerBuilder,
+    Components, Content, Info, License, ObjectBuilder, OneOfBuilder, OpenApi, OpenApiBuilder,
+    Paths, Ref, RefOr, Required, Schema, ServerBuilder,
     path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn},
     request_body::RequestBodyBuilder,
     response::ResponseBuilder,
@@ -126,12 +126,7 @@ struct Call {
 }
 
 impl Call {
-    fn new(
-        method: HttpMethod,
-        path: &'static str,
-        caller: Caller,
-        summary: &'static str,
-    ) -> Self {
+    fn new(method: HttpMethod, path: &'static str, caller: Caller, summary: &'static str) -> Self {
         Self {
             method,
             path,
@@ -353,22 +348,26 @@ fn calls() -> Vec<Call> {
             "The keys; none when tokens are signed with a shared secret.",
             Some(("application/jwk-set+json", "KeySet")),
         ),
-        Call::new(
-            Get,
-            "/.well-known/oauth-authorization-server",
-            Api,
-            "Metadata (RFC 8414)",
-        )
-        .answer("200", "The metadata.", json("Object")),
-        Call::new(Get, "/healthz", Operator, "Whether the process answers")
-            .answer("200", "It does.", json("Object")),
+        Call::new(Get, "/.well-known/oauth-authorization-server", Api, "Metadata (RFC 8414)")
+            .answer("200", "The metadata.", json("Object")),
+        Call::new(Get, "/healthz", Operator, "Whether the process answers").answer(
+            "200",
+            "It does.",
+            json("Object"),
+        ),
         Call::new(Get, "/readyz", Operator, "Whether this instance should get traffic")
             .answer("200", "It should.", json("Object"))
             .answer("503", "It should not; the body says why.", json("Object")),
-        Call::new(Get, "/openapi.json", Operator, "This description")
-            .answer("200", "OpenAPI 3.1.", json("Object")),
-        Call::new(Get, "/docs", Operator, "This description for people")
-            .answer("200", "The page.", page),
+        Call::new(Get, "/openapi.json", Operator, "This description").answer(
+            "200",
+            "OpenAPI 3.1.",
+            json("Object"),
+        ),
+        Call::new(Get, "/docs", Operator, "This description for people").answer(
+            "200",
+            "The page.",
+            page,
+        ),
     ]
 }
 
@@ -555,8 +554,7 @@ fn operation_id(call: &Call) -> String {
 
 /// `GET /openapi.json`.
 pub async fn openapi(State(app): State<AppState>) -> Response {
-    let headers =
-        [("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")];
+    let headers = [("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")];
     (headers, Json(document(app.public_url.as_str()))).into_response()
 }
 
@@ -618,7 +616,8 @@ mod tests {
         assert_eq!(document["openapi"], "3.1.0");
         assert_eq!(document["servers"][0]["url"], "http://127.0.0.1");
         let text = document.to_string();
-        let references = text.split("\"$ref\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
+        let references =
+            text.split("\"$ref\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
         let mut count = 0;
         for reference in references {
             assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
@@ -641,7 +640,9 @@ mod tests {
         let told = Told::Failed(Failure::new("access_denied", "No.")).to_json(false);
         let told: Value = serde_json::from_str(&told).unwrap();
         let described = &described()["components"]["schemas"]["Failed"]["properties"];
-        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        let names = |value: &Value| {
+            value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
+        };
         assert_eq!(names(&told), names(described));
     }
 }
