@@ -1,4 +1,5 @@
-//! Command line: `serve`, `demo`, `check-config`, `settings`, `healthcheck`, `completions`.
+//! Command line: `serve`, `demo`, `check-config`, `settings`, `openapi`,
+//! `healthcheck`, `completions`.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -54,6 +55,8 @@ enum Command {
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
     Settings,
+    /// Print the description of all calls (OpenAPI 3.1, JSON)
+    Openapi,
     /// Ask a running instance whether it is ready; for container health checks
     Healthcheck {
         /// Instance to ask, such as http://127.0.0.1:8080; the configured one by default
@@ -114,6 +117,10 @@ fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         Command::Settings => print(&token_relay::settings::markdown()),
+        Command::Openapi => match token_relay::http::openapi::document("/").to_pretty_json() {
+            Ok(json) => print(&format!("{json}\n")),
+            Err(error) => failed(&error),
+        },
         Command::Healthcheck { url, file } => healthcheck(url, file.path()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -64,6 +64,7 @@ const ASSETS: &[Asset] = &[
     asset!("/addons/static/office.js", "client/office.js", JAVASCRIPT, Anyone),
     asset!("/addons/static/office.d.ts", "client/office.d.ts", TYPESCRIPT, Anyone),
     asset!("/addons/static/dialog.css", "pages/dialog.css", CSS, Relay),
+    asset!("/addons/static/docs.css", "pages/docs.css", CSS, Relay),
     asset!("/addons/static/dialog.js", "pages/dialog.js", JAVASCRIPT, Relay),
     asset!("/addons/static/icon.svg", "icon.svg", SVG, Relay),
 ];

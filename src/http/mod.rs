@@ -11,6 +11,7 @@ pub mod dialog;
 pub mod meet;
 pub mod metrics;
 pub mod middleware;
+pub mod openapi;
 pub mod operator;
 pub mod pages;
 pub mod problem;
@@ -190,7 +191,9 @@ pub fn router(app: AppState) -> Router {
         .route("/.well-known/jwks.json", get(resource::jwks))
         .route("/.well-known/oauth-authorization-server", get(resource::metadata))
         .route("/healthz", get(operator::healthz))
-        .route("/readyz", get(operator::readyz));
+        .route("/readyz", get(operator::readyz))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/docs", get(openapi::docs));
     let mut router =
         session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
     if app.meet.is_some() {

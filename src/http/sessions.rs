@@ -24,7 +24,7 @@ use crate::{
 const MAX_CLIENT_NAME: usize = 64;
 
 /// Body of the request; an empty body stands for the legacy profile.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     /// Reading the session will need the session token of the answer.
@@ -38,7 +38,7 @@ pub struct CreateRequest {
 }
 
 /// A created session.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct CreateResponse {
     /// Names the session; in the legacy profile it also reads it.
     session_id: String,
