@@ -5,7 +5,7 @@
 mod support;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
     time::Instant,
@@ -100,11 +100,17 @@ impl Proxy {
 
     /// A client that trusts the test's certificate, with HTTP/2 when offered, or HTTP/1.1.
     fn client(&self, with_http2: bool) -> Client {
+        self.client_at([127, 0, 0, 1], with_http2)
+    }
+
+    /// The same at another address of this machine.
+    fn client_at(&self, address: [u8; 4], with_http2: bool) -> Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let pem = std::fs::read(self.directory.file("relay.crt")).unwrap();
         let builder = Client::builder()
             .tls_certs_only([Certificate::from_pem(&pem).unwrap()])
             .resolve("localhost", SocketAddr::from(([127, 0, 0, 1], self.port)))
+            .local_address(IpAddr::from(address))
             .redirect(Policy::none())
             .timeout(PATIENCE);
         if with_http2 { builder } else { builder.http1_only() }.build().unwrap()
@@ -141,11 +147,15 @@ fn certificate(folder: &Path) {
     std::fs::write(folder.join("relay.pem"), certificate + &key).unwrap();
 }
 
+/// Sessions that one client may create in a row; more than the other checks need.
+const ALLOWANCE: usize = 20;
+
 /// A relay whose heartbeats come too late to push anything out of a buffer.
 fn relay() -> (Process, String) {
     let relay = Process::demo(&[
         ("TOKEN_RELAY_HEARTBEAT", "5m"),
         ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", &ALLOWANCE.to_string()),
     ]);
     let address = relay.url.strip_prefix("http://").unwrap().to_owned();
     (relay, address)
@@ -207,6 +217,7 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
         assert_eq!(metrics.status(), StatusCode::NOT_FOUND, "metrics are not for everybody");
     }
     secrets.push(web_socket(proxy).await);
+    tells_clients_apart(proxy).await;
     let output = proxy.output();
     for secret in secrets {
         assert!(!output.contains(&secret), "a session ID in the log of the proxy: {output}");
@@ -242,6 +253,29 @@ async fn web_socket(proxy: &Proxy) -> String {
     let close = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a close in time");
     assert!(matches!(close, Some(Ok(Message::Close(Some(_))))), "{close:?}");
     text(&session, "session_id").to_owned()
+}
+
+/// The relay learns each client's address from the proxy, and nothing that a client makes up.
+async fn tells_clients_apart(proxy: &Proxy) {
+    let create = |client: &Client, claimed: String| {
+        let request = client.post(proxy.url("/addons/sessions"));
+        let request = request.header("x-forwarded-for", claimed).send();
+        async move { request.await.unwrap().status() }
+    };
+    let [greedy, modest] = [2, 3].map(|number| proxy.client_at([127, 0, 0, number], true));
+    for _ in 0..ALLOWANCE {
+        assert_eq!(create(&greedy, "192.0.2.0".to_owned()).await, StatusCode::CREATED);
+    }
+    // One more may become free meanwhile, and the next one then not.
+    let refused = StatusCode::TOO_MANY_REQUESTS;
+    let mut made_up = (1..=254).map(|number| format!("192.0.2.{number}"));
+    redis::eventually("the allowance ends, whatever the client claims", || {
+        let claimed = made_up.next().expect("an address");
+        let answer = create(&greedy, claimed);
+        async move { answer.await == refused }
+    })
+    .await;
+    assert_eq!(create(&modest, "192.0.2.0".to_owned()).await, StatusCode::CREATED, "somebody else");
 }
 
 /// Plain HTTP only leads to HTTPS.
