@@ -227,9 +227,14 @@ impl Events {
     /// Opens a stream, which must be granted.
     pub async fn open(url: &str, session_token: Option<&str>) -> Self {
         let response = Self::request(url, session_token, None).await;
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self::from_response(response)
+    }
+
+    /// Reads the stream that an answer grants.
+    pub fn from_response(response: Response) -> Self {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
-        assert_eq!(response.headers()["x-accel-buffering"], "no");
         Self { body: Box::pin(response.bytes_stream()), text: String::new(), raw: String::new() }
     }
 

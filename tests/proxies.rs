@@ -1,0 +1,379 @@
+//! The proxies that people put in front, with the configurations of `deploy/`: streams are not
+//! buffered, WebSockets pass, long polls last, and nothing secret gets into a log.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use reqwest::{Certificate, Client, StatusCode, Url, Version, header, redirect::Policy};
+use serde_json::{Value, json};
+use support::{Browser, Events, PATIENCE, Process, redis, text};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+};
+
+/// A proxy's process, ended when dropped.
+struct Proxy {
+    child: Child,
+    directory: redis::Directory,
+    port: u16,
+    plain_port: u16,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// Starts `program` with `template` of `deploy/`, in which `replace` puts this test's places,
+    /// once each.
+    async fn start(
+        program: &str,
+        template: &str,
+        replace: impl Fn(&Places) -> Vec<(&'static str, String)>,
+        arguments: impl Fn(&Places) -> Vec<String>,
+    ) -> Self {
+        let directory = redis::Directory::new();
+        certificate(directory.path());
+        let places = Places {
+            folder: directory.path().to_str().unwrap().to_owned(),
+            configuration: directory.file(template),
+            port: redis::free_port(),
+            plain_port: redis::free_port(),
+        };
+        let mut configuration = deployed(template);
+        for (from, to) in replace(&places) {
+            assert_eq!(configuration.matches(from).count(), 1, "{from:?} in {template}");
+            configuration = configuration.replace(from, &to);
+        }
+        std::fs::write(&places.configuration, configuration).unwrap();
+        let output = std::fs::File::create(directory.file("output")).unwrap();
+        let child = Command::new(program)
+            .args(arguments(&places))
+            .env("HOME", directory.path())
+            .env("XDG_CONFIG_HOME", directory.path())
+            .env("XDG_DATA_HOME", directory.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; install the package {program}"));
+        let mut proxy = Self { child, directory, port: places.port, plain_port: places.plain_port };
+        let ready = Instant::now();
+        let url = proxy.url("/readyz");
+        let client = proxy.client(false);
+        while !client.get(&url).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            let ended = proxy.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && ready.elapsed() < PATIENCE,
+                "{program} does not pass on: {ended:?} {}",
+                proxy.output()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        proxy
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.directory.file("output")).unwrap()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.port)
+    }
+
+    /// `url` of the relay, at the proxy.
+    fn through(&self, url: &str) -> String {
+        self.url(Url::parse(url).unwrap().path())
+    }
+
+    /// A client that trusts the test's certificate, with HTTP/2 when offered, or HTTP/1.1.
+    fn client(&self, with_http2: bool) -> Client {
+        self.client_at([127, 0, 0, 1], with_http2)
+    }
+
+    /// The same at another address of this machine.
+    fn client_at(&self, address: [u8; 4], with_http2: bool) -> Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pem = std::fs::read(self.directory.file("relay.crt")).unwrap();
+        let builder = Client::builder()
+            .tls_certs_only([Certificate::from_pem(&pem).unwrap()])
+            .resolve("localhost", SocketAddr::from(([127, 0, 0, 1], self.port)))
+            .local_address(IpAddr::from(address))
+            .redirect(Policy::none())
+            .timeout(PATIENCE);
+        if with_http2 { builder } else { builder.http1_only() }.build().unwrap()
+    }
+}
+
+/// What the configuration of one test needs to know.
+struct Places {
+    folder: String,
+    configuration: String,
+    port: u16,
+    plain_port: u16,
+}
+
+/// A file of `deploy/`.
+fn deployed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Makes `relay.crt`, `relay.key`, and both in `relay.pem`.
+fn certificate(folder: &Path) {
+    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+        -subj /CN=localhost -addext subjectAltName=DNS:localhost \
+        -addext basicConstraints=critical,CA:FALSE -keyout relay.key -out relay.crt";
+    let done = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .expect("openssl runs; install the package openssl");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let [certificate, key] =
+        ["relay.crt", "relay.key"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+    std::fs::write(folder.join("relay.pem"), certificate + &key).unwrap();
+}
+
+/// Sessions that one client may create in a row; more than the other checks need.
+const ALLOWANCE: usize = 20;
+
+/// A relay whose heartbeats come too late to push anything out of a buffer.
+fn relay() -> (Process, String) {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_HEARTBEAT", "5m"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", &ALLOWANCE.to_string()),
+    ]);
+    let address = relay.url.strip_prefix("http://").unwrap().to_owned();
+    (relay, address)
+}
+
+async fn create(proxy: &Proxy, client: &Client) -> Value {
+    let answer = client.post(proxy.url("/addons/sessions")).json(&json!({"bind": true})).send();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    answer.json().await.unwrap()
+}
+
+/// Everything that a proxy must let pass.
+async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
+    let mut secrets = Vec::new();
+    for (with_http2, version) in [(false, Version::HTTP_11), (true, Version::HTTP_2)] {
+        let client = proxy.client(with_http2);
+
+        // The head and the first lines arrive though nothing follows; then the token does.
+        let session = create(proxy, &client).await;
+        let answer = client
+            .get(proxy.through(text(&session, "events_url")))
+            .bearer_auth(text(&session, "session_token"))
+            .send();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.version(), version);
+        let mut events = Events::from_response(answer);
+        events.until("retry: 2000\n\n").await;
+        Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+        let event = events.next().await.expect("an event");
+        assert_eq!((event.name.as_str(), event.id.as_str()), ("authenticated", "1"));
+        let me = client.get(proxy.url("/addons/me")).bearer_auth(text(&event.data, "access_token"));
+        assert_eq!(me.send().await.unwrap().status(), StatusCode::OK);
+        assert_eq!(events.next().await, None, "the end of the stream passes, too");
+        secrets.push(text(&session, "session_id").to_owned());
+
+        // A poll that began before the login.
+        let session = create(proxy, &client).await;
+        let poll = client
+            .get(proxy.through(text(&session, "poll_url")) + "?wait=15")
+            .bearer_auth(text(&session, "session_token"))
+            .send();
+        let poll = tokio::spawn(poll);
+        redis::eventually("the poll waits", || async {
+            let metrics = support::client().get(format!("{}/metrics", relay.url)).send().await;
+            let metrics = metrics.unwrap().text().await.unwrap();
+            metrics.contains("token_relay_streams_open{transport=\"LongPoll\"} 1\n")
+        })
+        .await;
+        let page = Browser::default().sign_in(text(&session, "transit_url"), "bob").await;
+        assert_eq!(page.status, StatusCode::OK);
+        let answer = poll.await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let token: Value = answer.json().await.unwrap();
+        assert_eq!(text(&token, "state"), "authenticated");
+        secrets.push(text(&session, "session_id").to_owned());
+
+        let metrics = client.get(proxy.url("/metrics")).send().await.unwrap();
+        assert_eq!(metrics.status(), StatusCode::NOT_FOUND, "metrics are not for everybody");
+    }
+    secrets.push(web_socket(proxy).await);
+    tells_clients_apart(proxy).await;
+    let output = proxy.output();
+    for secret in secrets {
+        assert!(!output.contains(&secret), "a session ID in the log of the proxy: {output}");
+        assert!(!relay.log().contains(&secret));
+    }
+}
+
+/// Gets a token by WebSocket; gives the session ID.
+async fn web_socket(proxy: &Proxy) -> String {
+    let client = proxy.client(false);
+    let session = create(proxy, &client).await;
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let answer = client
+        .get(proxy.through(text(&session, "websocket_url")))
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, key)
+        .header(header::SEC_WEBSOCKET_PROTOCOL, "token-relay.v1")
+        .bearer_auth(text(&session, "session_token"))
+        .send();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let accepted = answer.headers()[header::SEC_WEBSOCKET_ACCEPT].to_str().unwrap();
+    assert_eq!(accepted, derive_accept_key(key.as_bytes()));
+    let upgraded = answer.upgrade().await.unwrap();
+    let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
+    let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a message in time");
+    let message: Value = serde_json::from_str(next.unwrap().unwrap().to_text().unwrap()).unwrap();
+    assert_eq!(text(&message, "type"), "authenticated");
+    socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
+    let close = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a close in time");
+    assert!(matches!(close, Some(Ok(Message::Close(Some(_))))), "{close:?}");
+    text(&session, "session_id").to_owned()
+}
+
+/// The relay learns each client's address from the proxy, and nothing that a client makes up.
+async fn tells_clients_apart(proxy: &Proxy) {
+    let create = |client: &Client, claimed: String| {
+        let request = client.post(proxy.url("/addons/sessions"));
+        let request = request.header("x-forwarded-for", claimed).send();
+        async move { request.await.unwrap().status() }
+    };
+    let [greedy, modest] = [2, 3].map(|number| proxy.client_at([127, 0, 0, number], true));
+    for _ in 0..ALLOWANCE {
+        assert_eq!(create(&greedy, "192.0.2.0".to_owned()).await, StatusCode::CREATED);
+    }
+    // One more may become free meanwhile, and the next one then not.
+    let refused = StatusCode::TOO_MANY_REQUESTS;
+    let mut made_up = (1..=254).map(|number| format!("192.0.2.{number}"));
+    redis::eventually("the allowance ends, whatever the client claims", || {
+        let claimed = made_up.next().expect("an address");
+        let answer = create(&greedy, claimed);
+        async move { answer.await == refused }
+    })
+    .await;
+    assert_eq!(create(&modest, "192.0.2.0".to_owned()).await, StatusCode::CREATED, "somebody else");
+}
+
+/// Plain HTTP only leads to HTTPS.
+async fn leads_to_https(proxy: &Proxy) {
+    let url = format!("http://127.0.0.1:{}/addons/sessions", proxy.plain_port);
+    let answer = support::client().get(url).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PERMANENT_REDIRECT);
+    let target = answer.headers()[header::LOCATION].to_str().unwrap();
+    assert!(target.starts_with("https://127.0.0.1"), "{target}");
+}
+
+/// The value of the one setting `name` in seconds, for which a proxy must wait longer than for the
+/// longest poll.
+fn patience(configuration: &str, name: &str) -> u64 {
+    let mut values = configuration.lines().filter_map(|line| line.trim().strip_prefix(name));
+    let value = values.next().unwrap_or_else(|| panic!("no {name}")).trim().trim_end_matches(';');
+    assert_eq!(values.next(), None, "{name} twice");
+    value.strip_suffix('s').expect("seconds").parse().unwrap()
+}
+
+/// `?wait=` at its largest.
+const LONGEST_POLL: u64 = 60;
+
+#[tokio::test]
+async fn nginx_lets_everything_pass() {
+    let (relay, address) = relay();
+    let replace = |places: &Places| {
+        let Places { folder, port, plain_port, .. } = places;
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("{name}_temp_path {folder}/{name};"))
+            .concat();
+        vec![
+            ("\nhttp {", format!("\nhttp {{ {temporary}")),
+            // More than this machine may allow.
+            ("worker_rlimit_nofile 40000;", String::new()),
+            ("worker_connections 20000;", "worker_connections 1000;".to_owned()),
+            ("/dev/stdout", format!("{folder}/access.log")),
+            ("server 127.0.0.1:8080;", format!("server {address};")),
+            ("listen 80;", format!("listen 127.0.0.1:{plain_port};")),
+            ("listen [::]:80;", String::new()),
+            ("listen 443 ssl http2;", format!("listen 127.0.0.1:{port} ssl http2;")),
+            ("listen [::]:443 ssl http2;", String::new()),
+            ("/etc/nginx/tls/relay.crt", format!("{folder}/relay.crt")),
+            ("/etc/nginx/tls/relay.key", format!("{folder}/relay.key")),
+        ]
+    };
+    let arguments = |places: &Places| {
+        let global = format!("daemon off; master_process off; pid {}/pid;", places.folder);
+        ["-e", "stderr", "-c", &places.configuration, "-g", &global].map(str::to_owned).to_vec()
+    };
+    let proxy = Proxy::start("nginx", "nginx.conf", replace, arguments).await;
+    lets_everything_pass(&relay, &proxy).await;
+    leads_to_https(&proxy).await;
+    let log = std::fs::read_to_string(proxy.directory.file("access.log")).unwrap();
+    assert!(log.contains(" POST 201 ") && !log.contains("addons"), "{log}");
+    assert!(patience(&deployed("nginx.conf"), "proxy_read_timeout") > LONGEST_POLL);
+}
+
+#[tokio::test]
+async fn haproxy_lets_everything_pass() {
+    let (relay, address) = relay();
+    let replace = |places: &Places| {
+        let Places { folder, port, plain_port, .. } = places;
+        vec![
+            ("bind :80\n", format!("bind 127.0.0.1:{plain_port}\n")),
+            ("bind :443 ", format!("bind 127.0.0.1:{port} ")),
+            ("/etc/haproxy/relay.pem", format!("{folder}/relay.pem")),
+            ("server relay1 127.0.0.1:8080", format!("server relay1 {address}")),
+        ]
+    };
+    let arguments =
+        |places: &Places| ["-db", "-f", &places.configuration].map(str::to_owned).to_vec();
+    let proxy = Proxy::start("haproxy", "haproxy.cfg", replace, arguments).await;
+    lets_everything_pass(&relay, &proxy).await;
+    leads_to_https(&proxy).await;
+    let configuration = deployed("haproxy.cfg");
+    for name in ["timeout client", "timeout server", "timeout tunnel"] {
+        assert!(patience(&configuration, name) > LONGEST_POLL, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn caddy_lets_everything_pass() {
+    let (relay, address) = relay();
+    let replace = |places: &Places| {
+        let Places { folder, port, plain_port, .. } = places;
+        let site = format!(
+            "{{\n admin off\n http_port {plain_port}\n https_port {port}\n default_bind 127.0.0.1\n}}
+             localhost {{\n tls {folder}/relay.crt {folder}/relay.key\n"
+        );
+        vec![("\nrelay.example {", format!("\n{site}")), ("127.0.0.1:8080", address.clone())]
+    };
+    let arguments = |places: &Places| {
+        ["run", "--adapter", "caddyfile", "--config", &places.configuration]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let proxy = Proxy::start("caddy", "Caddyfile", replace, arguments).await;
+    lets_everything_pass(&relay, &proxy).await;
+    assert!(!deployed("Caddyfile").contains("read_timeout "), "a poll could be cut");
+}
