@@ -17,7 +17,7 @@ const RETURN_TO: &str = "http://127.0.0.1:9/addin/done";
 /// A relay with the surface on, and the Redis it uses, if it does.
 struct Fixture {
     relay: Process,
-    _redis: Option<redis::Server>,
+    redis: Option<redis::Server>,
 }
 
 async fn fixtures() -> Vec<Fixture> {
@@ -39,8 +39,8 @@ async fn fixtures() -> Vec<Fixture> {
     ];
     let with_redis = [&surface[..], &shared[..]].concat();
     vec![
-        Fixture { relay: Process::demo(&surface), _redis: None },
-        Fixture { relay: Process::demo(&with_redis), _redis: Some(server) },
+        Fixture { relay: Process::demo(&surface), redis: None },
+        Fixture { relay: Process::demo(&with_redis), redis: Some(server) },
     ]
 }
 
@@ -318,6 +318,22 @@ async fn two_clients_do_not_interfere_and_both_are_pushed_to() {
             tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
         assert!(message.to_text().unwrap().contains(r#""type":"authenticated""#));
     }
+}
+
+#[tokio::test]
+async fn a_corrupted_session_is_told_apart_from_an_unknown_one() {
+    let fixture = fixtures().await.remove(1);
+    let (mut add_in, mut browser) = (Client::new(&fixture), Client::new(&fixture));
+    let (transit, csrf) = add_in.init().await;
+    browser.log_in("alice").await;
+    assert_eq!(browser.exchange(json!(transit)).await.status(), StatusCode::OK);
+    let admin = fixture.redis.as_ref().unwrap().client().await;
+    let keys = redis::command(&admin, &["KEYS", "*"]).await.into_array();
+    let keys = keys.iter().map(|key| key.as_string().unwrap());
+    let session = keys.into_iter().find(|key| !key.contains("mark")).unwrap();
+    redis::command(&admin, &["HSET", &session, "y", "garbage"]).await;
+    let answer = add_in.addons("poll", Some(&csrf), None).await;
+    assert_eq!(detail(answer).await, is(400, "Invalid or expired session."));
 }
 
 #[tokio::test]
