@@ -26,12 +26,12 @@ use crate::{
         Digest, Failure, SessionId, SessionInfo, SessionKey, State as SessionState, TransitToken,
         UserCode,
     },
-    store::{Entered, Stored},
+    store::{Entered, StoreError, Stored},
     token::{Purpose, Subject},
 };
 
 /// How long a person may take from entering to the end.
-const DIALOG_LIFE: Duration = Duration::from_secs(600);
+pub(super) const DIALOG_LIFE: Duration = Duration::from_secs(600);
 
 /// Dialogs of one browser that may be open at once; more would overflow the request head.
 const MOST_DIALOGS: usize = 8;
@@ -184,16 +184,21 @@ impl App {
     /// Tells the waiting reader that the login failed, and picks the person's page.
     async fn fail_login(&self, session: SessionKey, error: &LoginError) -> ErrorPage {
         let failure = error.failure();
-        let (kind, outcome) = match failure.error.as_str() {
-            "access_denied" => (ErrorPage::Denied, LoginOutcome::Denied),
-            "temporarily_unavailable" => {
-                (ErrorPage::LoginUnavailable, LoginOutcome::ProviderFailed)
-            }
-            _ => (ErrorPage::LoginFailed, LoginOutcome::ProviderFailed),
+        let kind = page_of(&failure);
+        let outcome = match kind {
+            ErrorPage::Denied => LoginOutcome::Denied,
+            _ => LoginOutcome::ProviderFailed,
         };
         tracing::warn!(session = %session, %error, "login failed");
         self.fail(session, failure, outcome).await;
         kind
+    }
+
+    /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
+    /// single-use: a kept copy of it could be sent again.
+    pub(super) async fn use_state_once(&self, query: &CallbackQuery) -> Result<bool, StoreError> {
+        let used = Digest::of(format!("state:{}", query.state()).as_bytes());
+        self.relay.store().mark(used, DIALOG_LIFE).await
     }
 
     async fn fail(&self, session: SessionKey, failure: Failure, outcome: LoginOutcome) {
@@ -202,6 +207,15 @@ impl App {
         if let Err(error) = self.relay.fail(session, failure).await {
             tracing::warn!(session = %session, %error, "failure not stored");
         }
+    }
+}
+
+/// The page for a login that failed at the provider.
+pub(super) fn page_of(failure: &Failure) -> ErrorPage {
+    match failure.error.as_str() {
+        "access_denied" => ErrorPage::Denied,
+        "temporarily_unavailable" => ErrorPage::LoginUnavailable,
+        _ => ErrorPage::LoginFailed,
     }
 }
 
@@ -348,9 +362,7 @@ pub async fn callback(
         Some(_) => return see(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
         None => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser),
     };
-    // The cookie alone cannot make a state single-use: a kept copy of it could be sent again.
-    let used = Digest::of(format!("state:{}", query.state()).as_bytes());
-    match app.relay.store().mark(used, DIALOG_LIFE).await {
+    match app.use_state_once(&query).await {
         Ok(true) => {}
         Ok(false) => {
             return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);

@@ -20,7 +20,7 @@ use sha2::Sha256;
 
 use super::{
     App, AppState, cookies,
-    dialog::{Handle, see, single},
+    dialog::{DIALOG_LIFE, Handle, page_of, see, single},
     metrics::LoginOutcome,
     middleware::{self, ClientAddress, LimitedBody},
     pages::ErrorPage,
@@ -46,9 +46,6 @@ const LOGIN_COOKIE: &str = "token-relay-login";
 /// Django's names for the double-submitted token.
 const CSRF_COOKIE: &str = "csrftoken";
 const CSRF_HEADER: &str = "x-csrftoken";
-
-/// How long a person may take at the provider.
-const LOGIN_LIFE: Duration = Duration::from_secs(600);
 
 /// Life of the CSRF cookie; Django's default, a year.
 const CSRF_LIFE: Duration = Duration::from_secs(31_449_600);
@@ -368,7 +365,7 @@ async fn authenticate(
             Purpose::BrowserLoginAttempt,
             handle.as_str().as_bytes(),
             &logging_in,
-            LOGIN_LIFE,
+            DIALOG_LIFE,
         )
         .map_err(|_| UNAVAILABLE)?;
     let mut response = see(url.as_str());
@@ -376,7 +373,7 @@ async fn authenticate(
         &app,
         attempt_cookie(&app, &handle),
         sealed,
-        LOGIN_LIFE,
+        DIALOG_LIFE,
         cookies::Reach::Dialog,
     );
     response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -406,8 +403,7 @@ async fn callback(
     let Some(LoggingIn { attempt, return_to }) = logging_in else {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     };
-    let used = Digest::of(format!("state:{}", query.state()).as_bytes());
-    if !app.relay.store().mark(used, LOGIN_LIFE).await? {
+    if !app.use_state_once(&query).await? {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     }
     let identity = match app.login.finish_at(&app.public(CALLBACK), attempt, query).await {
@@ -415,12 +411,7 @@ async fn callback(
         Err(error) => {
             tracing::warn!(%error, "login failed");
             app.metrics.login(LoginOutcome::ProviderFailed);
-            let kind = match error.failure().error.as_str() {
-                "access_denied" => ErrorPage::Denied,
-                "temporarily_unavailable" => ErrorPage::LoginUnavailable,
-                _ => ErrorPage::LoginFailed,
-            };
-            return Ok(app.to_error_page(kind));
+            return Ok(app.to_error_page(page_of(&error.failure())));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);
