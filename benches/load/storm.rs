@@ -3,8 +3,9 @@
 //! Reads commands from standard input and answers each with a line of JSON: `watch` before something
 //! is done to an instance, `settle` to wait until every stream is open again, `end`. Meanwhile
 //! logins end at a steady rate. Clients reconnect as `token-relay.js` does: after the `retry` they
-//! were given, doubled with every failed attempt, times a random number from a half to one, and not
-//! before `Retry-After`; a failed attempt goes to the next instance, as a load balancer sends it.
+//! were given, doubled with every refusal, times a random number from a half to one, and not before
+//! `Retry-After`. As behind a load balancer, an attempt that meets a dead instance goes to the next
+//! one at once, and an attempt after a refusal to the next one, too.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +23,7 @@ use crate::{
     ending::Publisher,
     percentiles,
     place::{Kind, Place, Transport, make},
-    stream::Stream,
+    stream::{Refused, Stream},
 };
 
 /// Longest that a stream or a token is waited for.
@@ -57,7 +58,7 @@ struct Ledger {
     lost_connections: usize,
     /// 503 and 429.
     refused: usize,
-    /// Connections that could not be made or broke before an answer.
+    /// Attempts that met a dead instance.
     failed: usize,
     back: Vec<f64>,
     last_back: Option<Instant>,
@@ -87,10 +88,8 @@ impl Client {
         let mut attempts = 0;
         let mut since = Instant::now();
         loop {
-            let target = self.targets[self.target];
-            let opened = Stream::open(target, self.number, &self.place, self.transport).await;
             let mut retry_after = Duration::ZERO;
-            match opened {
+            match self.attempt().await {
                 Ok(Ok(stream)) => {
                     attempts = 0;
                     {
@@ -114,16 +113,28 @@ impl Client {
                     self.target = (self.target + 1) % self.targets.len();
                     attempts += 1;
                 }
-                Err(_) => {
-                    self.ledger().failed += 1;
-                    self.target = (self.target + 1) % self.targets.len();
-                    attempts += 1;
-                }
+                // All are dead.
+                Err(_) => attempts += 1,
             }
             let longest = (retry * 2u64.pow(attempts.min(10))).min(30_000) as f64;
             let random = getrandom::u64().expect("a random number") as f64 / u64::MAX as f64;
             let pause = Duration::from_secs_f64(longest / 1e3 * (0.5 + random / 2.0));
             tokio::time::sleep(pause.max(retry_after)).await;
+        }
+    }
+
+    /// Tries one instance after the other until one answers.
+    async fn attempt(&mut self) -> std::io::Result<Result<Stream, Refused>> {
+        let mut turn = 0;
+        loop {
+            let target = self.targets[self.target];
+            let opened = Stream::open(target, self.number, &self.place, self.transport).await;
+            turn += 1;
+            if opened.is_ok() || turn == self.targets.len() {
+                return opened;
+            }
+            self.ledger().failed += 1;
+            self.target = (self.target + 1) % self.targets.len();
         }
     }
 

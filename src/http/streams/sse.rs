@@ -80,6 +80,11 @@ impl EventStream {
         }
     }
 
+    /// Whether [`Self::next`] has given its last bytes.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
         let told = Told::from_outcome(&self.app, self.reader.key(), outcome);
