@@ -117,7 +117,7 @@ def creation(results):
 def start(results):
     entry = results["start"]
     lines = [[row["store"], row["runs"], f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"] for row in entry["rows"]]
-    note = f"{when(results, 'start')} Binary of `cargo build --release`: {entry['binary_bytes'] / 1e6:.1f} MB."
+    note = f"{when(results, 'start')} Binary of `cargo build --profile {entry['profile']}`: {entry['binary_bytes'] / 1e6:.1f} MB."
     return [note, "", *grid(["store", "starts", "median ms", "max ms"], lines)]
 
 
@@ -164,9 +164,101 @@ def scale(results):
     return [when(results, "scale"), "", *grid(head, lines)]
 
 
-TABLES = {"streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "start": start, "storm": storm,
+def summary(results):
+    """The figures that a reader of README.md wants first; those not measured yet are left out."""
+    rows = results.get("streams", {}).get("rows", [])
+    find = lambda **wanted: next(row for row in rows if all(row.get(key) == value for key, value in wanted.items()))
+    polls = results.get("polling", {}).get("rows", [])
+    created = {row["what"]: row for row in results.get("creation", {}).get("rows", [])}
+    held = results.get("scale", {}).get("rows", [])
+    most = max((row["streams"] for row in rows if row["what"] == "relay" and row["transport"] == "sse"), default=0)
+    middle = next((row["streams"] for row in rows if row["transport"] == "websocket"), 0)
+    lines = []
+
+    def line(make):
+        try:
+            lines.append(make())
+        except (KeyError, StopIteration):
+            pass
+
+    def both(ours, theirs):
+        return f"p50 {ours['p50_ms']:.2f} ms, p99 {ours['p99_ms']:.2f} ms", f"p50 {theirs['p50_ms']:.2f} ms, p99 {theirs['p99_ms']:.2f} ms"
+
+    def memory(transport, streams):
+        ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", store="memory", transport=transport, streams=streams)
+        return f"{ours['bytes_per_stream'] / 1e3:.1f} kB", f"nchan {theirs['bytes_per_stream'] / 1e3:.1f} kB"
+
+    def times(way, theirs, **wanted):
+        ours, theirs = find(**wanted)[way], find(**theirs)["publish"]
+        first, second = both(ours, theirs)
+        return first, f"nchan {second}"
+
+    def asked(store):
+        poll = next(row for row in polls if row["store"] == store and "requests_per_login" in row)
+        told = next(row for row in polls if row["store"] == store and row["what"] == "event stream")
+        return poll, told
+
+    def requests():
+        poll, _ = asked("Redis")
+        return "2 and an acknowledgement", f"polling {poll['requests_per_login']:.0f}, for a login of {poll['seconds_from_creation_to_login']:.0f} s"
+
+    def seen():
+        poll, told = asked("Redis")
+        return f"p50 {told['dialog']['p50_ms']:.2f} ms", f"polling p50 {poll['p50_ms']:.0f} ms"
+
+    def waiting():
+        poll, told = asked("Redis")
+        return f"{told['processor_us_per_stream_second']:.1f} µs", f"polling {poll['processor_us_per_client_second']:.0f} µs"
+
+    def holding(row):
+        return (f"{row['opened']:,} streams on {row['instances']} instance{'s over one Redis' if row['instances'] > 1 else ''}, held {row['held']['seconds'] / 60:.0f} min".replace(",", " "),
+                f"{row['dropped']} dropped, {row['dialog']['lost']} of {row['dialog']['count']} tokens lost, {row['held']['streams_that_missed_some']:.0f} streams missed heartbeats", "")
+
+    def creating():
+        return f"{created['POST /addons/sessions, Redis']['per_second']:.0f} over Redis, {created['POST /addons/sessions, memory']['per_second']:.0f} in memory", \
+            f"Redis alone {created['Redis alone, one at a time on 32 connections']['per_second']:.0f}"
+
+    def starting():
+        entry = results["start"]
+        return ", ".join(f"{row['median_ms']:.0f} ms ({row['store']})" for row in entry["rows"]), ""
+
+    def dying():
+        row = results["storm"]["rows"][0]
+        return f"all back after {row['seconds_until_all_back']:.1f} s, {row['logins']['lost']} of {row['logins']['logins']} tokens lost", ""
+
+    def deploying():
+        entry = results["deploy"]
+        return f"{sum(row['connections_lost'] for row in entry['rows'])} streams moved, {entry['logins']['lost']} of {entry['logins']['logins']} tokens lost", ""
+
+    for name, make in [
+        (f"memory of a waiting event stream, {middle} open", lambda: memory("sse", middle)),
+        (f"the same, {most} open", lambda: memory("sse", most)),
+        (f"memory of a waiting WebSocket, {middle} open", lambda: memory("websocket", middle)),
+        ("login's last request → token, one process", lambda: times("dialog", {"what": "nchan", "store": "memory", "transport": "sse", "streams": middle}, what="relay", transport="sse", streams=middle)),
+        ("order to the relay → token, one process", lambda: times("order", {"what": "nchan", "store": "memory", "transport": "sse", "streams": middle}, what="relay in the load generator")),
+        ("login's last request → token, two instances over Redis", lambda: times("dialog", {"what": "nchan, two instances"}, what="relay, two instances")),
+        ("fulfil → token, over Redis", lambda: times("store", {"what": "nchan, two instances"}, what="relay, two instances")),
+        ("requests of one login", requests),
+        ("login's last request → token, against polling once a second", seen),
+        ("processor per waiting client and second, over Redis", waiting),
+        ("sessions created a second", creating),
+        ("start to ready", starting),
+        ("one of two instances killed", dying),
+        ("rolling deploy", deploying),
+    ]:
+        line(lambda: (name, *make()))
+    for peer in (row for row in created.values() if row.get("peer")):
+        line(lambda: ("the same on the meet-compatible surface", f"{created['POST …/init/ (meet), Redis']['per_second']:.0f}",
+                      f"{peer['what']} {peer['per_second']:.0f}, times {created['POST …/init/ (meet), Redis']['per_second'] / peer['per_second']:.0f}"))
+    for row in held:
+        line(lambda: holding(row))
+    dates = sorted({results[part]["date"] for part in results})
+    return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
+
+
+TABLES = {"summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "start": start, "storm": storm,
           "deploy": deploy, "micro": micro, "growth": grown, "scale": scale, "model": model.table}
-PART_OF = {"ratios": "streams", "model": "streams"}
+PART_OF = {"summary": "streams", "ratios": "streams", "model": "streams"}
 
 
 def fill(path, results):

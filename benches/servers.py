@@ -3,6 +3,7 @@
 Called by `run`. Everything listens on 127.0.0.1; every process is ended with `Servers`.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -13,8 +14,10 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# `build` says which profile it is from.
 BINARY = ROOT / "target/release/token-relay"
 SECRET = "a secret of the benchmark of 32 characters"
 
@@ -39,10 +42,11 @@ def nchan_module():
     raise Missing("nchan is missing: apt-get install nginx libnginx-mod-nchan")
 
 
-def build():
-    """Builds the relay and the load generator; gives the latter's path."""
-    build_of = ["cargo", "build", "--release", "--bin", "token-relay"]
-    subprocess.run(build_of, cwd=ROOT, check=True)
+def build(profile):
+    """Builds the relay with a profile, and the load generator; gives the latter's path."""
+    global BINARY
+    subprocess.run(["cargo", "build", "--profile", profile, "--bin", "token-relay"], cwd=ROOT, check=True)
+    BINARY = ROOT / "target" / profile / "token-relay"
     command = ["cargo", "bench", "--bench", "load", "--no-run", "--message-format=json"]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     for line in built.stdout.splitlines():
@@ -126,6 +130,22 @@ def answers(port, patience=20):
     raise RuntimeError(f"nothing listens on port {port}")
 
 
+@functools.cache
+def signing_key():
+    """A private key for ES256, the default, that instances share."""
+    command = [need("openssl", "openssl"), "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+
+
+def published(url):
+    """Whether nchan takes a publication."""
+    try:
+        with urllib.request.urlopen(f"{url}/pub/probe", b"x", timeout=2) as answer:
+            return answer.status < 300
+    except OSError:
+        return False
+
+
 class Servers:
     """All servers of a run; a context manager that ends them."""
 
@@ -171,8 +191,7 @@ class Servers:
             "TOKEN_RELAY_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
             "TOKEN_RELAY_COOKIE_KEYS": SECRET,
             "TOKEN_RELAY_SEALING_KEYS": SECRET,
-            "TOKEN_RELAY_SIGNING_ALGORITHM": "HS256",
-            "TOKEN_RELAY_SIGNING_KEY": SECRET,
+            "TOKEN_RELAY_SIGNING_KEY": signing_key(),
         }
 
     def relay(self, environment=None, redis=None, in_load=False, port=None):
@@ -229,7 +248,14 @@ class Servers:
                 }}
               }}
             }}""")
-        return self.start([need("nginx", "nginx"), "-c", configuration, "-e", folder / "error.log"], port)
+        process = self.start([need("nginx", "nginx"), "-c", configuration, "-e", folder / "error.log"], port)
+        # It listens before it has found its Redis, and refuses everything until then.
+        deadline = time.monotonic() + 20
+        while not published(process.url):
+            if time.monotonic() > deadline:
+                raise RuntimeError("nchan does not take a publication")
+            time.sleep(0.1)
+        return process
 
     def run_load(self, *words):
         """Runs the load generator; gives its JSON."""

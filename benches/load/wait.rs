@@ -135,6 +135,12 @@ impl Reader {
     }
 }
 
+/// Where streams report; open even when no stream is left.
+struct Reports {
+    reports: mpsc::UnboundedReceiver<Happened>,
+    _open: mpsc::UnboundedSender<Happened>,
+}
+
 /// What has happened so far.
 #[derive(Default)]
 struct Tally {
@@ -166,7 +172,7 @@ async fn open(
     places: &[Arc<Place>],
     lives: &Arc<Vec<Life>>,
     begun: Instant,
-) -> (Tally, mpsc::UnboundedReceiver<Happened>) {
+) -> (Tally, Reports) {
     let target = address(&arguments.target);
     let (report, mut reports) = mpsc::unbounded_channel();
     let mut tally = Tally::default();
@@ -182,7 +188,7 @@ async fn open(
     while tally.opened + tally.dropped < places.len() {
         tally.count(&reports.recv().await.expect("a report"));
     }
-    (tally, reports)
+    (tally, Reports { reports, _open: report })
 }
 
 /// Signs of life while the streams were held.
@@ -212,7 +218,7 @@ async fn deliver(
     places: &[Arc<Place>],
     arguments: &Arguments,
     tally: &mut Tally,
-    reports: &mut mpsc::UnboundedReceiver<Happened>,
+    reports: &mut Reports,
 ) -> Value {
     let mut ready = Vec::with_capacity(chosen.len());
     for number in chosen {
@@ -225,7 +231,7 @@ async fn deliver(
         let begun = ender.end(prepared).await;
         let arrival = tokio::time::timeout(Duration::from_secs(10), async {
             loop {
-                match reports.recv().await.expect("a report") {
+                match reports.reports.recv().await.expect("a report") {
                     Happened::Arrived(arrived, at) if arrived == *number => return at,
                     other => tally.count(&other),
                 }
@@ -282,7 +288,7 @@ pub async fn run(arguments: Arguments) -> Value {
         let hold = Duration::from_secs(arguments.hold);
         tokio::time::sleep(hold).await;
         let time = processor_time(processes) - time_before;
-        while let Ok(happened) = reports.try_recv() {
+        while let Ok(happened) = reports.reports.try_recv() {
             tally.count(&happened);
         }
         let per = opened.max(1) as f64 * hold.as_secs_f64();
