@@ -53,7 +53,7 @@ def verdict(rows):
         slope, _, r2 = fit(group, megabytes)
         first, last = group[0], group[-1]
         sentences.append(
-            f"{NAMES[instances].capitalize()}: memory grows by {slope * 1e6:.0f} B a stream, R² = {r2:.4f} "
+            f"{NAMES[instances][0].upper()}{NAMES[instances][1:]}: memory grows by {slope * 1e6:.0f} B a stream, R² = {r2:.4f} "
             f"from {number(first['opened'])} to {number(last['opened'])} streams."
         )
         bends = []

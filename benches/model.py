@@ -31,8 +31,8 @@ def inputs(results):
     """The measured figures that the model stands on."""
     redis = row(results, "streams", what="relay, two instances")
     creation = row(results, "creation", what="POST /addons/sessions, Redis")
-    waiting = row(results, "polling", what="event stream", store="Redis")
-    polling = row(results, "polling", what="GET /addons/sessions/{id}", store="Redis")
+    waiting = row(results, "polling", what="event stream", sessions="Redis")
+    polling = row(results, "polling", what="GET /addons/sessions/{id}", sessions="Redis")
     largest = [found for found in results.get("growth", {}).get("rows", []) if found["instances"] == 5]
     if not largest:
         raise Missing("growth")

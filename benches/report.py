@@ -48,8 +48,8 @@ def streams(results):
         for name, times in timed(row):
             cpu, lost = times.get("processor_ms_per_1000"), times.get("lost")
             lines.append([
-                row["what"], row["store"], {"sse": "SSE", "websocket": "WebSocket"}[row["transport"]], f"{row['opened']:.0f}",
-                "" if shown is None else f"{shown:.0f}", name, *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms")),
+                row["what"], row["sessions"], {"sse": "SSE", "websocket": "WebSocket"}[row["transport"]], f"{row['opened']:.0f}",
+                "" if shown is None else f"{shown:.0f}", name, *(f"{times[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms")),
                 "" if cpu is None else f"{cpu:.0f}", "" if lost is None else f"{lost}", f"{row['dropped']}",
             ])
     head = ["what", "store", "transport", "streams", "B a stream", "from → to", "p50 ms", "p90 ms", "p99 ms", "max ms", "CPU ms per 1 000", "lost", "dropped"]
@@ -92,7 +92,7 @@ def polling(results):
         times = row if asks else row["dialog"]
         requests = f"{row['requests_per_login']:.1f}" if asks else "2"
         cost = row["processor_us_per_client_second"] if asks else row["processor_us_per_stream_second"]
-        lines.append([row["what"], row["store"], f"{row['clients'] if asks else row['streams']:.0f}", requests, f"{cost:.1f}",
+        lines.append([row["what"], row["sessions"], f"{row['clients'] if asks else row['streams']:.0f}", requests, f"{cost:.1f}",
                       *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")), times["lost"]])
     asked = next(row for row in results["polling"]["rows"] if "requests_per_login" in row)
     head = ["clients wait by", "store", "clients", "requests a login", "CPU µs per client and second", "p50 ms", "p90 ms", "p99 ms", "lost"]
@@ -116,7 +116,7 @@ def creation(results):
 
 def start(results):
     entry = results["start"]
-    lines = [[row["store"], row["runs"], f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"] for row in entry["rows"]]
+    lines = [[row["sessions"], row["runs"], f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"] for row in entry["rows"]]
     note = f"{when(results, 'start')} Binary of `cargo build --profile {entry['profile']}`: {entry['binary_bytes'] / 1e6:.1f} MB."
     return [note, "", *grid(["store", "starts", "median ms", "max ms"], lines)]
 
@@ -182,7 +182,7 @@ def summary(results):
             pass
 
     def both(ours, theirs):
-        return f"p50 {ours['p50_ms']:.2f} ms, p99 {ours['p99_ms']:.2f} ms", f"p50 {theirs['p50_ms']:.2f} ms, p99 {theirs['p99_ms']:.2f} ms"
+        return f"p50 {ours['p50_ms']:.3f} ms, p99 {ours['p99_ms']:.2f} ms", f"p50 {theirs['p50_ms']:.3f} ms, p99 {theirs['p99_ms']:.2f} ms"
 
     def memory(transport, streams):
         ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", store="memory", transport=transport, streams=streams)
@@ -194,8 +194,8 @@ def summary(results):
         return first, f"nchan {second}"
 
     def asked(store):
-        poll = next(row for row in polls if row["store"] == store and "requests_per_login" in row)
-        told = next(row for row in polls if row["store"] == store and row["what"] == "event stream")
+        poll = next(row for row in polls if row["sessions"] == store and "requests_per_login" in row)
+        told = next(row for row in polls if row["sessions"] == store and row["what"] == "event stream")
         return poll, told
 
     def requests():
@@ -211,7 +211,8 @@ def summary(results):
         return f"{told['processor_us_per_stream_second']:.1f} µs", f"polling {poll['processor_us_per_client_second']:.0f} µs"
 
     def holding(row):
-        return (f"{row['opened']:,} streams on {row['instances']} instance{'s over one Redis' if row['instances'] > 1 else ''}, held {row['held']['seconds'] / 60:.0f} min".replace(",", " "),
+        where = "one instance" if row["instances"] == 1 else f"{row['instances']} instances over one Redis"
+        return (f"{row['opened']} streams on {where}, held {row['held']['seconds'] / 60:.0f} min",
                 f"{row['dropped']} dropped, {row['dialog']['lost']} of {row['dialog']['count']} tokens lost, {row['held']['streams_that_missed_some']:.0f} streams missed heartbeats", "")
 
     def creating():
@@ -234,8 +235,8 @@ def summary(results):
         (f"memory of a waiting event stream, {middle} open", lambda: memory("sse", middle)),
         (f"the same, {most} open", lambda: memory("sse", most)),
         (f"memory of a waiting WebSocket, {middle} open", lambda: memory("websocket", middle)),
-        ("login's last request → token, one process", lambda: times("dialog", {"what": "nchan", "store": "memory", "transport": "sse", "streams": middle}, what="relay", transport="sse", streams=middle)),
-        ("order to the relay → token, one process", lambda: times("order", {"what": "nchan", "store": "memory", "transport": "sse", "streams": middle}, what="relay in the load generator")),
+        ("login's last request → token, one process", lambda: times("dialog", {"what": "nchan", "sessions": "memory", "transport": "sse", "streams": middle}, what="relay", transport="sse", streams=middle)),
+        ("order to the relay → token, one process", lambda: times("order", {"what": "nchan", "sessions": "memory", "transport": "sse", "streams": middle}, what="relay in the load generator")),
         ("login's last request → token, two instances over Redis", lambda: times("dialog", {"what": "nchan, two instances"}, what="relay, two instances")),
         ("fulfil → token, over Redis", lambda: times("store", {"what": "nchan, two instances"}, what="relay, two instances")),
         ("requests of one login", requests),
