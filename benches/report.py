@@ -107,10 +107,10 @@ def creation(results):
             ours = row["per_second"]
         ratio = f"{ours / row['per_second']:.0f}" if row.get("peer") and ours else ""
         store = row.get("store_us_each", row["processor_us_each"] if "Redis alone" in row["what"] else 0)
-        own = row["processor_us_each"] if "Redis alone" not in row["what"] and not row.get("peer") else 0
+        own = row["processor_us_each"] if "Redis alone" not in row["what"] else 0
         lines.append([row["what"], f"{row['per_second']:.0f}", f"{row['p50_ms']:.2f}" if "p50_ms" in row else "", f"{row['p99_ms']:.2f}" if "p99_ms" in row else "",
                       f"{own:.0f}" if own else "", f"{store:.0f}" if store else "", row.get("failed", ""), ratio])
-    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, relay", "CPU µs each, Redis", "failed", "relay's init / this"]
+    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "relay's init / this"]
     return [when(results, "creation"), "", *grid(head, lines)]
 
 
