@@ -47,6 +47,36 @@ pub enum RefreshOutcome {
     Failed,
 }
 
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs)]
+pub enum HandshakeOutcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+}
+
+/// How it ended that the settings were read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum ReloadOutcome {
+    /// What changed is in force.
+    Succeeded,
+    /// Nothing had changed.
+    Unchanged,
+    /// Something is wrong with them, so what was in force still is.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHandshakeOutcome {
+    outcome: HandshakeOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReloadOutcome {
+    outcome: ReloadOutcome,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTransport {
     transport: Transport,
@@ -74,6 +104,8 @@ pub struct Metrics {
     delivery_seconds: Histogram,
     store_up: Gauge,
     store_seconds: Histogram,
+    handshakes: Family<ByHandshakeOutcome, Counter>,
+    reloads: Family<ByReloadOutcome, Counter>,
 }
 
 /// Counts one open stream until dropped.
@@ -103,6 +135,8 @@ impl Default for Metrics {
             delivery_seconds: latency(),
             store_up: Gauge::default(),
             store_seconds: latency(),
+            handshakes: Family::default(),
+            reloads: Family::default(),
             registry: Registry::default(),
         };
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
@@ -132,6 +166,19 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.store_seconds.clone(),
         );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes by outcome",
+            metrics.handshakes.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Times that the settings were read again, by outcome",
+            metrics.reloads.clone(),
+        );
+        for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
+            drop(metrics.reloads.get_or_create(&ByReloadOutcome { outcome }));
+        }
         for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
@@ -171,6 +218,16 @@ impl Metrics {
     /// Counts a token that could not be opened.
     pub fn lost(&self) {
         self.deliveries_lost.inc();
+    }
+
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, outcome: HandshakeOutcome) {
+        self.handshakes.get_or_create(&ByHandshakeOutcome { outcome }).inc();
+    }
+
+    /// Counts a reading of the settings while they were in force.
+    pub fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads.get_or_create(&ByReloadOutcome { outcome }).inc();
     }
 
     /// Records a ping of the store; `None` when it did not answer.

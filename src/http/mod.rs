@@ -19,9 +19,11 @@ pub mod refresh;
 pub mod resource;
 pub mod sessions;
 pub mod streams;
+pub mod tls;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     middleware::{from_fn, from_fn_with_state},
@@ -65,7 +67,7 @@ pub struct App {
     /// Refresh tokens, when they are on.
     pub refresh: Option<Refresh>,
     /// Clients of introspection and revocation: ID and digest of the secret.
-    pub introspection_clients: Vec<(String, Digest)>,
+    pub introspection_clients: ArcSwap<Vec<(String, Digest)>>,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.
@@ -174,7 +176,10 @@ pub fn router(app: AppState) -> Router {
             get(streams::long_poll::poll).delete(sessions::end).head(no_head),
         )
         .route("/addons/sessions/{session_id}/events", get(streams::sse::events).head(no_head))
-        .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
+        .route(
+            "/addons/sessions/{session_id}/ws",
+            get(streams::websocket::websocket).connect(streams::websocket::websocket),
+        )
         .route("/addons/me", get(resource::me))
         .route("/addons/verify", get(resource::verify))
         .route("/addons/token", post(refresh::token))

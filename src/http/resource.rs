@@ -127,6 +127,7 @@ fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     let presented = Digest::of(secret.as_bytes());
     let known = app
         .introspection_clients
+        .load()
         .iter()
         .any(|(known_id, digest)| *known_id == id && digest.matches(&presented));
     if known { Ok(()) } else { Err(Problem::ClientUnauthorized) }
