@@ -3,6 +3,7 @@
 //! Each test file uses its own part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certificate;
 pub mod redis;
 
 use std::{
@@ -52,7 +53,7 @@ impl Process {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
         let url = first
             .split_whitespace()
-            .find(|word| word.starts_with("http://"))
+            .find(|word| word.starts_with("http://") || word.starts_with("https://"))
             .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()))
             .to_owned();
         Self { child, url, log }
@@ -120,13 +121,7 @@ pub struct Browser {
 impl Default for Browser {
     fn default() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .redirect(Policy::none())
-            .cookie_store(true)
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
-        Self { client }
+        Self::with(Client::builder())
     }
 }
 
@@ -139,6 +134,12 @@ pub struct Page {
 }
 
 impl Browser {
+    /// A browser over what a builder makes, such as one that trusts a test's certificate.
+    pub fn with(builder: reqwest::ClientBuilder) -> Self {
+        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(PATIENCE);
+        Self { client: builder.build().unwrap() }
+    }
+
     /// Opens one address without following.
     pub async fn get(&self, url: &str) -> Response {
         self.client.get(url).send().await.unwrap()
