@@ -55,6 +55,9 @@ const FULFIL_PATIENCE: Duration = Duration::from_secs(8);
 /// How often the creation allowances of clients that went away are forgotten.
 const ALLOWANCE_SWEEP: Duration = Duration::from_secs(60);
 
+/// Pause between two looks at the readers that are left in a shutdown.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -191,11 +194,19 @@ impl Server {
         tracing::info!(waiting, "draining");
         self.app.relay.waiters().drain();
         self.connections.close();
-        match tokio::time::timeout(self.drain_timeout, self.connections.wait()).await {
+        let gone = async {
+            self.connections.wait().await;
+            // WebSockets have left the connections that they came by.
+            while self.app.relay.waiters().waiting() > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        match tokio::time::timeout(self.drain_timeout, gone).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => {
                 let left = self.connections.len();
-                tracing::warn!(left, "connections left when the drain timeout was over");
+                let waiting = self.app.relay.waiters().waiting();
+                tracing::warn!(left, waiting, "connections left when the drain timeout was over");
             }
         }
     }
