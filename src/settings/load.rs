@@ -300,19 +300,22 @@ fn signing_keys(source: &mut Source, name: &str, algorithm: SigningAlgorithm) ->
     keys
 }
 
-/// The blocks of a PEM text, each with its own first and last line (RFC 7468 §2). What stands
-/// between them is explanatory text.
+/// The blocks of a PEM text, each with its own first and last line (RFC 7468 §2); one that is cut
+/// off too, so that it is not overlooked. What stands between them is explanatory text.
 fn pem_blocks(text: &str) -> Vec<Secret> {
     let (mut blocks, mut block) = (Vec::new(), Zeroizing::new(String::new()));
     for line in text.lines().map(str::trim) {
-        if line.starts_with("-----BEGIN") {
-            block.clear();
+        if block.is_empty() && !line.starts_with("-----BEGIN") {
+            continue;
         }
         block.push_str(line);
         block.push('\n');
         if line.starts_with("-----END") {
             blocks.push(Secret(std::mem::take(&mut block)));
         }
+    }
+    if !block.is_empty() {
+        blocks.push(Secret(block));
     }
     blocks
 }
@@ -620,6 +623,97 @@ mod tests {
         let text = errors(&[key]);
         assert!(text.contains("SIGNING_KEY: expected a PEM private key on P-256"), "{text}");
         assert!(!text.contains("MC4CAQAw"));
+    }
+
+    #[test]
+    fn several_signing_keys_are_read_in_their_order() {
+        let pem = |seed: u8| {
+            use base64::{Engine as _, engine::general_purpose::STANDARD};
+            // RFC 8410 §7: a fixed head, then the seed.
+            const HEAD: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+            let der = STANDARD.encode([&HEAD[..], &[seed; 32]].concat());
+            format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n")
+        };
+        let read = |algorithm: &str, keys: &str| {
+            let pairs =
+                [("TOKEN_RELAY_SIGNING_ALGORITHM", algorithm), ("TOKEN_RELAY_SIGNING_KEY", keys)];
+            Settings::load(environment(&pairs), None).map(|settings| settings.token.signing_keys)
+        };
+        let (first, second) = (pem(1), pem(2));
+        let written = format!("{first}written in between\n{second}");
+        for text in [written.clone(), written.replace('\n', "\\n"), written.replace('\n', "\r\n")] {
+            let keys = read("EdDSA", &text).unwrap();
+            assert_eq!(keys.len(), 2);
+            assert_eq!((keys[0].expose(), keys[1].expose()), (first.as_str(), second.as_str()));
+        }
+        let secrets = read("HS256", &format!("{SECRET}, with a comma\n\n {SECRET}\n")).unwrap();
+        assert_eq!(secrets[0].expose(), format!("{SECRET}, with a comma"));
+        assert_eq!(secrets[1].expose(), SECRET);
+        for (algorithm, keys) in [
+            ("EdDSA", format!("{first}{}", second.replace("END", "AND"))),
+            ("EdDSA", first.replace("END", "AND")),
+            ("HS256", format!("{SECRET}\nshort, and confidential")),
+        ] {
+            let error = read(algorithm, &keys).unwrap_err().to_string();
+            assert!(error.contains("SIGNING_KEY: expected"), "{error}");
+            assert!(!error.contains("confidential"));
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_no_default() {
+        let folder = std::env::temp_dir().join(format!("token-relay-lists-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("relay.toml");
+        std::fs::write(&file, "token_claims = []\nheartbeat = []\n").unwrap();
+        let settings = Settings::load(environment(&[]), Some(&file)).unwrap();
+        assert!(settings.token.claims.is_empty());
+        assert_eq!(settings.heartbeat, Duration::from_secs(15));
+        let shown = format!("{:?}", Settings::describe(environment(&[]), Some(&file)).unwrap());
+        assert!(shown.contains("\"TOKEN_CLAIMS\", \"(empty list)\""), "{shown}");
+        // The environment wins here too, and has a way to say the same.
+        let claims = |value: &str| {
+            let environment = environment(&[("TOKEN_RELAY_TOKEN_CLAIMS", value)]);
+            Settings::load(environment, Some(&file)).unwrap().token.claims
+        };
+        assert_eq!(claims("email"), ["email"]);
+        assert!(claims(",").is_empty());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_redis_url_must_be_of_use() {
+        let check = |url: &str| {
+            errors(&[
+                ("TOKEN_RELAY_REDIS_URL", url),
+                ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+                ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+                ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+                ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+            ])
+        };
+        for url in [
+            "http://alice:hunter2@localhost",
+            "redis://alice:hunter2@localhost/x",
+            "redis://alice:hunter2@localhost:port",
+            "redis-nonsense://alice:hunter2@localhost",
+            "redis-sentinel://alice:hunter2@localhost",
+            "rediss://alice:hunter2@localhost?ca=/nonexistent",
+        ] {
+            let text = check(url);
+            assert!(text.contains("REDIS_URL: expected a URL such as"), "{url}: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn readings_are_told_apart_by_what_changed() {
+        let read = |pairs: &[(&str, &str)]| Snapshot::read(environment(pairs), None).unwrap();
+        let other = "abcdef0123456789abcdef0123456789";
+        let before = read(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_HEARTBEAT", "9s")]);
+        assert!(before.differs_from(&before).is_empty());
+        let after = read(&[("TOKEN_RELAY_COOKIE_KEYS", other), ("TOKEN_RELAY_HSTS", "1h")]);
+        assert_eq!(after.differs_from(&before), ["COOKIE_KEYS", "HEARTBEAT", "HSTS"]);
     }
 
     #[test]
