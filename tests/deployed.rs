@@ -64,3 +64,26 @@ fn every_setting_named_in_deploy_exists() {
         assert!(name == "PORT" || table.contains(&row), "no setting {name}");
     }
 }
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let directory = support::redis::Directory::new();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/token-relay.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let installed = "/usr/local/bin/token-relay";
+    assert!(unit.contains(installed));
+    // It must be able to find the program.
+    let unit = unit.replace(installed, env!("CARGO_BIN_EXE_token-relay"));
+    let path = directory.file("token-relay.service");
+    std::fs::write(&path, unit).unwrap();
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&path).output();
+        output.expect("systemd-analyze runs; install the package systemd")
+    };
+    let verified = analyze(&["verify", "--man=no"]);
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+    // In tenths; what systemd calls "OK" ends at 4.9.
+    let exposed = analyze(&["security", "--offline=true", "--threshold=20"]);
+    assert!(exposed.status.success(), "{}", String::from_utf8_lossy(&exposed.stdout));
+}
