@@ -274,6 +274,21 @@ pub async fn until_told(
     server.shut_down().await;
 }
 
+/// Ends with SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub fn told_to_end() -> Result<impl Future<Output = ()>, AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
 /// Prints a line for people and scripts on standard output. Nobody may be reading.
 pub fn announce(line: &str) {
     use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Command line: `serve`, `demo`, `check-config`, `settings`, `openapi`,
+//! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
 mod healthcheck;
@@ -13,6 +13,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use token_relay::{
     app,
+    client::terminal::{self, LoginError, LoginOptions},
     http::openapi,
     settings::{Settings, Snapshot, environment},
 };
@@ -29,6 +30,9 @@ const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
+
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Pushes the result of a browser sign-in to the add-in that waits for it.
 #[derive(Parser)]
@@ -55,6 +59,11 @@ enum Command {
         #[arg(long)]
         no_open: bool,
     },
+    /// Serve the demo's OpenID provider alone, beside a deployment that is being tried
+    #[cfg(feature = "demo")]
+    DemoProvider(DemoProvider),
+    /// Sign in through a relay and print the access token
+    Login(Login),
     /// Say what would be served with, secrets hidden
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
@@ -73,6 +82,48 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[cfg(feature = "demo")]
+#[derive(clap::Args)]
+struct DemoProvider {
+    /// Address of the provider
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Its URL, as browsers and the relay reach it
+    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    issuer: String,
+    /// Client ID of the relay
+    #[arg(long, default_value = "token-relay")]
+    client_id: String,
+    /// File with the client secret of the relay
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: PathBuf,
+    /// Where the person is sent back to: <PUBLIC_URL>/callback
+    #[arg(long, value_name = "URL", required = true)]
+    redirect_uri: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Login {
+    /// Public URL of the relay
+    #[arg(default_value = "http://127.0.0.1:8080")]
+    relay: url::Url,
+    /// What the dialog says that the person signs in to
+    #[arg(long, value_name = "NAME", default_value = "token-relay login")]
+    client_name: String,
+    /// Do not ask the person to compare a code
+    #[arg(long)]
+    no_confirm: bool,
+    /// Do not open a browser
+    #[arg(long)]
+    no_open: bool,
+    /// Print lines of JSON for scripts: one when the sign-in begins, one when it ends
+    #[arg(long)]
+    json: bool,
+    /// Keep the token in this file, for its owner only, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -110,6 +161,38 @@ fn main() -> ExitCode {
                 let options = DemoOptions { listen, provider_listen, open: !no_open };
                 match token_relay::demo::run(options).await {
                     Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
+        #[cfg(feature = "demo")]
+        Command::DemoProvider(provider) => {
+            use token_relay::demo::{ProviderOptions, RegisteredClient, run_provider};
+            let secret = match std::fs::read_to_string(&provider.client_secret_file) {
+                Ok(secret) => secret.trim_end().to_owned(),
+                Err(error) => {
+                    let file = provider.client_secret_file.display();
+                    return bad_settings(&format!("{file}: {error}"));
+                }
+            };
+            let (id, redirect_uris) = (provider.client_id, provider.redirect_uri);
+            let client = RegisteredClient { id, secret, redirect_uris };
+            let DemoProvider { listen, issuer, .. } = provider;
+            run(run_provider(ProviderOptions { listen, issuer, client }))
+        }
+        Command::Login(login) => {
+            let options = LoginOptions {
+                relay: login.relay,
+                client_name: login.client_name,
+                confirm: !login.no_confirm,
+                open: !login.no_open,
+                json: login.json,
+                store: login.store,
+            };
+            run(async move {
+                match terminal::login(&options).await {
+                    // As a shell reports a program that Ctrl-C ended.
+                    Err(LoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
                     ended => ended.map(|()| ExitCode::SUCCESS),
                 }
             })

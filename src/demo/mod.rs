@@ -13,6 +13,7 @@ pub use provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
     app::{self, AppError, Server, Signals},
+    client::browser,
     http::meet,
     session::SessionToken,
     settings::{SettingsErrors, Snapshot},
@@ -65,7 +66,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
     app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {
-        open_browser(&url);
+        browser::open(&url);
     }
     let read_again = Box::new(move || {
         let environment = crate::settings::environment();
@@ -119,15 +120,28 @@ pub async fn start(
     Ok(Demo { server, issuer, snapshot, client_secret: secret })
 }
 
-fn open_browser(url: &str) {
-    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let spawned = std::process::Command::new(opener)
-        .arg(url)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn();
-    if let Err(error) = spawned {
-        tracing::debug!(%error, "no browser opened");
-    }
+/// What `token-relay demo-provider` takes from the command line.
+#[derive(Clone, Debug)]
+pub struct ProviderOptions {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its issuer URL, as browsers and the relay reach it.
+    pub issuer: String,
+    /// The one client that it knows.
+    pub client: RegisteredClient,
+}
+
+/// Runs the provider alone, for a deployment that is being tried, until a signal.
+///
+/// # Errors
+/// When it does not start.
+pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
+    let ProviderOptions { listen: address, issuer, client } = options;
+    let unusable = |source| DemoError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(unusable)?;
+    let bound = listener.local_addr().map_err(unusable)?;
+    let router = Provider::new(&issuer, client, false)?.router();
+    app::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
+    let told = app::told_to_end()?;
+    axum::serve(listener, router).with_graceful_shutdown(told).await.map_err(unusable)
 }

@@ -14,6 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 use utoipa::openapi::{
     Components, Content, Info, License, ObjectBuilder, OneOfBuilder, OpenApi, OpenApiBuilder,
     Paths, Ref, RefOr, Required, Schema, ServerBuilder,
+    link::{Link, LinkBuilder},
     path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn},
     request_body::RequestBodyBuilder,
     response::ResponseBuilder,
@@ -684,6 +685,11 @@ pub fn document(server: &str, optional: Optional) -> OpenApi {
                 let content = Content::new(Some(Ref::from_schema_name(schema)));
                 response = response.content(media_type, content);
             }
+            if (call.path, answer.status) == ("/addons/sessions", "201") {
+                response = links()
+                    .into_iter()
+                    .fold(response, |response, (name, link)| response.link(name, link));
+            }
             responses.responses.insert(answer.status.to_owned(), response.build().into());
         }
         operation = operation.responses(responses);
@@ -701,6 +707,21 @@ pub fn document(server: &str, optional: Optional) -> OpenApi {
             TagBuilder::new().name(caller.name()).description(Some(caller.description())).build()
         })))
         .build()
+}
+
+/// Where a new session leads.
+fn links() -> Vec<(&'static str, Link)> {
+    let link = |operation: &str, parameter: &str, expression: &str| {
+        LinkBuilder::new().operation_id(operation).parameter(parameter, expression).build()
+    };
+    let session = "$response.body#/session_id";
+    vec![
+        ("poll", link("get_addons_sessions_session_id", "session_id", session)),
+        ("end", link("delete_addons_sessions_session_id", "session_id", session)),
+        ("events", link("get_addons_sessions_session_id_events", "session_id", session)),
+        ("websocket", link("get_addons_sessions_session_id_ws", "session_id", session)),
+        ("transit", link("get_addons_transit", "transit_token", "$response.body#/transit_token")),
+    ]
 }
 
 /// `get_addons_sessions_session_id` and so on: stable, and good as a name in generated clients.
@@ -839,6 +860,14 @@ mod tests {
         let described: std::collections::BTreeSet<_> =
             calls().iter().map(|call| (call.path.to_owned(), call.name())).collect();
         assert_eq!(served, described);
+    }
+
+    #[test]
+    fn links_lead_to_operations() {
+        let names: Vec<_> = calls().iter().map(operation_id).collect();
+        for (name, link) in links() {
+            assert!(names.contains(&link.operation_id), "{name}");
+        }
     }
 
     #[test]
