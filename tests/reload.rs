@@ -89,7 +89,7 @@ async fn a_replaced_signing_key_goes_on_verifying_and_the_new_one_signs() {
     let relay = Process::demo(&[("TOKEN_RELAY_SIGNING_KEY_FILE", &file)]);
     let old_token = access_token(&relay).await;
     let old_key = key_of(&old_token);
-    assert_eq!(published(&relay).await, [old_key.clone()]);
+    assert_eq!(published(&relay).await, std::slice::from_ref(&old_key));
 
     // The new key in front, the old one behind it.
     std::fs::write(&file, format!("{second}{first}")).unwrap();
