@@ -390,6 +390,45 @@ async fn streams_over_tls_are_told_of_a_shutdown() {
     assert!(relay.process.wait().success());
 }
 
+/// Resident memory of a process, in bytes.
+fn resident(process: &Process) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_stream_over_tls_costs_little() {
+    const STREAMS: usize = 1_000;
+    let relay = Relay::start(&[("TOKEN_RELAY_HEARTBEAT", "60s")]);
+    let client = relay.trusting().timeout(PATIENCE).build().unwrap();
+    let mut sessions = Vec::new();
+    for _ in 0..STREAMS {
+        let request = client.post(relay.url("/addons/sessions")).json(&json!({"bind": true}));
+        sessions.push(request.send().await.unwrap().json::<Value>().await.unwrap());
+    }
+    let before = resident(&relay.process);
+    let file = relay.folder.file("relay.crt");
+    let mut open = Vec::new();
+    for session in &sessions {
+        let mut socket = connect(relay.address(), "http/1.1", &[&file]).await.unwrap();
+        let path = reqwest::Url::parse(text(session, "events_url")).unwrap().path().to_owned();
+        let token = text(session, "session_token");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(6).any(|part| part == b"retry:") {
+            assert!(socket.read_buf(&mut answer).await.unwrap() > 0);
+        }
+        open.push(socket);
+    }
+    let each = resident(&relay.process).saturating_sub(before) / STREAMS;
+    println!("a waiting stream over TLS: {each} bytes");
+    assert!(each < 24 * 1024, "{each}");
+}
+
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_token-relay"))
         .args(arguments)
