@@ -28,7 +28,7 @@ use crate::{
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
     session::Digest,
-    settings::{MeetSettings, Secret, Settings, SigningAlgorithm},
+    settings::{Brand, MeetSettings, Secret, Settings, SigningAlgorithm},
     store::{
         SessionStore, StoreError,
         memory::MemoryStore,
@@ -297,6 +297,16 @@ fn meet(settings: &MeetSettings) -> Result<Meet, AppError> {
     })
 }
 
+/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
+/// sample Outlook add-in is told as Outlook would tell it.
+fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
+    let mut brand = settings.brand.clone();
+    if demo_pane && brand.office_js_url.is_none() {
+        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+    }
+    brand
+}
+
 async fn build(
     settings: &Settings,
     address: SocketAddr,
@@ -346,7 +356,11 @@ async fn build(
             .iter()
             .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
             .collect(),
-        pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
+        pages: Arc::new(Pages::new(
+            &brand(settings, &public_url, demo_pane),
+            &public_url,
+            &settings.frame_ancestors,
+        )?),
         metrics: Metrics::default(),
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
