@@ -414,7 +414,8 @@ fn components() -> Components {
         ("title", Type::String, "The same for people."),
         ("status", Type::Integer, "The HTTP status."),
     ])
-    .property("detail", string().description(Some("More about this one.")));
+    .property("detail", string().description(Some("More about this one.")))
+    .property("error", string().description(Some("Why a session is over: `expired`, …")));
     let claims = object(&[
         ("iss", Type::String, "Issuer."),
         ("sub", Type::String, "Whom the token is about."),

@@ -21,6 +21,14 @@ export function launch({ args = [], ...options } = {}) {
   return chromium.launch({ executablePath: BROWSER, args: [...ARGUMENTS, ...args], ...options });
 }
 
+export async function freePort() {
+  const server = http.createServer();
+  await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
+  const { port } = server.address();
+  await new Promise((closed) => { server.close(closed); });
+  return port;
+}
+
 /** Starts `token-relay demo` on free ports; gives its address and how to end it. */
 export async function startDemo(environment = {}, listen = '127.0.0.1:0') {
   assert.ok(existsSync(BINARY), `${BINARY} is missing: cargo build`);
