@@ -24,6 +24,7 @@ use utoipa::openapi::{
 
 use super::{
     AppState,
+    asyncapi::{self, Message},
     problem::Problem,
     sessions::{CreateRequest, CreateResponse},
 };
@@ -363,6 +364,11 @@ fn calls() -> Vec<Call> {
             "OpenAPI 3.1.",
             json("Object"),
         ),
+        Call::new(Get, "/asyncapi.json", Operator, "Event streams and WebSockets").answer(
+            "200",
+            "AsyncAPI 3.0.",
+            json("Object"),
+        ),
         Call::new(Get, "/docs", Operator, "This description for people").answer(
             "200",
             "The page.",
@@ -389,7 +395,8 @@ fn state(value: &str) -> ObjectBuilder {
         .required("state")
 }
 
-fn components() -> Components {
+/// The schemas, which [`asyncapi`](super::asyncapi) shares.
+pub(super) fn components() -> Components {
     let open = || Some(AdditionalProperties::FreeForm(true));
     let authenticated = state("authenticated");
     let authenticated = [
@@ -572,6 +579,9 @@ struct Docs {
     version: &'static str,
     assets: String,
     groups: Vec<Group>,
+    messages: &'static [Message],
+    errors: &'static [(&'static str, &'static str)],
+    close_codes: &'static [(u16, &'static str)],
 }
 
 /// `GET /docs`.
@@ -586,6 +596,9 @@ pub async fn docs(State(app): State<AppState>) -> Result<Response, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         assets: super::assets::version(),
         groups: groups.into(),
+        messages: &asyncapi::MESSAGES,
+        errors: &asyncapi::ERRORS,
+        close_codes: &asyncapi::CLOSE_CODES,
     };
     let html = page.render().map_err(|error| {
         tracing::error!(%error, "page not rendered");
