@@ -4,8 +4,10 @@
 //! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
 //! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
 //! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary.
+//! Beside the road: [`client`] uses a relay from outside, [`demo`] is one with a provider of its own.
 
 pub mod app;
+pub mod client;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod http;

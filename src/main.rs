@@ -1,4 +1,4 @@
-//! Command line: `serve`, `demo`, `check-config`, `settings`, `openapi`,
+//! Command line: `serve`, `demo`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
 use std::{
@@ -12,6 +12,8 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use token_relay::{
     app,
+    client::terminal::{self, LoginError, LoginOptions},
+    http::openapi,
     settings::{Settings, environment, reachable},
 };
 use tracing_subscriber::EnvFilter;
@@ -25,6 +27,9 @@ const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
+
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Pushes the result of a browser sign-in to the add-in that waits for it.
 #[derive(Parser)]
@@ -51,6 +56,8 @@ enum Command {
         #[arg(long)]
         no_open: bool,
     },
+    /// Sign in through a relay and print the access token
+    Login(Login),
     /// Say what would be served with, secrets hidden
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
@@ -69,6 +76,28 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(clap::Args)]
+struct Login {
+    /// Public URL of the relay
+    #[arg(default_value = "http://127.0.0.1:8080")]
+    relay: url::Url,
+    /// What the dialog says that the person signs in to
+    #[arg(long, value_name = "NAME", default_value = "token-relay login")]
+    client_name: String,
+    /// Do not ask the person to compare a code
+    #[arg(long)]
+    no_confirm: bool,
+    /// Do not open a browser
+    #[arg(long)]
+    no_open: bool,
+    /// Print lines of JSON for scripts: one when the sign-in begins, one when it ends
+    #[arg(long)]
+    json: bool,
+    /// Keep the token in this file, for its owner only, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -107,6 +136,23 @@ fn main() -> ExitCode {
                 }
             })
         }
+        Command::Login(login) => {
+            let options = LoginOptions {
+                relay: login.relay,
+                client_name: login.client_name,
+                confirm: !login.no_confirm,
+                open: !login.no_open,
+                json: login.json,
+                store: login.store,
+            };
+            run(async move {
+                match terminal::login(&options).await {
+                    // As a shell reports a program that Ctrl-C ended.
+                    Err(LoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
         Command::CheckConfig(file) => match Settings::describe(environment(), file.path()) {
             Ok(lines) => {
                 let lines = lines.iter().map(|(name, value, origin)| {
@@ -117,7 +163,7 @@ fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         Command::Settings => print(&token_relay::settings::markdown()),
-        Command::Openapi => match token_relay::http::openapi::document("/").to_pretty_json() {
+        Command::Openapi => match openapi::document("/", openapi::Optional::ALL).to_pretty_json() {
             Ok(json) => print(&format!("{json}\n")),
             Err(error) => failed(&error),
         },

@@ -410,8 +410,9 @@ async fn callback(
         Ok(identity) => identity,
         Err(error) => {
             tracing::warn!(%error, "login failed");
-            app.metrics.login(LoginOutcome::ProviderFailed);
-            return Ok(app.to_error_page(page_of(&error.failure())));
+            let kind = page_of(&error.failure());
+            app.metrics.login(kind.outcome());
+            return Ok(app.to_error_page(kind));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);

@@ -36,8 +36,10 @@ pub async fn readyz(State(app): State<AppState>) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
+/// Media type of the metrics.
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// `GET /metrics`: Prometheus.
 pub async fn metrics(State(app): State<AppState>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.encode()).into_response()
+    ([(header::CONTENT_TYPE, OPENMETRICS)], app.metrics.encode()).into_response()
 }
