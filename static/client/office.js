@@ -1,13 +1,14 @@
 // Opens the sign-in dialog with the Office JavaScript API, for add-ins of Outlook, Word, Excel...
 // Pass the result to `signIn` or `meetSignIn`; Office.js must be loaded by the task pane.
-// The relay's origin must be in <AppDomains> of the manifest, or Office refuses it (12004).
+// A dialog must begin on the domain of the task pane; some versions of Office are content with the
+// <AppDomains> of the manifest. Else it is refused (12004).
 
 import { SignInError } from './token-relay.js';
 
 const ALREADY_OPEN = 12007;
 // Answers of displayDialogAsync.
 const REFUSALS = {
-  12004: ['dialog_failed', 'The address of the relay is not among the <AppDomains> of the add-in.'],
+  12004: ['dialog_failed', 'The relay is not on the domain of the add-in, nor among its <AppDomains>.'],
   12005: ['dialog_failed', 'Office opens only https addresses in a dialog.'],
   [ALREADY_OPEN]: ['dialog_failed', 'Another dialog of this add-in is open already.'],
   12009: ['popup_blocked', 'The person did not allow the sign-in window.'],
