@@ -55,7 +55,7 @@ before(async () => {
   const port = await freePort();
   line.leadTo(port);
   demo = await startDemo({
-    TOKEN_RELAY_ALLOWED_ORIGINS: site.address, TOKEN_RELAY_PUBLIC_URL: line.address, TOKEN_RELAY_SESSION_TTL: '20s', TOKEN_RELAY_HEARTBEAT: '1s',
+    TOKEN_RELAY_ALLOWED_ORIGINS: site.address, TOKEN_RELAY_PUBLIC_URL: line.address, TOKEN_RELAY_SESSION_TTL: '20s', TOKEN_RELAY_HEARTBEAT: '1s', TOKEN_RELAY_REFRESH_TOKEN_TTL: '1h',
   }, `127.0.0.1:${port}`);
   browser = await launch();
 });
@@ -122,6 +122,40 @@ for (const build of ['module', 'global']) {
     });
   }
 }
+
+test('a token is refreshed once, however often it is asked for, and again by the next', async () => {
+  const { context, page, requests } = await openSite();
+  let client;
+  page.on('response', async (response) => {
+    if (response.url().endsWith('/addons/sessions') && response.request().method() === 'POST') {
+      const { session_id: id, session_token: secret } = await response.json();
+      client = { client_id: id, client_secret: secret };
+    }
+  });
+  const dialog = await signInWithDialog(page);
+  await logIn(dialog, 'alice');
+  const tokens = await page.evaluate(async () => {
+    const first = await window.outcome;
+    const [second, same] = await Promise.all([first.refresh(), first.refresh()]);
+    const third = await second.refresh();
+    return [first, second, same, third].map(({ access_token, refresh_token }) => ({ access_token, refresh_token }));
+  });
+  const [first, second, same, third] = tokens;
+  assert.deepEqual(same, second);
+  assert.equal(new Set([first, second, third].map(({ access_token }) => access_token)).size, 3);
+  assert.equal(requests.filter((request) => request === 'POST /addons/token').length, 2);
+  assert.equal((await claimsOf(third)).sub, 'alice');
+  // Somebody else uses the first one: the grant is over, and the page is told to sign in again.
+  const stolen = await fetch(`${line.address}/addons/token`, { method: 'POST', body: new URLSearchParams({ grant_type: 'refresh_token', refresh_token: first.refresh_token, ...client }) });
+  assert.equal(stolen.status, 400);
+  const refused = await page.evaluate(async () => {
+    const token = await window.outcome;
+    const last = await (await token.refresh()).refresh();
+    return last.refresh().catch(({ name, code }) => ({ name, code }));
+  });
+  assert.deepEqual(refused, { name: 'SignInError', code: 'invalid_grant' });
+  await context.close();
+});
 
 const isEvents = (url) => url.pathname.endsWith('/events');
 const isSocket = (url) => url.pathname.endsWith('/ws');

@@ -28,6 +28,8 @@ export async function authorization(): Promise<string> {
   try {
     const token: Token = await signIn({ ...options, openDialog });
     const by: Transport = token.transport;
+    const next: Token | undefined = await token.refresh?.();
+    if (next) return next.access_token;
     return `${token.token_type} ${token.access_token} ${token.expires_in.toFixed()} ${by}`;
   } catch (error) {
     if (error instanceof SignInError && error.code === 'access_denied') return `${error.status ?? 0}`;
