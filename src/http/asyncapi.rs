@@ -230,7 +230,7 @@ pub fn document(public_url: &Url) -> Value {
         "info": {
             "title": "token-relay",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What a waiting add-in is told, by event stream or WebSocket. The calls around it are in openapi.json.",
+            "description": "What a waiting add-in is told, by event stream or WebSocket. The calls around it are in openapi.json. The meet-compatible surface, where it is on, tells the same at `/api/v1.0/addons/sessions/events/` and `/ws/`, to the session's cookie and CSRF token.",
             "license": { "name": env!("CARGO_PKG_LICENSE") },
         },
         "defaultContentType": "application/json",
