@@ -6,6 +6,7 @@
 
 pub mod assets;
 pub mod asyncapi;
+pub mod client_credentials;
 pub mod connection;
 mod cookies;
 pub mod dialog;
