@@ -10,12 +10,14 @@ import { launch, openPage, overflow, SCREENSHOTS, startDemo, violations } from '
 const STANDARD = JSON.parse(readFileSync(createRequire(import.meta.url).resolve('@asyncapi/specs/schemas/3.0.0.json'), 'utf8'));
 
 let demo;
+let brief; // its sessions live ten seconds
 let browser;
 let description;
 let dialogs;
 
 before(async () => {
-  demo = await startDemo({ TOKEN_RELAY_DEMO_AUTO_LOGIN: '1', TOKEN_RELAY_SESSION_TTL: '10s' });
+  demo = await startDemo({ TOKEN_RELAY_DEMO_AUTO_LOGIN: '1' });
+  brief = await startDemo({ TOKEN_RELAY_SESSION_TTL: '10s' });
   browser = await launch();
   description = await (await fetch(`${demo.address}/asyncapi.json`)).json();
   dialogs = await browser.newContext();
@@ -24,6 +26,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   demo?.stop();
+  brief?.stop();
 });
 
 test('the document is AsyncAPI 3.0, and the standard refuses a broken one', () => {
@@ -57,8 +60,9 @@ function check(channel, name, payload) {
   assert.deepEqual(Object.keys(payload).filter((member) => !known.includes(member)), []);
 }
 
-async function create() {
-  const answer = await fetch(`${demo.address}/addons/sessions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"bind":true,"confirm":true}' });
+async function create(name) {
+  const relay = name === 'expired' ? brief : demo;
+  const answer = await fetch(`${relay.address}/addons/sessions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"bind":true,"confirm":true}' });
   return answer.json();
 }
 
@@ -79,7 +83,7 @@ async function press(session, value) {
 
 test('event streams say what the document says', async () => {
   await Promise.all(Object.entries(ENDS).map(async ([name, { press: value }]) => {
-    const session = await create();
+    const session = await create(name);
     const stream = await fetch(session.events_url, { headers: { authorization: `Bearer ${session.session_token}` } });
     const [text] = await Promise.all([stream.text(), press(session, value)]);
     const block = text.split('\n\n').find((part) => part.startsWith('event:'));
@@ -93,7 +97,7 @@ test('WebSockets say what the document says, and understand the acknowledgement 
   const { context, page } = await openPage(browser, `${demo.address}/addons/error`, { bypassCSP: true });
   const [acknowledgement] = at(description.channels.websocket.messages.acknowledgement.$ref).examples;
   await Promise.all(Object.entries(ENDS).map(async ([name, { press: value }]) => {
-    const session = await create();
+    const session = await create(name);
     const heard = page.evaluate(([url, token, ack]) => new Promise((resolve) => {
       const socket = new WebSocket(url, ['token-relay.v1', `bearer.${token}`]);
       const messages = [];
