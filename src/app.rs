@@ -39,7 +39,7 @@ use crate::{
     },
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
-    settings::{MeetSettings, RefreshSettings, Settings, SettingsErrors, Snapshot},
+    settings::{Brand, MeetSettings, RefreshSettings, Settings, SettingsErrors, Snapshot},
     store::{
         SessionStore, StoreError,
         memory::MemoryStore,
@@ -351,6 +351,16 @@ fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, forge }: MeetSecrets) -
     }
 }
 
+/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
+/// sample Outlook add-in is told as Outlook would tell it.
+fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
+    let mut brand = settings.brand.clone();
+    if demo_pane && brand.office_js_url.is_none() {
+        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+    }
+    brand
+}
+
 async fn build(
     settings: &Settings,
     address: SocketAddr,
@@ -401,7 +411,11 @@ async fn build(
         }),
         revocations: Revocations::new(store),
         introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
-        pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
+        pages: Arc::new(Pages::new(
+            &brand(settings, &public_url, demo_pane),
+            &public_url,
+            &settings.frame_ancestors,
+        )?),
         metrics: Metrics::default(),
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,

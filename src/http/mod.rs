@@ -5,6 +5,7 @@
 //! [`App`]; calls `login`, `token` and `relay`.
 
 pub mod assets;
+pub mod asyncapi;
 pub mod client_credentials;
 pub mod connection;
 mod cookies;
@@ -203,6 +204,7 @@ pub fn router(app: AppState) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz))
         .route("/openapi.json", get(openapi::openapi))
+        .route("/asyncapi.json", get(asyncapi::asyncapi))
         .route("/docs", get(openapi::docs));
     let mut router =
         session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
