@@ -28,13 +28,16 @@ use crate::{
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
     session::Digest,
-    settings::{MeetSettings, Secret, Settings, SigningAlgorithm},
+    settings::{MeetSettings, RefreshSettings, Secret, Settings, SigningAlgorithm},
     store::{
         SessionStore, StoreError,
         memory::MemoryStore,
         redis::{RedisStore, RedisStoreOptions},
     },
-    token::{Forge, KeyError, KeyRing, MeetClaims, MeetForge, Revocations, SigningKeys, Verifier},
+    token::{
+        Forge, KeyError, KeyRing, MeetClaims, MeetForge, Refresh, Revocations, SigningKeys,
+        Verifier,
+    },
 };
 
 /// How long a dialog's request waits for a store that is away before the person is asked to try
@@ -340,6 +343,10 @@ async fn build(
         sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,
         cookie_keys: key_ring("COOKIE_KEYS", &settings.cookie_keys)?,
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
+        refresh: settings.token.refresh.as_ref().map(|refresh| {
+            let RefreshSettings { token_ttl, grant_ttl } = *refresh;
+            Refresh::new(Arc::clone(&store), token_ttl, grant_ttl, settings.token.ttl)
+        }),
         revocations: Revocations::new(store),
         introspection_clients: settings
             .introspection_clients

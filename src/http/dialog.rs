@@ -23,11 +23,11 @@ use super::{
 use crate::{
     login::{CallbackQuery, Identity, LoginAttempt, LoginError},
     session::{
-        Digest, Failure, SessionId, SessionInfo, SessionKey, State as SessionState, TransitToken,
-        UserCode,
+        Digest, Failure, Profile, SessionId, SessionInfo, SessionKey, State as SessionState,
+        TransitToken, UserCode,
     },
     store::{Entered, StoreError, Stored},
-    token::{Purpose, Subject},
+    token::{ForgeError, Purpose, Subject, TokenResponse},
 };
 
 /// How long a person may take from entering to the end.
@@ -39,9 +39,17 @@ const MOST_DIALOGS: usize = 8;
 /// What the cookie of one dialog holds.
 #[derive(Serialize, Deserialize)]
 struct Dialog {
-    session: SessionKey,
-    client_name: Option<String>,
+    add_in: AddIn,
     stage: Stage,
+}
+
+/// Who waits for the dialog's end.
+#[derive(Clone, Serialize, Deserialize)]
+struct AddIn {
+    session: SessionKey,
+    /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
+    session_token: Option<Digest>,
+    name: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,21 +162,16 @@ impl App {
     }
 
     /// Sends the browser to the provider.
-    async fn begin_login(
-        &self,
-        headers: &HeaderMap,
-        session: SessionKey,
-        client_name: Option<String>,
-    ) -> Response {
+    async fn begin_login(&self, headers: &HeaderMap, add_in: AddIn) -> Response {
         let (url, attempt) = match self.login.begin(&Default::default()).await {
             Ok(begun) => begun,
             Err(error) => {
-                let kind = self.fail_login(session, &error).await;
+                let kind = self.fail_login(add_in.session, &error).await;
                 return self.error_page(headers, StatusCode::BAD_GATEWAY, kind);
             }
         };
         let handle = Handle::of(attempt.state());
-        let dialog = Dialog { session, client_name, stage: Stage::LoggingIn { attempt } };
+        let dialog = Dialog { add_in, stage: Stage::LoggingIn { attempt } };
         let mut response = see(url.as_str());
         self.make_room(&mut response, headers);
         if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
@@ -194,6 +197,23 @@ impl App {
         kind
     }
 
+    /// The access token of a finished login, with a refresh token where they are on and the add-in
+    /// can be recognised.
+    async fn make_token(
+        &self,
+        add_in: &AddIn,
+        subject: &Subject,
+    ) -> Result<TokenResponse, NotMade> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Some((refresh, client)) = self.refresh.as_ref().zip(add_in.session_token) else {
+            return Ok(self.forge.forge(&self.signing_keys, subject, now)?);
+        };
+        let (grant, token) =
+            refresh.begin(&self.sealing_keys, add_in.session, client, subject.clone(), now).await?;
+        let made = self.forge.forge_under(Some(grant), &self.signing_keys, subject, now)?;
+        Ok(made.with_refresh(token, now))
+    }
+
     /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
     /// single-use: a kept copy of it could be sent again.
     pub(super) async fn use_state_once(&self, query: &CallbackQuery) -> Result<bool, StoreError> {
@@ -208,6 +228,15 @@ impl App {
             tracing::warn!(session = %session, %error, "failure not stored");
         }
     }
+}
+
+/// Why there is no token for a finished login.
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
 }
 
 /// The page for a login that failed at the provider.
@@ -277,8 +306,10 @@ pub async fn transit(
 }
 
 async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: SessionInfo) -> Response {
+    let session_token = info.session_token.filter(|_| matches!(info.profile, Profile::Bound));
+    let add_in = AddIn { session, session_token, name: info.client_name };
     let Some(user_code) = info.user_code else {
-        return app.begin_login(headers, session, info.client_name).await;
+        return app.begin_login(headers, add_in).await;
     };
     let csrf = SessionId::generate().expose().to_owned();
     let handle = Handle::of(&csrf);
@@ -292,15 +323,14 @@ async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: Sessio
     };
     let page = ConfirmPage {
         user_code: user_code.as_str(),
-        client_name: info.client_name.as_deref(),
+        client_name: add_in.name.as_deref(),
         origin: info.origin.as_deref(),
         dialog: &handle.0,
         csrf: &csrf,
         provider: &provider,
     };
     let mut response = app.pages.confirm(app.pages.language(headers), page);
-    let dialog =
-        Dialog { session, client_name: info.client_name, stage: Stage::Confirming { csrf } };
+    let dialog = Dialog { add_in, stage: Stage::Confirming { csrf } };
     app.make_room(&mut response, headers);
     match app.keep_dialog(&mut response, &handle, &dialog) {
         Some(()) => response,
@@ -334,10 +364,10 @@ pub async fn confirm(
         return refuse();
     }
     let mut response = if decision == "continue" {
-        app.begin_login(&headers, dialog.session, dialog.client_name).await
+        app.begin_login(&headers, dialog.add_in).await
     } else {
         let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
-        app.fail(dialog.session, failure, LoginOutcome::Denied).await;
+        app.fail(dialog.add_in.session, failure, LoginOutcome::Denied).await;
         app.error_page(&headers, StatusCode::OK, ErrorPage::NotMe)
     };
     app.forget_dialog(&mut response, &handle);
@@ -354,10 +384,8 @@ pub async fn callback(
         return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     };
     let handle = Handle::of(query.state());
-    let (session, client_name, attempt) = match app.dialog(&headers, &handle) {
-        Some(Dialog { session, client_name, stage: Stage::LoggingIn { attempt } }) => {
-            (session, client_name, attempt)
-        }
+    let (add_in, attempt) = match app.dialog(&headers, &handle) {
+        Some(Dialog { add_in, stage: Stage::LoggingIn { attempt } }) => (add_in, attempt),
         // Reloaded, or the back button was used: the next step still knows what to do.
         Some(_) => return see(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
         None => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser),
@@ -372,6 +400,7 @@ pub async fn callback(
             return app.error_page(&headers, status, ErrorPage::Unavailable);
         }
     }
+    let session = add_in.session;
     let identity = match app.login.finish(attempt, query).await {
         Ok(identity) => identity,
         Err(error) => {
@@ -381,7 +410,7 @@ pub async fn callback(
             return response;
         }
     };
-    let dialog = Dialog { session, client_name, stage: Stage::LoggedIn { identity } };
+    let dialog = Dialog { add_in, stage: Stage::LoggedIn { identity } };
     let mut response = see(&app.path(&format!("addons/redirect?dialog={}", handle.0)));
     if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
         let failure = Failure::new("server_error", "The provider's claims are too large.");
@@ -401,27 +430,25 @@ pub async fn redirect(
     let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
     let Some(handle) = Handle::query(query.as_deref()) else { return refuse() };
     let success = app.path(&format!("addons/success?dialog={}", handle.0));
-    let (session, client_name, identity) = match app.dialog(&headers, &handle) {
-        Some(Dialog { session, client_name, stage: Stage::LoggedIn { identity } }) => {
-            (session, client_name, identity)
-        }
+    let (add_in, identity) = match app.dialog(&headers, &handle) {
+        Some(Dialog { add_in, stage: Stage::LoggedIn { identity } }) => (add_in, identity),
         Some(Dialog { stage: Stage::Finished { .. }, .. }) => return see(&success),
         _ => return refuse(),
     };
     let account = identity.display_name().to_owned();
     let subject = Subject { subject: identity.subject, claims: identity.claims };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sealed = app
-        .forge
-        .forge(&app.signing_keys, &subject, now)
-        .map_err(|error| tracing::error!(%error, "access token not forged"))
-        .map(|token| token.seal(&app.sealing_keys, session));
-    let Ok(sealed) = sealed else {
-        let failure = Failure::new("server_error", "The access token could not be made.");
-        app.fail(session, failure, LoginOutcome::ProviderFailed).await;
-        return app.to_error_page(ErrorPage::Unavailable);
+    let session = add_in.session;
+    let stored = match app.make_token(&add_in, &subject).await {
+        Ok(token) => app.relay.fulfil(session, token.seal(&app.sealing_keys, session)).await,
+        Err(NotMade::Store(error)) => Err(error),
+        Err(NotMade::Forge(error)) => {
+            tracing::error!(%error, "access token not forged");
+            let failure = Failure::new("server_error", "The access token could not be made.");
+            app.fail(session, failure, LoginOutcome::ProviderFailed).await;
+            return app.to_error_page(ErrorPage::Unavailable);
+        }
     };
-    match app.relay.fulfil(session, sealed).await {
+    match stored {
         Ok(Stored::Done) => {
             app.metrics.login(LoginOutcome::Succeeded);
             tracing::info!(
@@ -431,7 +458,7 @@ pub async fn redirect(
                 "login stored"
             );
             let mut response = see(&success);
-            let dialog = Dialog { session, client_name, stage: Stage::Finished { account } };
+            let dialog = Dialog { add_in, stage: Stage::Finished { account } };
             // Without it the success page merely names no account.
             let _ = app.keep_dialog(&mut response, &handle, &dialog);
             response
@@ -459,9 +486,7 @@ pub async fn success(
 ) -> Response {
     let dialog = Handle::query(query.as_deref()).and_then(|handle| app.dialog(&headers, &handle));
     let (account, client_name) = match dialog {
-        Some(Dialog { stage: Stage::Finished { account }, client_name, .. }) => {
-            (Some(account), client_name)
-        }
+        Some(Dialog { stage: Stage::Finished { account }, add_in }) => (Some(account), add_in.name),
         _ => (None, None),
     };
     app.pages.success(app.pages.language(&headers), account.as_deref(), client_name.as_deref())

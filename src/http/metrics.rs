@@ -34,6 +34,19 @@ pub enum LoginOutcome {
     TooLate,
 }
 
+/// What came of a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum RefreshOutcome {
+    /// A new access token.
+    Refreshed,
+    /// Not valid, expired, or not this client's.
+    Refused,
+    /// Used a second time; its grant is ended.
+    Reused,
+    /// The service failed.
+    Failed,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTransport {
     transport: Transport,
@@ -44,12 +57,18 @@ struct ByOutcome {
     outcome: LoginOutcome,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRefreshOutcome {
+    outcome: RefreshOutcome,
+}
+
 /// The metrics of one instance.
 pub struct Metrics {
     registry: Registry,
     streams: Family<ByTransport, Gauge>,
     sessions_created: Counter,
     logins: Family<ByOutcome, Counter>,
+    refreshes: Family<ByRefreshOutcome, Counter>,
     deliveries: Counter,
     deliveries_lost: Counter,
     delivery_seconds: Histogram,
@@ -78,6 +97,7 @@ impl Default for Metrics {
             streams: Family::default(),
             sessions_created: Counter::default(),
             logins: Family::default(),
+            refreshes: Family::default(),
             deliveries: Counter::default(),
             deliveries_lost: Counter::default(),
             delivery_seconds: latency(),
@@ -88,6 +108,11 @@ impl Default for Metrics {
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
         registry.register("sessions_created", "Sessions created", metrics.sessions_created.clone());
         registry.register("logins", "Logins by outcome", metrics.logins.clone());
+        registry.register(
+            "refreshes",
+            "Uses of refresh tokens by outcome",
+            metrics.refreshes.clone(),
+        );
         registry.register("deliveries", "Tokens handed to a reader", metrics.deliveries.clone());
         registry.register(
             "deliveries_lost",
@@ -130,6 +155,11 @@ impl Metrics {
     /// Counts the end of a login.
     pub fn login(&self, outcome: LoginOutcome) {
         self.logins.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Counts the use of a refresh token.
+    pub fn refresh(&self, outcome: RefreshOutcome) {
+        self.refreshes.get_or_create(&ByRefreshOutcome { outcome }).inc();
     }
 
     /// Counts a token handed to its reader, `age` after the login was stored.

@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod operator;
 pub mod pages;
 pub mod problem;
+pub mod refresh;
 pub mod resource;
 pub mod sessions;
 pub mod streams;
@@ -40,7 +41,7 @@ use crate::{
     login,
     relay::Relay,
     session::Digest,
-    token::{Forge, KeyRing, Revocations, SigningKeys, Verifier},
+    token::{Forge, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
 };
 
 /// What all handlers share. Built once by `app`.
@@ -61,6 +62,8 @@ pub struct App {
     pub verifier: Verifier,
     /// Access tokens that are revoked before their time.
     pub revocations: Revocations,
+    /// Refresh tokens, when they are on.
+    pub refresh: Option<Refresh>,
     /// Clients of introspection and revocation: ID and digest of the secret.
     pub introspection_clients: Vec<(String, Digest)>,
     /// Pages for people.
@@ -174,6 +177,7 @@ pub fn router(app: AppState) -> Router {
         .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
         .route("/addons/me", get(resource::me))
         .route("/addons/verify", get(resource::verify))
+        .route("/addons/token", post(refresh::token))
         .route("/addons/introspect", post(resource::introspect))
         .route("/addons/revoke", post(resource::revoke))
         // Before the CORS layer, which must see preflight requests first.

@@ -1,6 +1,8 @@
 //! For the APIs that add-ins call: a protected resource, forward authentication, introspection,
 //! revocation, keys and metadata.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use axum::{
     Json,
     extract::State,
@@ -8,10 +10,9 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, AppState, middleware::LimitedBody, problem::Problem};
+use super::{App, AppState, dialog::single, middleware::LimitedBody, problem::Problem};
 use crate::{session::Digest, token::Claims};
 
 /// Why a bearer token is refused (RFC 6750 §3.1).
@@ -66,7 +67,7 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused>
         .map(|(_, token)| token.trim())
         .ok_or(Refused::Missing)?;
     let claims = app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
-    match app.revocations.is_revoked(&claims.jti).await {
+    match app.revocations.is_revoked(&claims).await {
         Ok(false) => Ok(claims),
         Ok(true) => Err(Refused::Invalid("The token was revoked".to_owned())),
         Err(error) => Err(Refused::Problem(error.into())),
@@ -105,42 +106,42 @@ pub async fn verify(State(app): State<AppState>, headers: HeaderMap) -> Response
     response
 }
 
-#[derive(Deserialize)]
-struct TokenForm {
-    token: String,
-}
-
-/// HTTP Basic client credentials (RFC 6749 §2.3.1), compared in constant time.
-fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+/// ID and secret of HTTP Basic client credentials (RFC 6749 §2.3.1).
+pub(super) fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
         .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or(Problem::ClientUnauthorized)?;
-    let (id, secret) = decoded.split_once(':').ok_or(Problem::ClientUnauthorized)?;
+        .and_then(|bytes| String::from_utf8(bytes).ok())?;
+    let (id, secret) = decoded.split_once(':')?;
+    Some((id.to_owned(), secret.to_owned()))
+}
+
+/// Compares the secret in constant time.
+fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    let (id, secret) = basic_credentials(headers).ok_or(Problem::ClientUnauthorized)?;
     let presented = Digest::of(secret.as_bytes());
     let known = app
         .introspection_clients
         .iter()
-        .any(|(known_id, digest)| known_id == id && digest.matches(&presented));
+        .any(|(known_id, digest)| *known_id == id && digest.matches(&presented));
     if known { Ok(()) } else { Err(Problem::ClientUnauthorized) }
 }
 
-fn token_form(headers: &HeaderMap, body: &[u8]) -> Result<TokenForm, Problem> {
-    let form = headers
+/// The body if it is a form by its content type.
+pub(super) fn form<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<&'a str> {
+    headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
-    let mut tokens = url::form_urlencoded::parse(body)
-        .filter(|(name, _)| name == "token")
-        .map(|(_, value)| value.into_owned());
-    match (form, tokens.next(), tokens.next()) {
-        (true, Some(token), None) => Ok(TokenForm { token }),
-        _ => Err(Problem::BadRequest("Send one `token` as a form.".to_owned())),
-    }
+        .filter(|value| value.starts_with("application/x-www-form-urlencoded"))?;
+    std::str::from_utf8(body).ok()
+}
+
+fn token_of(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
+    single(form(headers, body), "token")
+        .ok_or_else(|| Problem::BadRequest("Send one `token` as a form.".to_owned()))
 }
 
 /// `POST /addons/introspect` (RFC 7662).
@@ -153,10 +154,10 @@ pub async fn introspect(
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
     authenticate_client(&app, &headers)?;
-    let form = token_form(&headers, &body)?;
+    let token = token_of(&headers, &body)?;
     let mut answer = json!({"active": false});
-    if let Ok(claims) = app.verifier.verify(&form.token)
-        && !app.revocations.is_revoked(&claims.jti).await?
+    if let Ok(claims) = app.verifier.verify(&token)
+        && !app.revocations.is_revoked(&claims).await?
     {
         answer = serde_json::to_value(&claims).map_err(|_| Problem::Internal)?;
         if let Some(members) = answer.as_object_mut() {
@@ -168,7 +169,8 @@ pub async fn introspect(
 }
 
 /// `POST /addons/revoke` (RFC 7009): 200 whether or not the token was one. Its bearer may revoke
-/// a token without client credentials, since it could use it as well.
+/// a token without client credentials, since it could use it as well. A refresh token takes the
+/// whole grant along, access tokens included (§2.1).
 ///
 /// # Errors
 /// 400, 401, 503 as problem details.
@@ -177,13 +179,19 @@ pub async fn revoke(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
-    let form = token_form(&headers, &body)?;
+    let token = token_of(&headers, &body)?;
     if headers.contains_key(header::AUTHORIZATION) {
         authenticate_client(&app, &headers)?;
     }
-    if let Ok(claims) = app.verifier.verify(&form.token) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Ok(claims) = app.verifier.verify(&token) {
         app.revocations.revoke(&claims.jti, claims.remaining()).await?;
         tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
+    } else if let Some(refresh) = &app.refresh
+        && let Ok(grant) = refresh.open(&app.sealing_keys, &token, now)
+    {
+        refresh.end(grant.id).await?;
+        tracing::info!(target: "audit", grant = ?grant.id, "grant revoked");
     }
     Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response())
 }
@@ -201,7 +209,7 @@ pub async fn jwks(State(app): State<AppState>) -> Response {
 
 /// `GET /.well-known/oauth-authorization-server` (RFC 8414).
 pub async fn metadata(State(app): State<AppState>) -> Response {
-    let body = json!({
+    let mut body = json!({
         "issuer": app.forge.issuer,
         "jwks_uri": app.public(".well-known/jwks.json"),
         "introspection_endpoint": app.public("addons/introspect"),
@@ -213,5 +221,11 @@ pub async fn metadata(State(app): State<AppState>) -> Response {
         "scopes_supported": app.forge.scope.split(' ').collect::<Vec<_>>(),
         "service_documentation": app.public("docs"),
     });
+    if app.refresh.is_some() {
+        body["token_endpoint"] = json!(app.public("addons/token"));
+        body["token_endpoint_auth_methods_supported"] =
+            json!(["client_secret_basic", "client_secret_post"]);
+        body["grant_types_supported"] = json!(["refresh_token"]);
+    }
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
 }

@@ -80,6 +80,19 @@ impl fmt::Debug for Digest {
     }
 }
 
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_base64url())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::from_base64url(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 fn decode32(text: &str) -> Result<[u8; 32], InvalidIdentifier> {
     if text.len() != 43 {
         return Err(InvalidIdentifier);
@@ -93,7 +106,10 @@ fn decode32(text: &str) -> Result<[u8; 32], InvalidIdentifier> {
 
 /// The store's key of a session: SHA-256 of its [`SessionId`]. Safe to log (shortened by
 /// `Debug`): it names a session but does not open it.
-#[derive(Clone, Copy, Hash, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Hash, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct SessionKey(Digest);
 
 impl SessionKey {
@@ -134,16 +150,40 @@ impl fmt::Display for SessionKey {
     }
 }
 
-impl serde::Serialize for SessionKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_base64url())
+/// Names what one login granted: the family of refresh tokens that follow from it, and the access
+/// tokens made with them. No secret; it opens nothing.
+#[derive(
+    Clone, Copy, Hash, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct GrantId(Digest);
+
+impl GrantId {
+    /// Draws a new one of 256 random bits.
+    pub fn generate() -> Self {
+        Self(Digest(random_bytes()))
+    }
+
+    /// The ID as a digest, under which the store keeps the grant.
+    pub fn digest(&self) -> &Digest {
+        &self.0
+    }
+
+    /// base64url without padding, 43 characters.
+    pub fn to_base64url(self) -> String {
+        self.0.to_base64url()
     }
 }
 
-impl<'de> serde::Deserialize<'de> for SessionKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        Self::from_base64url(&text).map_err(serde::de::Error::custom)
+impl AsRef<[u8; 32]> for GrantId {
+    fn as_ref(&self) -> &[u8; 32] {
+        self.0.as_ref()
+    }
+}
+
+impl fmt::Debug for GrantId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

@@ -7,7 +7,7 @@ mod state;
 
 pub(crate) use identifier::random_bytes;
 pub use identifier::{
-    Digest, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey, SessionToken,
-    TransitToken, UserCode,
+    Digest, GrantId, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey,
+    SessionToken, TransitToken, UserCode,
 };
 pub use state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};

@@ -6,8 +6,8 @@ use jsonwebtoken::Algorithm;
 use url::{Host, Url};
 
 use super::{
-    Brand, Limits, MeetSettings, OidcSettings, RedisSettings, Secret, Settings, SettingsErrors,
-    SigningAlgorithm, TokenSettings, source::Source, table::TABLE,
+    Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret, Settings,
+    SettingsErrors, SigningAlgorithm, TokenSettings, source::Source, table::TABLE,
 };
 use crate::token::SigningKeys;
 
@@ -210,18 +210,32 @@ fn token(source: &mut Source) -> TokenSettings {
     if algorithm == SigningAlgorithm::Rs256 && !source.has("SIGNING_KEY") {
         source.missing("SIGNING_KEY", " with RS256");
     }
+    let ttl = source.duration("TOKEN_TTL", HOUR, (SECOND, 30 * DAY));
     TokenSettings {
+        refresh: refresh(source, ttl),
         algorithm,
         signing_key: signing_key(source, "SIGNING_KEY", algorithm),
         previous_signing_key: signing_key(source, "PREVIOUS_SIGNING_KEY", algorithm),
         issuer: source.text("TOKEN_ISSUER"),
         audience: source.list("TOKEN_AUDIENCE").unwrap_or_default(),
         scope: source.text("TOKEN_SCOPE").unwrap_or_else(|| "addons".to_owned()),
-        ttl: source.duration("TOKEN_TTL", HOUR, (SECOND, 30 * DAY)),
+        ttl,
         claims: source
             .list("TOKEN_CLAIMS")
             .unwrap_or_else(|| vec!["name".to_owned(), "email".to_owned()]),
     }
+}
+
+fn refresh(source: &mut Source, access_token_ttl: Duration) -> Option<RefreshSettings> {
+    let grant_ttl = source.duration("REFRESH_GRANT_TTL", 30 * DAY, (MINUTE, 3650 * DAY));
+    if !source.has("REFRESH_TOKEN_TTL") {
+        return None;
+    }
+    let token_ttl = source.duration("REFRESH_TOKEN_TTL", DAY, (SECOND, 3650 * DAY));
+    if token_ttl < access_token_ttl {
+        source.reject("REFRESH_TOKEN_TTL", "no less than TOKEN_TTL");
+    }
+    Some(RefreshSettings { token_ttl, grant_ttl })
 }
 
 /// A key that signs with `algorithm`.

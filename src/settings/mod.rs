@@ -151,8 +151,20 @@ pub struct TokenSettings {
     pub scope: String,
     /// `TOKEN_TTL`, default 1 h.
     pub ttl: Duration,
+    /// `REFRESH_TOKEN_TTL` and `REFRESH_GRANT_TTL`: refresh tokens for bound sessions, off unless
+    /// the former is set.
+    pub refresh: Option<RefreshSettings>,
     /// `TOKEN_CLAIMS`: claims copied from the ID token or userinfo, default `name,email`.
     pub claims: Vec<String>,
+}
+
+/// Refresh tokens.
+#[derive(Clone, Debug)]
+pub struct RefreshSettings {
+    /// `REFRESH_TOKEN_TTL`: how long one may stay unused; at least `TOKEN_TTL`.
+    pub token_ttl: Duration,
+    /// `REFRESH_GRANT_TTL`: how long they may follow each other after one login, default 30 d.
+    pub grant_ttl: Duration,
 }
 
 /// What one instance and one client may use; see guarantee 7 in the README.

@@ -60,6 +60,12 @@ pub(super) const TABLE: &[Entry] = &[
     plain("TOKEN_AUDIENCE", "`PUBLIC_URL`", "`aud` of access tokens, separated by commas"),
     plain("TOKEN_SCOPE", "`addons`", "`scope` of access tokens"),
     plain("TOKEN_TTL", "`1h`", "Life of access tokens"),
+    plain(
+        "REFRESH_TOKEN_TTL",
+        "off",
+        "How long a refresh token may stay unused; for bound sessions",
+    ),
+    plain("REFRESH_GRANT_TTL", "`30days`", "How long refresh tokens may follow one login"),
     plain("TOKEN_CLAIMS", "`name,email`", "Claims copied from ID token or userinfo"),
     plain("SESSION_TTL", "`15m`", "Life of a session"),
     plain("TRANSIT_TOKEN_TTL", "`2m`", "Life of a transit token"),

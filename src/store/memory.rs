@@ -15,11 +15,12 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
+    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
     SessionStore, StoreError, Stored, TOMBSTONE,
 };
 use crate::session::{
-    Digest, Failure, GoneReason, Profile, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
+    Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionInfo,
+    SessionKey, State,
 };
 
 const SHARDS: usize = 64;
@@ -32,6 +33,7 @@ const CAPACITY: usize = 2_000_000;
 pub struct MemoryStore {
     sessions: Expiring<SessionKey, Record>,
     marks: Expiring<Digest, ()>,
+    grants: Expiring<GrantId, Grant>,
     notifier: Arc<dyn Notifier>,
 }
 
@@ -43,6 +45,14 @@ struct Record {
     /// Readers of this session that wait to be told.
     subscribers: usize,
     phase: Phase,
+}
+
+enum Grant {
+    Standing {
+        /// Of the newest refresh token.
+        generation: u32,
+    },
+    Ended,
 }
 
 struct Transit {
@@ -111,7 +121,8 @@ impl Record {
 impl MemoryStore {
     /// An empty store that tells `notifier` of every change.
     pub fn new(notifier: Arc<dyn Notifier>) -> Arc<Self> {
-        Arc::new(Self { sessions: Expiring::new(), marks: Expiring::new(), notifier })
+        let (sessions, marks, grants) = (Expiring::new(), Expiring::new(), Expiring::new());
+        Arc::new(Self { sessions, marks, grants, notifier })
     }
 
     /// Runs one transition on a session; `None` when there is no such session.
@@ -304,6 +315,52 @@ impl SessionStore for MemoryStore {
         Ok(shard.entries.get(&name).is_some_and(|((), until)| Instant::now() < *until))
     }
 
+    async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError> {
+        let now = Instant::now();
+        self.grants.insert(grant, Grant::Standing { generation: 1 }, now, now + ttl).map(|_| ())
+    }
+
+    async fn rotate_grant(
+        &self,
+        grant: GrantId,
+        presented: u32,
+        ttl: Duration,
+        memory: Duration,
+    ) -> Result<Rotated, StoreError> {
+        let now = Instant::now();
+        let mut shard = self.grants.shard(&grant);
+        let Some((kept, until)) = shard.entries.get_mut(&grant).filter(|(_, until)| now < *until)
+        else {
+            return Ok(Rotated::Unknown);
+        };
+        Ok(match kept {
+            Grant::Ended => Rotated::Ended,
+            Grant::Standing { generation } if presented < *generation => {
+                (*kept, *until) = (Grant::Ended, now + memory);
+                Rotated::Reused
+            }
+            Grant::Standing { generation } => {
+                (*generation, *until) = (presented.saturating_add(1), now + ttl);
+                Rotated::Done
+            }
+        })
+    }
+
+    async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError> {
+        let now = Instant::now();
+        self.grants.insert(grant, Grant::Ended, now, now + memory)?;
+        if let Some(kept) = self.grants.shard(&grant).entries.get_mut(&grant) {
+            *kept = (Grant::Ended, now + memory);
+        }
+        Ok(())
+    }
+
+    async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
+        let shard = self.grants.shard(&grant);
+        let kept = shard.entries.get(&grant).filter(|(_, until)| Instant::now() < *until);
+        Ok(matches!(kept, Some((Grant::Ended, _))))
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -355,10 +412,14 @@ impl<K: Copy + Ord + Hash + AsRef<[u8; 32]>, V> Expiring<K, V> {
         for _ in 0..2 {
             match shard.queue.peek() {
                 Some(Reverse((when, _))) if *when <= now => {
-                    if let Some(Reverse((_, expired))) = shard.queue.pop()
-                        && shard.entries.get(&expired).is_some_and(|(_, until)| *until <= now)
+                    if let Some(Reverse((_, due))) = shard.queue.pop()
+                        && let Some((_, until)) = shard.entries.get(&due)
                     {
-                        shard.entries.remove(&expired);
+                        // Its life may have been prolonged since.
+                        match *until {
+                            until if until <= now => drop(shard.entries.remove(&due)),
+                            until => shard.queue.push(Reverse((until, due))),
+                        }
                     }
                 }
                 _ => break,

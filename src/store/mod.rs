@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::session::{
-    Digest, Failure, GoneReason, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
+    Digest, Failure, GoneReason, GrantId, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
 };
 
 /// How long a session that is over is remembered, so that a late caller hears 410 and not 404.
@@ -144,6 +144,19 @@ pub enum Ended {
     Unauthorized,
 }
 
+/// What came of using a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotated {
+    /// It was the newest; the next one takes its place.
+    Done,
+    /// An older one was used again, so it has leaked: the grant is ended for it.
+    Reused,
+    /// The grant was ended before.
+    Ended,
+    /// No such grant, or its time is over.
+    Unknown,
+}
+
 /// Sessions and their atomic transitions.
 ///
 /// Every method fails with [`StoreError::Unavailable`] when the store cannot be reached in a
@@ -183,6 +196,26 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Whether a mark is set.
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
+
+    /// Keeps a new grant, whose first refresh token is generation 1, for `ttl`.
+    async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError>;
+
+    /// The refresh token of `generation` is used: the next generation takes its place, for `ttl`.
+    /// The use of an older one ends the grant, which is remembered for `memory`. A newer one than
+    /// the store knows of is taken as the newest: the store forgot (a failover).
+    async fn rotate_grant(
+        &self,
+        grant: GrantId,
+        generation: u32,
+        ttl: Duration,
+        memory: Duration,
+    ) -> Result<Rotated, StoreError>;
+
+    /// Ends a grant and remembers it for `memory`, by which all access tokens of it have expired.
+    async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError>;
+
+    /// Whether a grant was ended.
+    async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError>;
 
     /// Asks the store for a sign of life.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::{KeyError, SigningKeys, response::TokenResponse};
-use crate::session::random_bytes;
+use crate::session::{GrantId, random_bytes};
 
 /// Claims that the service sets itself and copies from nobody.
-const REGISTERED: [&str; 10] =
-    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope", "client_id", "cnf"];
+const REGISTERED: [&str; 11] =
+    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "scope", "client_id", "cnf"];
 
 /// The token cannot be signed.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +65,27 @@ pub struct Forge {
 }
 
 impl Forge {
-    /// Makes a token. `now` is the time since the Unix epoch.
+    /// Makes a token that belongs to no grant. `now` is the time since the Unix epoch.
     ///
     /// # Errors
     /// When the key does not sign.
     pub fn forge(
         &self,
+        keys: &SigningKeys,
+        subject: &Subject,
+        now: Duration,
+    ) -> Result<TokenResponse, ForgeError> {
+        self.forge_under(None, keys, subject, now)
+    }
+
+    /// Makes a token that ends with `grant` and names it as `sid`. `now` is the time since the Unix
+    /// epoch.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn forge_under(
+        &self,
+        grant: Option<GrantId>,
         keys: &SigningKeys,
         subject: &Subject,
         now: Duration,
@@ -98,6 +113,9 @@ impl Forge {
             ("scope", json!(self.scope)),
         ] {
             claims.insert(name.to_owned(), value);
+        }
+        if let Some(grant) = grant {
+            claims.insert("sid".to_owned(), json!(grant));
         }
         let key = keys.current();
         let mut header = Header::new(key.algorithm);

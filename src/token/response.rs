@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     forge::AccessToken,
+    refresh::RefreshToken,
     sealing::{KeyRing, OpenError, Purpose},
 };
 use crate::session::{SealedPayload, SessionKey};
@@ -15,6 +16,8 @@ use crate::session::{SealedPayload, SessionKey};
 pub struct TokenResponse {
     #[serde(serialize_with = "expose")]
     access_token: AccessToken,
+    #[serde(serialize_with = "expose_refresh", skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<RefreshToken>,
     token_type: String,
     /// Remaining life in seconds at the time of delivery.
     expires_in: u64,
@@ -29,6 +32,13 @@ fn expose<S: Serializer>(token: &AccessToken, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(token.expose())
 }
 
+fn expose_refresh<S: Serializer>(
+    token: &Option<RefreshToken>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    token.as_ref().map(RefreshToken::expose).serialize(serializer)
+}
+
 /// What is sealed; short names, because it is kept once for every session.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -37,6 +47,8 @@ struct Kept {
     s: String,
     a: u64,
     e: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    r: Option<String>,
 }
 
 impl TokenResponse {
@@ -50,12 +62,19 @@ impl TokenResponse {
     ) -> Self {
         Self {
             access_token,
+            refresh_token: None,
             token_type: token_type.to_owned(),
             expires_in: ttl.as_secs(),
             scope: scope.to_owned(),
             authenticated_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             expires_at: now.as_secs() + ttl.as_secs(),
         }
+    }
+
+    /// Adds a refresh token, for a login that ended at `authenticated_at`, since the Unix epoch.
+    pub fn with_refresh(self, token: RefreshToken, authenticated_at: Duration) -> Self {
+        let authenticated_at = u64::try_from(authenticated_at.as_millis()).unwrap_or(u64::MAX);
+        Self { refresh_token: Some(token), authenticated_at, ..self }
     }
 
     /// The access token.
@@ -71,6 +90,7 @@ impl TokenResponse {
             s: self.scope.clone(),
             a: self.authenticated_at,
             e: self.expires_at,
+            r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
@@ -92,6 +112,7 @@ impl TokenResponse {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Ok(Self {
             access_token: AccessToken::new(kept.t),
+            refresh_token: kept.r.map(RefreshToken::new),
             token_type: kept.y,
             expires_in: kept.e.saturating_sub(now),
             scope: kept.s,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::verify::Claims;
 use crate::{
     session::Digest,
     store::{SessionStore, StoreError},
@@ -30,11 +31,14 @@ impl Revocations {
         self.store.mark(Self::name(jti), remaining).await.map(|_| ())
     }
 
-    /// Whether a token was revoked.
+    /// Whether a token was revoked, or the grant that it belongs to.
     ///
     /// # Errors
     /// When the store is away; the caller must then refuse the token.
-    pub async fn is_revoked(&self, jti: &str) -> Result<bool, StoreError> {
-        self.store.is_marked(Self::name(jti)).await
+    pub async fn is_revoked(&self, claims: &Claims) -> Result<bool, StoreError> {
+        let token = self.store.is_marked(Self::name(&claims.jti));
+        let Some(grant) = claims.sid else { return token.await };
+        let (token, grant) = tokio::try_join!(token, self.store.is_grant_ended(grant))?;
+        Ok(token || grant)
     }
 }

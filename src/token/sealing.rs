@@ -38,6 +38,8 @@ pub enum Purpose {
     BrowserLoginAttempt,
     /// The cookie of a browser login.
     BrowserLogin,
+    /// A refresh token.
+    RefreshToken,
 }
 
 impl Purpose {
@@ -47,6 +49,7 @@ impl Purpose {
             Self::Dialog => b"dialog",
             Self::BrowserLoginAttempt => b"browser-login-attempt",
             Self::BrowserLogin => b"browser-login",
+            Self::RefreshToken => b"refresh-token",
         }
     }
 }

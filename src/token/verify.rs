@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::SigningKeys;
+use crate::session::GrantId;
 
 /// Tolerated difference between the clocks of two instances, in seconds.
 const LEEWAY: u64 = 5;
@@ -50,6 +51,9 @@ pub struct Claims {
     pub jti: String,
     /// Scopes, separated by spaces.
     pub scope: String,
+    /// The grant that the token ends with, of a login with refresh tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<GrantId>,
     /// Claims copied from the provider.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -6,6 +6,7 @@
 //! - `<prefix>:{<session key>}`: the session; in a cluster its hash tag puts the channel beside it.
 //! - `<prefix>:{<session key>}:events`: one letter, or `p` and the sealed payload.
 //! - `<prefix>:mark:{<digest>}`: a mark.
+//! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or that it ended.
 //!
 //! Knows no HTTP and sees no token in clear.
 
@@ -33,12 +34,15 @@ use self::connection::Plan;
 use self::script::SCRIPTS;
 use self::subscriber::Subscriber;
 use super::{
-    Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, SessionStore,
-    StoreError, Stored, TOMBSTONE,
+    Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
+    SessionStore, StoreError, Stored, TOMBSTONE,
 };
 use crate::session::{
-    Digest, Failure, GoneReason, Profile, SealedPayload, SessionInfo, SessionKey, State,
+    Digest, Failure, GoneReason, GrantId, Profile, SealedPayload, SessionInfo, SessionKey, State,
 };
+
+/// The value of a grant that was ended, as `rotate_grant.lua` writes it too.
+const ENDED: &str = "x";
 
 /// How to reach Redis.
 #[derive(Clone)]
@@ -100,6 +104,10 @@ impl Names {
         SessionKey::from_base64url(key.strip_suffix("}:events")?).ok()
     }
 
+    fn grant(&self, grant: GrantId) -> String {
+        format!("{}:grant:{{{}}}", self.prefix, grant.to_base64url())
+    }
+
     fn mark(&self, name: Digest) -> String {
         format!("{}:mark:{{{}}}", self.prefix, name.to_base64url())
     }
@@ -158,16 +166,25 @@ impl RedisStore {
         key: SessionKey,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
-        let name = self.names.session(key);
         let mut all = Vec::with_capacity(arguments.len() + 2);
         all.push(Value::from_static_str(self.publish));
         all.push(Value::from(self.names.channel(key)));
         all.extend(arguments);
+        self.run_on(script, &self.names.session(key), all).await
+    }
+
+    /// Runs a script on one key.
+    async fn run_on(
+        &self,
+        script: &Script,
+        name: &str,
+        arguments: Vec<Value>,
+    ) -> Result<Reply, StoreError> {
         let answered = async {
-            match self.evaluate("EVALSHA", script.sha1(), &name, all.clone()).await {
+            match self.evaluate("EVALSHA", script.sha1(), name, arguments.clone()).await {
                 Err(error) if error.details().starts_with("NOSCRIPT") => {
                     let text = script.lua().cloned().unwrap_or_default();
-                    self.evaluate("EVAL", &text, &name, all).await
+                    self.evaluate("EVAL", &text, name, arguments).await
                 }
                 other => other,
             }
@@ -196,6 +213,16 @@ impl RedisStore {
         all.extend([Value::from(script.clone()), Value::Integer(1), Value::from(name)]);
         all.extend(arguments);
         self.client.custom(CustomCommand::new_static(command, slot, false), all).await
+    }
+
+    async fn set_grant(
+        &self,
+        grant: GrantId,
+        value: &'static str,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let (name, expiry) = (self.names.grant(grant), Some(Expiration::PX(milliseconds(ttl))));
+        self.client.set(name, value, expiry, None, false).await.map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &Error) -> StoreError {
@@ -449,6 +476,43 @@ impl SessionStore for RedisStore {
         let found: i64 =
             self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
         Ok(found > 0)
+    }
+
+    async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError> {
+        self.set_grant(grant, "1", ttl).await
+    }
+
+    async fn rotate_grant(
+        &self,
+        grant: GrantId,
+        generation: u32,
+        ttl: Duration,
+        memory: Duration,
+    ) -> Result<Rotated, StoreError> {
+        let arguments = vec![
+            i64::from(generation).into(),
+            milliseconds(ttl).into(),
+            milliseconds(memory).into(),
+        ];
+        let name = self.names.grant(grant);
+        let reply = self.run_on(&SCRIPTS.rotate_grant, &name, arguments).await?;
+        match reply.word() {
+            b"rotated" => Ok(Rotated::Done),
+            b"reused" => Ok(Rotated::Reused),
+            b"ended" => Ok(Rotated::Ended),
+            b"unknown" => Ok(Rotated::Unknown),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError> {
+        self.set_grant(grant, ENDED, memory).await
+    }
+
+    async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
+        let kept: Option<String> =
+            self.client.get(self.names.grant(grant)).await.map_err(|error| self.failed(&error))?;
+        Ok(kept.as_deref() == Some(ENDED))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

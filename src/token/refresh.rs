@@ -1,0 +1,300 @@
+//! Refresh tokens: rotating, bound to the session's creator, self-contained.
+//!
+//! A refresh token is an envelope with everything that the next access token needs; the store
+//! keeps no more of it than the generation of the newest one (RFC 9700 §4.14.2). Called by `http`.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::{
+    forge::Subject,
+    sealing::{KeyRing, Purpose},
+};
+use crate::session::{Digest, GrantId, SessionKey};
+use crate::store::{Rotated, SessionStore, StoreError};
+
+/// A refresh token; prints itself as `(redacted)`.
+#[derive(Clone)]
+pub struct RefreshToken(Zeroizing<String>);
+
+impl RefreshToken {
+    pub(super) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The token itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for RefreshToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("RefreshToken(redacted)")
+    }
+}
+
+/// What a login granted, as a refresh token carries it.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Its name, the `sid` of the access tokens made with it.
+    pub id: GrantId,
+    /// Which token of the family this is.
+    generation: u32,
+    /// The session of the login.
+    session: SessionKey,
+    /// SHA-256 of its session token, which a client presents with the refresh token.
+    client: Digest,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// When the login ended, since the Unix epoch.
+    pub authenticated_at: Duration,
+    /// When this token expires, likewise.
+    expires_at: Duration,
+    /// When the family expires, likewise.
+    ends_at: Duration,
+}
+
+/// What is sealed.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    i: GrantId,
+    g: u32,
+    s: SessionKey,
+    k: Digest,
+    u: String,
+    c: Map<String, Value>,
+    a: u64,
+    x: u64,
+    e: u64,
+}
+
+/// Why a refresh token is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// Not one of ours, or its time is over.
+    #[error("the refresh token is not valid or has expired")]
+    Invalid,
+    /// It belongs to another session, or the session token is another.
+    #[error("the refresh token was not given to this client")]
+    WrongClient,
+    /// It was used before. The grant is ended.
+    #[error("the refresh token was used before; sign in again")]
+    Reused,
+    /// The grant was ended before: by revocation, or because a token of it was used twice.
+    #[error("the grant was ended; sign in again")]
+    Ended,
+    /// The store is away.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Issues and takes refresh tokens.
+pub struct Refresh {
+    store: Arc<dyn SessionStore>,
+    /// Life of one token.
+    token_ttl: Duration,
+    /// Longest life of a family.
+    grant_ttl: Duration,
+    /// How long an end must be remembered: the life of an access token.
+    memory: Duration,
+}
+
+impl Refresh {
+    /// Tokens that live for `token_ttl` each and `grant_ttl` together, for access tokens of
+    /// `access_token_ttl`.
+    pub fn new(
+        store: Arc<dyn SessionStore>,
+        token_ttl: Duration,
+        grant_ttl: Duration,
+        access_token_ttl: Duration,
+    ) -> Self {
+        // Verifiers tolerate clocks that differ a little.
+        let memory = access_token_ttl + Duration::from_secs(60);
+        Self { store, token_ttl, grant_ttl, memory }
+    }
+
+    /// The first refresh token of a login that ended at `now`, for the session whose token has the
+    /// digest `client`.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn begin(
+        &self,
+        keys: &KeyRing,
+        session: SessionKey,
+        client: Digest,
+        subject: Subject,
+        now: Duration,
+    ) -> Result<(GrantId, RefreshToken), StoreError> {
+        let id = GrantId::generate();
+        let grant = Grant {
+            id,
+            generation: 1,
+            session,
+            client,
+            subject,
+            authenticated_at: now,
+            expires_at: now + self.token_ttl.min(self.grant_ttl),
+            ends_at: now + self.grant_ttl,
+        };
+        self.store.begin_grant(id, grant.expires_at - now).await?;
+        Ok((id, grant.seal(keys)))
+    }
+
+    /// What a refresh token stands for, if it is one of ours and its time is not over at `now`.
+    ///
+    /// # Errors
+    /// [`RefreshError::Invalid`].
+    pub fn open(&self, keys: &KeyRing, text: &str, now: Duration) -> Result<Grant, RefreshError> {
+        Grant::open(keys, text).filter(|grant| now < grant.expires_at).ok_or(RefreshError::Invalid)
+    }
+
+    /// Takes a refresh token of the client with this session and session token, and gives the next.
+    ///
+    /// # Errors
+    /// [`RefreshError`].
+    pub async fn rotate(
+        &self,
+        keys: &KeyRing,
+        text: &str,
+        session: SessionKey,
+        client: Digest,
+        now: Duration,
+    ) -> Result<(Grant, RefreshToken), RefreshError> {
+        let mut grant = self.open(keys, text, now)?;
+        if grant.session != session || !grant.client.matches(&client) {
+            return Err(RefreshError::WrongClient);
+        }
+        let expires_at = (now + self.token_ttl).min(grant.ends_at);
+        let ttl = expires_at.saturating_sub(now);
+        match self.store.rotate_grant(grant.id, grant.generation, ttl, self.memory).await? {
+            Rotated::Done => {}
+            Rotated::Reused => return Err(RefreshError::Reused),
+            Rotated::Ended => return Err(RefreshError::Ended),
+            Rotated::Unknown => return Err(RefreshError::Invalid),
+        }
+        grant.generation = grant.generation.saturating_add(1);
+        grant.expires_at = expires_at;
+        let next = grant.seal(keys);
+        Ok((grant, next))
+    }
+
+    /// Ends a grant: its refresh tokens at once, and its access tokens wherever they are verified.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn end(&self, grant: GrantId) -> Result<(), StoreError> {
+        self.store.end_grant(grant, self.memory).await
+    }
+}
+
+impl Grant {
+    fn seal(&self, keys: &KeyRing) -> RefreshToken {
+        let kept = Kept {
+            i: self.id,
+            g: self.generation,
+            s: self.session,
+            k: self.client,
+            u: self.subject.subject.clone(),
+            c: self.subject.claims.clone(),
+            a: u64::try_from(self.authenticated_at.as_millis()).unwrap_or(u64::MAX),
+            x: self.expires_at.as_secs(),
+            e: self.ends_at.as_secs(),
+        };
+        // Strings, numbers and JSON always serialise.
+        let plaintext = Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
+        let sealed = keys.seal(Purpose::RefreshToken, &[], &plaintext);
+        RefreshToken::new(URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    fn open(keys: &KeyRing, text: &str) -> Option<Self> {
+        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plaintext = keys.open(Purpose::RefreshToken, &[], &sealed).ok()?;
+        let kept: Kept = serde_json::from_slice(&plaintext).ok()?;
+        Some(Self {
+            id: kept.i,
+            generation: kept.g,
+            session: kept.s,
+            client: kept.k,
+            subject: Subject { subject: kept.u, claims: kept.c },
+            authenticated_at: Duration::from_millis(kept.a),
+            expires_at: Duration::from_secs(kept.x),
+            ends_at: Duration::from_secs(kept.e),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{session::SessionId, store::memory::MemoryStore};
+
+    struct Nobody;
+
+    impl crate::store::Notifier for Nobody {
+        fn changed(&self, _: SessionKey, _: Option<crate::store::Fulfilled>) {}
+        fn resync(&self) {}
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn refresh() -> Refresh {
+        Refresh::new(MemoryStore::new(Arc::new(Nobody)), 24 * HOUR, 30 * HOUR, HOUR)
+    }
+
+    fn subject() -> Subject {
+        let claims = serde_json::json!({"name": "Alice"}).as_object().cloned().unwrap_or_default();
+        Subject { subject: "alice".to_owned(), claims }
+    }
+
+    #[tokio::test]
+    async fn tokens_rotate_and_a_second_use_ends_the_family() {
+        let (refresh, keys) = (refresh(), KeyRing::random());
+        let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
+        let (id, first) = refresh.begin(&keys, session, client, subject(), NOW).await.unwrap();
+        let rotate = async |token: &RefreshToken, now| {
+            refresh.rotate(&keys, token.expose(), session, client, now).await
+        };
+        let (grant, second) = rotate(&first, NOW + HOUR).await.unwrap();
+        assert_eq!((grant.id, grant.subject.subject.as_str()), (id, "alice"));
+        assert_eq!(grant.subject.claims["name"], "Alice");
+        assert_eq!(grant.authenticated_at, NOW);
+        let (_, third) = rotate(&second, NOW + 2 * HOUR).await.unwrap();
+        assert!(matches!(rotate(&first, NOW + 2 * HOUR).await, Err(RefreshError::Reused)));
+        assert!(matches!(rotate(&third, NOW + 2 * HOUR).await, Err(RefreshError::Ended)));
+        assert!(refresh.store.is_grant_ended(id).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_token_is_of_no_use_to_another_client_or_after_its_time() {
+        let (refresh, keys) = (refresh(), KeyRing::random());
+        let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
+        let (_, token) = refresh.begin(&keys, session, client, subject(), NOW).await.unwrap();
+        let rotate = async |keys, session, client, now| {
+            refresh.rotate(keys, token.expose(), session, client, now).await
+        };
+        let other = Digest::of(b"another");
+        assert!(matches!(rotate(&keys, session, other, NOW).await, Err(RefreshError::WrongClient)));
+        let elsewhere = SessionId::generate().key();
+        assert!(matches!(
+            rotate(&keys, elsewhere, client, NOW).await,
+            Err(RefreshError::WrongClient)
+        ));
+        let later = NOW + 24 * HOUR;
+        assert!(matches!(rotate(&keys, session, client, later).await, Err(RefreshError::Invalid)));
+        let foreign = KeyRing::random();
+        assert!(matches!(rotate(&foreign, session, client, NOW).await, Err(RefreshError::Invalid)));
+        // None of that used it up.
+        let (_, next) = rotate(&keys, session, client, NOW + 20 * HOUR).await.unwrap();
+        // The family has a longest life, whenever its last token was made.
+        let end = NOW + 30 * HOUR;
+        let late = refresh.rotate(&keys, next.expose(), session, client, end).await;
+        assert!(matches!(late, Err(RefreshError::Invalid)));
+    }
+}
