@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::HeaderValue;
@@ -28,9 +28,9 @@ use crate::{
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
     session::Digest,
-    settings::{MeetSettings, RefreshSettings, Secret, Settings, SigningAlgorithm},
+    settings::{MeetSettings, RefreshSettings, Secret, Settings, SigningAlgorithm, TraceSettings},
     store::{
-        SessionStore, StoreError,
+        Observed, Observer, SessionStore, StoreError,
         memory::MemoryStore,
         redis::{RedisStore, RedisStoreOptions},
     },
@@ -38,11 +38,15 @@ use crate::{
         Forge, KeyError, KeyRing, MeetClaims, MeetForge, Refresh, Revocations, SigningKeys,
         Verifier,
     },
+    trace::{Tracing, TracingError, TracingOptions},
 };
 
 /// How long a dialog's request waits for a store that is away before the person is asked to try
 /// again.
 const FULFIL_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Of the drain timeout, kept for the export of the last traces.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// How often the creation allowances of clients that went away are forgotten.
 const ALLOWANCE_SWEEP: Duration = Duration::from_secs(60);
@@ -75,6 +79,9 @@ pub enum AppError {
     /// The dialog pages cannot be prepared.
     #[error(transparent)]
     Pages(#[from] PagesError),
+    /// Traces cannot be exported.
+    #[error("OTLP_ENDPOINT: {0}")]
+    Traces(#[from] TracingError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -161,12 +168,22 @@ impl Server {
         tracing::info!(waiting, "draining");
         self.app.relay.waiters().drain();
         self.connections.close();
-        match tokio::time::timeout(self.drain_timeout, self.connections.wait()).await {
+        let deadline = Instant::now() + self.drain_timeout;
+        // What is left of the time at the end is for the last traces.
+        let reserved = match &self.app.tracing {
+            Some(_) => (self.drain_timeout / 5).min(FLUSH),
+            None => Duration::ZERO,
+        };
+        let patience = self.drain_timeout - reserved;
+        match tokio::time::timeout(patience, self.connections.wait()).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => {
                 let left = self.connections.len();
                 tracing::warn!(left, "connections left when the drain timeout was over");
             }
+        }
+        if let Some(tracing) = &self.app.tracing {
+            tracing.shut_down(deadline.saturating_duration_since(Instant::now())).await;
         }
     }
 }
@@ -256,6 +273,16 @@ fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
     }
 }
 
+fn traces(settings: &TraceSettings) -> Result<Tracing, TracingError> {
+    let headers = settings.headers.iter();
+    Tracing::start(&TracingOptions {
+        endpoint: settings.endpoint.clone(),
+        headers: headers.map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        service_name: settings.service_name.clone(),
+        sampler: settings.sampler,
+    })
+}
+
 fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
     let mut claims = settings.token.claims.clone();
     if let Some(meet) = &settings.meet {
@@ -311,6 +338,7 @@ async fn build(
     }
     let limits = &settings.limits;
     let waiters = Waiters::new(limits.max_streams, limits.max_streams_per_session);
+    let metrics = Arc::new(Metrics::new(Arc::clone(&waiters)));
     let store: Arc<dyn SessionStore> = match &settings.redis {
         None => MemoryStore::new(waiters.clone()),
         Some(redis) => {
@@ -322,6 +350,8 @@ async fn build(
             RedisStore::connect(&options, waiters.clone()).await?
         }
     };
+    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as _;
+    let store: Arc<dyn SessionStore> = Observed::new(store, observer, settings.redis.is_some());
     let timing =
         Timing { delivery_grace: settings.delivery_grace, fulfil_patience: FULFIL_PATIENCE };
     let relay = Relay::new(Arc::clone(&store), waiters, timing);
@@ -354,7 +384,8 @@ async fn build(
             .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
             .collect(),
         pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
-        metrics: Metrics::default(),
+        metrics,
+        tracing: settings.traces.as_ref().map(traces).transpose()?,
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
         heartbeat: settings.heartbeat,

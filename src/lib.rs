@@ -3,7 +3,8 @@
 //! The road from request to delivery, top down; a module imports only from modules below it:
 //! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
 //! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
-//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary.
+//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary,
+//! and [`trace`] tells the operator what belongs together.
 
 pub mod app;
 #[cfg(feature = "demo")]
@@ -15,3 +16,4 @@ pub mod session;
 pub mod settings;
 pub mod store;
 pub mod token;
+pub mod trace;

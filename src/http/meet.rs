@@ -35,6 +35,7 @@ use crate::{
     },
     store::{Entered, ReadOutcome, StoreError, Stored},
     token::{MeetForge, Purpose},
+    trace::{self, Kind, TraceContext},
 };
 
 /// Callback of this surface, without the leading slash.
@@ -333,6 +334,9 @@ fn detail_of(problem: &Problem) -> Detail {
 struct LoggingIn {
     attempt: LoginAttempt,
     return_to: String,
+    /// Where it is in a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
 }
 
 fn attempt_cookie(app: &App, handle: &Handle) -> String {
@@ -358,7 +362,8 @@ async fn authenticate(
         }
     };
     let handle = Handle::of(attempt.state());
-    let logging_in = LoggingIn { attempt, return_to: return_to.as_str().to_owned() };
+    let return_to = return_to.as_str().to_owned();
+    let logging_in = LoggingIn { attempt, return_to, trace: trace::current() };
     let sealed = app
         .cookie_keys
         .seal_text(
@@ -400,9 +405,10 @@ async fn callback(
             )
             .ok()
     });
-    let Some(LoggingIn { attempt, return_to }) = logging_in else {
+    let Some(LoggingIn { attempt, return_to, trace }) = logging_in else {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     };
+    trace::go_on(trace);
     if !app.use_state_once(&query).await? {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     }
@@ -495,7 +501,7 @@ async fn exchange(
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
     match app.relay.enter(&token).await? {
-        Entered::Admitted(info) if info.profile == Profile::Meet => {}
+        Entered::Admitted(info) if info.profile == Profile::Meet => trace::adopt(key, info.trace),
         // A native session is entered by its own dialog, which would have asked for more.
         Entered::Admitted(_) => {
             app.relay.evict(key).await?;
@@ -511,15 +517,13 @@ async fn exchange(
         }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sealed = meet
-        .forge
-        .forge(&login.user_id, now)
-        .map_err(|error| {
-            tracing::error!(%error, "access token not forged");
-            Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
-        })?
-        .seal(&app.sealing_keys, key);
-    match app.relay.fulfil(key, sealed).await? {
+    let forge = trace::child("forge", Kind::Internal);
+    let token = forge.during(|| meet.forge.forge(&login.user_id, now)).map_err(|error| {
+        tracing::error!(%error, "access token not forged");
+        Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
+    })?;
+    drop(forge);
+    match app.publish(key, &token).await? {
         Stored::Done => {
             app.metrics.login(LoginOutcome::Succeeded);
             tracing::info!(

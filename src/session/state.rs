@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, UserCode};
+use crate::trace::TraceContext;
 
 /// How a session is read and entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct SessionInfo {
     /// SHA-256 of the session token of a bound session; the reader must present its preimage.
     #[serde(skip)]
     pub session_token: Option<Digest>,
+    /// Where its creation is in a trace, so that the dialog goes on there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// Where a session stands. See the state diagram in the README.

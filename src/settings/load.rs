@@ -7,9 +7,9 @@ use url::{Host, Url};
 
 use super::{
     Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret, Settings,
-    SettingsErrors, SigningAlgorithm, TokenSettings, source::Source, table::TABLE,
+    SettingsErrors, SigningAlgorithm, TokenSettings, TraceSettings, source::Source, table::TABLE,
 };
-use crate::token::SigningKeys;
+use crate::{token::SigningKeys, trace::Sampler};
 
 /// Shortest secret that keys are made of, in characters.
 const SHORTEST_SECRET: usize = 32;
@@ -141,6 +141,7 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
                 false
             }
         },
+        traces: traces(&mut source),
         oidc: match oidc {
             Some(oidc) if source.is_sound() => oidc,
             _ => return Err(source.finish().err().unwrap_or(SettingsErrors(Vec::new()))),
@@ -403,6 +404,52 @@ fn clients(source: &mut Source) -> Vec<(String, Secret)> {
             }
         })
         .collect()
+}
+
+fn traces(source: &mut Source) -> Option<TraceSettings> {
+    let sampler = source.text("OTEL_TRACES_SAMPLER");
+    let ratio = source.parse("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1").unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&ratio) {
+        source.reject("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1");
+    }
+    let sampler = match sampler.as_deref() {
+        None | Some("parentbased_always_on") => Sampler::ParentBasedAlwaysOn,
+        Some("parentbased_always_off") => Sampler::ParentBasedAlwaysOff,
+        Some("parentbased_traceidratio") => Sampler::ParentBasedRatio(ratio),
+        Some("always_on") => Sampler::AlwaysOn,
+        Some("always_off") => Sampler::AlwaysOff,
+        Some("traceidratio") => Sampler::Ratio(ratio),
+        Some(_) => {
+            let names = "always_on, always_off or traceidratio, or one of them after parentbased_";
+            source.reject("OTEL_TRACES_SAMPLER", names);
+            Sampler::AlwaysOff
+        }
+    };
+    let headers = source.secrets("OTLP_HEADERS", 1);
+    let headers = headers
+        .iter()
+        .filter_map(|pair| {
+            let (name, value) = pair.expose().split_once('=')?;
+            let (name, value) = (name.trim(), value.trim());
+            let fits = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && http::HeaderValue::from_str(value).is_ok();
+            fits.then(|| (name.to_owned(), Secret(value.to_owned().into())))
+        })
+        .collect::<Vec<_>>();
+    if headers.len() < source.secrets("OTLP_HEADERS", 1).len() {
+        source.reject("OTLP_HEADERS", "headers such as name=value, separated by commas");
+    }
+    let service_name = source.text("OTEL_SERVICE_NAME").unwrap_or_else(|| "token-relay".to_owned());
+    // A collector is often beside the service and speaks plain HTTP; spans hold no secret.
+    let endpoint = source.parse::<Url>("OTLP_ENDPOINT", "a URL such as http://collector:4318")?;
+    let plain = endpoint.query().is_none()
+        && endpoint.fragment().is_none()
+        && endpoint.username().is_empty()
+        && endpoint.password().is_none();
+    if !matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host() || !plain {
+        source.reject("OTLP_ENDPOINT", "an http or https URL without user or query");
+    }
+    Some(TraceSettings { endpoint, headers, service_name, sampler })
 }
 
 /// An `https` URL, or an `http` one of this machine; nothing else in it than host and path.
