@@ -138,3 +138,47 @@ impl TokenResponse {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+
+    /// What a version without traces keeps.
+    #[derive(Serialize, Deserialize)]
+    struct Earlier {
+        t: String,
+        y: String,
+        s: String,
+        a: u64,
+        e: u64,
+    }
+
+    #[test]
+    fn versions_with_and_without_traces_read_each_other() {
+        let (keys, session) = (KeyRing::random(), SessionId::generate().key());
+        let context = session.digest().as_bytes();
+        let earlier = Earlier { t: "token".into(), y: "Bearer".into(), s: "a".into(), a: 1, e: 2 };
+        let plaintext = serde_json::to_vec(&earlier).unwrap();
+        let payload = SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into());
+        let read = TokenResponse::unseal(&keys, session, &payload).unwrap();
+        assert_eq!((read.access_token.expose(), read.trace()), ("token", None));
+
+        let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let kept = Kept {
+            t: "token".to_owned(),
+            y: "Bearer".to_owned(),
+            s: "a".to_owned(),
+            a: 1,
+            e: 2,
+            r: None,
+            c: trace,
+        };
+        let plaintext = serde_json::to_vec(&kept).unwrap();
+        assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");
+        let payload = SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into());
+        let read = TokenResponse::unseal(&keys, session, &payload).unwrap();
+        assert_eq!(read.trace(), trace);
+        assert!(!serde_json::to_string(&read).unwrap().contains("4bf92f"), "the add-in sees it");
+    }
+}

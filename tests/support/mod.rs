@@ -119,9 +119,17 @@ pub struct Browser {
 
 impl Default for Browser {
     fn default() -> Self {
+        Self::sending(header::HeaderMap::new())
+    }
+}
+
+impl Browser {
+    /// One behind a proxy that adds `headers` to every request.
+    pub fn sending(headers: header::HeaderMap) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .redirect(Policy::none())
+            .default_headers(headers)
             .cookie_store(true)
             .timeout(PATIENCE)
             .build()
