@@ -338,7 +338,7 @@ async fn build(
     }
     let limits = &settings.limits;
     let waiters = Waiters::new(limits.max_streams, limits.max_streams_per_session);
-    let metrics = Arc::new(Metrics::new(Arc::clone(&waiters)));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&waiters), settings.redis.is_none()));
     let store: Arc<dyn SessionStore> = match &settings.redis {
         None => MemoryStore::new(waiters.clone()),
         Some(redis) => {

@@ -114,8 +114,7 @@ pub struct Metrics {
     store_up: Gauge,
     store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
     store_errors: Family<ByOperation, Counter>,
-    /// Without a value where the store cannot tell.
-    store_sessions: Family<[(&'static str, &'static str); 0], Gauge>,
+    store_sessions: Gauge,
 }
 
 fn latency() -> Histogram {
@@ -172,8 +171,9 @@ impl Drop for OpenStream {
 }
 
 impl Metrics {
-    /// Metrics of the instance on which `waiters` wait.
-    pub fn new(waiters: Arc<Waiters>) -> Self {
+    /// Metrics of the instance on which `waiters` wait. `counts_sessions`: its store can tell how
+    /// many it holds.
+    pub fn new(waiters: Arc<Waiters>, counts_sessions: bool) -> Self {
         let mut registry = Registry::with_prefix("token_relay");
         let metrics = Self {
             streams: Family::default(),
@@ -188,7 +188,7 @@ impl Metrics {
             store_up: Gauge::default(),
             store_seconds: Family::new_with_constructor(latency),
             store_errors: Family::default(),
-            store_sessions: Family::default(),
+            store_sessions: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
@@ -234,12 +234,13 @@ impl Metrics {
             "Calls of the store that failed, by operation",
             metrics.store_errors.clone(),
         );
-        registry.register(
-            "store_sessions",
-            "Sessions in memory, those that have just ended included; none with Redis, which would \
-             have to count them",
-            metrics.store_sessions.clone(),
-        );
+        if counts_sessions {
+            registry.register(
+                "store_sessions",
+                "Sessions in memory, those that have just ended included",
+                metrics.store_sessions.clone(),
+            );
+        }
         registry.register_collector(Box::new(Interrupted(waiters)));
         for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
@@ -304,7 +305,7 @@ impl Metrics {
     pub fn encode(&self, held: Option<usize>) -> String {
         if let Some(held) = held {
             let held = i64::try_from(held).unwrap_or(i64::MAX);
-            self.store_sessions.get_or_create(&[]).set(held);
+            self.store_sessions.set(held);
         }
         let mut text = String::new();
         // Writing into a string does not fail.

@@ -189,6 +189,12 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_a_waiting_stream_keeps_stays_small() {
+        assert_eq!(size_of::<trace::Link>(), if cfg!(feature = "opentelemetry") { 8 } else { 0 });
+        assert!(size_of::<EventStream>() <= 160, "{}", size_of::<EventStream>());
+    }
+
     proptest! {
         #[test]
         fn only_the_last_event_itself_acknowledges(
