@@ -12,6 +12,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use token_relay::{
     app,
+    http::openapi,
     settings::{Settings, environment, reachable},
     trace::log::WithTrace,
 };
@@ -118,7 +119,7 @@ fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         Command::Settings => print(&token_relay::settings::markdown()),
-        Command::Openapi => match token_relay::http::openapi::document("/").to_pretty_json() {
+        Command::Openapi => match openapi::document("/", openapi::Optional::ALL).to_pretty_json() {
             Ok(json) => print(&format!("{json}\n")),
             Err(error) => failed(&error),
         },

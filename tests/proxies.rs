@@ -48,7 +48,8 @@ impl Proxy {
         certificate(directory.path());
         let places = Places {
             folder: directory.path().to_str().unwrap().to_owned(),
-            configuration: directory.file(template),
+            configuration: directory
+                .file(Path::new(template).file_name().unwrap().to_str().unwrap()),
             port: redis::free_port(),
             plain_port: redis::free_port(),
         };
@@ -68,12 +69,16 @@ impl Proxy {
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}; install the package {program}"));
+            .unwrap_or_else(|error| {
+                panic!("{program}: {error}; install it with `./tests/run install`")
+            });
         let mut proxy = Self { child, directory, port: places.port, plain_port: places.plain_port };
         let ready = Instant::now();
         let url = proxy.url("/readyz");
         let client = proxy.client(false);
-        while !client.get(&url).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+        // An API that asks for a token has started, too.
+        let answers = [StatusCode::OK, StatusCode::UNAUTHORIZED];
+        while !client.get(&url).send().await.is_ok_and(|it| answers.contains(&it.status())) {
             let ended = proxy.child.try_wait().unwrap();
             assert!(
                 ended.is_none() && ready.elapsed() < PATIENCE,
@@ -282,7 +287,8 @@ async fn tells_clients_apart(proxy: &Proxy) {
 async fn leads_to_https(proxy: &Proxy) {
     let url = format!("http://127.0.0.1:{}/addons/sessions", proxy.plain_port);
     let answer = support::client().get(url).send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::PERMANENT_REDIRECT);
+    let permanent = [StatusCode::PERMANENT_REDIRECT, StatusCode::MOVED_PERMANENTLY];
+    assert!(permanent.contains(&answer.status()), "{}", answer.status());
     let target = answer.headers()[header::LOCATION].to_str().unwrap();
     assert!(target.starts_with("https://127.0.0.1"), "{target}");
 }
@@ -376,4 +382,187 @@ async fn caddy_lets_everything_pass() {
     let proxy = Proxy::start("caddy", "Caddyfile", replace, arguments).await;
     lets_everything_pass(&relay, &proxy).await;
     assert!(!deployed("Caddyfile").contains("read_timeout "), "a poll could be cut");
+}
+
+/// Where `tests/run` puts it; Debian has no package of it.
+const TRAEFIK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/traefik");
+
+/// Starts Traefik with its static configuration as deployed and `template` for its file provider.
+async fn traefik(
+    template: &str,
+    host: &'static str,
+    addresses: impl Fn() -> Vec<(&'static str, String)>,
+) -> Proxy {
+    let replace = |places: &Places| {
+        let folder = &places.folder;
+        let certificate = format!(
+            "tls: {{certificates: [{{certFile: {folder}/relay.crt, keyFile: {folder}/relay.key}}]}}"
+        );
+        let mut all = addresses();
+        all.extend([
+            (host, "Host(`localhost`)".to_owned()),
+            ("tls:\n        certResolver: default\n", "tls: {}\n".to_owned()),
+            ("\nhttp:\n", format!("\n{certificate}\nhttp:\n")),
+        ]);
+        all
+    };
+    let arguments = |places: &Places| {
+        let Places { folder, configuration, port, plain_port } = places;
+        let mut fixed = deployed("traefik/traefik.yaml");
+        for (from, to) in [
+            ("\":80\"", format!("\"127.0.0.1:{plain_port}\"")),
+            ("\":443\"", format!("\"127.0.0.1:{port}\"")),
+            ("/etc/traefik/relay.yaml", configuration.clone()),
+            ("/var/lib/traefik/acme.json", format!("{folder}/acme.json")),
+            ("accessLog:\n", format!("accessLog:\n  filePath: {folder}/access.log\n")),
+            // It would ask for news of itself.
+            ("\nproviders:", "\nglobal: {checkNewVersion: false}\nproviders:".to_owned()),
+        ] {
+            assert_eq!(fixed.matches(from).count(), 1, "{from:?} in traefik.yaml");
+            fixed = fixed.replace(from, &to);
+        }
+        let path = format!("{folder}/static.yaml");
+        std::fs::write(&path, fixed).unwrap();
+        vec![format!("--configFile={path}")]
+    };
+    Proxy::start(TRAEFIK, template, replace, arguments).await
+}
+
+#[tokio::test]
+async fn traefik_lets_everything_pass() {
+    let (relay, address) = relay();
+    let addresses = || vec![("http://127.0.0.1:8080", format!("http://{address}"))];
+    let proxy = traefik("traefik/relay.yaml", "Host(`relay.example`)", addresses).await;
+    lets_everything_pass(&relay, &proxy).await;
+    leads_to_https(&proxy).await;
+    // Traefik writes its log at its leisure.
+    let log = proxy.directory.file("access.log");
+    redis::eventually("the log is written", || async {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("\"DownstreamStatus\":201"))
+    })
+    .await;
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(!log.contains("/addons/"), "{log}");
+    assert!(deployed("traefik/traefik.yaml").contains("readTimeout: 15m"));
+}
+
+/// An API that answers with the headers that it was sent.
+async fn api() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let router = axum::Router::new().fallback(async |headers: header::HeaderMap| {
+        let fields = headers.iter().map(|(name, value)| {
+            (name.as_str().to_owned(), Value::from(value.to_str().unwrap_or_default()))
+        });
+        axum::Json(Value::Object(fields.collect()))
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// Who has no good token does not get through, and the API hears of the others from the relay only.
+async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
+    let refused = client.get(url).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    let challenge = refused.headers()[header::WWW_AUTHENTICATE].to_str().unwrap();
+    assert!(challenge.starts_with("Bearer"), "{challenge}");
+    let forged = client.get(url).bearer_auth("x.y.z").send().await.unwrap();
+    assert_eq!(forged.status(), StatusCode::UNAUTHORIZED);
+    let session = support::create(&relay.url, None).await;
+    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let answer = support::client().get(text(&session, "poll_url")).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    let token = text(&answer, "access_token");
+    let passed = client
+        .get(url)
+        .bearer_auth(token)
+        .header("x-auth-subject", "mallory")
+        .header("x-auth-email", "mallory@example.com")
+        // The relay of this test copies no such claim, so it answers without the header.
+        .header("x-auth-name", "Mallory")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(passed.status(), StatusCode::OK);
+    let seen: Value = passed.json().await.unwrap();
+    assert_eq!(text(&seen, "x-auth-subject"), "alice");
+    assert_eq!(text(&seen, "x-auth-scope"), "addons");
+    assert_eq!(text(&seen, "x-auth-email"), "alice@example.com");
+    assert!(seen.get("x-auth-name").is_none_or(|name| name == ""), "{seen}");
+    let revoke = support::client().post(format!("{}/addons/revoke", relay.url));
+    let revoke = revoke.form(&[("token", token)]).send().await.unwrap();
+    assert_eq!(revoke.status(), StatusCode::OK);
+    let late = client.get(url).bearer_auth(token).send().await.unwrap();
+    assert_eq!(late.status(), StatusCode::UNAUTHORIZED, "revoked");
+}
+
+fn guard() -> (Process, String) {
+    let relay = Process::demo(&[("TOKEN_RELAY_TOKEN_CLAIMS", "email")]);
+    let address = relay.url.strip_prefix("http://").unwrap().to_owned();
+    (relay, address)
+}
+
+#[tokio::test]
+async fn nginx_asks_the_relay_who_may_pass() {
+    let ((relay, guard), api) = (guard(), api().await);
+    let directory = redis::Directory::new();
+    let (folder, port) = (directory.path().display(), redis::free_port());
+    let site = deployed("forward-auth/nginx.conf");
+    for place in ["listen 8443;", "127.0.0.1:8080", "127.0.0.1:9000"] {
+        assert_eq!(site.matches(place).count(), 1, "{place}");
+    }
+    let site = site
+        .replace("listen 8443;", &format!("listen 127.0.0.1:{port};"))
+        .replace("127.0.0.1:8080", &guard)
+        .replace("127.0.0.1:9000", &api);
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {folder}/{name};"))
+        .concat();
+    let whole = format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+         events {{}} http {{ access_log off; {temporary} {site} }}"
+    );
+    std::fs::write(directory.file("nginx.conf"), whole).unwrap();
+    let child = Command::new("nginx")
+        .args(["-c", &directory.file("nginx.conf"), "-e", &directory.file("error.log")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx starts; install the package nginx");
+    let _proxy = Proxy { child, directory, port, plain_port: port };
+    let (url, client) = (format!("http://127.0.0.1:{port}/resource"), support::client());
+    redis::eventually("nginx answers", || async { client.get(&url).send().await.is_ok() }).await;
+    asks_who_may_pass(&relay, &client, &url).await;
+}
+
+#[tokio::test]
+async fn caddy_asks_the_relay_who_may_pass() {
+    let ((relay, guard), api) = (guard(), api().await);
+    let replace = |places: &Places| {
+        let Places { folder, port, plain_port, .. } = places;
+        let site = format!(
+            "{{\n admin off\n http_port {plain_port}\n https_port {port}\n default_bind 127.0.0.1\n}}
+             localhost {{\n tls {folder}/relay.crt {folder}/relay.key\n"
+        );
+        vec![
+            ("\napi.example {", format!("\n{site}")),
+            ("127.0.0.1:8080", guard.clone()),
+            ("127.0.0.1:9000", api.clone()),
+        ]
+    };
+    let arguments = |places: &Places| {
+        ["run", "--adapter", "caddyfile", "--config", &places.configuration]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let proxy = Proxy::start("caddy", "forward-auth/Caddyfile", replace, arguments).await;
+    asks_who_may_pass(&relay, &proxy.client(true), &proxy.url("/resource")).await;
+}
+
+#[tokio::test]
+async fn traefik_asks_the_relay_who_may_pass() {
+    let ((relay, guard), api) = (guard(), api().await);
+    let addresses = || vec![("127.0.0.1:8080", guard.clone()), ("127.0.0.1:9000", api.clone())];
+    let proxy = traefik("forward-auth/traefik.yaml", "Host(`api.example`)", addresses).await;
+    asks_who_may_pass(&relay, &proxy.client(true), &proxy.url("/resource")).await;
 }

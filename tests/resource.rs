@@ -1,10 +1,8 @@
 //! The life of an access token after its delivery: verified, introspected, revoked, on every
-//! instance, and behind nginx.
+//! instance.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
-
-use std::process::{Command, Stdio};
 
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value;
@@ -127,50 +125,4 @@ async fn the_published_keys_verify_a_token_and_hold_no_private_part() {
     for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "name", "email"] {
         assert!(claims.get(name).is_some(), "{name} in {claims}");
     }
-}
-
-#[tokio::test]
-async fn nginx_asks_the_relay_who_may_pass() {
-    let relay = Process::demo(&[]);
-    let token = access_token(&relay).await;
-    let (directory, port) = (redis::Directory::new(), redis::free_port());
-    let folder = directory.path().display();
-    let configuration = format!(
-        "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-         events {{}}
-         http {{
-           access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
-           fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-           server {{
-             listen 127.0.0.1:{port};
-             location / {{ auth_request /verify; auth_request_set $subject $upstream_http_x_auth_subject;
-               add_header X-Seen-Subject $subject; root {folder}; }}
-             location = /verify {{
-               internal; proxy_pass {}/addons/verify;
-               proxy_pass_request_body off; proxy_set_header Content-Length '';
-             }}
-           }}
-         }}",
-        relay.url
-    );
-    std::fs::write(directory.file("nginx.conf"), configuration).unwrap();
-    std::fs::write(directory.file("resource"), "for those who may").unwrap();
-    let mut nginx = Command::new("nginx")
-        .args(["-c", &directory.file("nginx.conf"), "-e", &directory.file("error.log")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nginx starts; install the package nginx");
-    let url = format!("http://127.0.0.1:{port}/resource");
-    redis::eventually("nginx answers", || async { client().get(&url).send().await.is_ok() }).await;
-    let refused = client().get(&url).send().await.unwrap().status();
-    let forged = client().get(&url).bearer_auth("x.y.z").send().await.unwrap().status();
-    let passed = client().get(&url).bearer_auth(&token).send().await.unwrap();
-    let (status, subject) = (passed.status(), passed.headers().get("x-seen-subject").cloned());
-    let body = passed.text().await.unwrap();
-    nginx.kill().unwrap();
-    nginx.wait().unwrap();
-    assert_eq!((refused, forged), (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED));
-    assert_eq!((status, body.as_str()), (StatusCode::OK, "for those who may"));
-    assert_eq!(subject.unwrap(), "alice");
 }

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis_support::{Cluster, Sentinels, Server, command, eventually, tls_server, within};
 use token_relay::session::{
-    Digest, Failure, GoneReason, Profile, ReaderId, SealedPayload, SessionId, SessionInfo,
+    Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionId, SessionInfo,
     SessionKey, State, UserCode,
 };
 use token_relay::store::redis::{RedisStore, RedisStoreOptions};
 use token_relay::store::{
-    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
+    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
     SessionStore, StoreError, Stored, TOMBSTONE,
 };
 
@@ -575,6 +575,46 @@ mod cases {
         assert!(it.store.mark(other, LIFE).await.unwrap());
     }
 
+    pub async fn refresh_tokens_follow_each_other_and_a_reuse_ends_the_grant(it: Harness) {
+        let (grant, other) = (GrantId::generate(), GrantId::generate());
+        let rotate = async |grant, generation| {
+            it.store.rotate_grant(grant, generation, LIFE, LIFE).await.unwrap()
+        };
+        assert_eq!(rotate(grant, 1).await, Rotated::Unknown);
+        it.store.begin_grant(grant, LIFE).await.unwrap();
+        it.store.begin_grant(other, LIFE).await.unwrap();
+        assert_eq!(rotate(grant, 1).await, Rotated::Done);
+        assert_eq!(rotate(grant, 2).await, Rotated::Done);
+        assert!(!it.store.is_grant_ended(grant).await.unwrap());
+        assert_eq!(rotate(grant, 2).await, Rotated::Reused);
+        assert!(it.store.is_grant_ended(grant).await.unwrap());
+        assert_eq!(rotate(grant, 3).await, Rotated::Ended);
+        // After a failover the store may know less than a client that was answered.
+        assert_eq!(rotate(other, 4).await, Rotated::Done);
+        assert_eq!(rotate(other, 5).await, Rotated::Done);
+        assert!(!it.store.is_grant_ended(other).await.unwrap());
+    }
+
+    pub async fn a_grant_is_ended_or_expires(it: Harness) {
+        let (grant, unknown, short) =
+            (GrantId::generate(), GrantId::generate(), GrantId::generate());
+        it.store.begin_grant(grant, LIFE).await.unwrap();
+        it.store.end_grant(grant, LIFE).await.unwrap();
+        assert!(it.store.is_grant_ended(grant).await.unwrap());
+        assert_eq!(it.store.rotate_grant(grant, 1, LIFE, LIFE).await.unwrap(), Rotated::Ended);
+        // Ended though the store never heard of it: its access tokens may be about.
+        assert!(!it.store.is_grant_ended(unknown).await.unwrap());
+        it.store.end_grant(unknown, LIFE).await.unwrap();
+        assert!(it.store.is_grant_ended(unknown).await.unwrap());
+        // Each use prolongs it, and without one it ends.
+        it.store.begin_grant(short, LIFE).await.unwrap();
+        let brief = Duration::from_millis(50);
+        assert_eq!(it.store.rotate_grant(short, 1, brief, LIFE).await.unwrap(), Rotated::Done);
+        // A use would prolong it, so it is looked at only once it must be over.
+        tokio::time::sleep(2 * brief).await;
+        assert_eq!(it.store.rotate_grant(short, 2, LIFE, LIFE).await.unwrap(), Rotated::Unknown);
+    }
+
     /// Runs `act` 100 times at once and counts the results that `wanted` accepts.
     async fn at_once<T, F, Act>(act: Act, wanted: fn(&T) -> bool) -> usize
     where
@@ -634,6 +674,17 @@ mod cases {
         assert_eq!(at_once(act, |stored| *stored == Stored::Done).await, 1);
     }
 
+    pub async fn of_many_uses_of_a_refresh_token_one_is_taken(it: Harness) {
+        let grant = GrantId::generate();
+        it.store.begin_grant(grant, LIFE).await.unwrap();
+        let act = || {
+            let store = it.store.clone();
+            async move { store.rotate_grant(grant, 1, LIFE, LIFE).await }
+        };
+        assert_eq!(at_once(act, |rotated| *rotated == Rotated::Done).await, 1);
+        assert!(it.store.is_grant_ended(grant).await.unwrap());
+    }
+
     pub async fn of_many_marks_one_is_first(it: Harness) {
         let name = digest();
         let act = || {
@@ -676,11 +727,14 @@ macro_rules! with_every_case {
             subscriptions_nest_and_end,
             leaving_and_coming_back_loses_nothing,
             a_mark_is_set_once,
+            refresh_tokens_follow_each_other_and_a_reuse_ends_the_grant,
+            a_grant_is_ended_or_expires,
             of_many_dialogs_with_one_transit_token_one_is_admitted,
             of_many_read_once_polls_one_has_the_token,
             of_many_readers_the_newest_has_the_token,
             of_many_logins_one_is_stored,
             of_many_marks_one_is_first,
+            of_many_uses_of_a_refresh_token_one_is_taken,
         }
     };
 }
@@ -741,6 +795,11 @@ mod only_redis {
         assert_eq!(notices.heard(key, 1).await, [Some(sealed())]);
         assert!(is_token(&store.read(key, poll(None)).await.expect("read")));
         store.unsubscribe(key);
+        assert!(store.mark(digest(), LIFE).await.expect("marked"));
+        let grant = GrantId::generate();
+        store.begin_grant(grant, LIFE).await.expect("begun");
+        assert_eq!(store.rotate_grant(grant, 1, LIFE, LIFE).await.expect("taken"), Rotated::Done);
+        assert!(!store.is_grant_ended(grant).await.expect("an answer"));
     }
 
     async fn works_at(url: &str) {
@@ -1020,6 +1079,7 @@ mod only_redis {
                 "+evalsha",
                 "+del",
                 "+exists",
+                "+get",
                 "+set",
                 "+pexpireat",
                 "+time",

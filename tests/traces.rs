@@ -217,8 +217,7 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     let confirm = one(&spans, TRACE, "POST /addons/transit/confirm");
     let callback = one(&spans, TRACE, "GET /callback");
     let redirect = one(&spans, TRACE, "GET /addons/redirect");
-    let fulfil = spans.iter().find(|span| span.name == "fulfil" && span.kind == SpanKind::Internal);
-    let fulfil = fulfil.expect("a span of the hand-over");
+    let fulfil = one(&spans, TRACE, "fulfil");
     let publish = one(&spans, TRACE, "publish");
     let deliver = one(&spans, TRACE, "deliver");
     let success = one(&spans, TRACE, success);
@@ -240,12 +239,16 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     assert_eq!(exchange.attribute("http.response.status_code"), Some("200"));
     assert!(exchange.attribute("url.full").unwrap().starts_with("http://127.0.0.1:"));
     // The store's calls, where they belong.
-    for (name, parent) in
-        [("create", post), ("enter", transit), ("mark", callback), ("fulfil", publish)]
-    {
+    for (name, parent) in [
+        ("store create", post),
+        ("store enter", transit),
+        ("store mark", callback),
+        ("store fulfil", publish),
+    ] {
         let call = spans.iter().find(|span| span.name == name && span.parent == parent.id);
         let call = call.unwrap_or_else(|| panic!("{name} below {}", parent.name));
         assert_eq!(call.attribute("db.system.name"), Some("redis"));
+        assert_eq!(call.attribute("db.operation.name"), name.strip_prefix("store "));
         assert_eq!((call.kind, &call.trace), (SpanKind::Client, &post.trace));
         assert!(call.start >= parent.start && call.end <= parent.end, "{name}");
     }
@@ -356,9 +359,18 @@ async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked()
     // Both bring one: the sign-in stays in the add-in's, linked to the other.
     receiver.exports.lock().unwrap().clear();
     let session = create_in(&relay.url, Some(&traceparent()), json!({"bind": true})).await;
+    let streams = "b".repeat(32);
+    let stream = client().get(text(&session, "events_url"));
+    let stream = stream.bearer_auth(text(&session, "session_token"));
+    let stream = stream.header("traceparent", format!("00-{streams}-{PARENT}-01"));
+    let mut events = Events::from_response(stream.send().await.unwrap());
     let page = Browser::sending(headers).open(text(&session, "transit_url")).await;
     assert_eq!(page.url.path(), "/addons/success");
-    let spans = receiver.until(&["GET /addons/success"]).await;
+    assert_eq!(events.next().await.unwrap().name, "authenticated");
+    let spans = receiver.until(&["GET /addons/success", "deliver"]).await;
+    let stream = one(&spans, &streams, "GET /addons/sessions/{session_id}/events");
+    assert_eq!(stream.parent, PARENT);
+    assert_eq!(one(&spans, TRACE, "deliver").links, [(streams.clone(), stream.id.clone())]);
     for name in ["GET /addons/transit/", "GET /callback", "GET /addons/redirect"] {
         let span = one(&spans, TRACE, name);
         assert_eq!(span.links, [(other.clone(), PARENT.to_owned())], "{name}");
@@ -500,4 +512,65 @@ async fn a_log_line_in_json_names_its_trace() {
     assert_eq!(transit.attribute("error.type"), Some("502"));
     let outside = lines.iter().filter(|line| line.get("trace_id").is_none()).count();
     assert!(outside > 0, "lines outside of a request name none");
+}
+
+/// The surface of La Suite Meet: `init` in the add-in's trace, `exchange` by the browser, `poll`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_meet_compatible_surface_is_traced_as_well() {
+    let (receiver, url) = Receiver::start().await;
+    let return_to = "http://127.0.0.1:9/addin/done";
+    let mut environment = exporting(&url);
+    environment.extend([
+        ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
+        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+        ("TOKEN_RELAY_MEET_RETURN_TO", return_to),
+        ("ADDONS_CSRF_SECRET", SECRET),
+        ("ADDONS_TOKEN_SECRET_KEY", SECRET),
+    ]);
+    let relay = Process::demo(&environment);
+    let surface = format!("{}/api/v1.0", relay.url);
+    let cookies = |answer: &reqwest::Response| {
+        let set = answer.headers().get_all(header::SET_COOKIE).into_iter();
+        let pairs = set.map(|cookie| cookie.to_str().unwrap().split(';').next().unwrap());
+        pairs.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let init = client().post(format!("{surface}/addons/sessions/init/"));
+    let init = init.header("traceparent", traceparent()).send().await.unwrap();
+    let add_in = cookies(&init).join("; ");
+    let session: Value = init.json().await.unwrap();
+
+    // A browser that does as it would over HTTPS.
+    let (mut jar, mut next) = (Vec::new(), format!("{surface}/authenticate/?returnTo={return_to}"));
+    while !next.starts_with(return_to) {
+        let request = client().get(&next).header(header::COOKIE, jar.join("; "));
+        let answer = request.send().await.unwrap();
+        jar.extend(cookies(&answer));
+        next = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    }
+    let csrf = jar.iter().find_map(|cookie| cookie.strip_prefix("csrftoken=")).unwrap();
+    let exchange = client().post(format!("{surface}/addons/sessions/exchange/"));
+    let exchange = exchange
+        .header(header::COOKIE, jar.join("; "))
+        .header("x-csrftoken", csrf)
+        .json(&json!({"transit_token": text(&session, "transit_token")}));
+    assert_eq!(exchange.send().await.unwrap().status(), StatusCode::OK);
+    let poll = client().post(format!("{surface}/addons/sessions/poll/"));
+    let poll =
+        poll.header(header::COOKIE, add_in).header("x-csrftoken", text(&session, "csrf_token"));
+    assert_eq!(poll.send().await.unwrap().status(), StatusCode::OK);
+
+    let spans = receiver.until(&["deliver", "POST /api/v1.0/addons/sessions/poll/"]).await;
+    let init = one(&spans, TRACE, "POST /api/v1.0/addons/sessions/init/");
+    let exchange = one(&spans, TRACE, "POST /api/v1.0/addons/sessions/exchange/");
+    let publish = one(&spans, TRACE, "publish");
+    let deliver = one(&spans, TRACE, "deliver");
+    assert_eq!((&init.parent[..], &exchange.parent), (PARENT, &init.id));
+    assert_eq!(deliver.parent, publish.id);
+    // The login of the browser is for no session yet: a trace of its own.
+    let begin = spans.iter().find(|span| span.name == "GET /api/v1.0/authenticate/").unwrap();
+    let callback = one(&spans, &begin.trace, "GET /api/v1.0/callback/");
+    assert_eq!(callback.parent, begin.id);
+    for (span, named) in [(init, true), (exchange, true), (begin, false), (callback, false)] {
+        assert_eq!(span.attribute("token_relay.session").is_some(), named, "{}", span.name);
+    }
 }

@@ -201,12 +201,8 @@ impl App {
     async fn fail_login(&self, session: SessionKey, error: &LoginError) -> ErrorPage {
         let failure = error.failure();
         let kind = page_of(&failure);
-        let outcome = match kind {
-            ErrorPage::Denied => LoginOutcome::Denied,
-            _ => LoginOutcome::ProviderFailed,
-        };
         tracing::warn!(session = %session, %error, "login failed");
-        self.fail(session, failure, outcome).await;
+        self.fail(session, failure, kind.outcome()).await;
         kind
     }
 
@@ -278,6 +274,16 @@ pub(super) fn page_of(failure: &Failure) -> ErrorPage {
         "access_denied" => ErrorPage::Denied,
         "temporarily_unavailable" => ErrorPage::LoginUnavailable,
         _ => ErrorPage::LoginFailed,
+    }
+}
+
+impl ErrorPage {
+    /// What the operator counts when a login ends at the provider with this page.
+    pub(super) fn outcome(self) -> LoginOutcome {
+        match self {
+            Self::Denied => LoginOutcome::Denied,
+            _ => LoginOutcome::ProviderFailed,
+        }
     }
 }
 

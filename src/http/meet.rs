@@ -152,6 +152,7 @@ impl Meet {
         let session_id = SessionId::parse(&cookie).map_err(|_| SESSION_NOT_FOUND)?;
         let token = hex::decode(presented).map_err(|_| WRONG_CSRF)?;
         self.mac(&session_id).verify_slice(&token).map_err(|_| WRONG_CSRF)?;
+        trace::adopt(session_id.key(), None);
         Ok(Reader {
             key: session_id.key(),
             session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
@@ -244,6 +245,7 @@ async fn try_init(
         .await
         .map_err(|error| Detail::from(error).into_response())?;
     app.metrics.session_created();
+    trace::adopt(session_id.key(), None);
     tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
     let transit_token =
         created.transit_token.map(|token| token.expose().to_owned()).unwrap_or_default();
@@ -416,8 +418,9 @@ async fn callback(
         Ok(identity) => identity,
         Err(error) => {
             tracing::warn!(%error, "login failed");
-            app.metrics.login(LoginOutcome::ProviderFailed);
-            return Ok(app.to_error_page(page_of(&error.failure())));
+            let kind = page_of(&error.failure());
+            app.metrics.login(kind.outcome());
+            return Ok(app.to_error_page(kind));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);

@@ -14,16 +14,19 @@ use http::{HeaderValue, StatusCode, header};
 use utoipa::openapi::{
     Components, Content, Info, License, ObjectBuilder, OneOfBuilder, OpenApi, OpenApiBuilder,
     Paths, Ref, RefOr, Required, Schema, ServerBuilder,
+    link::{Link, LinkBuilder},
     path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn},
     request_body::RequestBodyBuilder,
     response::ResponseBuilder,
     schema::{AdditionalProperties, ComponentsBuilder, Type},
-    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    security::{
+        ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+    },
     tag::TagBuilder,
 };
 
 use super::{
-    AppState,
+    App, AppState,
     problem::Problem,
     sessions::{CreateRequest, CreateResponse},
 };
@@ -31,7 +34,36 @@ use super::{
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const FORM: &str = "application/x-www-form-urlencoded";
+const METRICS: &str = super::operator::OPENMETRICS;
 const PROBLEM: &str = "application/problem+json";
+
+/// What is served besides what always is.
+#[derive(Clone, Copy, Debug)]
+pub struct Optional {
+    /// The meet-compatible surface.
+    pub meet: bool,
+    /// `/metrics` on the main listener.
+    pub metrics: bool,
+    /// Refresh tokens.
+    pub refresh: bool,
+}
+
+impl Optional {
+    /// All of it.
+    pub const ALL: Self = Self { meet: true, metrics: true, refresh: true };
+
+    fn of(app: &App) -> Self {
+        Self { meet: app.meet.is_some(), metrics: app.metrics_here, refresh: app.refresh.is_some() }
+    }
+
+    fn has(self, call: &Call) -> bool {
+        match call.path {
+            "/metrics" => self.metrics,
+            "/addons/token" => self.refresh,
+            _ => self.meet || call.caller != Caller::Meet,
+        }
+    }
+}
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,10 +72,11 @@ enum Caller {
     Dialog,
     Api,
     Operator,
+    Meet,
 }
 
 impl Caller {
-    const ALL: [Self; 4] = [Self::AddIn, Self::Dialog, Self::Api, Self::Operator];
+    const ALL: [Self; 5] = [Self::AddIn, Self::Dialog, Self::Api, Self::Operator, Self::Meet];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,6 +84,7 @@ impl Caller {
             Self::Dialog => "Dialog",
             Self::Api => "API",
             Self::Operator => "Operator",
+            Self::Meet => "Meet-compatible",
         }
     }
 
@@ -60,6 +94,9 @@ impl Caller {
             Self::Dialog => "Where the person's browser goes; the answers are pages and redirects.",
             Self::Api => "Checks and revokes access tokens.",
             Self::Operator => "Health, figures, and this description.",
+            Self::Meet => {
+                "What the Outlook add-in of La Suite Meet speaks; its errors are `detail`."
+            }
         }
     }
 }
@@ -74,6 +111,10 @@ enum Credentials {
     Client,
     /// Taken when it is there.
     ClientIfAny,
+    /// Session ID and session token as client credentials.
+    SessionAsClient,
+    /// The cookie of the meet-compatible surface.
+    Cookie,
 }
 
 impl Credentials {
@@ -85,6 +126,8 @@ impl Credentials {
             Self::AccessToken => vec![one("access_token")],
             Self::Client => vec![one("client")],
             Self::ClientIfAny => vec![SecurityRequirement::default(), one("client")],
+            Self::SessionAsClient => vec![one("session_as_client")],
+            Self::Cookie => vec![one("addons_session")],
         }
     }
 
@@ -95,6 +138,8 @@ impl Credentials {
             Self::AccessToken => "access token as bearer",
             Self::Client => "client credentials (Basic)",
             Self::ClientIfAny => "client credentials (Basic), optional",
+            Self::SessionAsClient => "session ID and session token (Basic)",
+            Self::Cookie => "session cookie and `X-CSRFToken`",
         }
     }
 }
@@ -186,6 +231,18 @@ impl Call {
         self
     }
 
+    /// Refusals of the meet-compatible surface.
+    fn details(mut self, statuses: &[&'static str]) -> Self {
+        for status in statuses {
+            self = self.answer(status, reason(status), Some((JSON, "Detail")));
+        }
+        self
+    }
+
+    fn csrf(self) -> Self {
+        self.parameter(ParameterIn::Header, "X-CSRFToken", "The session's `csrf_token`.", string)
+    }
+
     /// Refusals as pages.
     fn error_pages(mut self, statuses: &[&'static str]) -> Self {
         for status in statuses {
@@ -228,9 +285,9 @@ fn wait() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(60))
 }
 
-/// Every call of the native surface.
+/// Every call.
 fn calls() -> Vec<Call> {
-    use Caller::{AddIn, Api, Dialog, Operator};
+    use Caller::{AddIn, Api, Dialog, Meet, Operator};
     use HttpMethod::{Delete, Get, Post};
     let json = |schema| Some((JSON, schema));
     let page = Some((HTML, "Page"));
@@ -333,6 +390,14 @@ fn calls() -> Vec<Call> {
             .with(Credentials::AccessToken)
             .answer("200", "The token is good; `X-Auth-*` headers say whose it is.", None)
             .problems(&["401", "500", "503"]),
+        Call::new(Post, "/addons/token", AddIn, "A new access token for a refresh token")
+            .with(Credentials::SessionAsClient)
+            .body(FORM, "RefreshForm", true)
+            .answer("200", "The tokens; the refresh token sent is used up.", json("Tokens"))
+            .answer("400", reason("400"), json("OAuthError"))
+            .answer("401", reason("401"), json("OAuthError"))
+            // The body's limits answer before the call is looked at.
+            .problems(&["400", "413", "500", "503"]),
         Call::new(Post, "/addons/introspect", Api, "Introspection (RFC 7662)")
             .with(Credentials::Client)
             .body(FORM, "TokenForm", true)
@@ -363,6 +428,60 @@ fn calls() -> Vec<Call> {
             "OpenAPI 3.1.",
             json("Object"),
         ),
+        Call::new(Get, "/metrics", Operator, "Figures for Prometheus").answer(
+            "200",
+            "OpenMetrics text.",
+            Some((METRICS, "Page")),
+        ),
+        Call::new(Post, "/api/v1.0/addons/sessions/init/", Meet, "Creates a session")
+            .answer("201", "The tokens; the session is a cookie.", json("Initialised"))
+            .details(&["429", "503"]),
+        Call::new(Post, "/api/v1.0/addons/sessions/poll/", Meet, "Whether there is a token yet")
+            .with(Credentials::Cookie)
+            .csrf()
+            .answer("200", "The token, once.", json("Authenticated"))
+            .answer("202", "Nothing yet.", json("Pending"))
+            .details(&["400", "401", "404", "503"]),
+        Call::new(Get, "/api/v1.0/addons/sessions/events/", Meet, "The same as a stream of events")
+            .with(Credentials::Cookie)
+            .csrf()
+            .answer("200", "As on the native surface.", Some(("text/event-stream", "EventStream")))
+            .answer("204", "The token was acknowledged.", None)
+            .details(&["400", "401", "404", "429", "503"]),
+        Call::new(Get, "/api/v1.0/addons/sessions/ws/", Meet, "The same as a WebSocket")
+            .with(Credentials::Cookie)
+            .answer("101", "As on the native surface; `csrf.<csrf_token>` is a subprotocol.", None)
+            .problems(&["400"]),
+        Call::new(
+            Post,
+            "/api/v1.0/addons/sessions/exchange/",
+            Meet,
+            "The logged-in browser fulfils",
+        )
+        .csrf()
+        .body(JSON, "Exchange", true)
+        .answer("200", "The session has its token.", json("Object"))
+        .details(&["400", "401", "403", "404", "503"])
+        .problems(&["413"]),
+        Call::new(Get, "/api/v1.0/authenticate/", Meet, "Logs the browser in")
+            .query("returnTo", "Where to go afterwards; must be allowed.")
+            .answer("302", "To the OpenID provider.", None)
+            .details(&["400", "503"])
+            .error_pages(&["502"]),
+        Call::new(Get, "/api/v1.0/callback/", Meet, "The provider sends the browser back")
+            .query("state", "As sent to the provider.")
+            .query("code", "The authorization code.")
+            .query("iss", "The provider's issuer (RFC 9207).")
+            .query("error", "Why the provider gives no code.")
+            .query("error_description", "The same for people.")
+            .answer("302", "To `returnTo`, or to the error page.", None)
+            .error_pages(&["400"])
+            .details(&["503"]),
+        Call::new(Get, "/api/v1.0/logout/", Meet, "Ends the browser login")
+            .query("returnTo", "Where to go afterwards.")
+            .answer("200", "Done.", json("Object"))
+            .answer("302", "Onwards.", None)
+            .details(&["400"]),
         Call::new(Get, "/docs", Operator, "This description for people").answer(
             "200",
             "The page.",
@@ -404,6 +523,35 @@ fn components() -> Components {
         let property = ObjectBuilder::new().schema_type(kind).description(Some(description));
         object.property(name, property).required(name)
     });
+    let refresh_token =
+        || string().description(Some("For `POST /addons/token`, where refresh tokens are on."));
+    let authenticated = authenticated.property("refresh_token", refresh_token());
+    let tokens = object(&[
+        ("access_token", Type::String, "The access token."),
+        ("refresh_token", Type::String, "Takes the place of the one that was sent."),
+        ("token_type", Type::String, "`Bearer`."),
+        ("expires_in", Type::Integer, "Remaining life in seconds."),
+        ("scope", Type::String, "Scopes, separated by spaces."),
+        ("authenticated_at", Type::Integer, "End of the login, Unix time in milliseconds."),
+    ]);
+    let oauth_error = object(&[
+        ("error", Type::String, "Code of RFC 6749 section 5.2."),
+        ("error_description", Type::String, "The same for people."),
+        ("type", Type::String, "Stable name of the problem."),
+        ("title", Type::String, "The same for people."),
+        ("status", Type::Integer, "The HTTP status."),
+        ("detail", Type::String, "As `error_description`."),
+    ]);
+    let refresh_form = object(&[
+        ("grant_type", Type::String, "`refresh_token`."),
+        ("refresh_token", Type::String, "The newest refresh token."),
+    ])
+    .property("client_id", string().description(Some("The session ID, if not by Basic.")))
+    .property("client_secret", string().description(Some("The session token, if not by Basic.")));
+    let initialised = object(&[
+        ("transit_token", Type::String, "Enters the session, once."),
+        ("csrf_token", Type::String, "Reads it, together with the cookie."),
+    ]);
     let failed = state("failed")
         .property("error", string().description(Some("A code, such as `access_denied`.")))
         .property("error_description", string().description(Some("The same for people.")))
@@ -434,10 +582,9 @@ fn components() -> Components {
                 .build(),
         )
     };
-    let basic = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Basic)
-        .description(Some("Client of introspection and revocation."))
-        .build();
+    let basic = |description: &str| {
+        HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some(description)).build()
+    };
     ComponentsBuilder::new()
         .schema_from::<CreateRequest>()
         .schema_from::<CreateResponse>()
@@ -457,6 +604,12 @@ fn components() -> Components {
             object(&[("active", Type::Boolean, "Whether it is.")]).additional_properties(open()),
         )
         .schema("TokenForm", object(&[("token", Type::String, "The access token.")]))
+        .schema("Tokens", tokens)
+        .schema("OAuthError", oauth_error)
+        .schema("RefreshForm", refresh_form)
+        .schema("Initialised", initialised)
+        .schema("Exchange", object(&[("transit_token", Type::String, "As given by `init`.")]))
+        .schema("Detail", object(&[("detail", Type::String, "What is wrong, for people.")]))
         .schema(
             "Decision",
             object(&[
@@ -477,14 +630,22 @@ fn components() -> Components {
         .schema("EventStream", string())
         .security_scheme("session_token", bearer("Session token of a bound session."))
         .security_scheme("access_token", bearer("Access token that the relay delivered."))
-        .security_scheme("client", SecurityScheme::Http(basic))
+        .security_scheme("client", SecurityScheme::Http(basic("Introspection or revocation.")))
+        .security_scheme(
+            "session_as_client",
+            SecurityScheme::Http(basic("Session ID as user name, session token as password.")),
+        )
+        .security_scheme(
+            "addons_session",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("addonsSid"))),
+        )
         .build()
 }
 
 /// The OpenAPI document. `server` is the public URL.
-pub fn document(server: &str) -> OpenApi {
+pub fn document(server: &str, optional: Optional) -> OpenApi {
     let mut paths = Paths::new();
-    for call in calls() {
+    for call in calls().into_iter().filter(|call| optional.has(call)) {
         let mut operation = OperationBuilder::new()
             .operation_id(Some(operation_id(&call)))
             .tag(call.caller.name())
@@ -524,6 +685,11 @@ pub fn document(server: &str) -> OpenApi {
                 let content = Content::new(Some(Ref::from_schema_name(schema)));
                 response = response.content(media_type, content);
             }
+            if (call.path, answer.status) == ("/addons/sessions", "201") {
+                response = links()
+                    .into_iter()
+                    .fold(response, |response, (name, link)| response.link(name, link));
+            }
             responses.responses.insert(answer.status.to_owned(), response.build().into());
         }
         operation = operation.responses(responses);
@@ -543,6 +709,21 @@ pub fn document(server: &str) -> OpenApi {
         .build()
 }
 
+/// Where a new session leads.
+fn links() -> Vec<(&'static str, Link)> {
+    let link = |operation: &str, parameter: &str, expression: &str| {
+        LinkBuilder::new().operation_id(operation).parameter(parameter, expression).build()
+    };
+    let session = "$response.body#/session_id";
+    vec![
+        ("poll", link("get_addons_sessions_session_id", "session_id", session)),
+        ("end", link("delete_addons_sessions_session_id", "session_id", session)),
+        ("events", link("get_addons_sessions_session_id_events", "session_id", session)),
+        ("websocket", link("get_addons_sessions_session_id_ws", "session_id", session)),
+        ("transit", link("get_addons_transit", "transit_token", "$response.body#/transit_token")),
+    ]
+}
+
 /// `get_addons_sessions_session_id` and so on: stable, and good as a name in generated clients.
 fn operation_id(call: &Call) -> String {
     let words = call.path.split(|character: char| !character.is_ascii_alphanumeric());
@@ -555,7 +736,7 @@ fn operation_id(call: &Call) -> String {
 /// `GET /openapi.json`.
 pub async fn openapi(State(app): State<AppState>) -> Response {
     let headers = [("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")];
-    (headers, Json(document(app.public_url.as_str()))).into_response()
+    (headers, Json(document(app.public_url.as_str(), Optional::of(&app)))).into_response()
 }
 
 struct Group {
@@ -575,16 +756,24 @@ struct Docs {
 
 /// `GET /docs`.
 pub async fn docs(State(app): State<AppState>) -> Result<Response, Problem> {
-    let groups = Caller::ALL.map(|caller| Group {
-        name: caller.name(),
-        description: caller.description(),
-        calls: calls().into_iter().filter(|call| call.caller == caller).collect(),
-    });
+    let optional = Optional::of(&app);
+    let groups = Caller::ALL
+        .map(|caller| Group {
+            name: caller.name(),
+            description: caller.description(),
+            calls: calls()
+                .into_iter()
+                .filter(|call| call.caller == caller && optional.has(call))
+                .collect(),
+        })
+        .into_iter()
+        .filter(|group| !group.calls.is_empty())
+        .collect();
     let page = Docs {
         base: app.public_url.path().trim_end_matches('/').to_owned(),
         version: env!("CARGO_PKG_VERSION"),
         assets: super::assets::version(),
-        groups: groups.into(),
+        groups,
     };
     let html = page.render().map_err(|error| {
         tracing::error!(%error, "page not rendered");
@@ -607,7 +796,7 @@ mod tests {
     use crate::{http::streams::Told, session::Failure};
 
     fn described() -> Value {
-        serde_json::to_value(document("http://127.0.0.1/")).unwrap()
+        serde_json::to_value(document("http://127.0.0.1/", Optional::ALL)).unwrap()
     }
 
     #[test]
@@ -624,6 +813,61 @@ mod tests {
             count += 1;
         }
         assert!(count > 50, "{count}");
+    }
+
+    /// The paths and methods that a source file routes, read from its text: a router does not tell.
+    fn routed(source: &str) -> Vec<(String, Vec<&'static str>)> {
+        source
+            .split(".route(")
+            .skip(1)
+            .map(|rest| {
+                // Up to the parenthesis that closes `.route(`.
+                let mut depth = 1;
+                let end = rest.char_indices().find_map(|(index, character)| {
+                    depth += i32::from(character == '(') - i32::from(character == ')');
+                    (depth == 0).then_some(index)
+                });
+                let call = &rest[..end.unwrap()];
+                let name = call.split('"').nth(1).unwrap();
+                let path = match call.trim_start().starts_with("&route(") {
+                    true => format!("/api/v1.0/addons/sessions/{name}/"),
+                    false => name.to_owned(),
+                };
+                let methods = [("get(", "GET"), ("post(", "POST"), ("delete(", "DELETE")]
+                    .into_iter()
+                    .filter(|(word, _)| call.contains(word))
+                    .map(|(_, method)| method)
+                    .collect();
+                (path, methods)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let sources = [include_str!("mod.rs"), include_str!("meet.rs")];
+        let mut served = std::collections::BTreeSet::new();
+        for (path, methods) in sources.into_iter().flat_map(routed) {
+            assert!(!methods.is_empty(), "{path}");
+            // Two calls answer with and without the slash at the end; one form is described.
+            let path = match path.as_str() {
+                "/addons/sessions/" => "/addons/sessions".to_owned(),
+                "/addons/transit" => "/addons/transit/".to_owned(),
+                _ => path,
+            };
+            served.extend(methods.into_iter().map(|method| (path.clone(), method)));
+        }
+        let described: std::collections::BTreeSet<_> =
+            calls().iter().map(|call| (call.path.to_owned(), call.name())).collect();
+        assert_eq!(served, described);
+    }
+
+    #[test]
+    fn links_lead_to_operations() {
+        let names: Vec<_> = calls().iter().map(operation_id).collect();
+        for (name, link) in links() {
+            assert!(names.contains(&link.operation_id), "{name}");
+        }
     }
 
     #[test]

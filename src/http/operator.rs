@@ -33,12 +33,14 @@ pub async fn readyz(State(app): State<AppState>) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
+/// Media type of the metrics.
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// `GET /metrics`: Prometheus. Asks the store for a sign of life, so that what is said of it is true
 /// whoever else asks.
 pub async fn metrics(State(app): State<AppState>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let store = app.relay.store();
     app.metrics.store_answered(store.ping().await.is_ok());
     let text = app.metrics.encode(store.held());
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }

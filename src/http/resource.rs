@@ -97,10 +97,12 @@ pub async fn verify(State(app): State<AppState>, headers: HeaderMap) -> Response
         ("x-auth-email", claims.extra.get("email").and_then(|email| email.as_str())),
     ];
     for (name, value) in fields {
-        // A claim that is no header value (line breaks) is left out rather than mangled.
-        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_bytes(value.as_bytes())) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
-        }
+        // All are always there: a proxy that copies one which is not may pass on something else in
+        // its place, such as what the client sent. A claim that is no header value (line breaks) is
+        // left out rather than mangled.
+        let value = HeaderValue::from_bytes(value.unwrap_or_default().as_bytes())
+            .unwrap_or(HeaderValue::from_static(""));
+        response.headers_mut().insert(HeaderName::from_static(name), value);
     }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

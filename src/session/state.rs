@@ -103,3 +103,36 @@ impl std::fmt::Debug for SealedPayload {
         write!(formatter, "SealedPayload({} bytes)", self.0.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a version without traces knows of a session.
+    #[derive(Serialize, Deserialize)]
+    struct Earlier {
+        profile: Profile,
+        user_code: Option<UserCode>,
+        client_name: Option<String>,
+        origin: Option<String>,
+    }
+
+    #[test]
+    fn versions_with_and_without_traces_read_each_other() {
+        let earlier = Earlier {
+            profile: Profile::Bound,
+            user_code: None,
+            client_name: Some("Add-in".to_owned()),
+            origin: None,
+        };
+        let kept = serde_json::to_string(&earlier).unwrap();
+        let mut info: SessionInfo = serde_json::from_str(&kept).unwrap();
+        assert_eq!(info.trace, None);
+        assert_eq!(serde_json::to_string(&info).unwrap(), kept, "without a trace nothing is added");
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        info.trace = TraceContext::parse(parent);
+        let kept = serde_json::to_string(&info).unwrap();
+        assert!(serde_json::from_str::<Earlier>(&kept).is_ok());
+        assert_eq!(serde_json::from_str::<SessionInfo>(&kept).unwrap(), info);
+    }
+}

@@ -506,6 +506,45 @@ mod tests {
     }
 
     #[test]
+    fn traces_are_off_unless_an_endpoint_says_where_to() {
+        let load =
+            |pairs: &[(&str, &str)]| Settings::load(environment(pairs), None).unwrap().traces;
+        assert!(
+            load(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER", "always_on")]).is_none()
+        );
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let traces = load(&[endpoint]).unwrap();
+        assert_eq!(traces.service_name, "token-relay");
+        assert_eq!(traces.sampler, Sampler::ParentBasedAlwaysOn);
+        assert!(load(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).is_none());
+        let traces = load(&[
+            endpoint,
+            ("TOKEN_RELAY_OTLP_ENDPOINT", "https://traces.example/base"),
+            ("TOKEN_RELAY_OTLP_HEADERS", "authorization=Bearer hunter2, x-tenant=a=b"),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ]);
+        let traces = traces.unwrap();
+        assert_eq!(traces.endpoint.as_str(), "https://traces.example/base");
+        assert_eq!(traces.sampler, Sampler::ParentBasedRatio(0.25));
+        let headers = traces.headers.iter().map(|(name, value)| (name.as_str(), value.expose()));
+        let expected = [("authorization", "Bearer hunter2"), ("x-tenant", "a=b")];
+        assert_eq!(headers.collect::<Vec<_>>(), expected);
+        assert!(!format!("{traces:?}").contains("hunter2"));
+
+        let text = errors(&[
+            ("TOKEN_RELAY_OTLP_ENDPOINT", "ftp://collector"),
+            ("TOKEN_RELAY_OTLP_HEADERS", "hunter2"),
+            ("TOKEN_RELAY_OTEL_TRACES_SAMPLER", "sometimes"),
+            ("TOKEN_RELAY_OTEL_TRACES_SAMPLER_ARG", "2"),
+        ]);
+        for name in ["OTLP_ENDPOINT", "OTLP_HEADERS", "OTEL_TRACES_SAMPLER", "SAMPLER_ARG"] {
+            assert!(text.contains(&format!("{name}: expected")), "{name}: {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let text = Settings::load([], None).unwrap_err().to_string();
         assert!(

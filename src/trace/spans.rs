@@ -161,12 +161,12 @@ impl StoreCall {
             return;
         }
         let began = self.ended.checked_sub(self.took).unwrap_or(self.ended);
-        let builder = SpanBuilder::from_name(self.operation)
+        let builder = SpanBuilder::from_name(format!("store {}", self.operation))
             .with_kind(SpanKind::Client)
             .with_start_time(began)
             .with_attributes([
                 KeyValue::new("db.system.name", "redis"),
-                KeyValue::new("db.stored_procedure.name", self.operation),
+                KeyValue::new("db.operation.name", self.operation),
             ]);
         let mut span = tracer.build_with_context(builder, parent);
         if self.failed {
