@@ -285,7 +285,10 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
         assert_eq!(span.attribute("server.address"), Some("127.0.0.1"));
     }
     let hash = post.attribute("token_relay.session").unwrap();
-    assert!(first.log().contains(hash) && second.log().contains(hash));
+    for relay in [&first, &second] {
+        redis::eventually("the log names the session", || async { relay.log().contains(hash) })
+            .await;
+    }
     for span in [transit, callback, redirect, deliver, stream] {
         assert_eq!(span.attribute("token_relay.session"), Some(hash), "{}", span.name);
     }
@@ -493,6 +496,10 @@ async fn a_log_line_in_json_names_its_trace() {
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     let transit = "GET /addons/transit/";
     let spans = receiver.until(&[transit]).await;
+    redis::eventually("the last line is read", || async {
+        relay.log().contains("dialog ended with an error page")
+    })
+    .await;
     let log = relay.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
     let lines = lines.collect::<Vec<_>>();
