@@ -1,4 +1,4 @@
-//! Command line: `serve`, `demo`, `check-config`, `settings`, `openapi`,
+//! Command line: `serve`, `demo`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use token_relay::{
     app,
+    client::terminal::{self, LoginError, LoginOptions},
     http::openapi,
     settings::{Settings, environment, reachable},
     trace::log::WithTrace,
@@ -27,6 +28,9 @@ const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
+
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Pushes the result of a browser sign-in to the add-in that waits for it.
 #[derive(Parser)]
@@ -53,6 +57,8 @@ enum Command {
         #[arg(long)]
         no_open: bool,
     },
+    /// Sign in through a relay and print the access token
+    Login(Login),
     /// Say what would be served with, secrets hidden
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
@@ -71,6 +77,28 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(clap::Args)]
+struct Login {
+    /// Public URL of the relay
+    #[arg(default_value = "http://127.0.0.1:8080")]
+    relay: url::Url,
+    /// What the dialog says that the person signs in to
+    #[arg(long, value_name = "NAME", default_value = "token-relay login")]
+    client_name: String,
+    /// Do not ask the person to compare a code
+    #[arg(long)]
+    no_confirm: bool,
+    /// Do not open a browser
+    #[arg(long)]
+    no_open: bool,
+    /// Print lines of JSON for scripts: one when the sign-in begins, one when it ends
+    #[arg(long)]
+    json: bool,
+    /// Keep the token in this file, for its owner only, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -105,6 +133,23 @@ fn main() -> ExitCode {
                 let options = DemoOptions { listen, provider_listen, open: !no_open };
                 match token_relay::demo::run(options).await {
                     Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
+        Command::Login(login) => {
+            let options = LoginOptions {
+                relay: login.relay,
+                client_name: login.client_name,
+                confirm: !login.no_confirm,
+                open: !login.no_open,
+                json: login.json,
+                store: login.store,
+            };
+            run(async move {
+                match terminal::login(&options).await {
+                    // As a shell reports a program that Ctrl-C ended.
+                    Err(LoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
                     ended => ended.map(|()| ExitCode::SUCCESS),
                 }
             })

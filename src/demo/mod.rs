@@ -13,6 +13,7 @@ pub use provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
     app::{self, AppError, Server},
+    client::browser,
     http::meet,
     session::SessionToken,
     settings::{Settings, SettingsErrors},
@@ -63,7 +64,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
     app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {
-        open_browser(&url);
+        browser::open(&url);
     }
     Ok(app::until_told(server).await?)
 }
@@ -100,17 +101,4 @@ pub async fn start(
         }
     });
     Ok((server, issuer))
-}
-
-fn open_browser(url: &str) {
-    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let spawned = std::process::Command::new(opener)
-        .arg(url)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn();
-    if let Err(error) = spawned {
-        tracing::debug!(%error, "no browser opened");
-    }
 }

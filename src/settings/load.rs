@@ -464,7 +464,8 @@ fn secure_url(source: &mut Source, name: &str) -> Option<Url> {
     None
 }
 
-fn is_secure(url: &Url) -> bool {
+/// Whether secrets may go to `url`: by `https`, or within this machine.
+pub(crate) fn is_secure(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),

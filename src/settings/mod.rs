@@ -13,6 +13,7 @@ use std::{
 };
 
 pub use load::Described;
+pub(crate) use load::is_secure;
 pub use source::{SettingsError, SettingsErrors, environment};
 pub use table::markdown;
 

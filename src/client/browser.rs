@@ -1,0 +1,26 @@
+//! Opens the person's browser.
+
+use std::process::{Command, Stdio};
+
+/// Opens `url` in the browser that the desktop prefers. False when there is none to be had: then the
+/// person opens it.
+pub fn open(url: &str) -> bool {
+    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let spawned = Command::new(opener)
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    match spawned {
+        Ok(mut child) => {
+            // Some openers stay until the browser ends.
+            std::thread::spawn(move || child.wait());
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no browser opened");
+            false
+        }
+    }
+}
