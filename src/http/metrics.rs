@@ -246,6 +246,15 @@ impl Metrics {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
         // From the start, so that the first of its kind is an increase.
+        for outcome in [
+            LoginOutcome::Succeeded,
+            LoginOutcome::Denied,
+            LoginOutcome::ProviderFailed,
+            LoginOutcome::StoreFailed,
+            LoginOutcome::TooLate,
+        ] {
+            drop(metrics.logins.get_or_create(&ByOutcome { outcome }));
+        }
         for state in STATES {
             drop(metrics.transitions.get_or_create(&ByState { state }));
         }

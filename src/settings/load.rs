@@ -407,6 +407,10 @@ fn clients(source: &mut Source) -> Vec<(String, Secret)> {
 }
 
 fn traces(source: &mut Source) -> Option<TraceSettings> {
+    // Variables of the specification may stand in every environment and concern others.
+    if !source.has("OTLP_ENDPOINT") {
+        return None;
+    }
     let sampler = source.text("OTEL_TRACES_SAMPLER");
     let ratio = source.parse("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1").unwrap_or(1.0);
     if !(0.0..=1.0).contains(&ratio) {
@@ -511,7 +515,8 @@ mod tests {
         let load =
             |pairs: &[(&str, &str)]| Settings::load(environment(pairs), None).unwrap().traces;
         assert!(
-            load(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER", "always_on")]).is_none()
+            load(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER", "somebody_elses")])
+                .is_none()
         );
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         let traces = load(&[endpoint]).unwrap();
