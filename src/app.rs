@@ -203,15 +203,25 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 /// # Errors
 /// When signals cannot be listened to.
 pub async fn until_told(server: Server) -> Result<(), AppError> {
+    told_to_end()?.await;
+    server.shut_down().await;
+    Ok(())
+}
+
+/// Ends with SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub fn told_to_end() -> Result<impl Future<Output = ()>, AppError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    server.shut_down().await;
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Prints a line for people and scripts on standard output. Nobody may be reading.

@@ -1,4 +1,4 @@
-//! Command line: `serve`, `demo`, `login`, `check-config`, `settings`, `openapi`,
+//! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
 use std::{
@@ -57,6 +57,9 @@ enum Command {
         #[arg(long)]
         no_open: bool,
     },
+    /// Serve the demo's OpenID provider alone, beside a deployment that is being tried
+    #[cfg(feature = "demo")]
+    DemoProvider(DemoProvider),
     /// Sign in through a relay and print the access token
     Login(Login),
     /// Say what would be served with, secrets hidden
@@ -77,6 +80,26 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[cfg(feature = "demo")]
+#[derive(clap::Args)]
+struct DemoProvider {
+    /// Address of the provider
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Its URL, as browsers and the relay reach it
+    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    issuer: String,
+    /// Client ID of the relay
+    #[arg(long, default_value = "token-relay")]
+    client_id: String,
+    /// File with the client secret of the relay
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: PathBuf,
+    /// Where the person is sent back to: <PUBLIC_URL>/callback
+    #[arg(long, value_name = "URL", required = true)]
+    redirect_uri: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -136,6 +159,21 @@ fn main() -> ExitCode {
                     ended => ended.map(|()| ExitCode::SUCCESS),
                 }
             })
+        }
+        #[cfg(feature = "demo")]
+        Command::DemoProvider(provider) => {
+            use token_relay::demo::{ProviderOptions, RegisteredClient, run_provider};
+            let secret = match std::fs::read_to_string(&provider.client_secret_file) {
+                Ok(secret) => secret.trim_end().to_owned(),
+                Err(error) => {
+                    let file = provider.client_secret_file.display();
+                    return bad_settings(&format!("{file}: {error}"));
+                }
+            };
+            let (id, redirect_uris) = (provider.client_id, provider.redirect_uri);
+            let client = RegisteredClient { id, secret, redirect_uris };
+            let DemoProvider { listen, issuer, .. } = provider;
+            run(run_provider(ProviderOptions { listen, issuer, client }))
         }
         Command::Login(login) => {
             let options = LoginOptions {

@@ -340,7 +340,7 @@ async fn the_example_does_what_it_says() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("built by `cargo test`; with `--test terminal` add `--examples`");
+        .expect("built by `cargo test` when it is not told which targets");
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let url = stderr.next().unwrap().unwrap();
     let browser = Browser::default();

@@ -102,3 +102,29 @@ pub async fn start(
     });
     Ok((server, issuer))
 }
+
+/// What `token-relay demo-provider` takes from the command line.
+#[derive(Clone, Debug)]
+pub struct ProviderOptions {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its issuer URL, as browsers and the relay reach it.
+    pub issuer: String,
+    /// The one client that it knows.
+    pub client: RegisteredClient,
+}
+
+/// Runs the provider alone, for a deployment that is being tried, until a signal.
+///
+/// # Errors
+/// When it does not start.
+pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
+    let ProviderOptions { listen: address, issuer, client } = options;
+    let unusable = |source| DemoError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(unusable)?;
+    let bound = listener.local_addr().map_err(unusable)?;
+    let router = Provider::new(&issuer, client, false)?.router();
+    app::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
+    let told = app::told_to_end()?;
+    axum::serve(listener, router).with_graceful_shutdown(told).await.map_err(unusable)
+}

@@ -5,6 +5,7 @@
 //! [`App`]; calls `login`, `token` and `relay`.
 
 pub mod assets;
+pub mod client_credentials;
 pub mod connection;
 mod cookies;
 pub mod dialog;

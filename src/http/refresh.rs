@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{
-    App, AppState, dialog::single, metrics::RefreshOutcome, middleware::LimitedBody,
-    problem::Problem, resource,
+    App, AppState, client_credentials, dialog::single, metrics::RefreshOutcome,
+    middleware::LimitedBody, problem::Problem, resource,
 };
 use crate::{
     session::{Digest, SessionId, SessionToken},
@@ -84,7 +84,7 @@ fn client(headers: &HeaderMap, form: Option<&str>) -> Result<(SessionId, Session
         if single(form, "client_secret").is_some() {
             return Err(Refused::InvalidRequest("The client authenticates in one way, not two."));
         }
-        resource::basic_credentials(headers).ok_or(Refused::InvalidClient)?
+        client_credentials::basic(headers).pop().ok_or(Refused::InvalidClient)?
     } else {
         single(form, "client_id")
             .zip(single(form, "client_secret"))
