@@ -16,6 +16,7 @@ use token_relay::{
     client::terminal::{self, LoginError, LoginOptions},
     http::openapi,
     settings::{Settings, Snapshot, environment},
+    trace::log::WithTrace,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -270,7 +271,7 @@ fn log_to_stderr(json: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(wanted).map_err(|error| format!("{LOG}: {error}"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        log.json().init();
+        log.json().map_event_format(WithTrace).init();
     } else {
         log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     }
