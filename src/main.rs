@@ -5,7 +5,6 @@ mod healthcheck;
 
 use std::{
     io::{ErrorKind, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -52,10 +51,10 @@ enum Command {
     Demo {
         /// Address of the relay
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        listen: std::net::SocketAddr,
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
-        provider_listen: SocketAddr,
+        provider_listen: std::net::SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
@@ -90,7 +89,7 @@ enum Command {
 struct DemoProvider {
     /// Address of the provider
     #[arg(long, default_value = "127.0.0.1:8081")]
-    listen: SocketAddr,
+    listen: std::net::SocketAddr,
     /// Its URL, as browsers and the relay reach it
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     issuer: String,
