@@ -22,7 +22,7 @@ use token_relay::{
     },
     relay::{CreateSession, Reader},
     session::{Profile, SessionId, SessionKey, SessionToken, TransitToken},
-    settings::Settings,
+    settings::Snapshot,
     token::{Forge, KeyRing, Purpose, SigningKeys, Subject, TokenResponse, Verifier},
 };
 use tokio::runtime::Runtime;
@@ -37,9 +37,9 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// What the handlers of a running service share.
 static APP: LazyLock<AppState> = LazyLock::new(|| {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings::demo(listen, "http://127.0.0.1:1", "bench", "secret", []);
+    let snapshot = Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", []);
     RUNTIME.block_on(async {
-        let server = Server::start(settings.expect("settings")).await.expect("a service");
+        let server = Server::start(snapshot.expect("settings").settings).await.expect("a service");
         Arc::clone(server.app())
     })
 });

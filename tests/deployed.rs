@@ -48,6 +48,37 @@ async fn every_metric_named_in_deploy_is_served() {
     }
 }
 
+/// `promtool` of the search path, or where `./tests/run install` puts it.
+fn promtool() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("target/tools/bin/promtool");
+    let mut command = if own.exists() { Command::new(own) } else { Command::new("promtool") };
+    command.current_dir(root);
+    command
+}
+
+#[test]
+fn the_alerts_are_valid_and_fire_when_they_should() {
+    for arguments in [
+        ["check", "rules", "deploy/prometheus/alerts.yaml"],
+        ["test", "rules", "tests/support/alerts.test.yaml"],
+    ] {
+        let output = promtool().args(arguments).output();
+        let output = output.expect("install promtool: ./tests/run install");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+    }
+    // None is without a test.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = std::fs::read_to_string(root.join("deploy/prometheus/alerts.yaml")).unwrap();
+    let tests = std::fs::read_to_string(root.join("tests/support/alerts.test.yaml")).unwrap();
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let untested = alerts
+        .filter(|alert| !tests.contains(&format!("alertname=\"{alert}\"")))
+        .collect::<Vec<_>>();
+    assert_eq!(untested, [""; 0]);
+}
+
 #[test]
 fn every_setting_named_in_deploy_exists() {
     let output =
@@ -63,4 +94,77 @@ fn every_setting_named_in_deploy_exists() {
         // Only a Kubernetes variable that is mentioned to say that it is none of ours.
         assert!(name == "PORT" || table.contains(&row), "no setting {name}");
     }
+}
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let directory = support::redis::Directory::new();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/token-relay.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let installed = "/usr/local/bin/token-relay";
+    assert!(unit.contains(installed));
+    // It must be able to find the program.
+    let unit = unit.replace(installed, env!("CARGO_BIN_EXE_token-relay"));
+    let path = directory.file("token-relay.service");
+    std::fs::write(&path, unit).unwrap();
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&path).output();
+        output.expect("systemd-analyze runs; install the package systemd")
+    };
+    let verified = analyze(&["verify", "--man=no"]);
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+    // In tenths; what systemd calls "OK" ends at 4.9.
+    let exposed = analyze(&["security", "--offline=true", "--threshold=20"]);
+    assert!(exposed.status.success(), "{}", String::from_utf8_lossy(&exposed.stdout));
+}
+
+/// The processes of `compose.yaml` without containers: two relays, Redis, the provider.
+#[tokio::test]
+async fn the_provider_of_the_sample_deployment_signs_people_in() {
+    let store = support::redis::Server::start(&[]).await;
+    let directory = support::redis::Directory::new();
+    let secret = directory.file("oidc_client_secret");
+    std::fs::write(&secret, "a secret of the tests of 32 characters or more\n").unwrap();
+    let [provider_port, first_port, second_port] = [(); 3].map(|()| support::redis::free_port());
+    let issuer = format!("http://127.0.0.1:{provider_port}");
+    // What both relays call themselves; no proxy stands between in this test.
+    let public_url = format!("http://127.0.0.1:{first_port}");
+    let _provider = Process::start(
+        &[
+            "demo-provider",
+            &format!("--listen=127.0.0.1:{provider_port}"),
+            &format!("--issuer={issuer}"),
+            &format!("--client-secret-file={secret}"),
+            &format!("--redirect-uri={public_url}/callback"),
+        ],
+        &[],
+    );
+    let relay = |port: u16| {
+        Process::start(
+            &["serve"],
+            &[
+                ("TOKEN_RELAY_LISTEN", &format!("127.0.0.1:{port}")),
+                ("TOKEN_RELAY_PUBLIC_URL", &public_url),
+                ("TOKEN_RELAY_OIDC_ISSUER", &issuer),
+                ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
+                ("TOKEN_RELAY_OIDC_CLIENT_SECRET_FILE", &secret),
+                ("TOKEN_RELAY_REDIS_URL", &store.url()),
+                ("TOKEN_RELAY_COOKIE_KEYS_FILE", &secret),
+                ("TOKEN_RELAY_SEALING_KEYS_FILE", &secret),
+                ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+                ("TOKEN_RELAY_SIGNING_KEY_FILE", &secret),
+            ],
+        )
+    };
+    let (first, second) = (relay(first_port), relay(second_port));
+    let session = create(&second.url, None).await;
+    let mut events = support::Events::open(
+        &text(&session, "events_url").replace(&public_url, &second.url),
+        None,
+    )
+    .await;
+    let page = Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
+    assert_eq!(page.url.path(), "/addons/success", "{}", first.log());
+    assert_eq!(events.next().await.unwrap().name, "authenticated");
 }

@@ -19,6 +19,7 @@ use token_relay::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream},
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
 };
 
 use crate::ending::token;
@@ -38,8 +39,8 @@ pub async fn run(arguments: Arguments) {
     let Arguments { listen, provider_listen, orders } = arguments;
     assert!(listen.ip().is_loopback() && orders.ip().is_loopback(), "loopback only");
     let options = DemoOptions { listen, provider_listen, open: false };
-    let (server, _) =
-        demo::start(options, token_relay::settings::environment()).await.expect("the relay starts");
+    let started = demo::start(options, token_relay::settings::environment()).await;
+    let server = started.expect("the relay starts").server;
     let app = Arc::clone(server.app());
     let listener = TcpListener::bind(orders).await.expect("an address");
     println!("listening on http://{listen}");
@@ -48,8 +49,10 @@ pub async fn run(arguments: Arguments) {
             tokio::spawn(obey(socket, Arc::clone(&app)));
         }
     });
-    token_relay::app::until_told(server).await.expect("signals");
+    let mut terminate = signal(SignalKind::terminate()).expect("signals");
+    terminate.recv().await;
     accepting.abort();
+    server.shut_down().await;
 }
 
 async fn obey(socket: TcpStream, app: AppState) {

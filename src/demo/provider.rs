@@ -17,10 +17,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::Utc;
 use ed25519_dalek::{
     SigningKey,
@@ -42,7 +39,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::session::{Digest, random_bytes};
+use crate::{
+    http::client_credentials,
+    session::{Digest, random_bytes},
+};
 
 /// How long a code can be redeemed.
 const CODE_LIFE: Duration = Duration::from_secs(60);
@@ -330,23 +330,15 @@ impl Provider {
     }
 
     fn authenticates_client(&self, headers: &HeaderMap, request: &TokenRequest) -> bool {
-        let basic = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "))
-            .and_then(|encoded| STANDARD.decode(encoded).ok())
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        let (id, secret) = match &basic {
-            Some(pair) => match pair.split_once(':') {
-                Some((id, secret)) => (id.to_owned(), secret.to_owned()),
-                None => return false,
-            },
-            None => (
-                request.client_id.clone().unwrap_or_default(),
-                request.client_secret.clone().unwrap_or_default(),
-            ),
-        };
+        let mut claimed = client_credentials::basic(headers);
+        if claimed.is_empty() {
+            let id = request.client_id.clone().unwrap_or_default();
+            claimed.push((id, request.client_secret.clone().unwrap_or_default()));
+        }
         let expected = Digest::of(self.client.secret.as_bytes());
-        id == self.client.id && expected.matches(&Digest::of(secret.as_bytes()))
+        claimed.iter().any(|(id, secret)| {
+            *id == self.client.id && expected.matches(&Digest::of(secret.as_bytes()))
+        })
     }
 
     /// Redeems a code, which is gone whatever comes of it (RFC 6749 §4.1.2).

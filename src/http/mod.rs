@@ -5,6 +5,8 @@
 //! [`App`]; calls `login`, `token` and `relay`.
 
 pub mod assets;
+pub mod asyncapi;
+pub mod client_credentials;
 pub mod connection;
 mod cookies;
 pub mod dialog;
@@ -19,9 +21,11 @@ pub mod refresh;
 pub mod resource;
 pub mod sessions;
 pub mod streams;
+pub mod tls;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     middleware::{from_fn, from_fn_with_state},
@@ -42,6 +46,7 @@ use crate::{
     relay::Relay,
     session::Digest,
     token::{Forge, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
+    trace::Tracing,
 };
 
 /// What all handlers share. Built once by `app`.
@@ -65,11 +70,13 @@ pub struct App {
     /// Refresh tokens, when they are on.
     pub refresh: Option<Refresh>,
     /// Clients of introspection and revocation: ID and digest of the secret.
-    pub introspection_clients: Vec<(String, Digest)>,
+    pub introspection_clients: ArcSwap<Vec<(String, Digest)>>,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.
-    pub metrics: metrics::Metrics,
+    pub metrics: Arc<metrics::Metrics>,
+    /// Traces, when they are on.
+    pub tracing: Option<Tracing>,
     /// Where the world reaches this service; ends in `/`.
     pub public_url: Url,
     /// Life of a session.
@@ -174,7 +181,10 @@ pub fn router(app: AppState) -> Router {
             get(streams::long_poll::poll).delete(sessions::end).head(no_head),
         )
         .route("/addons/sessions/{session_id}/events", get(streams::sse::events).head(no_head))
-        .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
+        .route(
+            "/addons/sessions/{session_id}/ws",
+            get(streams::websocket::websocket).connect(streams::websocket::websocket),
+        )
         .route("/addons/me", get(resource::me))
         .route("/addons/verify", get(resource::verify))
         .route("/addons/token", post(refresh::token))
@@ -197,6 +207,7 @@ pub fn router(app: AppState) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz))
         .route("/openapi.json", get(openapi::openapi))
+        .route("/asyncapi.json", get(asyncapi::asyncapi))
         .route("/docs", get(openapi::docs));
     let mut router =
         session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
@@ -210,10 +221,14 @@ pub fn router(app: AppState) -> Router {
     if app.demo_pane {
         router = router.merge(assets::demo_router());
     }
-    router
+    router = router
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .layer(from_fn(middleware::log))
+        .layer(from_fn(middleware::log));
+    if app.tracing.is_some() {
+        router = router.layer(from_fn_with_state(Arc::clone(&app), middleware::trace));
+    }
+    router
         .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .with_state(app)

@@ -13,12 +13,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{
-    App, AppState, dialog::single, metrics::RefreshOutcome, middleware::LimitedBody,
-    problem::Problem, resource,
+    App, AppState, client_credentials, dialog::single, metrics::RefreshOutcome,
+    middleware::LimitedBody, problem::Problem, resource,
 };
 use crate::{
     session::{Digest, SessionId, SessionToken},
     token::RefreshError,
+    trace,
 };
 
 /// Why no token is given (RFC 6749 §5.2).
@@ -83,7 +84,7 @@ fn client(headers: &HeaderMap, form: Option<&str>) -> Result<(SessionId, Session
         if single(form, "client_secret").is_some() {
             return Err(Refused::InvalidRequest("The client authenticates in one way, not two."));
         }
-        resource::basic_credentials(headers).ok_or(Refused::InvalidClient)?
+        client_credentials::basic(headers).pop().ok_or(Refused::InvalidClient)?
     } else {
         single(form, "client_id")
             .zip(single(form, "client_secret"))
@@ -105,6 +106,7 @@ async fn refresh(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Response
         None => return Err(Refused::InvalidRequest("Send one `grant_type`.")),
     }
     let (session, secret) = client(headers, Some(form))?;
+    trace::adopt(session.key(), None);
     let token = single(Some(form), "refresh_token")
         .ok_or(Refused::InvalidRequest("Send one `refresh_token`."))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

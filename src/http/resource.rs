@@ -8,11 +8,12 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{App, AppState, dialog::single, middleware::LimitedBody, problem::Problem};
+use super::{
+    App, AppState, client_credentials, dialog::single, middleware::LimitedBody, problem::Problem,
+};
 use crate::{session::Digest, token::Claims};
 
 /// Why a bearer token is refused (RFC 6750 §3.1).
@@ -108,27 +109,15 @@ pub async fn verify(State(app): State<AppState>, headers: HeaderMap) -> Response
     response
 }
 
-/// ID and secret of HTTP Basic client credentials (RFC 6749 §2.3.1).
-pub(super) fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
-    let decoded = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-        .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok())?;
-    let (id, secret) = decoded.split_once(':')?;
-    Some((id.to_owned(), secret.to_owned()))
-}
-
 /// Compares the secret in constant time.
 fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
-    let (id, secret) = basic_credentials(headers).ok_or(Problem::ClientUnauthorized)?;
-    let presented = Digest::of(secret.as_bytes());
-    let known = app
-        .introspection_clients
-        .iter()
-        .any(|(known_id, digest)| *known_id == id && digest.matches(&presented));
+    let known = client_credentials::basic(headers).iter().any(|(id, secret)| {
+        let presented = Digest::of(secret.as_bytes());
+        app.introspection_clients
+            .load()
+            .iter()
+            .any(|(known, digest)| known == id && digest.matches(&presented))
+    });
     if known { Ok(()) } else { Err(Problem::ClientUnauthorized) }
 }
 

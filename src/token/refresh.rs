@@ -297,4 +297,12 @@ mod tests {
         let late = refresh.rotate(&keys, next.expose(), session, client, end).await;
         assert!(matches!(late, Err(RefreshError::Invalid)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_a_refresh_token_by_chance(text in ".{0,400}") {
+            let opened = Grant::open(&KeyRing::random(), &text);
+            proptest::prop_assert!(opened.is_none());
+        }
+    }
 }

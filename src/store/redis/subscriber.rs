@@ -288,7 +288,12 @@ impl Task {
             tokio::select! {
                 biased;
                 event = self.connection.reconnects.recv() => match event {
-                    Ok(_) | Err(RecvError::Lagged(_)) => self.stand_again().await,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        if *self.connected.borrow() {
+                            self.notifier.reconnected();
+                        }
+                        self.stand_again().await;
+                    }
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
                 event = self.connection.errors.recv() => match event {
@@ -373,19 +378,11 @@ impl Task {
 
     /// Subscribes and notes what stands.
     async fn begin(&self, keys: &[SessionKey]) -> Result<(), Error> {
-        let client = self.connection.client.clone();
-        let names = self.channels(keys);
         if self.cluster {
-            stream::iter(names)
-                .map(|name| {
-                    let client = client.clone();
-                    async move { client.ssubscribe(name).await }
-                })
-                .buffer_unordered(IN_FLIGHT)
-                .try_for_each(|()| async { Ok(()) })
-                .await?;
+            self.each(keys, |client, name| async move { client.ssubscribe(name).await }).await?;
         } else {
-            for names in names.chunks(BATCH) {
+            let client = &self.connection.client;
+            for names in self.channels(keys).chunks(BATCH) {
                 client.subscribe(names.to_vec()).await?;
             }
             let _: Value = client.ping(None).await?;
@@ -400,20 +397,27 @@ impl Task {
     }
 
     async fn forget(&self, keys: &[SessionKey]) -> Result<(), Error> {
-        let client = self.connection.client.clone();
-        let names = self.channels(keys);
         if self.cluster {
-            stream::iter(names)
-                .map(|name| {
-                    let client = client.clone();
-                    async move { client.sunsubscribe(name).await }
-                })
-                .buffer_unordered(IN_FLIGHT)
-                .try_for_each(|()| async { Ok(()) })
-                .await
+            self.each(keys, |client, name| async move { client.sunsubscribe(name).await }).await
         } else {
-            client.unsubscribe(names).await
+            self.connection.client.unsubscribe(self.channels(keys)).await
         }
+    }
+
+    /// One command a channel, several under way: in a cluster each may be for another node.
+    async fn each<Answer>(
+        &self,
+        keys: &[SessionKey],
+        command: impl Fn(SubscriberClient, String) -> Answer,
+    ) -> Result<(), Error>
+    where
+        Answer: Future<Output = Result<(), Error>>,
+    {
+        stream::iter(self.channels(keys))
+            .map(|name| command(self.connection.client.clone(), name))
+            .buffer_unordered(IN_FLIGHT)
+            .try_for_each(|()| async { Ok(()) })
+            .await
     }
 
     fn channels(&self, keys: &[SessionKey]) -> Vec<String> {
