@@ -104,13 +104,17 @@ def creation(results):
     lines, ours = [], None
     for row in results["creation"]["rows"]:
         if row["what"] == "POST …/init/ (meet), Redis":
-            ours = row["per_second"]
-        ratio = f"{ours / row['per_second']:.0f}" if row.get("peer") and ours else ""
+            ours = row
+        ratios = ["", ""]
+        if row.get("peer") and ours:
+            ratios[0] = f"{ours['per_second'] / row['per_second']:.0f}"
+            if row["processor_us_each"]:
+                ratios[1] = f"{row['processor_us_each'] / ours['processor_us_each']:.0f}"
         store = row.get("store_us_each", row["processor_us_each"] if "Redis alone" in row["what"] else 0)
         own = row["processor_us_each"] if "Redis alone" not in row["what"] else 0
         lines.append([row["what"], f"{row['per_second']:.0f}", f"{row['p50_ms']:.2f}" if "p50_ms" in row else "", f"{row['p99_ms']:.2f}" if "p99_ms" in row else "",
-                      f"{own:.0f}" if own else "", f"{store:.0f}" if store else "", row.get("failed", ""), ratio])
-    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "relay's init / this"]
+                      f"{own:.0f}" if own else "", f"{store:.0f}" if store else "", row.get("failed", ""), *ratios])
+    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "relay's init / this", "this CPU / relay's init"]
     return [when(results, "creation"), "", *grid(head, lines)]
 
 

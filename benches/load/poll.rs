@@ -150,6 +150,8 @@ pub async fn run(arguments: Arguments) -> Value {
     tokio::time::sleep(half).await;
     let waiting = processor_time(&arguments.processes) - time_before;
 
+    // A new connection: the server closes one that was idle for so long.
+    let mut wire = Wire::new(target);
     let mut sent = vec![None; count];
     let step = half.div_f64(count as f64);
     let start = Instant::now();
