@@ -50,10 +50,10 @@ def verdict(rows):
     """Sentences on what is linear, and on what grows the most beyond it."""
     sentences = []
     for instances, group in by_instances(rows).items():
-        slope, _, r2 = fit(group, megabytes)
+        slope, intercept, r2 = fit(group, megabytes)
         first, last = group[0], group[-1]
         sentences.append(
-            f"{NAMES[instances][0].upper()}{NAMES[instances][1:]}: memory grows by {slope * 1e6:.0f} B a stream, R² = {r2:.4f} "
+            f"{NAMES[instances][0].upper()}{NAMES[instances][1:]}: memory grows by {slope * 1e6:.0f} B a stream beside {intercept:.0f} MB once, R² = {r2:.4f} "
             f"from {number(first['opened'])} to {number(last['opened'])} streams."
         )
         bends = []
