@@ -189,7 +189,7 @@ def summary(results):
         return f"p50 {ours['p50_ms']:.3f} ms, p99 {ours['p99_ms']:.2f} ms", f"p50 {theirs['p50_ms']:.3f} ms, p99 {theirs['p99_ms']:.2f} ms"
 
     def memory(transport, streams):
-        ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", store="memory", transport=transport, streams=streams)
+        ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", sessions="memory", transport=transport, streams=streams)
         return f"{ours['bytes_per_stream'] / 1e3:.1f} kB", f"nchan {theirs['bytes_per_stream'] / 1e3:.1f} kB"
 
     def times(way, theirs, **wanted):
@@ -225,7 +225,7 @@ def summary(results):
 
     def starting():
         entry = results["start"]
-        return ", ".join(f"{row['median_ms']:.0f} ms ({row['store']})" for row in entry["rows"]), ""
+        return ", ".join(f"{row['median_ms']:.0f} ms ({row['sessions']})" for row in entry["rows"]), ""
 
     def dying():
         row = results["storm"]["rows"][0]
