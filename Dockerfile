@@ -7,7 +7,7 @@ COPY Cargo.toml Cargo.lock askama.toml ./
 # Cargo wants the file of each benchmark that Cargo.toml names, built or not; none is built here.
 RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && mkdir -p src static/pages && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
-    && cargo build --profile dist --locked --no-default-features \
+    && cargo build --profile dist --locked --no-default-features --features opentelemetry \
     && rm -rf src static
 COPY src src
 COPY static static

@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::HeaderValue;
@@ -39,18 +39,24 @@ use crate::{
     },
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
-    settings::{MeetSettings, RefreshSettings, Settings, SettingsErrors, Snapshot},
+    settings::{
+        Brand, MeetSettings, RefreshSettings, Settings, SettingsErrors, Snapshot, TraceSettings,
+    },
     store::{
-        SessionStore, StoreError,
+        Observed, Observer, SessionStore, StoreError,
         memory::MemoryStore,
         redis::{RedisStore, RedisStoreOptions},
     },
     token::{Forge, KeyError, Refresh, Revocations, Verifier},
+    trace::{Tracing, TracingError, TracingOptions},
 };
 
 /// How long a dialog's request waits for a store that is away before the person is asked to try
 /// again.
 const FULFIL_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Of the drain timeout, kept for the export of the last traces.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// How often the creation allowances of clients that went away are forgotten.
 const ALLOWANCE_SWEEP: Duration = Duration::from_secs(60);
@@ -89,6 +95,9 @@ pub enum AppError {
     /// TLS cannot be spoken.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// Traces cannot be exported.
+    #[error("OTLP_ENDPOINT: {0}")]
+    Traces(#[from] TracingError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -194,6 +203,12 @@ impl Server {
         tracing::info!(waiting, "draining");
         self.app.relay.waiters().drain();
         self.connections.close();
+        let deadline = Instant::now() + self.drain_timeout;
+        // What is left of the time at the end is for the last traces.
+        let reserved = match &self.app.tracing {
+            Some(_) => (self.drain_timeout / 5).min(FLUSH),
+            None => Duration::ZERO,
+        };
         let gone = async {
             self.connections.wait().await;
             // WebSockets have left the connections that they came by.
@@ -201,13 +216,16 @@ impl Server {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        match tokio::time::timeout(self.drain_timeout, gone).await {
+        match tokio::time::timeout(self.drain_timeout - reserved, gone).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => {
                 let left = self.connections.len();
                 let waiting = self.app.relay.waiters().waiting();
                 tracing::warn!(left, waiting, "connections left when the drain timeout was over");
             }
+        }
+        if let Some(tracing) = &self.app.tracing {
+            tracing.shut_down(deadline.saturating_duration_since(Instant::now())).await;
         }
     }
 }
@@ -319,6 +337,16 @@ async fn sweep_allowances(app: AppState, stop: CancellationToken) {
     }
 }
 
+fn traces(settings: &TraceSettings) -> Result<Tracing, TracingError> {
+    let headers = settings.headers.iter();
+    Tracing::start(&TracingOptions {
+        endpoint: settings.endpoint.clone(),
+        headers: headers.map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        service_name: settings.service_name.clone(),
+        sampler: settings.sampler,
+    })
+}
+
 fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
     let mut claims = settings.token.claims.clone();
     if let Some(meet) = &settings.meet {
@@ -351,6 +379,16 @@ fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, forge }: MeetSecrets) -
     }
 }
 
+/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
+/// sample Outlook add-in is told as Outlook would tell it.
+fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
+    let mut brand = settings.brand.clone();
+    if demo_pane && brand.office_js_url.is_none() {
+        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+    }
+    brand
+}
+
 async fn build(
     settings: &Settings,
     address: SocketAddr,
@@ -362,6 +400,7 @@ async fn build(
     }
     let limits = &settings.limits;
     let waiters = Waiters::new(limits.max_streams, limits.max_streams_per_session);
+    let metrics = Arc::new(Metrics::new(Arc::clone(&waiters), settings.redis.is_none()));
     let store: Arc<dyn SessionStore> = match &settings.redis {
         None => MemoryStore::new(waiters.clone()),
         Some(redis) => {
@@ -373,6 +412,8 @@ async fn build(
             RedisStore::connect(&options, waiters.clone()).await?
         }
     };
+    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as _;
+    let store: Arc<dyn SessionStore> = Observed::new(store, observer, settings.redis.is_some());
     let timing =
         Timing { delivery_grace: settings.delivery_grace, fulfil_patience: FULFIL_PATIENCE };
     let relay = Relay::new(Arc::clone(&store), waiters, timing);
@@ -401,8 +442,13 @@ async fn build(
         }),
         revocations: Revocations::new(store),
         introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
-        pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
-        metrics: Metrics::default(),
+        pages: Arc::new(Pages::new(
+            &brand(settings, &public_url, demo_pane),
+            &public_url,
+            &settings.frame_ancestors,
+        )?),
+        metrics,
+        tracing: settings.traces.as_ref().map(traces).transpose()?,
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
         heartbeat: settings.heartbeat,

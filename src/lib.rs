@@ -3,8 +3,9 @@
 //! The road from request to delivery, top down; a module imports only from modules below it:
 //! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
 //! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
-//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary.
-//! Beside the road: [`client`] uses a relay from outside, [`demo`] is one with a provider of its own.
+//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary,
+//! and [`trace`] tells the operator what belongs together. Beside the road: [`client`] uses a relay
+//! from outside, [`demo`] is one with a provider of its own.
 
 pub mod app;
 pub mod client;
@@ -17,3 +18,4 @@ pub mod session;
 pub mod settings;
 pub mod store;
 pub mod token;
+pub mod trace;

@@ -5,7 +5,6 @@ mod healthcheck;
 
 use std::{
     io::{ErrorKind, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,6 +15,7 @@ use token_relay::{
     client::terminal::{self, LoginError, LoginOptions},
     http::openapi,
     settings::{Settings, Snapshot, environment},
+    trace::log::WithTrace,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -51,10 +51,10 @@ enum Command {
     Demo {
         /// Address of the relay
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        listen: std::net::SocketAddr,
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
-        provider_listen: SocketAddr,
+        provider_listen: std::net::SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
@@ -89,7 +89,7 @@ enum Command {
 struct DemoProvider {
     /// Address of the provider
     #[arg(long, default_value = "127.0.0.1:8081")]
-    listen: SocketAddr,
+    listen: std::net::SocketAddr,
     /// Its URL, as browsers and the relay reach it
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     issuer: String,
@@ -270,7 +270,7 @@ fn log_to_stderr(json: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(wanted).map_err(|error| format!("{LOG}: {error}"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        log.json().init();
+        log.json().map_event_format(WithTrace).init();
     } else {
         log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     }

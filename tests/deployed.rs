@@ -48,6 +48,37 @@ async fn every_metric_named_in_deploy_is_served() {
     }
 }
 
+/// `promtool` of the search path, or where `./tests/run install` puts it.
+fn promtool() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("target/tools/bin/promtool");
+    let mut command = if own.exists() { Command::new(own) } else { Command::new("promtool") };
+    command.current_dir(root);
+    command
+}
+
+#[test]
+fn the_alerts_are_valid_and_fire_when_they_should() {
+    for arguments in [
+        ["check", "rules", "deploy/prometheus/alerts.yaml"],
+        ["test", "rules", "tests/support/alerts.test.yaml"],
+    ] {
+        let output = promtool().args(arguments).output();
+        let output = output.expect("install promtool: ./tests/run install");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+    }
+    // None is without a test.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = std::fs::read_to_string(root.join("deploy/prometheus/alerts.yaml")).unwrap();
+    let tests = std::fs::read_to_string(root.join("tests/support/alerts.test.yaml")).unwrap();
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let untested = alerts
+        .filter(|alert| !tests.contains(&format!("alertname=\"{alert}\"")))
+        .collect::<Vec<_>>();
+    assert_eq!(untested, [""; 0]);
+}
+
 #[test]
 fn every_setting_named_in_deploy_exists() {
     let output =

@@ -119,7 +119,14 @@ const LIFE: Duration = Duration::from_secs(60);
 const GRACE: Option<Duration> = Some(Duration::from_secs(30));
 
 fn info(profile: Profile) -> SessionInfo {
-    SessionInfo { profile, user_code: None, client_name: None, origin: None, session_token: None }
+    SessionInfo {
+        profile,
+        user_code: None,
+        client_name: None,
+        origin: None,
+        session_token: None,
+        trace: None,
+    }
 }
 
 fn legacy() -> NewSession {

@@ -28,6 +28,7 @@ use crate::{
     },
     store::{Entered, StoreError, Stored},
     token::{ForgeError, Purpose, Subject, TokenResponse},
+    trace::{self, Kind, TraceContext},
 };
 
 /// How long a person may take from entering to the end.
@@ -50,6 +51,17 @@ struct AddIn {
     /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
     session_token: Option<Digest>,
     name: Option<String>,
+    /// Where the dialog is in a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
+}
+
+impl AddIn {
+    /// The request goes on where the last one was in the trace, and the next one where this is.
+    fn go_on(&mut self) {
+        trace::adopt(self.session, self.trace);
+        self.trace = trace::current().or(self.trace);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,7 +115,10 @@ pub(super) fn single(query: Option<&str>, name: &str) -> Option<String> {
 impl App {
     fn dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
         let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
-        self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()
+        let mut dialog: Dialog =
+            self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()?;
+        dialog.add_in.go_on();
+        Some(dialog)
     }
 
     fn keep_dialog(&self, response: &mut Response, handle: &Handle, dialog: &Dialog) -> Option<()> {
@@ -149,15 +164,13 @@ impl App {
         status: StatusCode,
         kind: ErrorPage,
     ) -> Response {
-        let reference = reference();
-        tracing::info!(reference, ?kind, "dialog ended with an error page");
+        let reference = reference(kind);
         self.pages.error(status, self.pages.language(headers), kind, &reference)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
     pub(super) fn to_error_page(&self, kind: ErrorPage) -> Response {
-        let reference = reference();
-        tracing::info!(reference, ?kind, "dialog ended with an error page");
+        let reference = reference(kind);
         see(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
     }
 
@@ -210,6 +223,26 @@ impl App {
         Ok(made.with_refresh(token, now))
     }
 
+    /// Seals the token and stores it, by which every instance is told. Who delivers it goes on with
+    /// the trace from here.
+    pub(super) async fn publish(
+        &self,
+        session: SessionKey,
+        token: &TokenResponse,
+    ) -> Result<Stored, StoreError> {
+        let fulfil = trace::child("fulfil", Kind::Internal);
+        let publish = fulfil.during(|| trace::child("publish", Kind::Producer));
+        let stored = publish.run(async {
+            self.relay.fulfil(session, token.seal(&self.sealing_keys, session)).await
+        });
+        let stored = stored.await;
+        if stored.is_err() {
+            publish.failed("unavailable");
+            fulfil.failed("unavailable");
+        }
+        stored
+    }
+
     /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
     /// single-use: a kept copy of it could be sent again.
     pub(super) async fn use_state_once(&self, query: &CallbackQuery) -> Result<bool, StoreError> {
@@ -254,9 +287,12 @@ impl ErrorPage {
     }
 }
 
-/// A reference that the person reads out and the operator finds in the log.
-fn reference() -> String {
-    UserCode::generate().as_str().to_owned()
+/// A reference that the person reads out and the operator finds in the log, and in the trace.
+fn reference(kind: ErrorPage) -> String {
+    let reference = UserCode::generate().as_str().to_owned();
+    trace::note("token_relay.reference", reference.as_str());
+    tracing::info!(reference, ?kind, "dialog ended with an error page");
+    reference
 }
 
 /// 302 that no cache keeps.
@@ -313,7 +349,8 @@ pub async fn transit(
 
 async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: SessionInfo) -> Response {
     let session_token = info.session_token.filter(|_| matches!(info.profile, Profile::Bound));
-    let add_in = AddIn { session, session_token, name: info.client_name };
+    let mut add_in = AddIn { session, session_token, name: info.client_name, trace: info.trace };
+    add_in.go_on();
     let Some(user_code) = info.user_code else {
         return app.begin_login(headers, add_in).await;
     };
@@ -444,8 +481,12 @@ pub async fn redirect(
     let account = identity.display_name().to_owned();
     let subject = Subject { subject: identity.subject, claims: identity.claims };
     let session = add_in.session;
-    let stored = match app.make_token(&add_in, &subject).await {
-        Ok(token) => app.relay.fulfil(session, token.seal(&app.sealing_keys, session)).await,
+    let forge = trace::child("forge", Kind::Internal);
+    let stored = match forge.run(app.make_token(&add_in, &subject)).await {
+        Ok(token) => {
+            drop(forge);
+            app.publish(session, &token).await
+        }
         Err(NotMade::Store(error)) => Err(error),
         Err(NotMade::Forge(error)) => {
             tracing::error!(%error, "access token not forged");

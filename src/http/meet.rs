@@ -36,6 +36,7 @@ use crate::{
     },
     store::{Entered, ReadOutcome, StoreError, Stored},
     token::{MeetForge, Purpose},
+    trace::{self, Kind, TraceContext},
 };
 
 /// Callback of this surface, without the leading slash.
@@ -187,6 +188,7 @@ impl Meet {
         if !self.csrf_keys.load().made(&session_id, &token) {
             return Err(WRONG_CSRF);
         }
+        trace::adopt(session_id.key(), None);
         Ok(Reader {
             key: session_id.key(),
             session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
@@ -279,6 +281,7 @@ async fn try_init(
         .await
         .map_err(|error| Detail::from(error).into_response())?;
     app.metrics.session_created();
+    trace::adopt(session_id.key(), None);
     tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
     let transit_token =
         created.transit_token.map(|token| token.expose().to_owned()).unwrap_or_default();
@@ -369,6 +372,9 @@ fn detail_of(problem: &Problem) -> Detail {
 struct LoggingIn {
     attempt: LoginAttempt,
     return_to: String,
+    /// Where it is in a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
 }
 
 fn attempt_cookie(app: &App, handle: &Handle) -> String {
@@ -394,7 +400,8 @@ async fn authenticate(
         }
     };
     let handle = Handle::of(attempt.state());
-    let logging_in = LoggingIn { attempt, return_to: return_to.as_str().to_owned() };
+    let return_to = return_to.as_str().to_owned();
+    let logging_in = LoggingIn { attempt, return_to, trace: trace::current() };
     let sealed = app
         .cookie_keys
         .seal_text(
@@ -436,9 +443,10 @@ async fn callback(
             )
             .ok()
     });
-    let Some(LoggingIn { attempt, return_to }) = logging_in else {
+    let Some(LoggingIn { attempt, return_to, trace }) = logging_in else {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     };
+    trace::go_on(trace);
     if !app.use_state_once(&query).await? {
         return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
     }
@@ -532,7 +540,7 @@ async fn exchange(
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
     match app.relay.enter(&token).await? {
-        Entered::Admitted(info) if info.profile == Profile::Meet => {}
+        Entered::Admitted(info) if info.profile == Profile::Meet => trace::adopt(key, info.trace),
         // A native session is entered by its own dialog, which would have asked for more.
         Entered::Admitted(_) => {
             app.relay.evict(key).await?;
@@ -548,16 +556,13 @@ async fn exchange(
         }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sealed = meet
-        .forge
-        .load()
-        .forge(&login.user_id, now)
-        .map_err(|error| {
-            tracing::error!(%error, "access token not forged");
-            Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
-        })?
-        .seal(&app.sealing_keys, key);
-    match app.relay.fulfil(key, sealed).await? {
+    let forge = trace::child("forge", Kind::Internal);
+    let token = forge.during(|| meet.forge.load().forge(&login.user_id, now)).map_err(|error| {
+        tracing::error!(%error, "access token not forged");
+        Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
+    })?;
+    drop(forge);
+    match app.publish(key, &token).await? {
         Stored::Done => {
             app.metrics.login(LoginOutcome::Succeeded);
             tracing::info!(

@@ -1,13 +1,26 @@
 //! What the operator can count: Prometheus metrics of the HTTP surface and of deliveries.
 //!
-//! Written by the handlers, read by `operator`.
+//! Written by the handlers and, through [`Observer`], by the store; read by `operator`.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text::encode,
+    },
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
+};
+
+use crate::{
+    relay::Waiters,
+    store::{OPERATIONS, Observer, STATES},
 };
 
 /// How a reader waits.
@@ -32,6 +45,15 @@ pub enum LoginOutcome {
     StoreFailed,
     /// The session was over.
     TooLate,
+}
+
+/// How it was noticed that a reader came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reconnect {
+    /// It named the last event: it has had the token.
+    LastEventId,
+    /// It took the place of an earlier one that still seemed to wait here.
+    NewestReader,
 }
 
 /// What came of a refresh token.
@@ -88,6 +110,21 @@ struct ByOutcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReconnect {
+    by: Reconnect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOperation {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRefreshOutcome {
     outcome: RefreshOutcome,
 }
@@ -102,10 +139,58 @@ pub struct Metrics {
     deliveries: Counter,
     deliveries_lost: Counter,
     delivery_seconds: Histogram,
+    transitions: Family<ByState, Counter>,
+    reconnected: Family<ByReconnect, Counter>,
     store_up: Gauge,
-    store_seconds: Histogram,
     handshakes: Family<ByHandshakeOutcome, Counter>,
     reloads: Family<ByReloadOutcome, Counter>,
+    store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
+    store_errors: Family<ByOperation, Counter>,
+    store_sessions: Gauge,
+}
+
+fn latency() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+    ])
+}
+
+/// What the readers went through with the store's connection.
+struct Interrupted(Arc<Waiters>);
+
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Interrupted")
+    }
+}
+
+impl Collector for Interrupted {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let interruptions = self.0.interruptions();
+        for (name, help, value) in [
+            (
+                "store_reconnects",
+                "Connections to the store that were lost and stand again",
+                interruptions.reconnects,
+            ),
+            (
+                "store_resyncs",
+                "Times that messages may have been missed, so that every waiting reader looked again; \
+                 once when the store is first reached",
+                interruptions.resyncs,
+            ),
+            (
+                "store_resynced_readers",
+                "Waiting readers that looked again after a resync",
+                interruptions.readers,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(metric)?;
+        }
+        Ok(())
+    }
 }
 
 /// Counts one open stream until dropped.
@@ -117,14 +202,11 @@ impl Drop for OpenStream {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Metrics of the instance on which `waiters` wait. `counts_sessions`: its store can tell how
+    /// many it holds.
+    pub fn new(waiters: Arc<Waiters>, counts_sessions: bool) -> Self {
         let mut registry = Registry::with_prefix("token_relay");
-        let latency = || {
-            Histogram::new([
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
-            ])
-        };
         let metrics = Self {
             streams: Family::default(),
             sessions_created: Counter::default(),
@@ -133,10 +215,14 @@ impl Default for Metrics {
             deliveries: Counter::default(),
             deliveries_lost: Counter::default(),
             delivery_seconds: latency(),
+            transitions: Family::default(),
+            reconnected: Family::default(),
             store_up: Gauge::default(),
-            store_seconds: latency(),
             handshakes: Family::default(),
             reloads: Family::default(),
+            store_seconds: Family::new_with_constructor(latency),
+            store_errors: Family::default(),
+            store_sessions: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
@@ -150,7 +236,8 @@ impl Default for Metrics {
         registry.register("deliveries", "Tokens handed to a reader", metrics.deliveries.clone());
         registry.register(
             "deliveries_lost",
-            "Tokens that could not be opened for their reader; 0 unless keys are wrong",
+            "Tokens that the store handed out for a reader here and that could not be opened, sealed \
+             with an unknown key or altered; anything else stays readable and is not lost. Must be 0",
             metrics.deliveries_lost.clone(),
         );
         registry.register_with_unit(
@@ -159,10 +246,20 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.delivery_seconds.clone(),
         );
+        registry.register(
+            "session_transitions",
+            "Sessions that came into a state by a call to this instance",
+            metrics.transitions.clone(),
+        );
+        registry.register(
+            "streams_reconnected",
+            "Readers that came back: with the last event in hand, or in place of an earlier one",
+            metrics.reconnected.clone(),
+        );
         registry.register("store_up", "Whether the store answers", metrics.store_up.clone());
         registry.register_with_unit(
-            "store_ping",
-            "Round trip to the store",
+            "store_call",
+            "Calls of the store by operation, those that failed included",
             Unit::Seconds,
             metrics.store_seconds.clone(),
         );
@@ -179,14 +276,44 @@ impl Default for Metrics {
         for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
             drop(metrics.reloads.get_or_create(&ByReloadOutcome { outcome }));
         }
+        registry.register(
+            "store_errors",
+            "Calls of the store that failed, by operation",
+            metrics.store_errors.clone(),
+        );
+        if counts_sessions {
+            registry.register(
+                "store_sessions",
+                "Sessions in memory, those that have just ended included",
+                metrics.store_sessions.clone(),
+            );
+        }
+        registry.register_collector(Box::new(Interrupted(waiters)));
         for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
+        // From the start, so that the first of its kind is an increase.
+        for outcome in [
+            LoginOutcome::Succeeded,
+            LoginOutcome::Denied,
+            LoginOutcome::ProviderFailed,
+            LoginOutcome::StoreFailed,
+            LoginOutcome::TooLate,
+        ] {
+            drop(metrics.logins.get_or_create(&ByOutcome { outcome }));
+        }
+        for state in STATES {
+            drop(metrics.transitions.get_or_create(&ByState { state }));
+        }
+        for operation in OPERATIONS {
+            drop(metrics.store_errors.get_or_create(&ByOperation { operation }));
+        }
+        for by in [Reconnect::LastEventId, Reconnect::NewestReader] {
+            drop(metrics.reconnected.get_or_create(&ByReconnect { by }));
+        }
         Self { registry, ..metrics }
     }
-}
 
-impl Metrics {
     /// Counts a stream as open until the guard is dropped.
     pub fn stream_opened(&self, transport: Transport) -> OpenStream {
         let gauge = self.streams.get_or_create_owned(&ByTransport { transport });
@@ -230,19 +357,39 @@ impl Metrics {
         self.reloads.get_or_create(&ByReloadOutcome { outcome }).inc();
     }
 
-    /// Records a ping of the store; `None` when it did not answer.
-    pub fn store_answered(&self, round_trip: Option<Duration>) {
-        self.store_up.set(i64::from(round_trip.is_some()));
-        if let Some(round_trip) = round_trip {
-            self.store_seconds.observe(round_trip.as_secs_f64());
-        }
+    /// Counts a reader that came back.
+    pub fn stream_reconnected(&self, by: Reconnect) {
+        self.reconnected.get_or_create(&ByReconnect { by }).inc();
     }
 
-    /// The exposition as OpenMetrics text.
-    pub fn encode(&self) -> String {
+    /// Notes whether the store answered just now.
+    pub fn store_answered(&self, answered: bool) {
+        self.store_up.set(i64::from(answered));
+    }
+
+    /// The exposition as OpenMetrics text. `held`: the sessions that the store holds, if it knows.
+    pub fn encode(&self, held: Option<usize>) -> String {
+        if let Some(held) = held {
+            let held = i64::try_from(held).unwrap_or(i64::MAX);
+            self.store_sessions.set(held);
+        }
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl Observer for Metrics {
+    fn called(&self, operation: &'static str, took: Duration, failed: bool) {
+        let operation = ByOperation { operation };
+        self.store_seconds.get_or_create(&operation).observe(took.as_secs_f64());
+        if failed {
+            self.store_errors.get_or_create(&operation).inc();
+        }
+    }
+
+    fn came_into(&self, state: &'static str) {
+        self.transitions.get_or_create(&ByState { state }).inc();
     }
 }

@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::{App, AppState, problem::Problem};
+use crate::trace::{RequestHead, TraceContext};
 
 /// How long a request's body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
@@ -137,6 +138,42 @@ pub async fn log(request: Request, next: Next) -> Response {
         "answered"
     );
     response
+}
+
+/// Routes whose requests belong to the trace of a session, which their handlers find out.
+const ADOPTS: [&str; 9] = [
+    "/addons/transit",
+    "/addons/transit/",
+    "/addons/transit/confirm",
+    "/callback",
+    "/addons/redirect",
+    "/addons/success",
+    "/addons/error",
+    "/api/v1.0/callback/",
+    "/api/v1.0/addons/sessions/exchange/",
+];
+
+/// A span for each request of an add-in, a browser or an API; not for files and probes. As in the
+/// log, the URI is left out.
+pub async fn trace(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
+    let wanted = |route: &String| {
+        let ours = ["/addons/", "/callback", "/api/v1.0/"];
+        ours.iter().any(|prefix| route.starts_with(prefix)) && !route.starts_with("/addons/static")
+    };
+    let (Some(tracing), Some(route)) = (&app.tracing, route.filter(wanted)) else {
+        return next.run(request).await;
+    };
+    let head = RequestHead {
+        method: request.method().clone(),
+        adopts: ADOPTS.contains(&route.as_str()),
+        route,
+        scheme: if app.is_https() { "https" } else { "http" },
+        host: app.public_url.host_str().map(str::to_owned),
+        port: app.public_url.port_or_known_default(),
+        incoming: TraceContext::from_headers(request.headers()),
+    };
+    tracing.request(head, next.run(request)).await
 }
 
 /// The answer after a panic in a handler, which is a defect but must not take others along.

@@ -5,6 +5,7 @@
 //! [`App`]; calls `login`, `token` and `relay`.
 
 pub mod assets;
+pub mod asyncapi;
 pub mod client_credentials;
 pub mod connection;
 mod cookies;
@@ -46,6 +47,7 @@ use crate::{
     relay::Relay,
     session::Digest,
     token::{Forge, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
+    trace::Tracing,
 };
 
 /// What all handlers share. Built once by `app`.
@@ -73,7 +75,9 @@ pub struct App {
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.
-    pub metrics: metrics::Metrics,
+    pub metrics: Arc<metrics::Metrics>,
+    /// Traces, when they are on.
+    pub tracing: Option<Tracing>,
     /// Where the world reaches this service; ends in `/`.
     pub public_url: Url,
     /// Life of a session.
@@ -204,6 +208,7 @@ pub fn router(app: AppState) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz))
         .route("/openapi.json", get(openapi::openapi))
+        .route("/asyncapi.json", get(asyncapi::asyncapi))
         .route("/docs", get(openapi::docs));
     let mut router =
         session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());
@@ -217,10 +222,14 @@ pub fn router(app: AppState) -> Router {
     if app.demo_pane {
         router = router.merge(assets::demo_router());
     }
-    router
+    router = router
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .layer(from_fn(middleware::log))
+        .layer(from_fn(middleware::log));
+    if app.tracing.is_some() {
+        router = router.layer(from_fn_with_state(Arc::clone(&app), middleware::trace));
+    }
+    router
         .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .with_state(app)

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     session::{Digest, SessionId, SessionToken},
     token::RefreshError,
+    trace,
 };
 
 /// Why no token is given (RFC 6749 §5.2).
@@ -105,6 +106,7 @@ async fn refresh(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Response
         None => return Err(Refused::InvalidRequest("Send one `grant_type`.")),
     }
     let (session, secret) = client(headers, Some(form))?;
+    trace::adopt(session.key(), None);
     let token = single(Some(form), "refresh_token")
         .ok_or(Refused::InvalidRequest("Send one `refresh_token`."))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::{
     relay::{CreateSession, Created},
     session::{Digest, Profile, SECRET_BYTES, SessionId, SessionKey, SessionToken},
     store::Ended,
+    trace,
 };
 
 /// Longest name that an add-in may give itself, in characters.
@@ -136,6 +137,7 @@ pub async fn create(
         })
         .await?;
     app.metrics.session_created();
+    trace::adopt(session_id.key(), None);
     tracing::info!(
         target: "audit",
         session = %session_id.key(),

@@ -4,6 +4,8 @@ use std::{pin::Pin, time::Duration};
 
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
+use crate::trace::{self, Kind};
+
 /// Largest answer that is read, in bytes. Metadata and key sets are a few kilobytes.
 const MAX_RESPONSE: usize = 256 * 1024;
 
@@ -20,6 +22,19 @@ pub enum HttpError {
     /// The answer cannot be represented.
     #[error("the answer is malformed")]
     Malformed,
+}
+
+impl HttpError {
+    /// A word for it, for the operator's traces.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Request(error) if error.is_timeout() => "timeout",
+            Self::Request(error) if error.is_connect() => "connect",
+            Self::Request(_) => "request",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+        }
+    }
 }
 
 impl From<reqwest::Error> for HttpError {
@@ -46,8 +61,37 @@ impl BackChannel {
         Ok(Self(client))
     }
 
-    /// Sends one request.
-    pub async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    /// Sends one request, which is part of the trace of the one that is being handled, if any.
+    pub async fn send(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let call = trace::child(request.method().to_string(), Kind::Client);
+        if let Some(context) = call.context() {
+            let uri = request.uri();
+            let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("-"));
+            let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
+            call.set("http.request.method", request.method().as_str());
+            call.set("server.address", host);
+            call.set_number("server.port", port.into());
+            // Without the query, and without a user that an address could name.
+            call.set("url.full", format!("{scheme}://{host}:{port}{}", uri.path()));
+            if let Some(value) = context.to_header() {
+                request.headers_mut().insert(trace::TRACEPARENT, value);
+            }
+        }
+        let answer = call.run(self.exchange(request)).await;
+        match &answer {
+            Ok(answer) => {
+                let status = answer.status();
+                call.set_number("http.response.status_code", status.as_u16().into());
+                if !status.is_success() {
+                    call.failed(status.as_str());
+                }
+            }
+            Err(error) => call.failed(error.kind()),
+        }
+        answer
+    }
+
+    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let mut response = self.0.execute(request.try_into()?).await?;
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {

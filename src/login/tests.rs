@@ -856,3 +856,53 @@ async fn userinfo_that_cannot_be_believed_is_left_out() {
         assert!(identity.claims.is_empty(), "{:?}", identity.claims);
     }
 }
+
+/// The provider's own traces can go on with ours; without a trace it hears nothing of one.
+#[cfg(feature = "opentelemetry")]
+#[tokio::test]
+async fn the_back_channel_hands_on_the_trace_of_the_request() {
+    use crate::trace::{RequestHead, Sampler, TRACEPARENT, TraceContext, Tracing, TracingOptions};
+    let fake = Fake::start().await;
+    fake.sign_in().await.unwrap();
+    let calls = |fake: &Fake| {
+        let seen = fake.shared.seen.lock().unwrap();
+        let parents = seen.iter().map(|seen| seen.headers.get(TRACEPARENT).cloned());
+        parents.collect::<Vec<_>>()
+    };
+    assert!(calls(&fake).iter().all(Option::is_none));
+    fake.shared.seen.lock().unwrap().clear();
+
+    let tracing = Tracing::start(&TracingOptions {
+        // Nobody listens: what is exported is tested elsewhere.
+        endpoint: url::Url::parse("http://127.0.0.1:9").unwrap(),
+        headers: Vec::new(),
+        service_name: "test".to_owned(),
+        sampler: Sampler::ParentBasedAlwaysOn,
+    })
+    .unwrap();
+    let incoming = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let head = RequestHead {
+        method: http::Method::GET,
+        route: "/callback".to_owned(),
+        scheme: "http",
+        host: None,
+        port: None,
+        incoming: TraceContext::parse(incoming),
+        adopts: true,
+    };
+    let sign_in = async {
+        fake.sign_in().await.unwrap();
+        http::Response::new(())
+    };
+    tracing.request(head, sign_in).await;
+    let parents = calls(&fake);
+    // Discovery, keys, token.
+    assert_eq!(parents.len(), 3);
+    let mut spans = std::collections::HashSet::new();
+    for parent in parents {
+        let parent = TraceContext::parse(parent.unwrap().to_str().unwrap()).unwrap();
+        assert_eq!(parent.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(parent.is_sampled() && parent.span_id() != "00f067aa0ba902b7");
+        assert!(spans.insert(parent.span_id()), "each call is a span of its own");
+    }
+}

@@ -46,7 +46,8 @@ pub struct Reader {
     /// Set by the first read; the session expires then if nothing else happens.
     expires_at: Instant,
     /// What the first read found, if the wait was over before it began.
-    found: Option<Outcome>,
+    /// Boxed, because most readers wait and their room is counted.
+    found: Option<Box<Outcome>>,
     /// Rung, and what rang not yet looked into; survives a cancelled call of `outcome`.
     rung: bool,
     /// Whether the store's subscription stands and must be ended.
@@ -97,7 +98,7 @@ impl Reader {
                 self.expires_at = Instant::now() + remaining;
                 None
             }
-            settled => Self::settled(settled),
+            settled => Self::settled(settled).map(Box::new),
         };
         Ok(Ok(()))
     }
@@ -139,12 +140,12 @@ impl Reader {
 
     /// What was there already when the reader came, without waiting.
     pub fn take_found(&mut self) -> Option<Outcome> {
-        self.found.take()
+        self.found.take().map(|found| *found)
     }
 
     /// Puts back what [`Self::take_found`] gave.
     pub fn put_back(&mut self, found: Outcome) {
-        self.found = Some(found);
+        self.found = Some(Box::new(found));
     }
 
     /// Waits for the outcome. Cancel-safe: a dropped call loses no wake-up.
@@ -152,7 +153,7 @@ impl Reader {
     /// While the store is away the reader keeps waiting and asks again with growing pauses; a
     /// `resync` of the store ends the pause early.
     pub async fn outcome(&mut self) -> Outcome {
-        if let Some(found) = self.found.take() {
+        if let Some(found) = self.take_found() {
             return found;
         }
         loop {

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 pub use delivery::{Outcome, Reader};
-pub use waiters::{Crowded, Waiters};
+pub use waiters::{Crowded, Interruptions, Waiters};
 
 use crate::{
     session::{
@@ -24,6 +24,7 @@ use crate::{
         Ended, Entered, Entry, NewSession, Read, ReadMode, ReadOutcome, SessionStore, StoreError,
         Stored,
     },
+    trace,
 };
 
 /// The times of a session's life.
@@ -127,6 +128,7 @@ impl Relay {
                 client_name: request.client_name,
                 origin: request.origin,
                 session_token: request.session_token,
+                trace: trace::current(),
             },
             transit: transit_token
                 .as_ref()

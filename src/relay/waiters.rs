@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
 };
@@ -92,6 +92,17 @@ impl Mailbox {
     }
 }
 
+/// How often the store was lost and found again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interruptions {
+    /// Connections that were lost and stand again.
+    pub reconnects: u64,
+    /// Times that messages may have been missed, so that every reader looked again.
+    pub resyncs: u64,
+    /// Readers that looked again.
+    pub readers: u64,
+}
+
 type Shard = HashMap<SessionKey, SmallVec<[Arc<Mailbox>; 1]>>;
 
 /// All readers that wait on this instance.
@@ -102,6 +113,9 @@ pub struct Waiters {
     draining: AtomicBool,
     most: usize,
     most_per_session: usize,
+    reconnects: AtomicU64,
+    resyncs: AtomicU64,
+    resynced_readers: AtomicU64,
 }
 
 impl Waiters {
@@ -113,6 +127,9 @@ impl Waiters {
             draining: AtomicBool::new(false),
             most,
             most_per_session,
+            reconnects: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
+            resynced_readers: AtomicU64::new(0),
         })
     }
 
@@ -178,6 +195,15 @@ impl Waiters {
         self.waiting.load(Ordering::Acquire)
     }
 
+    /// What the store's connection went through so far.
+    pub fn interruptions(&self) -> Interruptions {
+        Interruptions {
+            reconnects: self.reconnects.load(Ordering::Relaxed),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+            readers: self.resynced_readers.load(Ordering::Relaxed),
+        }
+    }
+
     /// Whether the instance is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
@@ -215,7 +241,14 @@ impl Notifier for Waiters {
     }
 
     fn resync(&self) {
+        let readers = u64::try_from(self.waiting()).unwrap_or(u64::MAX);
+        self.resyncs.fetch_add(1, Ordering::Relaxed);
+        self.resynced_readers.fetch_add(readers, Ordering::Relaxed);
         self.ring_all(CHANGED);
+    }
+
+    fn reconnected(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, UserCode};
+use crate::trace::TraceContext;
 
 /// How a session is read and entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct SessionInfo {
     /// SHA-256 of the session token of a bound session; the reader must present its preimage.
     #[serde(skip)]
     pub session_token: Option<Digest>,
+    /// Where its creation is in a trace, so that the dialog goes on there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// Where a session stands. See the state diagram in the README.
@@ -97,5 +101,38 @@ pub struct SealedPayload(pub bytes::Bytes);
 impl std::fmt::Debug for SealedPayload {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "SealedPayload({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a version without traces knows of a session.
+    #[derive(Serialize, Deserialize)]
+    struct Earlier {
+        profile: Profile,
+        user_code: Option<UserCode>,
+        client_name: Option<String>,
+        origin: Option<String>,
+    }
+
+    #[test]
+    fn versions_with_and_without_traces_read_each_other() {
+        let earlier = Earlier {
+            profile: Profile::Bound,
+            user_code: None,
+            client_name: Some("Add-in".to_owned()),
+            origin: None,
+        };
+        let kept = serde_json::to_string(&earlier).unwrap();
+        let mut info: SessionInfo = serde_json::from_str(&kept).unwrap();
+        assert_eq!(info.trace, None);
+        assert_eq!(serde_json::to_string(&info).unwrap(), kept, "without a trace nothing is added");
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        info.trace = TraceContext::parse(parent);
+        let kept = serde_json::to_string(&info).unwrap();
+        assert!(serde_json::from_str::<Earlier>(&kept).is_ok());
+        assert_eq!(serde_json::from_str::<SessionInfo>(&kept).unwrap(), info);
     }
 }

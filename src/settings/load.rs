@@ -8,9 +8,12 @@ use zeroize::Zeroizing;
 
 use super::{
     Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret, Settings,
-    SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, source::Source, table::TABLE,
+    SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings, source::Source,
+    table::TABLE,
 };
-use crate::{http::tls::Identity, store::redis::RedisStoreOptions, token::SigningKeys};
+use crate::{
+    http::tls::Identity, store::redis::RedisStoreOptions, token::SigningKeys, trace::Sampler,
+};
 
 /// Shortest secret that keys are made of, in characters.
 const SHORTEST_SECRET: usize = 32;
@@ -161,6 +164,7 @@ fn make(source: &mut Source) -> Result<Settings, SettingsErrors> {
                 false
             }
         },
+        traces: traces(source),
         oidc: match oidc {
             Some(oidc) if source.is_sound() => oidc,
             _ => return Err(source.finish().err().unwrap_or(SettingsErrors(Vec::new()))),
@@ -465,6 +469,56 @@ fn clients(source: &mut Source) -> Vec<(String, Secret)> {
         .collect()
 }
 
+fn traces(source: &mut Source) -> Option<TraceSettings> {
+    // Variables of the specification may stand in every environment and concern others.
+    if !source.has("OTLP_ENDPOINT") {
+        return None;
+    }
+    let sampler = source.text("OTEL_TRACES_SAMPLER");
+    let ratio = source.parse("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1").unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&ratio) {
+        source.reject("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1");
+    }
+    let sampler = match sampler.as_deref() {
+        None | Some("parentbased_always_on") => Sampler::ParentBasedAlwaysOn,
+        Some("parentbased_always_off") => Sampler::ParentBasedAlwaysOff,
+        Some("parentbased_traceidratio") => Sampler::ParentBasedRatio(ratio),
+        Some("always_on") => Sampler::AlwaysOn,
+        Some("always_off") => Sampler::AlwaysOff,
+        Some("traceidratio") => Sampler::Ratio(ratio),
+        Some(_) => {
+            let names = "always_on, always_off or traceidratio, or one of them after parentbased_";
+            source.reject("OTEL_TRACES_SAMPLER", names);
+            Sampler::AlwaysOff
+        }
+    };
+    let headers = source.secrets("OTLP_HEADERS", 1);
+    let headers = headers
+        .iter()
+        .filter_map(|pair| {
+            let (name, value) = pair.expose().split_once('=')?;
+            let (name, value) = (name.trim(), value.trim());
+            let fits = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && http::HeaderValue::from_str(value).is_ok();
+            fits.then(|| (name.to_owned(), Secret(value.to_owned().into())))
+        })
+        .collect::<Vec<_>>();
+    if headers.len() < source.secrets("OTLP_HEADERS", 1).len() {
+        source.reject("OTLP_HEADERS", "headers such as name=value, separated by commas");
+    }
+    let service_name = source.text("OTEL_SERVICE_NAME").unwrap_or_else(|| "token-relay".to_owned());
+    // A collector is often beside the service and speaks plain HTTP; spans hold no secret.
+    let endpoint = source.parse::<Url>("OTLP_ENDPOINT", "a URL such as http://collector:4318")?;
+    let plain = endpoint.query().is_none()
+        && endpoint.fragment().is_none()
+        && endpoint.username().is_empty()
+        && endpoint.password().is_none();
+    if !matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host() || !plain {
+        source.reject("OTLP_ENDPOINT", "an http or https URL without user or query");
+    }
+    Some(TraceSettings { endpoint, headers, service_name, sampler })
+}
+
 /// An `https` URL, or an `http` one of this machine; nothing else in it than host and path.
 fn secure_url(source: &mut Source, name: &str) -> Option<Url> {
     let url = source.parse::<Url>(name, "a URL")?;
@@ -517,6 +571,46 @@ mod tests {
         assert_eq!(public.as_str(), "http://127.0.0.1:9/");
         assert_eq!(settings.token_issuer_for(&public), "http://127.0.0.1:9");
         assert!(settings.meet.is_none() && settings.redis.is_none());
+    }
+
+    #[test]
+    fn traces_are_off_unless_an_endpoint_says_where_to() {
+        let load =
+            |pairs: &[(&str, &str)]| Settings::load(environment(pairs), None).unwrap().traces;
+        assert!(
+            load(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER", "somebody_elses")])
+                .is_none()
+        );
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let traces = load(&[endpoint]).unwrap();
+        assert_eq!(traces.service_name, "token-relay");
+        assert_eq!(traces.sampler, Sampler::ParentBasedAlwaysOn);
+        assert!(load(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).is_none());
+        let traces = load(&[
+            endpoint,
+            ("TOKEN_RELAY_OTLP_ENDPOINT", "https://traces.example/base"),
+            ("TOKEN_RELAY_OTLP_HEADERS", "authorization=Bearer hunter2, x-tenant=a=b"),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ]);
+        let traces = traces.unwrap();
+        assert_eq!(traces.endpoint.as_str(), "https://traces.example/base");
+        assert_eq!(traces.sampler, Sampler::ParentBasedRatio(0.25));
+        let headers = traces.headers.iter().map(|(name, value)| (name.as_str(), value.expose()));
+        let expected = [("authorization", "Bearer hunter2"), ("x-tenant", "a=b")];
+        assert_eq!(headers.collect::<Vec<_>>(), expected);
+        assert!(!format!("{traces:?}").contains("hunter2"));
+
+        let text = errors(&[
+            ("TOKEN_RELAY_OTLP_ENDPOINT", "ftp://collector"),
+            ("TOKEN_RELAY_OTLP_HEADERS", "hunter2"),
+            ("TOKEN_RELAY_OTEL_TRACES_SAMPLER", "sometimes"),
+            ("TOKEN_RELAY_OTEL_TRACES_SAMPLER_ARG", "2"),
+        ]);
+        for name in ["OTLP_ENDPOINT", "OTLP_HEADERS", "OTEL_TRACES_SAMPLER", "SAMPLER_ARG"] {
+            assert!(text.contains(&format!("{name}: expected")), "{name}: {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]

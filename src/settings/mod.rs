@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{http::tls::Identity, session::Digest};
+use crate::{http::tls::Identity, session::Digest, trace::Sampler};
 
 /// A secret from the settings; prints itself as `(redacted)`.
 #[derive(Clone, PartialEq, Eq)]
@@ -109,6 +109,21 @@ pub struct Settings {
     pub introspection_clients: Vec<(String, Secret)>,
     /// `LOG_FORMAT`: `text` (default) or `json`.
     pub log_json: bool,
+    /// `OTLP_*`, `OTEL_*`: where traces go; `None` makes none.
+    pub traces: Option<TraceSettings>,
+}
+
+/// Traces.
+#[derive(Clone, Debug)]
+pub struct TraceSettings {
+    /// `OTLP_ENDPOINT`: base URL of the receiver.
+    pub endpoint: Url,
+    /// `OTLP_HEADERS[_FILE]`: name and value of each.
+    pub headers: Vec<(String, Secret)>,
+    /// `OTEL_SERVICE_NAME`, default `token-relay`.
+    pub service_name: String,
+    /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`, default all, or as the caller says.
+    pub sampler: Sampler,
 }
 
 /// The OpenID provider.

@@ -20,6 +20,15 @@ const PREFIX: &str = "TOKEN_RELAY_";
 /// Variables with the prefix that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["LOG", "CONFIG", "DEMO_AUTO_LOGIN"];
 
+/// Variables of the OpenTelemetry specification, and the settings that they stand for.
+const OPEN_TELEMETRY: [(&str, &str); 5] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTLP_ENDPOINT"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "OTLP_HEADERS"),
+    ("OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME"),
+    ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER"),
+    ("OTEL_TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
+];
+
 /// One thing wrong with the settings. Never holds a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
@@ -101,15 +110,22 @@ impl Source {
             source.read_file(path);
             source.read_secret_files(str::to_ascii_lowercase);
         }
-        let (mut prefixed, mut aliases) = (Vec::new(), Vec::new());
+        let (mut prefixed, mut aliases, mut disabled) = (Vec::new(), Vec::new(), false);
         for (variable, value) in environment {
             if let Some(name) = variable.strip_prefix(PREFIX) {
                 prefixed.push((name.to_owned(), variable.clone(), value));
             } else if variable == "ADDONS_ENABLED" {
                 aliases.push(("MEET_COMPATIBLE".to_owned(), variable, value));
+            } else if let Some(name) = OPEN_TELEMETRY.iter().find(|(alias, _)| *alias == variable) {
+                aliases.push((name.1.to_owned(), variable, value));
             } else if variable.starts_with("ADDONS_") && known(&variable) {
                 aliases.push((variable.clone(), variable, value));
+            } else if variable == "OTEL_SDK_DISABLED" && value.eq_ignore_ascii_case("true") {
+                disabled = true;
             }
+        }
+        if disabled {
+            aliases.retain(|(name, ..)| name != "OTLP_ENDPOINT");
         }
         // A layer at a time, so that a setting of a stronger layer replaces the setting, or the
         // file of it, that a weaker one has, while both in one layer are a contradiction.

@@ -111,6 +111,27 @@ pub(super) const TABLE: &[Entry] = &[
     plain("BRAND_COLOR", "built in", "Accent colour of the dialog pages, `#rrggbb`"),
     plain("OFFICE_JS_URL", "none", "Where dialog pages load Office.js from, for `messageParent`"),
     plain("LOG_FORMAT", "`text`", "`text` or `json`"),
+    plain(
+        "OTLP_ENDPOINT",
+        "off",
+        "Base URL of an OpenTelemetry receiver for traces (OTLP over HTTP); alias `OTEL_EXPORTER_OTLP_ENDPOINT`",
+    ),
+    secret(
+        "OTLP_HEADERS",
+        "none",
+        "Headers of each export, `name=value` by commas; alias `OTEL_EXPORTER_OTLP_HEADERS`",
+    ),
+    plain("OTEL_SERVICE_NAME", "`token-relay`", "Name in traces; also without the prefix"),
+    plain(
+        "OTEL_TRACES_SAMPLER",
+        "`parentbased_always_on`",
+        "Which traces: `[parentbased_]always_on`, `…always_off`, `…traceidratio`; also without the prefix",
+    ),
+    plain(
+        "OTEL_TRACES_SAMPLER_ARG",
+        "`1`",
+        "Part of the traces for `…traceidratio`, 0 to 1; also without the prefix",
+    ),
     plain("MEET_COMPATIBLE", "`false`", "The meet-compatible surface; alias `ADDONS_ENABLED`"),
     plain("MEET_RETURN_TO", "required when on", "URLs below which `authenticate` may return"),
     plain("MEET_USER_ID_CLAIM", "`sub`", "ID-token claim that becomes `user_id`"),

@@ -361,6 +361,10 @@ impl SessionStore for MemoryStore {
         Ok(matches!(kept, Some((Grant::Ended, _))))
     }
 
+    fn held(&self) -> Option<usize> {
+        Some(self.sessions.len())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -397,6 +401,15 @@ impl<K: Copy + Ord + Hash + AsRef<[u8; 32]>, V> Expiring<K, V> {
         self.shards[usize::from(key.as_ref()[0]) % SHARDS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries, those whose time is over and that are not forgotten yet included.
+    fn len(&self) -> usize {
+        let lengths = self
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).entries.len());
+        lengths.sum()
     }
 
     /// True when the key was free.

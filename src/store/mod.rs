@@ -5,11 +5,14 @@
 //! that two instances can never both consume, fulfil or deliver.
 
 pub mod memory;
+mod observed;
 pub mod redis;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use observed::{OPERATIONS, Observed, Observer, STATES};
 
 use crate::session::{
     Digest, Failure, GoneReason, GrantId, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
@@ -217,6 +220,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Whether a grant was ended.
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError>;
 
+    /// How many sessions it holds, those that have just ended included, if it can tell at once.
+    fn held(&self) -> Option<usize> {
+        None
+    }
+
     /// Asks the store for a sign of life.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -246,4 +254,7 @@ pub trait Notifier: Send + Sync + 'static {
 
     /// Messages may have been missed (reconnect, failover): every reader must look again.
     fn resync(&self);
+
+    /// A connection to the store was lost and stands again.
+    fn reconnected(&self) {}
 }

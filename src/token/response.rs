@@ -9,7 +9,10 @@ use super::{
     refresh::RefreshToken,
     sealing::{KeyRing, OpenError, Purpose},
 };
-use crate::session::{SealedPayload, SessionKey};
+use crate::{
+    session::{SealedPayload, SessionKey},
+    trace::{self, TraceContext},
+};
 
 /// The members of RFC 6749 §5.1, and when the login ended.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +29,9 @@ pub struct TokenResponse {
     authenticated_at: u64,
     #[serde(skip)]
     expires_at: u64,
+    /// Where its login is in a trace.
+    #[serde(skip)]
+    trace: Option<TraceContext>,
 }
 
 fn expose<S: Serializer>(token: &AccessToken, serializer: S) -> Result<S::Ok, S::Error> {
@@ -49,6 +55,8 @@ struct Kept {
     e: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     r: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    c: Option<TraceContext>,
 }
 
 impl TokenResponse {
@@ -68,6 +76,7 @@ impl TokenResponse {
             scope: scope.to_owned(),
             authenticated_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             expires_at: now.as_secs() + ttl.as_secs(),
+            trace: None,
         }
     }
 
@@ -82,7 +91,13 @@ impl TokenResponse {
         &self.access_token
     }
 
-    /// Seals it for the session that it belongs to.
+    /// Where its login is in a trace; known once it was sealed and opened again.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
+    }
+
+    /// Seals it for the session that it belongs to, and with it the place in the trace of the
+    /// request that is being handled.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
         let kept = Kept {
             t: self.access_token.expose().to_owned(),
@@ -91,6 +106,7 @@ impl TokenResponse {
             a: self.authenticated_at,
             e: self.expires_at,
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
+            c: trace::current().filter(TraceContext::is_sampled),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
@@ -118,6 +134,51 @@ impl TokenResponse {
             scope: kept.s,
             authenticated_at: kept.a,
             expires_at: kept.e,
+            trace: kept.c,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+
+    /// What a version without traces keeps.
+    #[derive(Serialize, Deserialize)]
+    struct Earlier {
+        t: String,
+        y: String,
+        s: String,
+        a: u64,
+        e: u64,
+    }
+
+    #[test]
+    fn versions_with_and_without_traces_read_each_other() {
+        let (keys, session) = (KeyRing::random(), SessionId::generate().key());
+        let context = session.digest().as_bytes();
+        let earlier = Earlier { t: "token".into(), y: "Bearer".into(), s: "a".into(), a: 1, e: 2 };
+        let plaintext = serde_json::to_vec(&earlier).unwrap();
+        let payload = SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into());
+        let read = TokenResponse::unseal(&keys, session, &payload).unwrap();
+        assert_eq!((read.access_token.expose(), read.trace()), ("token", None));
+
+        let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let kept = Kept {
+            t: "token".to_owned(),
+            y: "Bearer".to_owned(),
+            s: "a".to_owned(),
+            a: 1,
+            e: 2,
+            r: None,
+            c: trace,
+        };
+        let plaintext = serde_json::to_vec(&kept).unwrap();
+        assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");
+        let payload = SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into());
+        let read = TokenResponse::unseal(&keys, session, &payload).unwrap();
+        assert_eq!(read.trace(), trace);
+        assert!(!serde_json::to_string(&read).unwrap().contains("4bf92f"), "the add-in sees it");
     }
 }

@@ -120,8 +120,21 @@ pub struct Browser {
 
 impl Default for Browser {
     fn default() -> Self {
+        Self::sending(header::HeaderMap::new())
+    }
+}
+
+impl Browser {
+    /// One behind a proxy that adds `headers` to every request.
+    pub fn sending(headers: header::HeaderMap) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self::with(Client::builder())
+        Self::with(Client::builder().default_headers(headers))
+    }
+
+    /// A browser over what a builder makes, such as one that trusts a test's certificate.
+    pub fn with(builder: reqwest::ClientBuilder) -> Self {
+        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(PATIENCE);
+        Self { client: builder.build().unwrap() }
     }
 }
 
@@ -134,12 +147,6 @@ pub struct Page {
 }
 
 impl Browser {
-    /// A browser over what a builder makes, such as one that trusts a test's certificate.
-    pub fn with(builder: reqwest::ClientBuilder) -> Self {
-        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(PATIENCE);
-        Self { client: builder.build().unwrap() }
-    }
-
     /// Opens one address without following.
     pub async fn get(&self, url: &str) -> Response {
         self.client.get(url).send().await.unwrap()

@@ -6,7 +6,10 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 
 use super::super::{AppState, cookies, problem::Problem};
-use crate::session::{Digest, SessionId, SessionKey, SessionToken};
+use crate::{
+    session::{Digest, SessionId, SessionKey, SessionToken},
+    trace,
+};
 
 /// Subprotocol of the stream itself.
 pub const SUBPROTOCOL: &str = "token-relay.v1";
@@ -33,6 +36,7 @@ impl FromRequestParts<AppState> for Credentials {
             .and_then(|text| SessionId::parse(text).ok())
             .ok_or(Problem::SessionNotFound)?;
         let key = id.key();
+        trace::adopt(key, None);
         if let Some(token) = bearer(&parts.headers)? {
             return Ok(Self { key, session_token: Some(token.digest()) });
         }

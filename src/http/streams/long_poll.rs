@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{Told, credentials::Credentials};
 use crate::{
-    http::{AppState, Transport, problem::Problem},
+    http::{AppState, Transport, metrics::Reconnect, problem::Problem},
     relay::{Outcome, Reader},
     session::GoneReason,
     store::ReadOutcome,
@@ -125,7 +125,11 @@ fn answer(
     match outcome {
         Outcome::Gone(reason) => Err(Problem::SessionGone(reason)),
         // A newer poll waits, or another instance will answer: this one has nothing.
-        Outcome::Superseded | Outcome::Draining => Ok(pending()),
+        Outcome::Superseded => {
+            app.metrics.stream_reconnected(Reconnect::NewestReader);
+            Ok(pending())
+        }
+        Outcome::Draining => Ok(pending()),
         outcome => {
             let told = Told::from_outcome(app, key, outcome);
             if let Told::Expired | Told::Nothing = told {

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::AppState;
+use super::{AppState, metrics::Reconnect};
 use crate::{
     relay::Outcome,
     session::{Failure, GoneReason, SealedPayload, SessionKey},
     token::TokenResponse,
+    trace,
 };
 
 /// What a reader is told at the end of its wait.
@@ -56,10 +57,13 @@ impl Told {
         match outcome {
             Outcome::Token(payload, age) => Self::from_payload(app, key, &payload, age),
             Outcome::Failed(failure) => Self::Failed(failure),
-            Outcome::Superseded => Self::Failed(Failure::new(
-                "superseded",
-                "Another connection reads this session now.",
-            )),
+            Outcome::Superseded => {
+                app.metrics.stream_reconnected(Reconnect::NewestReader);
+                Self::Failed(Failure::new(
+                    "superseded",
+                    "Another connection reads this session now.",
+                ))
+            }
             Outcome::Gone(GoneReason::Expired) => Self::Expired,
             Outcome::Gone(GoneReason::Acknowledged) => Self::Nothing,
             Outcome::Gone(GoneReason::Cancelled) => {
@@ -83,7 +87,10 @@ impl Told {
         match TokenResponse::unseal(&app.sealing_keys, key, payload) {
             Ok(token) => {
                 app.metrics.delivered(age);
-                tracing::info!(target: "audit", session = %key, "token delivered");
+                let delivery = trace::deliver(app.tracing.as_ref(), key, token.trace());
+                delivery.during(|| {
+                    tracing::info!(target: "audit", session = %key, "token delivered");
+                });
                 Self::Authenticated(token)
             }
             Err(error) => {

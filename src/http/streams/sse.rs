@@ -17,13 +17,18 @@ use tokio::time::Instant;
 
 use super::{Told, credentials::Credentials};
 use crate::{
-    http::{AppState, Transport, metrics::OpenStream, problem::Problem},
+    http::{
+        AppState, Transport,
+        metrics::{OpenStream, Reconnect},
+        problem::Problem,
+    },
     relay::{Outcome, Reader},
     session::GoneReason,
+    trace,
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
-const LAST_EVENT_ID: &str = "1";
+pub const LAST_EVENT_ID: &str = "1";
 
 /// How long a client waits before it reconnects, in milliseconds.
 const RETRY: u64 = 2_000;
@@ -37,6 +42,8 @@ pub struct EventStream {
     reader: Reader,
     next_heartbeat: Instant,
     stage: Stage,
+    /// To the request that opened it, for the traces.
+    opened_by: trace::Link,
     _open: OpenStream,
 }
 
@@ -52,7 +59,8 @@ impl EventStream {
     pub fn new(app: AppState, reader: Reader) -> Self {
         let open = app.metrics.stream_opened(Transport::Sse);
         let next_heartbeat = Instant::now() + app.heartbeat;
-        Self { app, reader, next_heartbeat, stage: Stage::Opening, _open: open }
+        let opened_by = trace::Link::to_current();
+        Self { app, reader, next_heartbeat, stage: Stage::Opening, opened_by, _open: open }
     }
 
     /// The next bytes to send; `None` at the end. Cancel-safe.
@@ -82,7 +90,8 @@ impl EventStream {
 
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
-        let told = Told::from_outcome(&self.app, self.reader.key(), outcome);
+        let told =
+            self.opened_by.during(|| Told::from_outcome(&self.app, self.reader.key(), outcome));
         let event = match &told {
             Told::Authenticated(_) => "authenticated",
             Told::Failed(_) => "failed",
@@ -139,6 +148,7 @@ pub async fn events(
 ) -> Result<Response, Problem> {
     let Credentials { key, session_token } = credentials;
     if had_last_event(&headers) {
+        app.metrics.stream_reconnected(Reconnect::LastEventId);
         app.end_session(key, session_token).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -178,6 +188,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_a_waiting_stream_keeps_stays_small() {
+        assert_eq!(size_of::<trace::Link>(), if cfg!(feature = "opentelemetry") { 8 } else { 0 });
+        assert!(size_of::<EventStream>() <= 160, "{}", size_of::<EventStream>());
+    }
 
     proptest! {
         #[test]

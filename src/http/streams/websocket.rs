@@ -22,18 +22,28 @@ use super::{
 use crate::{
     http::{AppState, Transport, problem::Problem},
     relay::{Outcome, Reader},
+    trace,
 };
 
 /// The subprotocol's close codes.
-mod code {
+pub mod code {
+    /// All is said.
     pub const DONE: u16 = 1000;
+    /// The client sent something unknown.
     pub const POLICY: u16 = 1008;
+    /// The instance restarts.
     pub const RESTART: u16 = 1012;
+    /// Full, or the store is away.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// Session token missing or wrong.
     pub const UNAUTHORIZED: u16 = 4401;
+    /// Foreign origin.
     pub const FORBIDDEN: u16 = 4403;
+    /// No such session.
     pub const NOT_FOUND: u16 = 4404;
+    /// The session's time is over.
     pub const EXPIRED: u16 = 4408;
+    /// Too many readers of one session.
     pub const TOO_MANY: u16 = 4429;
 }
 
@@ -73,10 +83,11 @@ pub async fn websocket(
 
 /// Upgrades and streams, or upgrades and closes with a code that says why.
 pub fn respond(app: AppState, upgrade: Upgrade, opened: Result<Reader, Problem>) -> Response {
+    let opened_by = trace::Link::to_current();
     upgrade.0.on_upgrade(async move |socket| match opened {
         Ok(reader) => {
             let open = app.metrics.stream_opened(Transport::WebSocket);
-            stream(app, socket, reader).await;
+            stream(app, socket, reader, opened_by).await;
             drop(open);
         }
         Err(problem) => {
@@ -118,7 +129,7 @@ impl FromRequestParts<AppState> for Upgrade {
     }
 }
 
-async fn stream(app: AppState, mut socket: WebSocket, mut reader: Reader) {
+async fn stream(app: AppState, mut socket: WebSocket, mut reader: Reader, opened_by: trace::Link) {
     let mut next_ping = Instant::now() + app.heartbeat;
     // A client that answered no ping between two of ours is gone.
     let mut answered = true;
@@ -155,7 +166,7 @@ async fn stream(app: AppState, mut socket: WebSocket, mut reader: Reader) {
     if outcome == Outcome::Draining {
         return close(socket, code::RESTART, "restart").await;
     }
-    let told = Told::from_outcome(&app, reader.key(), outcome);
+    let told = opened_by.during(|| Told::from_outcome(&app, reader.key(), outcome));
     match &told {
         Told::Nothing => return close(socket, code::DONE, "acknowledged").await,
         Told::ComeAgain => return close(socket, code::RESTART, "restart").await,

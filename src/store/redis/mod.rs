@@ -23,11 +23,12 @@ use bytes::Bytes;
 use fred::bytes_utils::Str;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, KeysInterface};
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
 use fred::types::config::Options;
 use fred::types::scripts::Script;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use fred::util::redis_keyslot;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::connection::Plan;
@@ -93,6 +94,7 @@ pub struct RedisStore {
     publish: &'static str,
     subscriber: Subscriber,
     _connection: AbortOnDropHandle<()>,
+    _reconnects: AbortOnDropHandle<()>,
 }
 
 /// The names of keys and channels.
@@ -144,6 +146,12 @@ impl RedisStore {
         let client = plan.client()?;
         let publish = if plan.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let first = client.clone();
+        // Before connecting, so that the first connection is not taken for a second one.
+        let reconnects = tokio::spawn(report_reconnects(
+            client.clone(),
+            plan.is_cluster(),
+            Arc::clone(&notifier),
+        ));
         let connection = tokio::spawn(keep_connected(client.clone()));
         let subscriber = Subscriber::start(plan, client.clone(), names.clone(), notifier, timeout)?;
         let both = async {
@@ -168,6 +176,7 @@ impl RedisStore {
             publish,
             subscriber,
             _connection: AbortOnDropHandle::new(connection),
+            _reconnects: AbortOnDropHandle::new(reconnects),
         }))
     }
 
@@ -255,6 +264,29 @@ async fn keep_connected(client: Client) {
         let connection = AbortOnDropHandle::new(client.connect());
         let _ = connection.await;
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Tells of each time that a server was reached again. A cluster's primaries count one by one.
+fn report_reconnects(
+    client: Client,
+    cluster: bool,
+    notifier: Arc<dyn Notifier>,
+) -> impl Future<Output = ()> + Send {
+    let mut connections = client.reconnect_rx();
+    async move {
+        let mut known = Vec::new();
+        loop {
+            match connections.recv().await {
+                // Elsewhere any server after the first one stands in for it.
+                Ok(server) if known.contains(&server) || (!cluster && !known.is_empty()) => {
+                    notifier.reconnected();
+                }
+                Ok(server) => known.push(server),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
     }
 }
 

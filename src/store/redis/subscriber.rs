@@ -288,7 +288,12 @@ impl Task {
             tokio::select! {
                 biased;
                 event = self.connection.reconnects.recv() => match event {
-                    Ok(_) | Err(RecvError::Lagged(_)) => self.stand_again().await,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        if *self.connected.borrow() {
+                            self.notifier.reconnected();
+                        }
+                        self.stand_again().await;
+                    }
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
                 event = self.connection.errors.recv() => match event {
