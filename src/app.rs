@@ -2,9 +2,13 @@
 //!
 //! Called by `main` and by tests, which start the same thing. Shutting down is one road: take no
 //! more connections, tell every waiting reader to come again, wait for them to be gone, end.
+//! `secrets` makes keys of settings, `reload` puts new ones into force.
+
+mod reload;
+mod secrets;
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
@@ -12,32 +16,38 @@ use std::{
 };
 
 use ::http::HeaderValue;
+use arc_swap::ArcSwap;
 use governor::{Quota, RateLimiter};
-use hmac::{Hmac, Mac as _};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    reload::Reloader,
+    secrets::{MeetSecrets, Secrets},
+};
 use crate::{
     http::{
         self, App, AppState,
-        connection::{self, ConnectionLimits},
-        meet::Meet,
+        connection::{self, ConnectionLimits, Tls},
+        meet::{CsrfKeys, Meet},
         metrics::Metrics,
         pages::{Pages, PagesError},
+        tls::Identities,
     },
     login::{self, LoginSettings},
     relay::{Relay, Timing, Waiters},
-    session::Digest,
-    settings::{MeetSettings, RefreshSettings, Secret, Settings, SigningAlgorithm, TraceSettings},
+    settings::{
+        Brand, MeetSettings, RefreshSettings, Settings, SettingsErrors, Snapshot, TraceSettings,
+    },
     store::{
         Observed, Observer, SessionStore, StoreError,
         memory::MemoryStore,
         redis::{RedisStore, RedisStoreOptions},
     },
-    token::{
-        Forge, KeyError, KeyRing, MeetClaims, MeetForge, Refresh, Revocations, SigningKeys,
-        Verifier,
-    },
+    token::{Forge, KeyError, Refresh, Revocations, Verifier},
     trace::{Tracing, TracingError, TracingOptions},
 };
 
@@ -50,6 +60,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// How often the creation allowances of clients that went away are forgotten.
 const ALLOWANCE_SWEEP: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at the readers that are left in a shutdown.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +92,9 @@ pub enum AppError {
     /// The dialog pages cannot be prepared.
     #[error(transparent)]
     Pages(#[from] PagesError),
+    /// TLS cannot be spoken.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
     /// Traces cannot be exported.
     #[error("OTLP_ENDPOINT: {0}")]
     Traces(#[from] TracingError),
@@ -87,11 +103,16 @@ pub enum AppError {
     Signals(io::Error),
 }
 
+/// Reads the settings again, from where they came from.
+pub type ReadAgain = Box<dyn Fn() -> Result<Snapshot, SettingsErrors> + Send + Sync>;
+
 /// A running service.
 pub struct Server {
     address: SocketAddr,
     public_url: url::Url,
     app: AppState,
+    /// What TLS is spoken with, if it is.
+    identities: Option<Arc<Identities>>,
     accepting: CancellationToken,
     connections: TaskTracker,
     drain_timeout: Duration,
@@ -122,8 +143,16 @@ impl Server {
         };
         let accepting = CancellationToken::new();
         let connections = TaskTracker::new();
+        let identities = settings.tls.clone().map(Identities::new);
+        let tls = match &identities {
+            Some(identities) => {
+                Some(Tls { acceptor: identities.acceptor()?, app: Arc::clone(&app) })
+            }
+            None => None,
+        };
         tokio::spawn(connection::serve(
             listener,
+            tls,
             http::router(Arc::clone(&app)),
             limits,
             accepting.clone(),
@@ -132,6 +161,7 @@ impl Server {
         if let Some(metrics) = settings.metrics_listen {
             tokio::spawn(connection::serve(
                 listen(metrics).await?,
+                None,
                 http::metrics_router(Arc::clone(&app)),
                 ConnectionLimits { most: 64, ..limits },
                 accepting.clone(),
@@ -142,7 +172,7 @@ impl Server {
         app.login.discover_in_background();
         let public_url = app.public_url.clone();
         let drain_timeout = settings.drain_timeout;
-        Ok(Self { address, public_url, app, accepting, connections, drain_timeout })
+        Ok(Self { address, public_url, app, identities, accepting, connections, drain_timeout })
     }
 
     /// The address that it listens on.
@@ -153,6 +183,11 @@ impl Server {
     /// Where the world reaches it.
     pub fn public_url(&self) -> &url::Url {
         &self.public_url
+    }
+
+    /// The scheme that it is spoken to with.
+    pub fn scheme(&self) -> &'static str {
+        if self.identities.is_some() { "https" } else { "http" }
     }
 
     /// What its handlers share.
@@ -174,12 +209,19 @@ impl Server {
             Some(_) => (self.drain_timeout / 5).min(FLUSH),
             None => Duration::ZERO,
         };
-        let patience = self.drain_timeout - reserved;
-        match tokio::time::timeout(patience, self.connections.wait()).await {
+        let gone = async {
+            self.connections.wait().await;
+            // WebSockets have left the connections that they came by.
+            while self.app.relay.waiters().waiting() > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        match tokio::time::timeout(self.drain_timeout - reserved, gone).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => {
                 let left = self.connections.len();
-                tracing::warn!(left, "connections left when the drain timeout was over");
+                let waiting = self.app.relay.waiters().waiting();
+                tracing::warn!(left, waiting, "connections left when the drain timeout was over");
             }
         }
         if let Some(tracing) = &self.app.tracing {
@@ -192,20 +234,62 @@ impl Server {
 ///
 /// # Errors
 /// When the service cannot start.
-pub async fn serve(settings: Settings) -> Result<(), AppError> {
-    let server = Server::start(settings).await?;
-    announce(&format!("token-relay listening on http://{}", server.address()));
-    until_told(server).await
+pub async fn serve(snapshot: Snapshot, read_again: ReadAgain) -> Result<(), AppError> {
+    let signals = Signals::listen()?;
+    let server = Server::start(snapshot.settings.clone()).await?;
+    announce(&format!("token-relay listening on {}://{}", server.scheme(), server.address()));
+    until_told(server, signals, snapshot, read_again).await;
+    Ok(())
 }
 
-/// Waits for a signal, then shuts down.
-///
-/// # Errors
-/// When signals cannot be listened to.
-pub async fn until_told(server: Server) -> Result<(), AppError> {
-    told_to_end()?.await;
+/// The signals that the service heeds.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Begins to listen; from here on none of them ends the process by itself.
+    ///
+    /// # Errors
+    /// When they cannot be listened to.
+    pub fn listen() -> Result<Self, AppError> {
+        let listen = |kind| signal(kind).map_err(AppError::Signals);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Reloads when told or when files change, until SIGTERM or SIGINT; then shuts down.
+pub async fn until_told(
+    server: Server,
+    signals: Signals,
+    snapshot: Snapshot,
+    read_again: ReadAgain,
+) {
+    let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
+    // A terminal that is closed sends the same signal as an operator who wants a reload.
+    let has_terminal = io::stdin().is_terminal();
+    let identities = server.identities.clone();
+    let mut reloader = Reloader::new(snapshot, read_again, Arc::clone(&server.app), identities);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                if has_terminal {
+                    break;
+                }
+                reloader.reload().await;
+            }
+            () = reloader.files_changed() => reloader.reload_changes().await,
+        }
+    }
     server.shut_down().await;
-    Ok(())
 }
 
 /// Ends with SIGTERM or SIGINT.
@@ -213,7 +297,6 @@ pub async fn until_told(server: Server) -> Result<(), AppError> {
 /// # Errors
 /// When signals cannot be listened to.
 pub fn told_to_end() -> Result<impl Future<Output = ()>, AppError> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     Ok(async move {
@@ -254,35 +337,6 @@ async fn sweep_allowances(app: AppState, stop: CancellationToken) {
     }
 }
 
-fn key_ring(setting: &'static str, secrets: &[Secret]) -> Result<KeyRing, AppError> {
-    if secrets.is_empty() {
-        return Ok(KeyRing::random());
-    }
-    KeyRing::new(secrets.iter().map(|secret| secret.expose().as_bytes()))
-        .map_err(|source| AppError::Key { setting, source })
-}
-
-fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
-    let token = &settings.token;
-    let algorithm = match token.algorithm {
-        SigningAlgorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-        SigningAlgorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        SigningAlgorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-        SigningAlgorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
-    };
-    let keys = match &token.signing_key {
-        Some(key) => SigningKeys::from_secret(algorithm, key.expose().as_bytes()),
-        None => SigningKeys::generate(algorithm),
-    }
-    .map_err(|source| AppError::Key { setting: "SIGNING_KEY", source })?;
-    match &token.previous_signing_key {
-        None => Ok(keys),
-        Some(previous) => keys
-            .with_previous(algorithm, previous.expose().as_bytes())
-            .map_err(|source| AppError::Key { setting: "PREVIOUS_SIGNING_KEY", source }),
-    }
-}
-
 fn traces(settings: &TraceSettings) -> Result<Tracing, TracingError> {
     let headers = settings.headers.iter();
     Tracing::start(&TracingOptions {
@@ -302,7 +356,7 @@ fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
     LoginSettings {
         issuer: oidc.issuer.clone(),
         client_id: oidc.client_id.clone(),
-        client_secret: oidc.client_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        client_secret: secrets::client_secret(settings),
         scopes: oidc.scopes.clone(),
         redirect_uri,
         timeout: oidc.timeout,
@@ -311,30 +365,28 @@ fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
     }
 }
 
-fn meet(settings: &MeetSettings) -> Result<Meet, AppError> {
-    let claims = MeetClaims {
-        issuer: settings.token_issuer.clone(),
-        audience: settings.token_audience.clone(),
-        scope: settings.token_scope.clone(),
-        token_type: settings.token_type.clone(),
-        ttl: settings.token_ttl,
-    };
-    let secret = settings.token_secret_key.expose().as_bytes();
-    let forge = MeetForge::new(&settings.token_algorithm, secret, claims)
-        .map_err(|source| AppError::Key { setting: "ADDONS_TOKEN_SECRET_KEY", source })?;
-    let csrf_key = Hmac::new_from_slice(settings.csrf_secret.expose().as_bytes())
-        .map_err(|_| AppError::Key { setting: "ADDONS_CSRF_SECRET", source: KeyError::Missing })?;
-    Ok(Meet {
+fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, forge }: MeetSecrets) -> Meet {
+    Meet {
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
-        csrf_key,
-        forge,
+        csrf_keys: ArcSwap::from_pointee(CsrfKeys::new(csrf_key)),
+        forge: ArcSwap::from_pointee(forge),
         random_bytes: settings.random_token_byte_length,
         session_id_cookie: settings.session_id_cookie.clone(),
         user_id_claim: settings.user_id_claim.clone(),
         return_to: settings.return_to.clone(),
         login_ttl: settings.login_ttl,
-    })
+    }
+}
+
+/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
+/// sample Outlook add-in is told as Outlook would tell it.
+fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
+    let mut brand = settings.brand.clone();
+    if demo_pane && brand.office_js_url.is_none() {
+        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+    }
+    brand
 }
 
 async fn build(
@@ -365,7 +417,8 @@ async fn build(
     let timing =
         Timing { delivery_grace: settings.delivery_grace, fulfil_patience: FULFIL_PATIENCE };
     let relay = Relay::new(Arc::clone(&store), waiters, timing);
-    let signing_keys = Arc::new(signing_keys(settings)?);
+    let secrets = Secrets::of(settings)?;
+    let signing_keys = Arc::new(secrets.signing_keys);
     let issuer = settings.token_issuer_for(&public_url);
     let audience = settings.token_audience_for(&public_url);
     let forge = Forge {
@@ -380,20 +433,20 @@ async fn build(
         Quota::per_minute(NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN));
     Ok(Arc::new(App {
         login: login::Provider::new(login_settings(settings, redirect_uri))?,
-        sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,
-        cookie_keys: key_ring("COOKIE_KEYS", &settings.cookie_keys)?,
+        sealing_keys: secrets.sealing_keys,
+        cookie_keys: secrets.cookie_keys,
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
         refresh: settings.token.refresh.as_ref().map(|refresh| {
             let RefreshSettings { token_ttl, grant_ttl } = *refresh;
             Refresh::new(Arc::clone(&store), token_ttl, grant_ttl, settings.token.ttl)
         }),
         revocations: Revocations::new(store),
-        introspection_clients: settings
-            .introspection_clients
-            .iter()
-            .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
-            .collect(),
-        pages: Arc::new(Pages::new(&settings.brand, &public_url, &settings.frame_ancestors)?),
+        introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
+        pages: Arc::new(Pages::new(
+            &brand(settings, &public_url, demo_pane),
+            &public_url,
+            &settings.frame_ancestors,
+        )?),
         metrics,
         tracing: settings.traces.as_ref().map(traces).transpose()?,
         session_ttl: settings.session_ttl,
@@ -407,7 +460,7 @@ async fn build(
         hsts: settings.hsts.and_then(|life| {
             HeaderValue::from_str(&format!("max-age={}; includeSubDomains", life.as_secs())).ok()
         }),
-        meet: settings.meet.as_ref().map(meet).transpose()?,
+        meet: settings.meet.as_ref().zip(secrets.meet).map(|(settings, keys)| meet(settings, keys)),
         metrics_here: settings.metrics_listen.is_none(),
         demo_pane,
         relay,

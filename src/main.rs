@@ -1,12 +1,12 @@
 //! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
+mod healthcheck;
+
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -14,10 +14,12 @@ use token_relay::{
     app,
     client::terminal::{self, LoginError, LoginOptions},
     http::openapi,
-    settings::{Settings, environment, reachable},
+    settings::{Settings, Snapshot, environment},
     trace::log::WithTrace,
 };
 use tracing_subscriber::EnvFilter;
+
+use self::healthcheck::Instance;
 
 // Waiting streams are many small allocations of a few sizes; this allocator packs them densely.
 #[global_allocator]
@@ -49,10 +51,10 @@ enum Command {
     Demo {
         /// Address of the relay
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        listen: std::net::SocketAddr,
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
-        provider_listen: SocketAddr,
+        provider_listen: std::net::SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
@@ -87,7 +89,7 @@ enum Command {
 struct DemoProvider {
     /// Address of the provider
     #[arg(long, default_value = "127.0.0.1:8081")]
-    listen: SocketAddr,
+    listen: std::net::SocketAddr,
     /// Its URL, as browsers and the relay reach it
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     issuer: String,
@@ -139,9 +141,12 @@ impl ConfigFile {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Serve(file) => match Settings::load(environment(), file.path()) {
-            Ok(settings) => match log_to_stderr(settings.log_json) {
-                Ok(()) => run(app::serve(settings)),
+        Command::Serve(file) => match Snapshot::read(environment(), file.path()) {
+            Ok(snapshot) => match log_to_stderr(snapshot.settings.log_json) {
+                Ok(()) => {
+                    let read_again = move || Snapshot::read(environment(), file.path());
+                    run(app::serve(snapshot, Box::new(read_again)))
+                }
                 Err(error) => bad_settings(&error),
             },
             Err(errors) => bad_settings(&errors),
@@ -273,31 +278,21 @@ fn log_to_stderr(json: bool) -> Result<(), String> {
 }
 
 fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {
-    let address = match url {
-        Some(url) if url.scheme() == "http" => url
-            .socket_addrs(|| None)
-            .and_then(|addresses| addresses.first().copied().ok_or(ErrorKind::NotFound.into())),
-        Some(_) => return bad_settings(&"expected an http URL"),
+    let instance = match url {
+        Some(url) => Instance::at(&url),
         None => match Settings::load(environment(), file) {
-            Ok(settings) => Ok(reachable(settings.listen)),
+            Ok(settings) => Ok(Instance::of(&settings)),
             Err(errors) => return bad_settings(&errors),
         },
     };
-    match address.and_then(ask) {
+    let answer = match instance {
+        Ok(instance) => instance.ask(),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return bad_settings(&error),
+        Err(error) => return failed(&error),
+    };
+    match answer {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(answer) => failed(&format!("not ready: {}", answer.lines().last().unwrap_or_default())),
         Err(error) => failed(&error),
     }
-}
-
-/// The answer of the instance at `address` to whether it is ready, head and body.
-fn ask(address: SocketAddr) -> std::io::Result<String> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -45,6 +45,27 @@ fn missing_and_wrong_settings_are_named_and_end_with_2() {
 }
 
 #[test]
+fn a_redis_url_that_cannot_be_used_ends_with_2() {
+    const SECRET: &str = "a secret of the tests of 32 characters or more";
+    for url in ["redis://:confidential@localhost:port", "redis-sentinel://:confidential@localhost"]
+    {
+        let shared = [
+            ("TOKEN_RELAY_REDIS_URL", url),
+            ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+            ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+            ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+            ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ];
+        for command in ["serve", "check-config"] {
+            let output = run(&[command], &[&PROVIDER[..], &shared].concat());
+            assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+            assert!(stderr(&output).contains("REDIS_URL: expected"), "{}", stderr(&output));
+            assert!(!stderr(&output).contains("confidential"));
+        }
+    }
+}
+
+#[test]
 fn check_config_hides_secrets() {
     let secret = ("TOKEN_RELAY_OIDC_CLIENT_SECRET", "confidential");
     let output = run(&["check-config"], &[&PROVIDER[..], &[secret]].concat());

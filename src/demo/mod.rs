@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 pub use provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
-    app::{self, AppError, Server},
+    app::{self, AppError, Server, Signals},
     client::browser,
     http::meet,
     session::SessionToken,
-    settings::{Settings, SettingsErrors},
+    settings::{SettingsErrors, Snapshot},
 };
 
 /// `client_id` of the relay at the embedded provider.
@@ -60,23 +60,40 @@ pub enum DemoError {
 /// # Errors
 /// When relay or provider do not start.
 pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
-    let (server, issuer) = start(options, crate::settings::environment()).await?;
+    let signals = Signals::listen()?;
+    let Demo { server, issuer, snapshot, client_secret } =
+        start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
     app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {
         browser::open(&url);
     }
-    Ok(app::until_told(server).await?)
+    let read_again = Box::new(move || {
+        let environment = crate::settings::environment();
+        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, environment)
+    });
+    app::until_told(server, signals, snapshot, read_again).await;
+    Ok(())
 }
 
-/// Starts relay and provider; gives the relay and the provider's issuer.
+/// A demo that serves.
+pub struct Demo {
+    /// The relay.
+    pub server: Server,
+    /// The provider's issuer.
+    pub issuer: String,
+    snapshot: Snapshot,
+    client_secret: String,
+}
+
+/// Starts relay and provider.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn start(
     options: DemoOptions,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Server, String), DemoError> {
+) -> Result<Demo, DemoError> {
     let unusable = |address| move |source| DemoError::Listen { address, source };
     let listener = TcpListener::bind(options.provider_listen)
         .await
@@ -84,11 +101,11 @@ pub async fn start(
     let bound = listener.local_addr().map_err(unusable(options.provider_listen))?;
     let issuer = format!("http://{bound}");
     let secret = SessionToken::generate().expose().to_owned();
-    let settings = Settings::demo(options.listen, &issuer, CLIENT_ID, &secret, environment)?;
-    let server = Server::start_with(settings, true).await?;
+    let snapshot = Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, environment)?;
+    let server = Server::start_with(snapshot.settings.clone(), true).await?;
     let client = RegisteredClient {
         id: CLIENT_ID.to_owned(),
-        secret,
+        secret: secret.clone(),
         redirect_uris: ["callback", meet::CALLBACK]
             .map(|path| format!("{}{path}", server.public_url()))
             .to_vec(),
@@ -100,7 +117,7 @@ pub async fn start(
             tracing::error!(%error, "the demo provider ended");
         }
     });
-    Ok((server, issuer))
+    Ok(Demo { server, issuer, snapshot, client_secret: secret })
 }
 
 /// What `token-relay demo-provider` takes from the command line.

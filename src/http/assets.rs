@@ -39,6 +39,10 @@ const CSS: &str = "text/css; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const TYPESCRIPT: &str = "text/plain; charset=utf-8";
 const SVG: &str = "image/svg+xml";
+#[cfg(feature = "demo")]
+const PNG: &str = "image/png";
+#[cfg(feature = "demo")]
+const XML: &str = "application/xml; charset=utf-8";
 
 /// Shorthand for an entry of the tables below.
 macro_rules! asset {
@@ -76,19 +80,43 @@ const DEMO: &[Asset] = &[
     asset!("/demo.js", "demo/demo.js", JAVASCRIPT, Relay),
 ];
 
+/// The sample Outlook add-in.
+#[cfg(feature = "demo")]
+const OUTLOOK: &[Asset] = &[
+    asset!("/outlook/", "outlook/taskpane.html", HTML, Relay),
+    asset!("/outlook/taskpane.css", "outlook/taskpane.css", CSS, Relay),
+    asset!("/outlook/taskpane.js", "outlook/taskpane.js", JAVASCRIPT, Relay),
+    asset!("/outlook/load-office.js", "outlook/load-office.js", JAVASCRIPT, Relay),
+    asset!("/outlook/office-stub.js", "outlook/office-stub.js", JAVASCRIPT, Relay),
+    asset!("/outlook/manifest.xml", "outlook/manifest.xml", XML, Relay),
+    // Outlook shows the icons in pages of its own.
+    asset!("/outlook/icon-16.png", "outlook/icon-16.png", PNG, Anyone),
+    asset!("/outlook/icon-32.png", "outlook/icon-32.png", PNG, Anyone),
+    asset!("/outlook/icon-64.png", "outlook/icon-64.png", PNG, Anyone),
+    asset!("/outlook/icon-80.png", "outlook/icon-80.png", PNG, Anyone),
+    asset!("/outlook/icon-128.png", "outlook/icon-128.png", PNG, Anyone),
+];
+
 /// Content security policy of the demo task pane.
 #[cfg(feature = "demo")]
 const DEMO_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The same for the sample add-in: Outlook on the web frames it, and Office.js is Microsoft's.
+#[cfg(feature = "demo")]
+const OUTLOOK_POLICY: &str = "default-src 'none'; script-src 'self' https://appsforoffice.microsoft.com; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors https://outlook.office.com https://outlook.office365.com https://outlook.live.com https://outlook.cloud.microsoft";
+
+/// Where the sample add-in's stand-in for Office.js is, below the public URL, in the demo.
+pub const OFFICE_STUB: &str = "outlook/office-stub.js";
 
 /// The files under `/addons/static/`.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     serve_all(ASSETS, None)
 }
 
-/// The demo task pane at `/`.
+/// The demo task pane at `/` and the sample Outlook add-in at `/outlook/`.
 #[cfg(feature = "demo")]
 pub fn demo_router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    serve_all(DEMO, Some(DEMO_POLICY))
+    serve_all(DEMO, Some(DEMO_POLICY)).merge(serve_all(OUTLOOK, Some(OUTLOOK_POLICY)))
 }
 
 /// Changes with the content of any file under `/addons/static/`: a file asked for with
@@ -228,14 +256,16 @@ mod tests {
 
     #[cfg(feature = "demo")]
     #[tokio::test]
-    async fn the_task_pane_needs_nothing_from_elsewhere_and_nothing_inline() {
-        let request = Request::get("/").body(Body::empty()).unwrap();
-        let response = demo_router::<()>().oneshot(request).await.unwrap();
-        assert_eq!(response.headers()["content-security-policy"], DEMO_POLICY);
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        let html = String::from_utf8_lossy(&body);
-        for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "<script>"] {
-            assert!(!html.contains(forbidden), "{forbidden}");
+    async fn the_task_panes_need_nothing_from_elsewhere_and_nothing_inline() {
+        for (path, policy) in [("/", DEMO_POLICY), ("/outlook/", OUTLOOK_POLICY)] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = demo_router::<()>().oneshot(request).await.unwrap();
+            assert_eq!(response.headers()["content-security-policy"], policy);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let html = String::from_utf8_lossy(&body);
+            for forbidden in ["http://", "https://", "<style", " style=", " onclick=", "<script>"] {
+                assert!(!html.contains(forbidden), "{path} {forbidden}");
+            }
         }
     }
 }

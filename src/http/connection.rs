@@ -1,11 +1,12 @@
 //! From an accepted socket to the router, and the light path of a waiting stream.
 //!
-//! Called by `app`. hyper serves every connection, save one whose first request opens an event
+//! Called by `app`. A listener with a certificate shakes hands first ([`super::tls`]). hyper serves every connection, save one whose first request opens an event
 //! stream: a general-purpose server keeps buffers and a state machine of some 20 kB for it, while
 //! all it does is wait. Such a request is read here, goes through the very same router, and its
 //! socket is then held by a task of a few hundred bytes that only writes.
 
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -30,10 +31,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::streams::sse::{EventStream, Parking};
+use super::{
+    AppState,
+    metrics::HandshakeOutcome,
+    streams::sse::{EventStream, Parking},
+    tls,
+};
 
 /// Largest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -57,9 +64,45 @@ pub struct ConnectionLimits {
     pub header_timeout: Duration,
 }
 
-/// Accepts connections until `shutdown`, then returns; `connections` tracks those still open.
+/// What a listener needs to speak TLS.
+#[derive(Clone)]
+pub struct Tls {
+    /// Shakes hands.
+    pub acceptor: TlsAcceptor,
+    /// Where handshakes are counted.
+    pub app: AppState,
+}
+
+impl Tls {
+    /// The connection behind the handshake, if it succeeds within `patience`.
+    async fn shake_hands(
+        self,
+        socket: TcpStream,
+        patience: Duration,
+    ) -> Option<TlsStream<TcpStream>> {
+        let shaken = tokio::time::timeout(patience, self.acceptor.accept(socket)).await;
+        let outcome = match &shaken {
+            Ok(Ok(_)) => HandshakeOutcome::Succeeded,
+            Ok(Err(error)) => {
+                // Scanners and health checks of load balancers do this all day.
+                tracing::debug!(%error, "TLS handshake failed");
+                HandshakeOutcome::Failed
+            }
+            Err(_) => {
+                tracing::debug!("TLS handshake not in time");
+                HandshakeOutcome::TimedOut
+            }
+        };
+        self.app.metrics.handshake(outcome);
+        shaken.ok()?.ok()
+    }
+}
+
+/// Accepts connections until `shutdown`, then returns; `connections` tracks those still open. With
+/// `tls` it speaks TLS alone.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     router: Router,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
@@ -81,12 +124,20 @@ pub async fn serve(
             }
         };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            refuse(&socket);
+            // Before a handshake nothing can be said that a client understands.
+            if tls.is_none() {
+                refuse(&socket);
+            }
             continue;
         };
+        // Failing to set it costs latency only.
+        let _ = socket.set_nodelay(true);
         let connection = Connection { peer, router: router.clone(), limits, permit };
         let (shutdown, tracker) = (shutdown.clone(), connections.clone());
-        connections.spawn(connection.run(socket, shutdown, tracker));
+        match tls.clone() {
+            None => connections.spawn(connection.run(socket, shutdown, tracker)),
+            Some(tls) => connections.spawn(connection.run_tls(tls, socket, shutdown, tracker)),
+        };
     }
 }
 
@@ -115,9 +166,30 @@ enum First {
 }
 
 impl Connection {
-    async fn run(self, mut socket: TcpStream, shutdown: CancellationToken, tracker: TaskTracker) {
-        // Failing to set it costs latency only.
-        let _ = socket.set_nodelay(true);
+    /// Shakes hands, then runs.
+    async fn run_tls(
+        self,
+        tls: Tls,
+        socket: TcpStream,
+        shutdown: CancellationToken,
+        tracker: TaskTracker,
+    ) {
+        let shaken = tokio::select! {
+            () = shutdown.cancelled() => return,
+            shaken = tls.shake_hands(socket, self.limits.header_timeout) => shaken,
+        };
+        let Some(socket) = shaken.map(Box::new) else { return };
+        if socket.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+            Box::pin(self.hand_over(socket, shutdown)).await;
+        } else {
+            Box::pin(self.run(socket, shutdown, tracker)).await;
+        }
+    }
+
+    async fn run<S>(self, mut socket: S, shutdown: CancellationToken, tracker: TaskTracker)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let first = tokio::select! {
             () = shutdown.cancelled() => return,
             first = tokio::time::timeout(self.limits.header_timeout, read_first(&mut socket)) => first,
@@ -155,6 +227,8 @@ impl Connection {
         builder
             .http2()
             .timer(TokioTimer::new())
+            // WebSockets over HTTP/2 (RFC 8441).
+            .enable_connect_protocol()
             .max_concurrent_streams(250)
             .max_header_list_size(16 * 1024)
             .keep_alive_interval(Duration::from_secs(30))
@@ -174,7 +248,10 @@ impl Connection {
     }
 
     /// Answers a request for an event stream and, if it is granted, holds the socket.
-    async fn hold(self, mut socket: TcpStream, request: Box<Request<Body>>, tracker: &TaskTracker) {
+    async fn hold<S>(self, mut socket: S, request: Box<Request<Body>>, tracker: &TaskTracker)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut request = *request;
         let parking = Parking::default();
         request.extensions_mut().insert(ConnectInfo(self.peer));
@@ -200,7 +277,7 @@ impl Connection {
         let permit = self.permit;
         // A task of its own, because the future of this one is large and would live as long.
         tracker.spawn(async move {
-            let ended = stream(&socket, &head, events).await;
+            let ended = stream(&mut socket, &head, events).await;
             drop(head);
             if let Err(error) = ended {
                 tracing::trace!(%error, "event stream ended");
@@ -214,7 +291,10 @@ impl Connection {
 }
 
 /// Writes an event stream until it ends or the client leaves.
-async fn stream(socket: &TcpStream, head: &[u8], mut events: EventStream) -> io::Result<()> {
+async fn stream<S>(socket: &mut S, head: &[u8], mut events: EventStream) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     write(socket, head).await?;
     let mut noise = 0;
     loop {
@@ -231,48 +311,44 @@ async fn stream(socket: &TcpStream, head: &[u8], mut events: EventStream) -> io:
 }
 
 /// Ends when the client closes its side.
-async fn left(socket: &TcpStream, noise: &mut usize) -> io::Result<()> {
+async fn left<S: AsyncRead + Unpin>(socket: &mut S, noise: &mut usize) -> io::Result<()> {
     loop {
-        socket.readable().await?;
         let mut buffer = [0u8; 64];
-        match socket.try_read(&mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
-            Ok(read) => {
-                *noise += read;
-                if *noise > MAX_NOISE {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        match socket.read(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::ConnectionAborted.into()),
+            read => *noise += read,
+        }
+        if *noise > MAX_NOISE {
+            return Err(io::ErrorKind::InvalidData.into());
         }
     }
 }
 
 /// Writes all of `bytes`. The common case, an empty socket buffer, needs no timer and no state.
-async fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let written = match socket.try_write(bytes) {
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    if written < bytes.len() {
-        Box::pin(write_slowly(socket, &bytes[written..])).await?;
+async fn write<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {
+    let mut written = 0;
+    let first = poll_fn(|context| {
+        let mut socket = Pin::new(&mut *socket);
+        Poll::Ready(match socket.as_mut().poll_write(context, bytes) {
+            Poll::Ready(Ok(length)) => {
+                written = length;
+                socket.poll_flush(context)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        })
+    });
+    match first.await {
+        Poll::Ready(Ok(())) if written == bytes.len() => Ok(()),
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Box::pin(write_slowly(socket, &bytes[written..])).await,
     }
-    Ok(())
 }
 
-async fn write_slowly(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_slowly<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {
     let all = async {
-        while !bytes.is_empty() {
-            socket.writable().await?;
-            match socket.try_write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        socket.write_all(bytes).await?;
+        socket.flush().await
     };
     tokio::time::timeout(WRITE_PATIENCE, all).await?
 }
@@ -301,7 +377,10 @@ fn encode_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 }
 
 /// Sends an ordinary answer and closes: a refused stream is rare, and its connection with it.
-async fn answer(socket: &mut TcpStream, mut response: Response<Body>) -> io::Result<()> {
+async fn answer<S>(socket: &mut S, mut response: Response<Body>) -> io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
     let body = match std::mem::take(response.body_mut()).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => return Err(io::Error::other(error)),
@@ -320,7 +399,7 @@ async fn answer(socket: &mut TcpStream, mut response: Response<Body>) -> io::Res
 }
 
 /// Reads until it is clear whether the connection begins with a request for an event stream.
-async fn read_first(socket: &mut TcpStream) -> io::Result<First> {
+async fn read_first<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<First> {
     let mut read = BytesMut::with_capacity(1024);
     loop {
         if socket.read_buf(&mut read).await? == 0 {

@@ -3,8 +3,9 @@
 //!
 //! Its errors keep their own shape, `{"detail": …}`. Off unless configured.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{Extension, RawQuery, State},
@@ -58,9 +59,9 @@ pub struct Meet {
     /// Life of a transit token.
     pub transit_token_ttl: Duration,
     /// Makes the add-in's CSRF tokens.
-    pub csrf_key: Hmac<Sha256>,
+    pub csrf_keys: ArcSwap<CsrfKeys>,
     /// Makes the access tokens.
-    pub forge: MeetForge,
+    pub forge: ArcSwap<MeetForge>,
     /// Random bytes in session ID and transit token.
     pub random_bytes: usize,
     /// Name of the session cookie.
@@ -71,6 +72,43 @@ pub struct Meet {
     pub return_to: Vec<url::Url>,
     /// Life of the browser login.
     pub login_ttl: Duration,
+}
+
+/// Keys of CSRF tokens.
+#[derive(Clone)]
+pub struct CsrfKeys {
+    current: Hmac<Sha256>,
+    /// The one before, and until when its tokens are believed.
+    previous: Option<(Hmac<Sha256>, Instant)>,
+}
+
+impl CsrfKeys {
+    /// One key.
+    pub fn new(current: Hmac<Sha256>) -> Self {
+        Self { current, previous: None }
+    }
+
+    /// Another key, in use from now on. What the key before it made is believed for `keep`.
+    #[must_use]
+    pub fn followed_by(&self, next: Hmac<Sha256>, keep: Duration) -> Self {
+        Self { current: next, previous: Some((self.current.clone(), Instant::now() + keep)) }
+    }
+
+    fn make(&self, session_id: &SessionId) -> String {
+        hex::encode(mac(&self.current, session_id).finalize().into_bytes())
+    }
+
+    fn made(&self, session_id: &SessionId, token: &[u8]) -> bool {
+        let previous = self.previous.iter().filter(|(_, until)| Instant::now() < *until);
+        std::iter::once(&self.current)
+            .chain(previous.map(|(key, _)| key))
+            .any(|key| mac(key, session_id).verify_slice(token).is_ok())
+    }
+}
+
+/// HMAC-SHA256 of a session's ID.
+fn mac(key: &Hmac<Sha256>, session_id: &SessionId) -> Hmac<Sha256> {
+    key.clone().chain_update(session_id.expose().as_bytes())
 }
 
 /// An answer of the shape that the add-in knows.
@@ -136,11 +174,7 @@ impl App {
 impl Meet {
     /// `csrf_token` of a session: hex HMAC-SHA256 of its ID.
     fn csrf_token(&self, session_id: &SessionId) -> String {
-        hex::encode(self.mac(session_id).finalize().into_bytes())
-    }
-
-    fn mac(&self, session_id: &SessionId) -> Hmac<Sha256> {
-        self.csrf_key.clone().chain_update(session_id.expose().as_bytes())
+        self.csrf_keys.load().make(session_id)
     }
 
     /// The session and the credentials of a request of the add-in.
@@ -151,7 +185,9 @@ impl Meet {
         let presented = csrf.filter(|token| !token.is_empty()).ok_or(MISSING_CSRF)?;
         let session_id = SessionId::parse(&cookie).map_err(|_| SESSION_NOT_FOUND)?;
         let token = hex::decode(presented).map_err(|_| WRONG_CSRF)?;
-        self.mac(&session_id).verify_slice(&token).map_err(|_| WRONG_CSRF)?;
+        if !self.csrf_keys.load().made(&session_id, &token) {
+            return Err(WRONG_CSRF);
+        }
         trace::adopt(session_id.key(), None);
         Ok(Reader {
             key: session_id.key(),
@@ -521,7 +557,7 @@ async fn exchange(
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let forge = trace::child("forge", Kind::Internal);
-    let token = forge.during(|| meet.forge.forge(&login.user_id, now)).map_err(|error| {
+    let token = forge.during(|| meet.forge.load().forge(&login.user_id, now)).map_err(|error| {
         tracing::error!(%error, "access token not forged");
         Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
     })?;

@@ -69,6 +69,36 @@ pub enum RefreshOutcome {
     Failed,
 }
 
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs)]
+pub enum HandshakeOutcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+}
+
+/// How it ended that the settings were read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum ReloadOutcome {
+    /// What changed is in force.
+    Succeeded,
+    /// Nothing had changed.
+    Unchanged,
+    /// Something is wrong with them, so what was in force still is.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHandshakeOutcome {
+    outcome: HandshakeOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReloadOutcome {
+    outcome: ReloadOutcome,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTransport {
     transport: Transport,
@@ -112,6 +142,8 @@ pub struct Metrics {
     transitions: Family<ByState, Counter>,
     reconnected: Family<ByReconnect, Counter>,
     store_up: Gauge,
+    handshakes: Family<ByHandshakeOutcome, Counter>,
+    reloads: Family<ByReloadOutcome, Counter>,
     store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
     store_errors: Family<ByOperation, Counter>,
     store_sessions: Gauge,
@@ -186,6 +218,8 @@ impl Metrics {
             transitions: Family::default(),
             reconnected: Family::default(),
             store_up: Gauge::default(),
+            handshakes: Family::default(),
+            reloads: Family::default(),
             store_seconds: Family::new_with_constructor(latency),
             store_errors: Family::default(),
             store_sessions: Gauge::default(),
@@ -229,6 +263,19 @@ impl Metrics {
             Unit::Seconds,
             metrics.store_seconds.clone(),
         );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes by outcome",
+            metrics.handshakes.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Times that the settings were read again, by outcome",
+            metrics.reloads.clone(),
+        );
+        for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
+            drop(metrics.reloads.get_or_create(&ByReloadOutcome { outcome }));
+        }
         registry.register(
             "store_errors",
             "Calls of the store that failed, by operation",
@@ -298,6 +345,16 @@ impl Metrics {
     /// Counts a token that could not be opened.
     pub fn lost(&self) {
         self.deliveries_lost.inc();
+    }
+
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, outcome: HandshakeOutcome) {
+        self.handshakes.get_or_create(&ByHandshakeOutcome { outcome }).inc();
+    }
+
+    /// Counts a reading of the settings while they were in force.
+    pub fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads.get_or_create(&ByReloadOutcome { outcome }).inc();
     }
 
     /// Counts a reader that came back.

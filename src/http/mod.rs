@@ -5,6 +5,7 @@
 //! [`App`]; calls `login`, `token` and `relay`.
 
 pub mod assets;
+pub mod asyncapi;
 pub mod client_credentials;
 pub mod connection;
 mod cookies;
@@ -20,9 +21,11 @@ pub mod refresh;
 pub mod resource;
 pub mod sessions;
 pub mod streams;
+pub mod tls;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     middleware::{from_fn, from_fn_with_state},
@@ -67,7 +70,7 @@ pub struct App {
     /// Refresh tokens, when they are on.
     pub refresh: Option<Refresh>,
     /// Clients of introspection and revocation: ID and digest of the secret.
-    pub introspection_clients: Vec<(String, Digest)>,
+    pub introspection_clients: ArcSwap<Vec<(String, Digest)>>,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.
@@ -178,7 +181,10 @@ pub fn router(app: AppState) -> Router {
             get(streams::long_poll::poll).delete(sessions::end).head(no_head),
         )
         .route("/addons/sessions/{session_id}/events", get(streams::sse::events).head(no_head))
-        .route("/addons/sessions/{session_id}/ws", get(streams::websocket::websocket))
+        .route(
+            "/addons/sessions/{session_id}/ws",
+            get(streams::websocket::websocket).connect(streams::websocket::websocket),
+        )
         .route("/addons/me", get(resource::me))
         .route("/addons/verify", get(resource::verify))
         .route("/addons/token", post(refresh::token))
@@ -201,6 +207,7 @@ pub fn router(app: AppState) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz))
         .route("/openapi.json", get(openapi::openapi))
+        .route("/asyncapi.json", get(asyncapi::asyncapi))
         .route("/docs", get(openapi::docs));
     let mut router =
         session.merge(dialog).merge(operator).merge(assets::router()).merge(app.pages.router());

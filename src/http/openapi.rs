@@ -27,6 +27,7 @@ use utoipa::openapi::{
 
 use super::{
     App, AppState,
+    asyncapi::{self, Message},
     problem::Problem,
     sessions::{CreateRequest, CreateResponse},
 };
@@ -428,6 +429,11 @@ fn calls() -> Vec<Call> {
             "OpenAPI 3.1.",
             json("Object"),
         ),
+        Call::new(Get, "/asyncapi.json", Operator, "Event streams and WebSockets").answer(
+            "200",
+            "AsyncAPI 3.0.",
+            json("Object"),
+        ),
         Call::new(Get, "/metrics", Operator, "Figures for Prometheus").answer(
             "200",
             "OpenMetrics text.",
@@ -508,7 +514,8 @@ fn state(value: &str) -> ObjectBuilder {
         .required("state")
 }
 
-fn components() -> Components {
+/// The schemas, which [`asyncapi`](super::asyncapi) shares.
+pub(super) fn components() -> Components {
     let open = || Some(AdditionalProperties::FreeForm(true));
     let authenticated = state("authenticated");
     let authenticated = [
@@ -562,7 +569,8 @@ fn components() -> Components {
         ("title", Type::String, "The same for people."),
         ("status", Type::Integer, "The HTTP status."),
     ])
-    .property("detail", string().description(Some("More about this one.")));
+    .property("detail", string().description(Some("More about this one.")))
+    .property("error", string().description(Some("Why a session is over: `expired`, …")));
     let claims = object(&[
         ("iss", Type::String, "Issuer."),
         ("sub", Type::String, "Whom the token is about."),
@@ -752,6 +760,9 @@ struct Docs {
     version: &'static str,
     assets: String,
     groups: Vec<Group>,
+    messages: &'static [Message],
+    errors: &'static [(&'static str, &'static str)],
+    close_codes: &'static [(u16, &'static str)],
 }
 
 /// `GET /docs`.
@@ -774,6 +785,9 @@ pub async fn docs(State(app): State<AppState>) -> Result<Response, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         assets: super::assets::version(),
         groups,
+        messages: &asyncapi::MESSAGES,
+        errors: &asyncapi::ERRORS,
+        close_codes: &asyncapi::CLOSE_CODES,
     };
     let html = page.render().map_err(|error| {
         tracing::error!(%error, "page not rendered");

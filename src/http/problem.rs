@@ -60,6 +60,8 @@ struct Body<'a> {
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
 }
 
 impl Problem {
@@ -124,6 +126,17 @@ impl Problem {
         }
     }
 
+    /// Why a session is over, as the event streams name it.
+    fn error(&self) -> Option<&'static str> {
+        match self {
+            Self::SessionGone(GoneReason::Acknowledged) => Some("gone"),
+            Self::SessionGone(GoneReason::Cancelled) => Some("cancelled"),
+            Self::SessionGone(GoneReason::Expired) => Some("expired"),
+            Self::SessionGone(GoneReason::Replayed) => Some("transit_token_replayed"),
+            _ => None,
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManySessions(after) => Some(*after),
@@ -144,6 +157,7 @@ impl IntoResponse for Problem {
             title,
             status: status.as_u16(),
             detail: self.detail(),
+            error: self.error(),
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

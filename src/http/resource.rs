@@ -114,6 +114,7 @@ fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     let known = client_credentials::basic(headers).iter().any(|(id, secret)| {
         let presented = Digest::of(secret.as_bytes());
         app.introspection_clients
+            .load()
             .iter()
             .any(|(known, digest)| known == id && digest.matches(&presented))
     });

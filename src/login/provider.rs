@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use openidconnect::{
@@ -139,6 +140,8 @@ pub struct Provider(Arc<Inner>);
 
 struct Inner {
     settings: LoginSettings,
+    /// The one of the settings, until it is replaced.
+    client_secret: ArcSwapOption<String>,
     issuer: IssuerUrl,
     /// The same with a slash at the end, if its path is empty: some providers write theirs so.
     issuer_with_slash: Option<IssuerUrl>,
@@ -178,6 +181,7 @@ impl Provider {
         let http = BackChannel::new(settings.timeout)
             .map_err(|error| LoginError::Configuration(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
+            client_secret: ArcSwapOption::from(settings.client_secret.clone().map(Arc::new)),
             settings,
             issuer,
             issuer_with_slash,
@@ -185,6 +189,11 @@ impl Provider {
             known: RwLock::new(None),
             fetches: Mutex::default(),
         })))
+    }
+
+    /// Logs in at the provider with another secret from now on.
+    pub fn replace_client_secret(&self, secret: Option<String>) {
+        self.0.client_secret.store(secret.map(Arc::new));
     }
 
     /// Begins to look for the provider, so that the first person need not wait for it.
@@ -286,7 +295,11 @@ impl Provider {
         let mut client = CoreClient::from_provider_metadata(
             metadata.clone(),
             ClientId::new(self.0.settings.client_id.clone()),
-            self.0.settings.client_secret.clone().map(ClientSecret::new),
+            self.0
+                .client_secret
+                .load()
+                .as_ref()
+                .map(|secret| ClientSecret::new(secret.to_string())),
         )
         .set_redirect_uri(redirect);
         let methods = metadata.token_endpoint_auth_methods_supported();

@@ -4,12 +4,16 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use jsonwebtoken::Algorithm;
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 use super::{
     Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret, Settings,
-    SettingsErrors, SigningAlgorithm, TokenSettings, TraceSettings, source::Source, table::TABLE,
+    SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings, source::Source,
+    table::TABLE,
 };
-use crate::{token::SigningKeys, trace::Sampler};
+use crate::{
+    http::tls::Identity, store::redis::RedisStoreOptions, token::SigningKeys, trace::Sampler,
+};
 
 /// Shortest secret that keys are made of, in characters.
 const SHORTEST_SECRET: usize = 32;
@@ -34,7 +38,7 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
         file: Option<&Path>,
     ) -> Result<Self, SettingsErrors> {
-        make(Source::read(environment, file))
+        make(&mut Source::read(environment, file))
     }
 
     /// What `load` would run with, secrets hidden.
@@ -45,11 +49,11 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
         file: Option<&Path>,
     ) -> Result<Vec<Described>, SettingsErrors> {
-        let source = Source::read(environment, file);
+        let mut source = Source::read(environment, file);
         let lines = TABLE
             .iter()
             .map(|entry| {
-                let shown = match source.text(entry.name) {
+                let shown = match source.shown(entry.name) {
                     Some(_) if entry.secret => "(set, hidden)".to_owned(),
                     Some(text) => text,
                     None => entry.default.replace('`', ""),
@@ -58,7 +62,20 @@ impl Settings {
                 (entry.name, shown, origin)
             })
             .collect();
-        make(source).map(|_| lines)
+        make(&mut source).map(|_| lines)
+    }
+}
+
+impl Snapshot {
+    /// Reads the settings as [`Settings::load`] does.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn read(
+        environment: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingsErrors> {
+        Self::make(Source::read(environment, file))
     }
 
     /// Settings of `token-relay demo`: the embedded provider, and whatever the environment says.
@@ -84,16 +101,21 @@ impl Settings {
         source.preset("OIDC_CLIENT_SECRET", client_secret);
         // One person, or one benchmark, behind one address.
         source.preset("SESSIONS_PER_MINUTE", "1000000");
-        make(source)
+        Self::make(source)
+    }
+
+    fn make(mut source: Source) -> Result<Self, SettingsErrors> {
+        let settings = make(&mut source)?;
+        Ok(Self { settings, digests: source.digests(), files: source.files().to_vec() })
     }
 }
 
-fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
+fn make(source: &mut Source) -> Result<Settings, SettingsErrors> {
     let listen = source
         .parse("LISTEN", "an address such as 127.0.0.1:8080")
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
-    let oidc = oidc(&mut source);
-    let redis = redis(&mut source);
+    let oidc = oidc(source);
+    let redis = redis(source);
     if redis.is_some() {
         for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
             if !source.has(name) {
@@ -101,8 +123,8 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
             }
         }
     }
-    let token = token(&mut source);
-    let public_url = secure_url(&mut source, "PUBLIC_URL");
+    let token = token(source);
+    let public_url = secure_url(source, "PUBLIC_URL");
     let is_private = listen.ip().is_loopback() || listen.ip().is_unspecified();
     if !is_private && !source.has("PUBLIC_URL") {
         source.missing("PUBLIC_URL", " because LISTEN is no loopback address");
@@ -113,6 +135,7 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
     }
     let settings = Settings {
         listen,
+        tls: tls(source),
         public_url,
         metrics_listen,
         redis,
@@ -124,15 +147,15 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
         delivery_grace: source.duration("DELIVERY_GRACE", 30 * SECOND, (SECOND, HOUR)),
         heartbeat: source.duration("HEARTBEAT", 15 * SECOND, (SECOND, 5 * MINUTE)),
         drain_timeout: source.duration("DRAIN_TIMEOUT", 30 * SECOND, (SECOND, HOUR)),
-        allowed_origins: origins(&mut source),
-        trusted_proxies: networks(&mut source),
+        allowed_origins: origins(source),
+        trusted_proxies: networks(source),
         require_bound_sessions: source.flag("REQUIRE_BOUND_SESSIONS"),
-        limits: limits(&mut source),
-        meet: meet(&mut source),
-        brand: brand(&mut source),
-        frame_ancestors: frame_ancestors(&mut source),
+        limits: limits(source),
+        meet: meet(source),
+        brand: brand(source),
+        frame_ancestors: frame_ancestors(source),
         hsts: source.has("HSTS").then(|| source.duration("HSTS", DAY, (SECOND, 3650 * DAY))),
-        introspection_clients: clients(&mut source),
+        introspection_clients: clients(source),
         log_json: match source.text("LOG_FORMAT").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -141,13 +164,31 @@ fn make(mut source: Source) -> Result<Settings, SettingsErrors> {
                 false
             }
         },
-        traces: traces(&mut source),
+        traces: traces(source),
         oidc: match oidc {
             Some(oidc) if source.is_sound() => oidc,
             _ => return Err(source.finish().err().unwrap_or(SettingsErrors(Vec::new()))),
         },
     };
     source.finish().map(|()| settings)
+}
+
+fn tls(source: &mut Source) -> Option<Identity> {
+    let names = ["TLS_CERTIFICATE", "TLS_KEY"];
+    for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
+        if source.has(name) && !source.has(other) {
+            source.missing(other, &format!(" with {name}"));
+        }
+    }
+    let [chain, key] = names.map(|name| source.file(name));
+    match Identity::from_pem(&chain?, &key?) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            let name = if error.is_of_the_key() { names[1] } else { names[0] };
+            source.reject(name, &error.to_string());
+            None
+        }
+    }
 }
 
 fn oidc(source: &mut Source) -> Option<OidcSettings> {
@@ -183,17 +224,15 @@ fn oidc(source: &mut Source) -> Option<OidcSettings> {
 
 fn redis(source: &mut Source) -> Option<RedisSettings> {
     let url = source.secret("REDIS_URL", 1)?;
-    let scheme = url.expose().split_once("://").map(|(scheme, _)| scheme);
-    let family = scheme.and_then(|scheme| scheme.split(['-', '+']).next());
-    if !matches!(family, Some("redis" | "rediss" | "valkey" | "valkeys")) {
-        source.reject("REDIS_URL", "a URL such as redis://host:6379/0");
-    }
     let prefix = source.text("REDIS_PREFIX").unwrap_or_else(|| "token-relay".to_owned());
     // Braces choose the cluster's slot; the store sets its own.
     if prefix.contains(['{', '}']) {
         source.reject("REDIS_PREFIX", "a prefix without braces");
     }
     let timeout = source.duration("REDIS_TIMEOUT", 2 * SECOND, (SECOND / 10, MINUTE));
+    if let Err(error) = RedisStoreOptions::check(url.expose()) {
+        source.reject("REDIS_URL", &format!("a URL such as redis://host:6379/0; this is {error}"));
+    }
     Some(RedisSettings { url, prefix, timeout })
 }
 
@@ -215,8 +254,8 @@ fn token(source: &mut Source) -> TokenSettings {
     TokenSettings {
         refresh: refresh(source, ttl),
         algorithm,
-        signing_key: signing_key(source, "SIGNING_KEY", algorithm),
-        previous_signing_key: signing_key(source, "PREVIOUS_SIGNING_KEY", algorithm),
+        signing_keys: signing_keys(source, "SIGNING_KEY", algorithm),
+        previous_signing_keys: signing_keys(source, "PREVIOUS_SIGNING_KEY", algorithm),
         issuer: source.text("TOKEN_ISSUER"),
         audience: source.list("TOKEN_AUDIENCE").unwrap_or_default(),
         scope: source.text("TOKEN_SCOPE").unwrap_or_else(|| "addons".to_owned()),
@@ -239,26 +278,50 @@ fn refresh(source: &mut Source, access_token_ttl: Duration) -> Option<RefreshSet
     Some(RefreshSettings { token_ttl, grant_ttl })
 }
 
-/// A key that signs with `algorithm`.
-fn signing_key(source: &mut Source, name: &str, algorithm: SigningAlgorithm) -> Option<Secret> {
-    let mut key = source.secret(name, SHORTEST_SECRET)?;
-    if key.expose().starts_with("-----BEGIN") {
+/// Keys that sign with `algorithm`, in the order in which they are written.
+fn signing_keys(source: &mut Source, name: &str, algorithm: SigningAlgorithm) -> Vec<Secret> {
+    let Some(text) = source.secret(name, SHORTEST_SECRET) else { return Vec::new() };
+    let keys = if text.expose().starts_with("-----BEGIN") {
         // Files of environment variables have one line for each, so PEM comes with `\n` in it.
-        key = Secret(key.expose().replace("\\n", "\n").into());
-    }
+        pem_blocks(&Zeroizing::new(text.expose().replace("\\n", "\n")))
+    } else {
+        let lines = text.expose().lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.map(|line| Secret(line.to_owned().into())).collect()
+    };
     let (algorithm, expected) = match algorithm {
         SigningAlgorithm::Es256 => (Algorithm::ES256, "a PEM private key on P-256 (PKCS#8)"),
         SigningAlgorithm::EdDsa => (Algorithm::EdDSA, "a PEM private key of Ed25519 (PKCS#8)"),
         SigningAlgorithm::Rs256 => {
             (Algorithm::RS256, "a PEM private key of RSA, of 2048 bits or more")
         }
-        SigningAlgorithm::Hs256 => (Algorithm::HS256, "a secret of 32 bytes or more"),
+        SigningAlgorithm::Hs256 => (Algorithm::HS256, "a secret of 32 bytes or more on each line"),
     };
-    if SigningKeys::from_secret(algorithm, key.expose().as_bytes()).is_err() {
+    let fits = |key: &Secret| SigningKeys::from_secret(algorithm, key.expose().as_bytes()).is_ok();
+    if keys.is_empty() || !keys.iter().all(fits) {
         source.reject(name, expected);
-        return None;
+        return Vec::new();
     }
-    Some(key)
+    keys
+}
+
+/// The blocks of a PEM text, each with its own first and last line (RFC 7468 §2); one that is cut
+/// off too, so that it is not overlooked. What stands between them is explanatory text.
+fn pem_blocks(text: &str) -> Vec<Secret> {
+    let (mut blocks, mut block) = (Vec::new(), Zeroizing::new(String::new()));
+    for line in text.lines().map(str::trim) {
+        if block.is_empty() && !line.starts_with("-----BEGIN") {
+            continue;
+        }
+        block.push_str(line);
+        block.push('\n');
+        if line.starts_with("-----END") {
+            blocks.push(Secret(std::mem::take(&mut block)));
+        }
+    }
+    if !block.is_empty() {
+        blocks.push(Secret(block));
+    }
+    blocks
 }
 
 fn limits(source: &mut Source) -> Limits {
@@ -650,10 +713,102 @@ mod tests {
             -----END PRIVATE KEY-----";
         let key = ("TOKEN_RELAY_SIGNING_KEY", ED25519);
         let one_line = [("TOKEN_RELAY_SIGNING_ALGORITHM", "EdDSA"), key];
-        assert!(Settings::load(environment(&one_line), None).unwrap().token.signing_key.is_some());
+        let settings = Settings::load(environment(&one_line), None).unwrap();
+        assert_eq!(settings.token.signing_keys.len(), 1);
         let text = errors(&[key]);
         assert!(text.contains("SIGNING_KEY: expected a PEM private key on P-256"), "{text}");
         assert!(!text.contains("MC4CAQAw"));
+    }
+
+    #[test]
+    fn several_signing_keys_are_read_in_their_order() {
+        let pem = |seed: u8| {
+            use base64::{Engine as _, engine::general_purpose::STANDARD};
+            // RFC 8410 §7: a fixed head, then the seed.
+            const HEAD: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+            let der = STANDARD.encode([&HEAD[..], &[seed; 32]].concat());
+            format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n")
+        };
+        let read = |algorithm: &str, keys: &str| {
+            let pairs =
+                [("TOKEN_RELAY_SIGNING_ALGORITHM", algorithm), ("TOKEN_RELAY_SIGNING_KEY", keys)];
+            Settings::load(environment(&pairs), None).map(|settings| settings.token.signing_keys)
+        };
+        let (first, second) = (pem(1), pem(2));
+        let written = format!("{first}written in between\n{second}");
+        for text in [written.clone(), written.replace('\n', "\\n"), written.replace('\n', "\r\n")] {
+            let keys = read("EdDSA", &text).unwrap();
+            assert_eq!(keys.len(), 2);
+            assert_eq!((keys[0].expose(), keys[1].expose()), (first.as_str(), second.as_str()));
+        }
+        let secrets = read("HS256", &format!("{SECRET}, with a comma\n\n {SECRET}\n")).unwrap();
+        assert_eq!(secrets[0].expose(), format!("{SECRET}, with a comma"));
+        assert_eq!(secrets[1].expose(), SECRET);
+        for (algorithm, keys) in [
+            ("EdDSA", format!("{first}{}", second.replace("END", "AND"))),
+            ("EdDSA", first.replace("END", "AND")),
+            ("HS256", format!("{SECRET}\nshort, and confidential")),
+        ] {
+            let error = read(algorithm, &keys).unwrap_err().to_string();
+            assert!(error.contains("SIGNING_KEY: expected"), "{error}");
+            assert!(!error.contains("confidential"));
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_no_default() {
+        let folder = std::env::temp_dir().join(format!("token-relay-lists-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("relay.toml");
+        std::fs::write(&file, "token_claims = []\nheartbeat = []\n").unwrap();
+        let settings = Settings::load(environment(&[]), Some(&file)).unwrap();
+        assert!(settings.token.claims.is_empty());
+        assert_eq!(settings.heartbeat, Duration::from_secs(15));
+        let shown = format!("{:?}", Settings::describe(environment(&[]), Some(&file)).unwrap());
+        assert!(shown.contains("\"TOKEN_CLAIMS\", \"(empty list)\""), "{shown}");
+        // The environment wins here too, and has a way to say the same.
+        let claims = |value: &str| {
+            let environment = environment(&[("TOKEN_RELAY_TOKEN_CLAIMS", value)]);
+            Settings::load(environment, Some(&file)).unwrap().token.claims
+        };
+        assert_eq!(claims("email"), ["email"]);
+        assert!(claims(",").is_empty());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_redis_url_must_be_of_use() {
+        let check = |url: &str| {
+            errors(&[
+                ("TOKEN_RELAY_REDIS_URL", url),
+                ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+                ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+                ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+                ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+            ])
+        };
+        for url in [
+            "http://alice:hunter2@localhost",
+            "redis://alice:hunter2@localhost/x",
+            "redis://alice:hunter2@localhost:port",
+            "redis-nonsense://alice:hunter2@localhost",
+            "redis-sentinel://alice:hunter2@localhost",
+            "rediss://alice:hunter2@localhost?ca=/nonexistent",
+        ] {
+            let text = check(url);
+            assert!(text.contains("REDIS_URL: expected a URL such as"), "{url}: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn readings_are_told_apart_by_what_changed() {
+        let read = |pairs: &[(&str, &str)]| Snapshot::read(environment(pairs), None).unwrap();
+        let other = "abcdef0123456789abcdef0123456789";
+        let before = read(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_HEARTBEAT", "9s")]);
+        assert!(before.differs_from(&before).is_empty());
+        let after = read(&[("TOKEN_RELAY_COOKIE_KEYS", other), ("TOKEN_RELAY_HSTS", "1h")]);
+        assert_eq!(after.differs_from(&before), ["COOKIE_KEYS", "HEARTBEAT", "HSTS"]);
     }
 
     #[test]
@@ -681,7 +836,8 @@ mod tests {
     fn the_demo_has_its_own_provider_and_heeds_the_rest() {
         let demo = |pairs: &[(&str, &str)]| {
             let listen = "127.0.0.1:0".parse().unwrap();
-            Settings::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs))
+            Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs))
+                .map(|snapshot| snapshot.settings)
         };
         let settings = demo(&[("TOKEN_RELAY_SESSION_TTL", "2m")]).unwrap();
         assert_eq!(settings.oidc.issuer.as_str(), "http://127.0.0.1:8081/");

@@ -1,6 +1,6 @@
 //! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
 //!
-//! Read once by `main`, handed to `app`. Knows nothing of what the settings are used for.
+//! Read by `main`, and again by `app` when they may have changed. Knows nothing of what the settings are used for.
 //! `table` names every setting, `source` reads them, `load` makes sense of them.
 
 mod load;
@@ -8,7 +8,9 @@ mod source;
 mod table;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -21,7 +23,7 @@ use ipnet::IpNet;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::trace::Sampler;
+use crate::{http::tls::Identity, session::Digest, trace::Sampler};
 
 /// A secret from the settings; prints itself as `(redacted)`.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,8 +60,10 @@ pub enum SigningAlgorithm {
 pub struct Settings {
     /// `LISTEN`, default `127.0.0.1:8080`.
     pub listen: SocketAddr,
+    /// `TLS_CERTIFICATE` and `TLS_KEY`: what `LISTEN` speaks TLS with; plain HTTP without.
+    pub tls: Option<Identity>,
     /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
-    /// path. Default `http://<LISTEN>`, see [`Settings::public_url_for`]; `https` unless the host is
+    /// path. Default `http://<LISTEN>`, or `https` with TLS, see [`Settings::public_url_for`]; `https` unless the host is
     /// loopback.
     pub public_url: Option<Url>,
     /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
@@ -156,11 +160,12 @@ pub struct RedisSettings {
 pub struct TokenSettings {
     /// `SIGNING_ALGORITHM`: `ES256` (default), `EdDSA`, `RS256`, `HS256`.
     pub algorithm: SigningAlgorithm,
-    /// `SIGNING_KEY[_FILE]`: PEM (PKCS#8), or for HS256 a secret of 32 bytes or more. `None` draws
-    /// a key at start (single process only; ES256 and EdDSA and HS256).
-    pub signing_key: Option<Secret>,
-    /// `PREVIOUS_SIGNING_KEY[_FILE]`: still verified and published during a rotation.
-    pub previous_signing_key: Option<Secret>,
+    /// `SIGNING_KEY[_FILE]`: PEM (PKCS#8), or for HS256 secrets of 32 bytes or more, one a line. The
+    /// first signs, all verify. Without any, a key is drawn at start (single process only; ES256,
+    /// EdDSA and HS256).
+    pub signing_keys: Vec<Secret>,
+    /// `PREVIOUS_SIGNING_KEY[_FILE]`: likewise, none of which signs.
+    pub previous_signing_keys: Vec<Secret>,
     /// `TOKEN_ISSUER`, default `PUBLIC_URL`.
     pub issuer: Option<String>,
     /// `TOKEN_AUDIENCE`, default `PUBLIC_URL`; several separated by commas.
@@ -251,6 +256,27 @@ pub struct Brand {
     pub office_js_url: Option<Url>,
 }
 
+/// Settings as they were read at one moment, to be compared with those of another.
+pub struct Snapshot {
+    /// The settings.
+    pub settings: Settings,
+    digests: BTreeMap<&'static str, Digest>,
+    files: Vec<PathBuf>,
+}
+
+impl Snapshot {
+    /// Every file that holds a part of the settings.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Names of the settings whose values differ from those in `other`.
+    pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
+        let names = table::TABLE.iter().map(|entry| entry.name);
+        names.filter(|name| self.digests.get(name) != other.digests.get(name)).collect()
+    }
+}
+
 impl Settings {
     /// Where the world reaches a service that is bound to `bound`. One that listens everywhere and
     /// was not told its name is reached on this machine.
@@ -259,8 +285,13 @@ impl Settings {
         // An address always makes a URL; the issuer is one that exists in any case.
         self.public_url
             .clone()
-            .or_else(|| Url::parse(&format!("http://{bound}")).ok())
+            .or_else(|| Url::parse(&format!("{}://{bound}", self.scheme())).ok())
             .unwrap_or_else(|| self.oidc.issuer.clone())
+    }
+
+    /// The scheme that `LISTEN` is spoken to with.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// `iss` of access tokens: the public URL unless configured.

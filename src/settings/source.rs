@@ -12,6 +12,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{Secret, table};
+use crate::session::Digest;
 
 /// Prefix of environment variables.
 const PREFIX: &str = "TOKEN_RELAY_";
@@ -83,12 +84,19 @@ impl fmt::Display for Origin {
 struct Raw {
     text: Zeroizing<String>,
     origin: Origin,
+    /// A list that was written down without members, unlike one that was not written down.
+    is_empty_list: bool,
 }
 
 /// The raw values, and the errors found while making sense of them.
+#[derive(Default)]
 pub(super) struct Source {
     values: BTreeMap<String, Raw>,
     errors: Vec<SettingsError>,
+    /// Every file that was read, or should have been.
+    files: Vec<PathBuf>,
+    /// What the files that plain settings name hold.
+    contents: BTreeMap<String, Digest>,
 }
 
 impl Source {
@@ -97,7 +105,7 @@ impl Source {
         environment: impl IntoIterator<Item = (String, String)>,
         file: Option<&Path>,
     ) -> Self {
-        let mut source = Self { values: BTreeMap::new(), errors: Vec::new() };
+        let mut source = Self::default();
         if let Some(path) = file {
             source.read_file(path);
             source.read_secret_files(str::to_ascii_lowercase);
@@ -122,7 +130,7 @@ impl Source {
         // A layer at a time, so that a setting of a stronger layer replaces the setting, or the
         // file of it, that a weaker one has, while both in one layer are a contradiction.
         for (layer, prefix) in [(aliases, ""), (prefixed, PREFIX)] {
-            let mut found = Self { values: BTreeMap::new(), errors: Vec::new() };
+            let mut found = Self::default();
             for (name, variable, value) in layer {
                 if NOT_SETTINGS.contains(&name.as_str()) || is_service_link(&name, &value) {
                     continue;
@@ -139,12 +147,14 @@ impl Source {
             found.read_secret_files(|name| format!("{prefix}{name}"));
             source.values.append(&mut found.values);
             source.errors.append(&mut found.errors);
+            source.files.append(&mut found.files);
         }
         source
     }
 
     fn read_file(&mut self, path: &Path) {
         let setting = path.display().to_string();
+        self.files.push(path.to_owned());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => return self.error(setting, error.to_string()),
@@ -166,7 +176,11 @@ impl Source {
                 continue;
             }
             match plain_text(&value) {
-                Some(text) => self.put(name, text, Origin::File(path.to_owned())),
+                Some(text) => {
+                    let is_empty_list = value.as_array().is_some_and(Vec::is_empty);
+                    let origin = Origin::File(path.to_owned());
+                    self.values.insert(name, Raw { text: text.into(), origin, is_empty_list });
+                }
                 None => {
                     self.error(
                         key,
@@ -187,7 +201,9 @@ impl Source {
     fn read_secret_files(&mut self, spell: impl Fn(&str) -> String) {
         for entry in table::TABLE.iter().filter(|entry| entry.secret) {
             let file_name = format!("{}_FILE", entry.name);
-            let Some(Raw { text: path, origin }) = self.values.remove(&file_name) else { continue };
+            let Some(Raw { text: path, origin, .. }) = self.values.remove(&file_name) else {
+                continue;
+            };
             if path.trim().is_empty() {
                 continue;
             }
@@ -197,6 +213,7 @@ impl Source {
                 continue;
             }
             let path = PathBuf::from(path.as_str());
+            self.files.push(path.clone());
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
                     let text = text.trim_end_matches(['\r', '\n']).to_owned();
@@ -211,7 +228,8 @@ impl Source {
     }
 
     fn put(&mut self, name: String, text: String, origin: Origin) {
-        self.values.insert(name, Raw { text: Zeroizing::new(text), origin });
+        let text = Zeroizing::new(text);
+        self.values.insert(name, Raw { text, origin, is_empty_list: false });
     }
 
     /// Sets a value unless the operator did.
@@ -219,6 +237,38 @@ impl Source {
         if !self.values.contains_key(name) {
             self.put(name.to_owned(), text.to_owned(), Origin::Program);
         }
+    }
+
+    /// A file that a setting names, by its content.
+    pub(super) fn file(&mut self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let path = PathBuf::from(self.text(name)?);
+        self.files.push(path.clone());
+        match std::fs::read(&path) {
+            Ok(content) => {
+                self.contents.insert(name.to_owned(), Digest::of(&content));
+                Some(content.into())
+            }
+            Err(error) => {
+                self.error(format!("{PREFIX}{name}"), format!("{}: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// What tells one reading of the settings from another, by setting; no value can be read from
+    /// it.
+    pub(super) fn digests(&self) -> BTreeMap<&'static str, Digest> {
+        let digest = |name: &str| {
+            let text = self.shown(name)?;
+            let content = self.contents.get(name).map(Digest::as_bytes).copied();
+            Some(Digest::of(&[text.as_bytes(), &content.unwrap_or_default()].concat()))
+        };
+        table::TABLE.iter().filter_map(|entry| Some((entry.name, digest(entry.name)?))).collect()
+    }
+
+    /// Every file that was read, or should have been.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Notes an error.
@@ -248,6 +298,12 @@ impl Source {
         debug_assert!(table::find(name).is_some(), "{name} is not in the table");
         let text = self.values.get(name)?.text.trim();
         (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    /// The value as `check-config` shows it, if there is one.
+    pub(super) fn shown(&self, name: &str) -> Option<String> {
+        let is_empty_list = self.values.get(name)?.is_empty_list;
+        if is_empty_list { Some("(empty list)".to_owned()) } else { self.text(name) }
     }
 
     /// Where the value came from.
@@ -285,6 +341,9 @@ impl Source {
 
     /// A list separated by commas.
     pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
+        if self.values.get(name).is_some_and(|raw| raw.is_empty_list) {
+            return Some(Vec::new());
+        }
         let text = self.text(name)?;
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         Some(parts.map(str::to_owned).collect())
@@ -358,8 +417,9 @@ impl Source {
     }
 
     /// The errors, if there are any.
-    pub(super) fn finish(self) -> Result<(), SettingsErrors> {
-        if self.errors.is_empty() { Ok(()) } else { Err(SettingsErrors(self.errors)) }
+    pub(super) fn finish(&mut self) -> Result<(), SettingsErrors> {
+        let errors = std::mem::take(&mut self.errors);
+        if errors.is_empty() { Ok(()) } else { Err(SettingsErrors(errors)) }
     }
 
     /// Whether an error was noted.

@@ -29,6 +29,12 @@ pub(super) const TABLE: &[Entry] = &[
         "`http://<LISTEN>`",
         "Where browsers and add-ins reach the relay; `https` unless loopback",
     ),
+    plain(
+        "TLS_CERTIFICATE",
+        "none",
+        "PEM file with the certificate chain for `LISTEN`, which then speaks TLS alone",
+    ),
+    plain("TLS_KEY", "none", "PEM file with the certificate's private key"),
     plain("METRICS_LISTEN", "`LISTEN`", "Separate address for `/metrics`"),
     plain("OIDC_ISSUER", "required", "Issuer of the OpenID provider; `https` unless loopback"),
     plain(
@@ -53,9 +59,9 @@ pub(super) const TABLE: &[Entry] = &[
     secret(
         "SIGNING_KEY",
         "random; required with Redis",
-        "PEM private key (PKCS#8), or a secret of 32 characters or more for HS256",
+        "PEM private key (PKCS#8), or a secret of 32 characters or more for HS256; of several, one after the other, the first signs, all verify",
     ),
-    secret("PREVIOUS_SIGNING_KEY", "none", "Still verified and published during a rotation"),
+    secret("PREVIOUS_SIGNING_KEY", "none", "Likewise, keys that verify only"),
     plain("TOKEN_ISSUER", "`PUBLIC_URL`", "`iss` of access tokens"),
     plain("TOKEN_AUDIENCE", "`PUBLIC_URL`", "`aud` of access tokens, separated by commas"),
     plain("TOKEN_SCOPE", "`addons`", "`scope` of access tokens"),

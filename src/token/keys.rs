@@ -1,5 +1,11 @@
-//! Signing keys of access tokens: the current one, and the previous one while it is rotated out.
+//! Signing keys of access tokens: the current one, and those that are rotated in or out.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, Header,
@@ -157,19 +163,43 @@ fn p256_signer(encoding: &EncodingKey) -> Option<Signer> {
         .map(|key| Signer::P256(Box::new(key), random))
 }
 
-/// The current key, which signs, and the previous one, which still verifies.
-pub struct SigningKeys {
-    current: SigningKey,
-    previous: Option<SigningKey>,
+/// The current key, which signs, and others, which verify. They can be replaced while in use.
+pub struct SigningKeys(ArcSwap<Keys>);
+
+#[derive(Clone)]
+struct Keys {
+    current: Arc<SigningKey>,
+    /// On their way in or out.
+    others: Vec<Arc<SigningKey>>,
+    /// Signed until they were replaced, and verify until the time given, named in settings or not.
+    retired: Vec<(Instant, Arc<SigningKey>)>,
+}
+
+impl Keys {
+    /// All that verify now, each once, the current one first.
+    fn all(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
+        let now = Instant::now();
+        let retired = self.retired.iter().filter(move |(until, _)| now < *until);
+        std::iter::once(&self.current).chain(&self.others).chain(retired.map(|(_, key)| key))
+    }
+
+    fn find(&self, id: &str) -> Option<&Arc<SigningKey>> {
+        self.all().find(|key| key.id == id)
+    }
 }
 
 impl std::fmt::Debug for SigningKeys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "SigningKeys({:?})", self.current.algorithm)
+        write!(formatter, "SigningKeys({:?})", self.current().algorithm)
     }
 }
 
 impl SigningKeys {
+    fn of(current: SigningKey) -> Self {
+        let keys = Keys { current: Arc::new(current), others: Vec::new(), retired: Vec::new() };
+        Self(ArcSwap::from_pointee(keys))
+    }
+
     /// Signs with `secret`: a PEM private key (PKCS#8), or a shared secret for HS256.
     ///
     /// # Errors
@@ -177,8 +207,7 @@ impl SigningKeys {
     pub fn from_secret(algorithm: Algorithm, secret: &[u8]) -> Result<Self, KeyError> {
         match algorithm {
             Algorithm::ES256 | Algorithm::EdDSA | Algorithm::RS256 | Algorithm::HS256 => {
-                let current = SigningKey::parse(algorithm, secret)?;
-                Ok(Self { current, previous: None })
+                Ok(Self::of(SigningKey::parse(algorithm, secret)?))
             }
             other => Err(KeyError::Unsupported(other)),
         }
@@ -188,9 +217,26 @@ impl SigningKeys {
     ///
     /// # Errors
     /// When it is no such key or too weak.
-    pub fn with_previous(self, algorithm: Algorithm, secret: &[u8]) -> Result<Self, KeyError> {
-        let previous = Some(SigningKey::parse(algorithm, secret)?);
-        Ok(Self { previous, ..self })
+    pub fn with_other(self, algorithm: Algorithm, secret: &[u8]) -> Result<Self, KeyError> {
+        let other = SigningKey::parse(algorithm, secret)?;
+        let mut keys = Keys::clone(&self.0.load());
+        // A key that is named twice is one key.
+        if keys.find(&other.id).is_none() {
+            keys.others.push(Arc::new(other));
+        }
+        Ok(Self(ArcSwap::from_pointee(keys)))
+    }
+
+    /// Takes the keys of `new` in the place of its own. The key that signed until now still verifies
+    /// for `keep`, the life of its last token, and so do earlier ones until their time is over.
+    /// Called by one task at a time.
+    pub fn replace(&self, new: Self, keep: Duration) {
+        let (old, mut keys) = (self.0.load(), Keys::clone(&new.0.load()));
+        let now = Instant::now();
+        keys.retired = old.retired.iter().filter(|(until, _)| now < *until).cloned().collect();
+        keys.retired.push((now + keep, Arc::clone(&old.current)));
+        keys.retired.retain(|(_, key)| key.id != keys.current.id);
+        self.0.store(Arc::new(keys));
     }
 
     /// Draws a key that lives as long as this process.
@@ -226,23 +272,25 @@ impl SigningKeys {
             }
             other => return Err(KeyError::CannotGenerate(other)),
         };
-        Ok(Self { current, previous: None })
+        Ok(Self::of(current))
     }
 
-    pub(super) fn current(&self) -> &SigningKey {
-        &self.current
+    pub(super) fn current(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.0.load().current)
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<&SigningKey> {
-        std::iter::once(&self.current).chain(&self.previous).find(|key| key.id == id)
+    pub(super) fn find(&self, id: &str) -> Option<Arc<SigningKey>> {
+        self.0.load().find(id).cloned()
     }
 
-    /// The public keys (RFC 7517 §5); empty for shared secrets.
+    /// The public keys (RFC 7517 §5), each once; empty for shared secrets.
     pub fn jwks(&self) -> JwkSet {
-        let keys = std::iter::once(&self.current)
-            .chain(&self.previous)
-            .filter_map(|key| key.public.clone())
-            .collect();
+        let mut keys = Vec::<Jwk>::new();
+        for key in self.0.load().all().filter_map(|key| key.public.as_ref()) {
+            if keys.iter().all(|known| known.common.key_id != key.common.key_id) {
+                keys.push(key.clone());
+            }
+        }
         JwkSet { keys }
     }
 }
@@ -265,6 +313,47 @@ mod tests {
         }
         let keys = SigningKeys::generate(Algorithm::HS256).unwrap();
         assert!(keys.jwks().keys.is_empty());
+    }
+
+    fn ids(keys: &SigningKeys) -> Vec<String> {
+        keys.jwks().keys.into_iter().filter_map(|key| key.common.key_id).collect()
+    }
+
+    fn drawn() -> SigningKeys {
+        SigningKeys::generate(Algorithm::ES256).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_signed_verifies_for_a_while_after_it_was_replaced() {
+        let hour = Duration::from_secs(3600);
+        let keys = drawn();
+        let first = ids(&keys);
+        let (second, third) = (drawn(), drawn());
+        let (second_id, third_id) = (ids(&second), ids(&third));
+        keys.replace(second, hour);
+        assert_eq!(ids(&keys), [second_id.clone(), first.clone()].concat());
+        assert_eq!(keys.current().id, second_id[0]);
+        // Another reload does not make it go early, nor does it keep what has had its time.
+        keys.replace(third, Duration::ZERO);
+        assert_eq!(ids(&keys), [third_id, first.clone()].concat());
+        assert!(keys.find(&first[0]).is_some() && keys.find(&second_id[0]).is_none());
+    }
+
+    #[test]
+    fn a_key_that_comes_back_is_published_once() {
+        let secrets =
+            [b"one secret of thirty-two bytes or more", b"two secrets of thirty-two bytes or mor"];
+        let make = |order: [usize; 2]| {
+            let keys = SigningKeys::from_secret(Algorithm::HS256, secrets[order[0]]).unwrap();
+            keys.with_other(Algorithm::HS256, secrets[order[1]]).unwrap()
+        };
+        let keys = make([0, 1]);
+        for order in [[1, 0], [0, 1], [1, 0]] {
+            keys.replace(make(order), Duration::from_secs(60));
+            let known = keys.0.load();
+            assert!(known.retired.len() == 1 && known.others.len() == 1);
+            assert_eq!(keys.current().id, make(order).current().id);
+        }
     }
 
     #[test]

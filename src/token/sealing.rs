@@ -7,6 +7,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
@@ -68,9 +69,9 @@ pub enum OpenError {
     Expired,
 }
 
-/// Keys by ID: the first seals, all open.
+/// Keys by ID: the first seals, all open. They can be replaced while the ring is in use.
 pub struct KeyRing {
-    keys: Vec<Key>,
+    keys: ArcSwap<Vec<Key>>,
 }
 
 struct Key {
@@ -95,7 +96,7 @@ impl Key {
 
 impl std::fmt::Debug for KeyRing {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "KeyRing({} keys)", self.keys.len())
+        write!(formatter, "KeyRing({} keys)", self.keys.load().len())
     }
 }
 
@@ -114,17 +115,28 @@ impl KeyRing {
                 Ok(Key::derive(secret))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() { Err(KeyError::Missing) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeyError::Missing) } else { Ok(Self::of(keys)) }
     }
 
     /// A ring with one key that nobody else has.
     pub fn random() -> Self {
-        Self { keys: vec![Key::derive(&*Zeroizing::new(random_bytes::<32>()))] }
+        Self::of(vec![Key::derive(&*Zeroizing::new(random_bytes::<32>()))])
+    }
+
+    fn of(keys: Vec<Key>) -> Self {
+        Self { keys: ArcSwap::from_pointee(keys) }
+    }
+
+    /// Takes the keys of `other` in the place of its own. What was sealed with a key that is not
+    /// among them cannot be opened any more.
+    pub fn replace(&self, other: Self) {
+        self.keys.store(other.keys.into_inner());
     }
 
     /// Seals `plaintext` for `purpose` at the place that `context` names.
     pub fn seal(&self, purpose: Purpose, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
-        let Some(key) = self.keys.first() else { return Vec::new() };
+        let keys = self.keys.load();
+        let Some(key) = keys.first() else { return Vec::new() };
         let nonce = random_bytes::<NONCE>();
         let aad = associated(purpose, context);
         let payload = Payload { msg: plaintext, aad: &aad };
@@ -156,7 +168,8 @@ impl KeyRing {
         }
         let nonce = <&[u8; NONCE]>::try_from(nonce).map_err(|_| OpenError::Invalid)?;
         let aad = associated(purpose, context);
-        let key = self.keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
+        let keys = self.keys.load();
+        let key = keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
         key.cipher
             .decrypt(nonce.into(), Payload { msg: ciphertext, aad: &aad })
             .map(Zeroizing::new)
@@ -249,6 +262,18 @@ mod tests {
         assert_eq!(after.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
         let envelope = during.seal(Purpose::Payload, b"", b"text");
         assert!(after.open(Purpose::Payload, b"", &envelope).is_ok());
+    }
+
+    #[test]
+    fn a_ring_takes_other_keys_while_it_is_in_use() {
+        let ring = KeyRing::new([OLD]).unwrap();
+        let envelope = ring.seal(Purpose::Payload, b"", b"text");
+        ring.replace(KeyRing::new([NEW, OLD]).unwrap());
+        assert!(ring.open(Purpose::Payload, b"", &envelope).is_ok());
+        let newer = ring.seal(Purpose::Payload, b"", b"text");
+        ring.replace(KeyRing::new([NEW]).unwrap());
+        assert_eq!(ring.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
+        assert!(ring.open(Purpose::Payload, b"", &newer).is_ok());
     }
 
     #[test]

@@ -208,7 +208,7 @@ mod tests {
         let token = token.access_token().expose();
         let after = SigningKeys::from_secret(Algorithm::HS256, &new).unwrap();
         let during = SigningKeys::from_secret(Algorithm::HS256, &new)
-            .and_then(|keys| keys.with_previous(Algorithm::HS256, &old));
+            .and_then(|keys| keys.with_other(Algorithm::HS256, &old));
         assert!(verifier(&Arc::new(during.unwrap()), &forge).verify(token).is_ok());
         assert!(verifier(&Arc::new(after), &forge).verify(token).is_err());
     }

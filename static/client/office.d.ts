@@ -7,13 +7,18 @@ export interface OfficeDialogOptions {
   height?: number;
   /** Let Office ask before it opens the window, which gets past popup blockers. Default true. */
   promptBeforeOpen?: boolean;
-  /** Told what the dialog's last page reports. The token itself never goes this way. */
-  onStatus?: (status: 'done' | 'error' | 'close') => void;
+  /**
+   * Told what the dialog's last page reports: `done`, `error`, or `close` for its button; and what
+   * Office does: `closed` when the person closed the window (12006; a token may still arrive),
+   * `unreachable` when a page does not load (12002, 12003). The token itself never goes this way.
+   */
+  onStatus?: (status: 'done' | 'error' | 'close' | 'closed' | 'unreachable') => void;
 }
 
 /**
  * An `openDialog` that uses `Office.context.ui.displayDialogAsync`.
  * The returned function rejects with `SignInError`: `popup_blocked` (12009, 12011) or
- * `dialog_failed` (everything else); `status` is the Office error number.
+ * `dialog_failed` (everything else); `status` is the Office error number. A dialog that an earlier
+ * call left open is closed first, because Office shows one at a time.
  */
 export function officeDialog(options?: OfficeDialogOptions): OpenDialog;

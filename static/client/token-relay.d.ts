@@ -11,6 +11,14 @@ export interface Token {
   /** Unix milliseconds when the login ended, where the relay says so. */
   authenticated_at?: number;
   transport: Transport;
+  /** Where the relay gives refresh tokens (`REFRESH_TOKEN_TTL`). Works once, and only for this client. */
+  refresh_token?: string;
+  /**
+   * There with a refresh token, after `signIn`: exchanges it for the next token, which can be
+   * refreshed in its turn. Asked again, it gives the same. Rejects with `invalid_grant` when the person
+   * has to sign in again.
+   */
+  refresh?: () => Promise<Token>;
   [field: string]: unknown;
 }
 

@@ -292,10 +292,11 @@ return opened;
 }
 async function post(url, { headers, body, ...init }) {
 let response;
+const json = body && !(body instanceof URLSearchParams);
 try {
 response = await fetch(url, {
-method: 'POST', cache: 'no-store', body: body && JSON.stringify(body),
-headers: { ...(body && { 'Content-Type': 'application/json' }), ...headers }, ...init,
+method: 'POST', cache: 'no-store', body: json ? JSON.stringify(body) : body,
+headers: { ...(json && { 'Content-Type': 'application/json' }), ...headers }, ...init,
 });
 } catch (error) {
 throw init.signal?.aborted ? aborted() : new SignInError('network', error.message);
@@ -352,12 +353,26 @@ stop.unlink();
 if (dialog?.close && delay >= 0) setTimeout(() => dialog.close(), delay);
 }
 }
+function refreshable(token, url, client) {
+if (!token.refresh_token) return token;
+let next;
+return {
+...token,
+refresh() {
+const body = new URLSearchParams({ grant_type: 'refresh_token', refresh_token: token.refresh_token, ...client });
+next ||= post(url, { body, credentials: 'omit' }).then((answer) => refreshable({ ...token, ...answer }, url, client));
+return next;
+},
+};
+}
 function signIn(options = {}) {
 const { baseUrl, bind = true, confirm = false, clientName } = options;
-return withDialog(options, async (signal) => {
 const root = base(baseUrl);
+let client;
+return withDialog(options, async (signal) => {
 const body = bind ? { bind, confirm, client_name: clientName } : undefined;
 const session = await post(`${root}/addons/sessions`, { body, credentials: 'omit', signal });
+client = { client_id: session.session_id, client_secret: session.session_token };
 return {
 dialogUrl: new URL(session.transit_url, root).href,
 sessionToken: session.session_token,
@@ -367,7 +382,7 @@ pollUrl: session.poll_url,
 expiresIn: session.expires_in,
 userCode: session.user_code,
 };
-});
+}).then((token) => refreshable(token, `${root}/addons/token`, client));
 }
 function meetSignIn(options) {
 const { baseUrl, dialogUrl } = options;

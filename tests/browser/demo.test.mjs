@@ -1,53 +1,26 @@
 // The demo and the dialog in a real browser: Debian's Chromium, driven over its debugging protocol.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { chromium } from 'playwright-core';
-
-const BROWSER = '/usr/bin/chromium';
-const BINARY = process.env.RELAY_BINARY ?? new URL('../../target/release/token-relay', import.meta.url).pathname;
-const SCREENSHOTS = new URL('./screenshots/', import.meta.url).pathname;
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+import { launch, logIn, openPage, overflow, SCREENSHOTS, startDemo, STATIC, violations } from './support.mjs';
 
 let browser;
-let relay;
+let demo;
 let address;
 
 before(async () => {
-  assert.ok(existsSync(BROWSER), 'Chromium is missing: apt-get install chromium');
-  assert.ok(existsSync(BINARY), `${BINARY} is missing: cargo build --release`);
-  mkdirSync(SCREENSHOTS, { recursive: true });
-  relay = spawn(BINARY, ['demo', '--no-open', '--listen', '127.0.0.1:0', '--provider-listen', '127.0.0.1:0'], { stdio: ['ignore', 'pipe', 'inherit'] });
-  address = await new Promise((resolve, reject) => {
-    relay.stdout.on('data', (bytes) => resolve(String(bytes).match(/http:\/\/\S+/)[0]));
-    relay.on('exit', () => reject(new Error('the demo ended')));
-  });
-  browser = await chromium.launch({
-    executablePath: BROWSER,
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-  });
+  demo = await startDemo();
+  ({ address } = demo);
+  browser = await launch();
 });
 
 after(async () => {
   await browser?.close();
-  relay?.kill();
+  demo?.stop();
 });
 
-/** A pane in a browser of its own, with what it asked the relay for and what went wrong in it. */
-async function openPane(options = {}) {
-  const context = await browser.newContext({ viewport: { width: 420, height: 900 }, ...options });
-  const page = await context.newPage();
-  const requests = [];
-  const troubles = [];
-  page.on('request', (request) => requests.push(`${request.method()} ${new URL(request.url()).pathname}`));
-  page.on('websocket', (socket) => requests.push(`WS ${new URL(socket.url()).pathname}`));
-  page.on('pageerror', (error) => troubles.push(String(error)));
-  page.on('console', (message) => message.type() === 'error' && troubles.push(message.text()));
-  await page.goto(address);
-  return { context, page, requests, troubles };
-}
+const openPane = (options) => openPage(browser, address, options);
 
 async function choose(page, transport) {
   // The radio button is drawn by its label.
@@ -60,20 +33,7 @@ async function openDialog(page) {
   return popup;
 }
 
-async function logIn(dialog, user, password = user) {
-  await dialog.waitForSelector('input[name=username]');
-  await dialog.fill('input[name=username]', user);
-  await dialog.fill('input[name=password]', password);
-  await dialog.press('input[name=password]', 'Enter');
-}
-
 const state = (page, wanted) => page.waitForSelector(`#status[data-state="${wanted}"]`, { timeout: 20_000 });
-
-async function violations(page) {
-  await page.evaluate(AXE);
-  const result = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }));
-  return result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(' ')}`);
-}
 
 for (const [transport, user, shown, opened] of [
   ['sse', 'alice', 'server-sent events', /^GET .*\/events$/],
@@ -175,7 +135,6 @@ test('pane and dialog pages are accessible in light and dark', async () => {
 
 test('the pane and the dialog need no sideways scrolling in a narrow task pane', async () => {
   const { context, page } = await openPane({ viewport: { width: 320, height: 640 } });
-  const overflow = (where) => where.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.equal(await overflow(page), 0, 'pane before the sign-in');
   const dialog = await openDialog(page);
   await dialog.waitForSelector('input[name=username]');
@@ -187,5 +146,57 @@ test('the pane and the dialog need no sideways scrolling in a narrow task pane',
   await page.screenshot({ path: `${SCREENSHOTS}narrow.png`, fullPage: true });
   await page.goto(`${address}/addons/error?error=expired&reference=BCDF-GHJK`);
   assert.equal(await overflow(page), 0, 'error page');
+  await context.close();
+});
+
+/** What differs from run to run gets a value of its own, so that the picture is always the same. */
+function freeze() {
+  const claims = {
+    aud: 'https://relay.example', iss: 'https://relay.example', jti: 'vO3kq0Yw2mT6n8Qe1sLzXA',
+    exp: 1795518013, iat: 1795514413, nbf: 1795514413,
+  };
+  for (const row of document.getElementById('claims').tBodies[0].rows) {
+    const value = claims[row.cells[0].textContent];
+    if (value === undefined) continue;
+    row.cells[1].replaceChildren(String(value));
+    if (typeof value !== 'number') continue;
+    const time = document.createElement('small');
+    time.textContent = new Date(value * 1000).toISOString().replace('T', ' ').slice(0, 19);
+    row.cells[1].append(' ', time);
+  }
+  const me = document.getElementById('me');
+  const [status, ...body] = me.textContent.split('\n');
+  me.textContent = `${status}\n${JSON.stringify({ ...JSON.parse(body.join('\n')), ...claims }, undefined, 2)}`;
+  document.activeElement?.blur();
+}
+
+// The picture in the README shows the pane as it is. `UPDATE_SCREENSHOT=1` takes it again; without,
+// the pane is compared by its text, structure and style sheet, since pixels depend on the fonts.
+test('the picture in the README shows this pane', async () => {
+  const picture = `${STATIC}demo/screenshot.png`;
+  const record = `${STATIC}demo/screenshot.json`;
+  const { context, page } = await openPane({ viewport: { width: 960, height: 800 }, deviceScaleFactor: 1.5, colorScheme: 'light', locale: 'en-US', reducedMotion: 'reduce' });
+  const dialog = await openDialog(page);
+  await logIn(dialog, 'alice');
+  await state(page, 'signed-in');
+  await page.evaluate(freeze);
+  // The latency in the picture is the one that was measured; the record leaves it out.
+  const body = await page.evaluate(() => {
+    const copy = document.body.cloneNode(true);
+    copy.querySelector('#latency').textContent = '';
+    return copy.outerHTML;
+  });
+  const sha256 = (...parts) => createHash('sha256').update(parts.join('\0')).digest('hex');
+  const pane = sha256(body, readFileSync(`${STATIC}demo/demo.css`, 'utf8'));
+  if (process.env.UPDATE_SCREENSHOT) {
+    await page.screenshot({ path: picture });
+    writeFileSync(record, `${JSON.stringify({ pane, picture: sha256(readFileSync(picture, 'base64')) }, undefined, 2)}\n`);
+  }
+  const known = JSON.parse(readFileSync(record, 'utf8'));
+  const png = readFileSync(picture);
+  assert.deepEqual([png.readUInt32BE(16), png.readUInt32BE(20)], [1440, 1200], 'its size');
+  assert.equal(sha256(png.toString('base64')), known.picture, 'picture and record were made together');
+  assert.equal(pane, known.pane, 'the pane has changed: take the picture again with UPDATE_SCREENSHOT=1 npm --prefix tests/browser test');
+  assert.match(readFileSync(new URL('../../README.md', import.meta.url), 'utf8'), /<img src="static\/demo\/screenshot.png"/);
   await context.close();
 });

@@ -3,6 +3,7 @@
 //! Each test file uses its own part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certificate;
 pub mod redis;
 
 use std::{
@@ -52,7 +53,7 @@ impl Process {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
         let url = first
             .split_whitespace()
-            .find(|word| word.starts_with("http://"))
+            .find(|word| word.starts_with("http://") || word.starts_with("https://"))
             .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()))
             .to_owned();
         Self { child, url, log }
@@ -127,14 +128,13 @@ impl Browser {
     /// One behind a proxy that adds `headers` to every request.
     pub fn sending(headers: header::HeaderMap) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .redirect(Policy::none())
-            .default_headers(headers)
-            .cookie_store(true)
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
-        Self { client }
+        Self::with(Client::builder().default_headers(headers))
+    }
+
+    /// A browser over what a builder makes, such as one that trusts a test's certificate.
+    pub fn with(builder: reqwest::ClientBuilder) -> Self {
+        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(PATIENCE);
+        Self { client: builder.build().unwrap() }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
-const LAST_EVENT_ID: &str = "1";
+pub const LAST_EVENT_ID: &str = "1";
 
 /// How long a client waits before it reconnects, in milliseconds.
 const RETRY: u64 = 2_000;

@@ -26,15 +26,24 @@ use crate::{
 };
 
 /// The subprotocol's close codes.
-mod code {
+pub mod code {
+    /// All is said.
     pub const DONE: u16 = 1000;
+    /// The client sent something unknown.
     pub const POLICY: u16 = 1008;
+    /// The instance restarts.
     pub const RESTART: u16 = 1012;
+    /// Full, or the store is away.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// Session token missing or wrong.
     pub const UNAUTHORIZED: u16 = 4401;
+    /// Foreign origin.
     pub const FORBIDDEN: u16 = 4403;
+    /// No such session.
     pub const NOT_FOUND: u16 = 4404;
+    /// The session's time is over.
     pub const EXPIRED: u16 = 4408;
+    /// Too many readers of one session.
     pub const TOO_MANY: u16 = 4429;
 }
 

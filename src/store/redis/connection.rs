@@ -32,13 +32,24 @@ pub(super) struct Plan {
     timeout: Duration,
 }
 
-fn malformed(why: &str) -> StoreError {
-    StoreError::Unavailable(format!("the URL of Redis is unusable: {why}"))
+/// A URL that no connection can be made with. Does not repeat it, for it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("unusable: {0}")]
+pub struct UnusableUrl(String);
+
+impl From<UnusableUrl> for StoreError {
+    fn from(error: UnusableUrl) -> Self {
+        Self::Unavailable(format!("the URL of Redis is {error}"))
+    }
+}
+
+fn malformed(why: &str) -> UnusableUrl {
+    UnusableUrl(why.to_owned())
 }
 
 impl Plan {
     /// Reads the URL. The errors never repeat it, for it may hold a password.
-    pub(super) fn new(url: &str, timeout: Duration) -> Result<Self, StoreError> {
+    pub(super) fn new(url: &str, timeout: Duration) -> Result<Self, UnusableUrl> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| malformed("no scheme"))?;
         let (family, suffix) = match scheme.find(['-', '+']) {
             Some(at) => scheme.split_at(at),
@@ -110,12 +121,12 @@ impl Plan {
     }
 
     /// A client for commands, not yet connected.
-    pub(super) fn client(&self) -> Result<Client, StoreError> {
+    pub(super) fn client(&self) -> Result<Client, UnusableUrl> {
         self.builder().build().map_err(|error| malformed(error.kind().to_str()))
     }
 
     /// A client for subscriptions, not yet connected.
-    pub(super) fn subscriber(&self) -> Result<SubscriberClient, StoreError> {
+    pub(super) fn subscriber(&self) -> Result<SubscriberClient, UnusableUrl> {
         let mut builder = self.builder();
         let timeout = self.timeout;
         builder.with_performance_config(|performance| {
@@ -127,7 +138,7 @@ impl Plan {
 }
 
 /// Trusts the certificates in `authority` (a PEM file), else those of the system.
-fn tls_config(authority: Option<&str>, cluster: bool) -> Result<TlsConfig, StoreError> {
+fn tls_config(authority: Option<&str>, cluster: bool) -> Result<TlsConfig, UnusableUrl> {
     let mut roots = rustls::RootCertStore::empty();
     match authority {
         Some(path) => {
@@ -160,7 +171,7 @@ fn tls_config(authority: Option<&str>, cluster: bool) -> Result<TlsConfig, Store
 mod tests {
     use super::*;
 
-    fn plan(url: &str) -> Result<Plan, StoreError> {
+    fn plan(url: &str) -> Result<Plan, UnusableUrl> {
         Plan::new(url, Duration::from_secs(1))
     }
 

@@ -32,6 +32,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::connection::Plan;
+pub use self::connection::UnusableUrl;
 use self::script::SCRIPTS;
 use self::subscriber::Subscriber;
 use super::{
@@ -62,6 +63,17 @@ pub struct RedisStoreOptions {
     pub prefix: String,
     /// The longest that one call may take.
     pub command_timeout: Duration,
+}
+
+impl RedisStoreOptions {
+    /// Whether `url` can be connected to, as far as can be told without trying.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(url: &str) -> Result<(), UnusableUrl> {
+        let plan = Plan::new(url, Duration::from_secs(1)).and_then(|plan| plan.client());
+        plan.map(drop)
+    }
 }
 
 impl fmt::Debug for RedisStoreOptions {

@@ -28,13 +28,40 @@ test('opens, hears "done" from the last page and closes', async () => {
   assert.equal(dialog.closed, 1, 'is closed once');
 });
 
-test('closed by the person', async () => {
+test('closed by the person, or not reached', async () => {
   const { handlers } = office();
-  const handle = await officeDialog()('https://relay.example/x');
+  const heard = [];
+  const handle = await officeDialog({ onStatus: (status) => heard.push(status) })('https://relay.example/x');
   handlers.event({ error: 12002 });
-  assert.equal(handle.closed, false);
+  handlers.event({ error: 12999 });
+  assert.deepEqual([handle.closed, heard], [false, ['unreachable']]);
   handlers.event({ error: 12006 });
-  assert.equal(handle.closed, true);
+  assert.deepEqual([handle.closed, heard], [true, ['unreachable', 'closed']]);
+});
+
+test('a dialog that is open still is closed first, and Office gets the time to do so', async () => {
+  const first = office();
+  await officeDialog()('https://relay.example/1');
+  const second = office();
+  let refused = 2;
+  const { displayDialogAsync } = Office.context.ui;
+  Office.context.ui.displayDialogAsync = (url, options, done) => {
+    if (refused > 0) {
+      refused -= 1;
+      done({ status: 'failed', error: { code: 12007 } });
+    } else displayDialogAsync(url, options, done);
+  };
+  await officeDialog()('https://relay.example/2');
+  assert.deepEqual([first.dialog.closed, refused, second.asked.length], [1, 0, 1]);
+  second.handlers.event({ error: 12006 });
+  refused = 1;
+  await assert.rejects(officeDialog()('https://relay.example/3'), { status: 12007 }, 'it is not ours');
+});
+
+test('cancelled while Office asks the person', async () => {
+  const { dialog } = office();
+  assert.equal((await officeDialog()('https://relay.example/x', { signal: AbortSignal.abort() })).closed, true);
+  assert.equal(dialog.closed, 1);
 });
 
 for (const [number, code] of [[12009, 'popup_blocked'], [12011, 'popup_blocked'], [12004, 'dialog_failed'], [12345, 'dialog_failed']]) {
