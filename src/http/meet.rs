@@ -561,7 +561,7 @@ async fn exchange(
         tracing::error!(%error, "access token not forged");
         Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
     })?;
-    drop(forge);
+    forge.end();
     match app.publish(key, &token).await? {
         Stored::Done => {
             app.metrics.login(LoginOutcome::Succeeded);
