@@ -60,7 +60,8 @@ async fn an_event_stream_gets_the_token_and_may_come_back_for_it() {
     let session = create(&relay.url, Some(json!({"bind": true, "client_name": "Test"}))).await;
     let (url, token) = (text(&session, "events_url"), text(&session, "session_token"));
     let mut events = Events::open(url, Some(token)).await;
-    events.until("retry: 2000\n\n").await;
+    events.until("retry: ").await;
+    events.until("\n\n").await;
     let page = Browser::default().sign_in(text(&session, "transit_url"), "bob").await;
     assert!(page.body.contains("Bob Cratchit") && page.body.contains("Test"), "{}", page.body);
     let event = events.next().await.unwrap();

@@ -3,7 +3,10 @@
 //! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
 //! request of a connection, `connection` takes the socket from hyper and sends them itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
     body::Body,
@@ -23,18 +26,19 @@ use crate::{
         problem::Problem,
     },
     relay::{Outcome, Reader},
-    session::GoneReason,
+    session::{GoneReason, ReaderId},
     trace,
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
 pub const LAST_EVENT_ID: &str = "1";
 
-/// How long a client waits before it reconnects, in milliseconds.
-const RETRY: u64 = 2_000;
+/// How long a client waits before it reconnects, in milliseconds: a moment of its own for each, so
+/// that thousands do not come back at once when an instance dies. An `EventSource` adds no chance.
+const RETRY: Range<u64> = 1_000..3_000;
 
-/// Reconnects after a shutdown are spread over this many milliseconds.
-const RETRY_SPREAD: u64 = 3_000;
+/// Likewise when the instance shuts down in order.
+const RETRY_WHEN_DRAINING: Range<u64> = 100..3_100;
 
 /// The bytes of one event stream.
 pub struct EventStream {
@@ -69,7 +73,7 @@ impl EventStream {
             Stage::Done => None,
             Stage::Opening => {
                 self.stage = Stage::Waiting;
-                let mut opening = format!("retry: {RETRY}\n\n");
+                let mut opening = format!("retry: {}\n\n", one_of(RETRY));
                 if let Some(found) = self.reader.take_found() {
                     opening.push_str(&self.last_event(found));
                 }
@@ -88,6 +92,11 @@ impl EventStream {
         }
     }
 
+    /// Whether [`Self::next`] has given its last bytes.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
         let told =
@@ -97,7 +106,7 @@ impl EventStream {
             Told::Failed(_) => "failed",
             Told::Expired => "expired",
             Told::Nothing => return String::new(),
-            Told::ComeAgain => return format!("retry: {}\n\n", come_again_after()),
+            Told::ComeAgain => return format!("retry: {}\n\n", one_of(RETRY_WHEN_DRAINING)),
         };
         format!("event: {event}\nid: {LAST_EVENT_ID}\ndata: {}\n\n", told.to_json(false))
     }
@@ -110,9 +119,9 @@ impl EventStream {
     }
 }
 
-/// A moment of its own for each client, so that they do not all come back at once.
-fn come_again_after() -> u64 {
-    100 + crate::session::ReaderId::generate().as_u64() % RETRY_SPREAD
+/// A random number of the range.
+fn one_of(range: Range<u64>) -> u64 {
+    range.start + ReaderId::generate().as_u64() % (range.end - range.start)
 }
 
 /// Left in a request by `connection`: a handler that puts its stream here gives it away.
@@ -188,6 +197,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn reconnects_are_spread() {
+        let mut pauses: Vec<u64> = (0..1_000).map(|_| one_of(RETRY)).collect();
+        assert!(pauses.iter().all(|pause| RETRY.contains(pause)));
+        pauses.sort_unstable();
+        pauses.dedup();
+        assert!(pauses.len() > 500, "{} different pauses of 1000", pauses.len());
+    }
 
     #[test]
     fn what_a_waiting_stream_keeps_stays_small() {

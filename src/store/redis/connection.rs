@@ -112,10 +112,11 @@ impl Plan {
                 interval: Duration::from_secs(1),
             };
         });
-        // For ever: without Redis there is nothing else to do.
+        // For ever: without Redis there is nothing else to do. The library waits before the very
+        // first attempt, too, so a start takes as long as the first pause.
         let longest = u32::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(2000);
-        let mut policy = ReconnectPolicy::new_exponential(0, 50, longest, 2);
-        policy.set_jitter(100);
+        let mut policy = ReconnectPolicy::new_exponential(0, 5, longest, 2);
+        policy.set_jitter(15);
         builder.set_policy(policy);
         builder
     }

@@ -1,0 +1,77 @@
+//! The dialog's side: logs in through the embedded provider, up to the last request.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use crate::{
+    address,
+    wire::{Wire, request},
+};
+
+/// The person's browser: a connection to the relay and one to the provider.
+pub struct Browser {
+    client: reqwest::Client,
+}
+
+impl Browser {
+    pub fn new() -> Self {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        Self { client: client.build().expect("a client") }
+    }
+
+    /// Follows redirects from `url` until `last` says so; gives that address and the cookies.
+    async fn follow(&self, mut url: String, last: impl Fn(&str) -> bool) -> (String, String) {
+        let mut cookies: HashMap<String, String> = HashMap::new();
+        loop {
+            let header = cookies.iter().map(|(name, value)| format!("{name}={value}"));
+            let header = header.collect::<Vec<_>>().join("; ");
+            if last(&url) {
+                return (url, header);
+            }
+            let answer =
+                self.client.get(&url).header("cookie", header).send().await.expect("an answer");
+            for cookie in answer.headers().get_all("set-cookie") {
+                let pair = cookie.to_str().expect("text").split(';').next().expect("a pair");
+                let (name, value) = pair.split_once('=').expect("a value");
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+            let location = answer.headers().get("location").expect("a redirect");
+            let location = location.to_str().expect("text");
+            url = reqwest::Url::parse(&url).expect("a URL").join(location).expect("a URL").into();
+        }
+    }
+
+    /// Goes through the dialog of a session; gives the request that ends the login.
+    pub async fn prepare(&self, origin: SocketAddr, transit_url: &str) -> Vec<u8> {
+        let url = format!("http://{origin}{}", crate::place::path(transit_url));
+        let (url, cookies) = self.follow(url, |url| url.contains("/addons/redirect")).await;
+        let fields = [format!("cookie: {cookies}")];
+        request("GET", address(&url), &crate::place::path(&url), &fields, "")
+    }
+
+    /// Logs the browser in on the meet-compatible surface; gives the cookies.
+    pub async fn log_in(&self, origin: SocketAddr) -> String {
+        let end = format!("http://{origin}/healthz");
+        let url = format!("http://{origin}/api/v1.0/authenticate/?returnTo={end}");
+        self.follow(url, |url| url == end).await.1
+    }
+}
+
+/// The request by which a logged-in browser ends a meet session.
+pub fn exchange(origin: SocketAddr, cookies: &str, transit_token: &str) -> Vec<u8> {
+    let csrf = cookies.split("; ").find_map(|pair| pair.strip_prefix("csrftoken="));
+    let fields = [
+        format!("cookie: {cookies}"),
+        format!("x-csrftoken: {}", csrf.expect("a CSRF cookie")),
+        format!("origin: http://{origin}"),
+        "content-type: application/json".to_owned(),
+    ];
+    let body = format!(r#"{{"transit_token":"{transit_token}"}}"#);
+    request("POST", origin, "/api/v1.0/addons/sessions/exchange/", &fields, &body)
+}
+
+/// Sends a prepared request; whether it ended the login.
+pub async fn finish(wire: &mut Wire, request: &[u8]) {
+    let answer = wire.ask(request).await.expect("an answer");
+    let text = String::from_utf8_lossy(&answer.body);
+    assert!((200..400).contains(&answer.status), "{} {text}", answer.status);
+}

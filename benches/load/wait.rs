@@ -1,0 +1,335 @@
+//! Opens streams, holds them, ends some of their sessions.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use crate::{
+    address,
+    ending::{Ender, Way},
+    machine::{processor_time, resident},
+    percentiles,
+    place::{Kind, Place, Transport, make},
+    stream::Stream,
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[arg(long, default_value = "relay")]
+    kind: Kind,
+    #[arg(long, default_value = "sse")]
+    transport: Transport,
+    /// Where streams are opened
+    #[arg(long)]
+    target: String,
+    /// Where sessions are created and ended, if not there: another instance
+    #[arg(long)]
+    origin: Option<String>,
+    #[arg(long, default_value_t = 1_000)]
+    streams: usize,
+    /// How many waits are ended in each way
+    #[arg(long, default_value_t = 300)]
+    deliveries: usize,
+    /// The ways
+    #[arg(long, value_delimiter = ',', default_value = "dialog")]
+    ways: Vec<Way>,
+    /// Of `load serve`, for the way `order`
+    #[arg(long)]
+    orders: Option<SocketAddr>,
+    /// For the way `store`
+    #[arg(long)]
+    redis: Option<String>,
+    /// The instances' sealing key, for the way `store`
+    #[arg(long, default_value = "")]
+    sealing_key: String,
+    /// Server processes whose memory and time are counted
+    #[arg(long, value_delimiter = ',')]
+    processes: Vec<u32>,
+    /// The store's processes, counted apart
+    #[arg(long, value_delimiter = ',')]
+    store: Vec<u32>,
+    /// Seconds for which the streams are only held
+    #[arg(long, default_value_t = 0)]
+    hold: u64,
+    /// Seconds between the server's signs of life
+    #[arg(long, default_value_t = 15)]
+    heartbeat: u64,
+}
+
+enum Happened {
+    Opened,
+    Arrived(usize, Instant),
+    Over(String),
+}
+
+/// A stream's signs of life, as its client saw them.
+#[derive(Default)]
+struct Life {
+    heartbeats: AtomicU32,
+    /// Milliseconds since the beginning.
+    last: AtomicU64,
+    longest_gap: AtomicU64,
+}
+
+impl Life {
+    fn sign(&self, heartbeats: u32, now: u64) {
+        self.heartbeats.fetch_add(heartbeats, Ordering::Relaxed);
+        let gap = now - self.last.swap(now, Ordering::Relaxed);
+        self.longest_gap.fetch_max(gap, Ordering::Relaxed);
+    }
+}
+
+struct Reader {
+    target: SocketAddr,
+    number: usize,
+    place: Arc<Place>,
+    transport: Transport,
+    begun: Instant,
+    lives: Arc<Vec<Life>>,
+    report: mpsc::UnboundedSender<Happened>,
+}
+
+impl Reader {
+    async fn run(self) {
+        let why = match self.read().await {
+            Ok(why) => why,
+            Err(error) => error.to_string(),
+        };
+        let _ = self.report.send(Happened::Over(why));
+    }
+
+    /// Reads to the end; gives why it ended.
+    async fn read(&self) -> std::io::Result<String> {
+        let opened = Stream::open(self.target, self.number, &self.place, self.transport).await?;
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(refused) => return Ok(format!("{refused:?}")),
+        };
+        let life = &self.lives[self.number];
+        let since = |at: Instant| (at - self.begun).as_millis() as u64;
+        life.last.store(since(Instant::now()), Ordering::Relaxed);
+        let _ = self.report.send(Happened::Opened);
+        let mut first = true;
+        loop {
+            let (at, seen) = stream.next().await?;
+            if seen.token {
+                let _ = self.report.send(Happened::Arrived(self.number, at));
+                return Ok("done".to_owned());
+            }
+            if seen.over {
+                return Ok("closed by the server".to_owned());
+            }
+            // A comment that opens the stream is no sign of life.
+            life.sign(if first { 0 } else { seen.heartbeats }, since(at));
+            first = false;
+        }
+    }
+}
+
+/// Where streams report; open even when no stream is left.
+struct Reports {
+    reports: mpsc::UnboundedReceiver<Happened>,
+    _open: mpsc::UnboundedSender<Happened>,
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Tally {
+    opened: usize,
+    /// Streams that ended without a token.
+    dropped: usize,
+    why: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, happened: &Happened) {
+        match happened {
+            Happened::Opened => self.opened += 1,
+            Happened::Over(why) if why == "done" => {}
+            Happened::Over(why) => {
+                self.dropped += 1;
+                if self.why.len() < 5 {
+                    self.why.push(why.clone());
+                }
+            }
+            Happened::Arrived(..) => {}
+        }
+    }
+}
+
+/// Opens all streams and waits until each is open or refused.
+async fn open(
+    arguments: &Arguments,
+    places: &[Arc<Place>],
+    lives: &Arc<Vec<Life>>,
+    begun: Instant,
+) -> (Tally, Reports) {
+    let target = address(&arguments.target);
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut tally = Tally::default();
+    for (number, place) in places.iter().enumerate() {
+        let (place, lives, report) = (Arc::clone(place), Arc::clone(lives), report.clone());
+        let transport = arguments.transport;
+        tokio::spawn(Reader { target, number, place, transport, begun, lives, report }.run());
+        // A few hundred under way at a time, as from a busy network and not from a loop.
+        while number + 1 - tally.opened - tally.dropped > 256 {
+            tally.count(&reports.recv().await.expect("a report"));
+        }
+    }
+    while tally.opened + tally.dropped < places.len() {
+        tally.count(&reports.recv().await.expect("a report"));
+    }
+    (tally, Reports { reports, _open: report })
+}
+
+/// Signs of life while the streams were held.
+fn heartbeats(lives: &[Life], before: &[u32], hold: Duration, heartbeat: Duration) -> Value {
+    let expected = (hold.as_secs_f64() / heartbeat.as_secs_f64()).floor() as u32;
+    let counts: Vec<u32> = lives
+        .iter()
+        .zip(before)
+        .map(|(life, before)| life.heartbeats.load(Ordering::Relaxed) - before)
+        .collect();
+    let missing = counts.iter().filter(|count| **count + 1 < expected).count();
+    let gap = lives.iter().map(|life| life.longest_gap.load(Ordering::Relaxed)).max();
+    json!({
+        "seconds": hold.as_secs(),
+        "expected": expected,
+        "fewest": counts.iter().min(),
+        "most": counts.iter().max(),
+        "streams_that_missed_some": missing,
+        "longest_gap_ms": gap,
+    })
+}
+
+/// Ends `chosen` waits one at a time.
+async fn deliver(
+    ender: &mut Ender,
+    chosen: &[usize],
+    places: &[Arc<Place>],
+    arguments: &Arguments,
+    tally: &mut Tally,
+    reports: &mut Reports,
+) -> Value {
+    let mut ready = Vec::with_capacity(chosen.len());
+    for number in chosen {
+        ready.push(ender.prepare(&places[*number]).await);
+    }
+    let times = || (processor_time(&arguments.processes), processor_time(&arguments.store));
+    let before = times();
+    let (mut all, mut inside, mut lost) = (Vec::new(), Vec::new(), 0);
+    for (number, prepared) in chosen.iter().zip(&ready) {
+        let begun = ender.end(prepared).await;
+        let arrival = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                match reports.reports.recv().await.expect("a report") {
+                    Happened::Arrived(arrived, at) if arrived == *number => return at,
+                    other => tally.count(&other),
+                }
+            }
+        });
+        match arrival.await {
+            Ok(at) => {
+                all.push((at - begun.sent).as_secs_f64() * 1e3);
+                inside.extend(begun.inside.map(|begun| (at - begun).as_secs_f64() * 1e3));
+            }
+            Err(_) => lost += 1,
+        }
+    }
+    let after = times();
+    let delivered = all.len().max(1) as f64;
+    let per_thousand = |time: Duration| (time.as_secs_f64() * 1e6 / delivered).round();
+    let mut result = percentiles(all);
+    result["lost"] = json!(lost);
+    result["processor_ms_per_1000"] = json!(per_thousand(after.0 - before.0));
+    result["store_ms_per_1000"] = json!(per_thousand(after.1 - before.1));
+    if !inside.is_empty() {
+        result["inside"] = percentiles(inside);
+    }
+    result
+}
+
+pub async fn run(arguments: Arguments) -> Value {
+    let processes = &arguments.processes;
+    let origin = address(arguments.origin.as_ref().unwrap_or(&arguments.target));
+    let begun = Instant::now();
+    let places = make(arguments.kind, origin, arguments.transport, arguments.streams).await;
+    let creation = begun.elapsed();
+
+    // Sessions exist on both sides of this measurement: the difference is the streams'.
+    let memory_before = resident(processes);
+    let lives: Arc<Vec<Life>> = Arc::new(places.iter().map(|_| Life::default()).collect());
+    let begun = Instant::now();
+    let time_before = processor_time(processes);
+    let store_before = processor_time(&arguments.store);
+    let (mut tally, mut reports) = open(&arguments, &places, &lives, begun).await;
+    let connecting = begun.elapsed();
+    let connecting_time = processor_time(processes) - time_before;
+    let store_time = processor_time(&arguments.store) - store_before;
+    let opened = tally.opened;
+    let per_stream = |time: Duration| (time.as_secs_f64() * 1e6 / opened.max(1) as f64).round();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let memory_after = resident(processes);
+
+    let mut result = Map::new();
+    if arguments.hold > 0 {
+        let count = |life: &Life| life.heartbeats.load(Ordering::Relaxed);
+        let before: Vec<u32> = lives.iter().map(count).collect();
+        let time_before = processor_time(processes);
+        let hold = Duration::from_secs(arguments.hold);
+        tokio::time::sleep(hold).await;
+        let time = processor_time(processes) - time_before;
+        while let Ok(happened) = reports.reports.try_recv() {
+            tally.count(&happened);
+        }
+        let per = opened.max(1) as f64 * hold.as_secs_f64();
+        result.insert(
+            "held".to_owned(),
+            heartbeats(&lives, &before, hold, Duration::from_secs(arguments.heartbeat)),
+        );
+        let each = time.as_secs_f64() * 1e6 / per;
+        result.insert("processor_us_per_stream_second".to_owned(), json!(each));
+        result.insert("bytes_after_hold".to_owned(), json!(resident(processes)));
+    }
+
+    let store = arguments.redis.as_deref().map(|url| (url, arguments.sealing_key.as_str()));
+    let count = arguments.deliveries * arguments.ways.len();
+    // Spread over all streams, so that no neighbourhood is warm.
+    let step = (arguments.streams / count.max(1)).max(1);
+    let chosen: Vec<usize> = (0..arguments.streams).step_by(step).take(count).collect();
+    for (index, way) in arguments.ways.iter().enumerate() {
+        let mine: Vec<usize> =
+            chosen.iter().copied().skip(index).step_by(arguments.ways.len()).collect();
+        let mut ender = Ender::new(*way, origin, arguments.orders, store).await;
+        let delivered =
+            deliver(&mut ender, &mine, &places, &arguments, &mut tally, &mut reports).await;
+        result.insert(format!("{way:?}").to_lowercase(), delivered);
+    }
+
+    let memory = memory_after.saturating_sub(memory_before) as f64;
+    for (name, value) in [
+        ("streams", json!(arguments.streams)),
+        ("opened", json!(opened)),
+        ("dropped", json!(tally.dropped)),
+        ("why_dropped", json!(tally.why)),
+        ("created_per_second", json!((places.len() as f64 / creation.as_secs_f64()).round())),
+        ("connected_per_second", json!((opened as f64 / connecting.as_secs_f64()).round())),
+        ("processor_us_per_connect", json!(per_stream(connecting_time))),
+        ("store_us_per_connect", json!(per_stream(store_time))),
+        ("bytes_before", json!(memory_before)),
+        ("bytes_open", json!(memory_after)),
+        ("bytes_per_stream", json!((memory / opened.max(1) as f64).round())),
+    ] {
+        result.insert(name.to_owned(), value);
+    }
+    Value::Object(result)
+}

@@ -1,0 +1,147 @@
+//! A plain HTTP/1.1 connection, so that a measured time holds no client library.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Error, ErrorKind, Result},
+    net::TcpStream,
+};
+
+/// A connection that is kept while the server keeps it.
+pub struct Wire {
+    target: SocketAddr,
+    socket: Option<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+/// An answer.
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    /// The first `Set-Cookie`, as it came.
+    pub cookie: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+/// A field of a head in lower case.
+pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.split("\r\n").find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found == name).then_some(value.trim())
+    })
+}
+
+impl Wire {
+    pub fn new(target: SocketAddr) -> Self {
+        Self { target, socket: None, buffer: Vec::with_capacity(4096) }
+    }
+
+    /// Connects unless it is.
+    pub async fn connect(&mut self) -> Result<()> {
+        if self.socket.is_none() {
+            let socket = TcpStream::connect(self.target).await?;
+            socket.set_nodelay(true)?;
+            self.socket = Some(socket);
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends a request.
+    pub async fn send(&mut self, request: &[u8]) -> Result<()> {
+        self.connect().await?;
+        self.socket.as_mut().expect("connected").write_all(request).await
+    }
+
+    /// Sends a request and takes the answer.
+    pub async fn ask(&mut self, request: &[u8]) -> Result<Answer> {
+        self.send(request).await?;
+        self.receive().await
+    }
+
+    async fn more(&mut self) -> Result<bool> {
+        let socket = self.socket.as_mut().ok_or(ErrorKind::NotConnected)?;
+        Ok(socket.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// Takes an answer.
+    pub async fn receive(&mut self) -> Result<Answer> {
+        let answer = self.read().await;
+        let over = |answer: &Answer| answer.field("connection") == Some("close");
+        if answer.as_ref().map_or(true, over) {
+            self.socket = None;
+        }
+        answer
+    }
+
+    async fn read(&mut self) -> Result<Answer> {
+        let end = loop {
+            if let Some(end) = self.buffer.windows(4).position(|part| part == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if !self.more().await? {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let original = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        let cookie = original.split("\r\n").find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("set-cookie").then(|| value.to_owned())
+        });
+        let head = original.to_lowercase();
+        self.buffer.drain(..end);
+        let status = head.get(9..12).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let length = field(&head, "content-length").and_then(|text| text.parse::<usize>().ok());
+        let body = match length {
+            Some(length) => {
+                while self.buffer.len() < length {
+                    if !self.more().await? {
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                self.buffer.drain(..length).collect()
+            }
+            None if status == 204 || status == 304 => Vec::new(),
+            None if field(&head, "connection") == Some("close") => {
+                while self.more().await? {}
+                std::mem::take(&mut self.buffer)
+            }
+            None => return Err(Error::other("an answer without a length")),
+        };
+        Ok(Answer { status, head, cookie, body })
+    }
+}
+
+/// A request as bytes; `fields` are whole lines.
+pub fn request(
+    method: &str,
+    target: SocketAddr,
+    path: &str,
+    fields: &[String],
+    body: &str,
+) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {target}\r\n");
+    for field in fields {
+        text.push_str(field);
+        text.push_str("\r\n");
+    }
+    if method == "POST" {
+        text.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    text.push_str("\r\n");
+    text.push_str(body);
+    text.into_bytes()
+}

@@ -1,0 +1,115 @@
+"""What one and ten million waiting streams need, from what was measured.
+
+Called by `report`. Every number below that is not an assumption comes from results.json.
+"""
+
+import math
+
+# Assumptions: what an operator decides, or what people do.
+WAIT = 60  # seconds that a person takes to log in, on average
+PER_INSTANCE = 100_000  # streams on one instance (`MAX_STREAMS`, file limit raised)
+CORES = 4  # of an instance
+BUSY = 0.5  # of its processor that an instance or a shard of Redis may use
+RETRY = (0.5, 3.0)  # seconds in which clients come back: `retry:` is 1 to 3, and `token-relay.js` takes half to whole of it
+DRAIN = 3.1  # seconds, longest `retry:` that a stream is given when its instance stops
+COMMANDS = 9  # of the store in one sign-in
+MEASURED_COMMANDS = 5  # of them in the figures below: create, subscribe, look, fulfil, note
+
+
+class Missing(Exception):
+    """A part has not been measured yet."""
+
+
+def row(results, part, **wanted):
+    for found in results.get(part, {}).get("rows", []):
+        if all(found.get(key) == value for key, value in wanted.items()):
+            return found
+    raise Missing(part)
+
+
+def inputs(results):
+    """The measured figures that the model stands on."""
+    redis = row(results, "streams", what="relay, two instances")
+    creation = row(results, "creation", what="POST /addons/sessions, Redis")
+    waiting = row(results, "polling", what="event stream", sessions="Redis")
+    polling = row(results, "polling", what="GET /addons/sessions/{id}", sessions="Redis")
+    largest = [found for found in results.get("growth", {}).get("rows", []) if found["instances"] == 5]
+    if not largest:
+        raise Missing("growth")
+    store = creation["store_us_each"] + redis["store_us_per_connect"] + redis["dialog"]["store_ms_per_1000"]
+    return {
+        "bytes_per_stream": largest[-1]["bytes_per_stream"],
+        "store_bytes_per_stream": largest[-1]["store_resident"] / largest[-1]["opened"],
+        "create_us": creation["processor_us_each"],
+        "connect_us": redis["processor_us_per_connect"],
+        # Milliseconds for a thousand are microseconds for one.
+        "deliver_us": redis["dialog"]["processor_ms_per_1000"],
+        "wait_us": waiting["processor_us_per_stream_second"],
+        "poll_us": polling["processor_us_per_client_second"],
+        "store_us": store * COMMANDS / MEASURED_COMMANDS,
+        "store_connect_us": redis["store_us_per_connect"],
+    }
+
+
+def compute(given, waiting):
+    logins = waiting / WAIT
+    each = given["create_us"] + given["connect_us"] + given["deliver_us"]
+    processor = (logins * each + waiting * given["wait_us"]) / 1e6
+    by_streams, by_processor = waiting / PER_INSTANCE, processor / (CORES * BUSY)
+    # One more, since one may be dead or being replaced.
+    instances = math.ceil(max(by_streams, by_processor)) + 1
+    shards = math.ceil(logins * given["store_us"] / 1e6 / BUSY)
+    others = instances - 1
+    first, longest = RETRY
+    window = longest - first
+    storm = PER_INSTANCE * given["connect_us"] / 1e6 / (others * CORES)
+    store_storm = PER_INSTANCE * given["store_connect_us"] / 1e6 / shards
+    return {
+        "logins a second": logins,
+        "processor of all instances, cores": processor,
+        "instances": instances,
+        "memory of an instance for its streams, GB": PER_INSTANCE * given["bytes_per_stream"] / 1e9,
+        "Redis shards": shards,
+        "store commands a second": logins * COMMANDS,
+        "memory of a shard, GB": waiting * given["store_bytes_per_stream"] / shards / 1e9,
+        "subscriptions on a shard": waiting / shards,
+        "messages a second on a shard": logins / shards,
+        "subscribes and unsubscribes a second on a shard": 2 * logins / shards,
+        "an instance of 100 000 dies: streams that come back a second": PER_INSTANCE / window,
+        "… to each other instance": PER_INSTANCE / window / others,
+        "… until all are back, s (the longest of the three below)": max(longest, first + storm, first + store_storm),
+        "… … clients' own pause, s": longest,
+        "… … the other instances' processor, s": first + storm,
+        "… … Redis, s": first + store_storm,
+        "rolling deploy, one at a time: streams that move a second": PER_INSTANCE / DRAIN,
+        "… … whole, min": instances * (DRAIN + 10) / 60,
+        "polling once a second instead: requests a second": waiting,
+        "… cores": waiting * given["poll_us"] / 1e6,
+    }
+
+
+def number(value):
+    if value >= 1000:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 and value != int(value) else f"{value:.0f}"
+
+
+def table(results):
+    given = inputs(results)
+    labels = {
+        "bytes_per_stream": "memory of a stream, five instances, B",
+        "store_bytes_per_stream": "memory in Redis for a session and its subscription, B",
+        "create_us": "processor for a creation, µs",
+        "connect_us": "processor for an opened stream, µs",
+        "deliver_us": "processor for a login's last request and its delivery, both instances, µs",
+        "wait_us": "processor for a second of waiting, Redis included, µs",
+        "poll_us": "processor for a second of polling, Redis included, µs",
+        "store_us": "processor of Redis for a sign-in, µs",
+        "store_connect_us": "processor of Redis for an opened stream, µs",
+    }
+    lines = ["| measured input | |", "| --- | --- |"]
+    lines += [f"| {labels[key]} | {number(value)} |" for key, value in given.items()]
+    million, ten = compute(given, 1_000_000), compute(given, 10_000_000)
+    lines += ["", "| needed | 1 M waiting | 10 M waiting |", "| --- | --- | --- |"]
+    lines += [f"| {key} | {number(million[key])} | {number(ten[key])} |" for key in million]
+    return lines

@@ -1,0 +1,292 @@
+"""Writes what was measured into README.md, benches/README.md and benches/growth.svg.
+
+Called by `run`, which also has `benches/run report`. A table stands between `<!-- NAME -->` and
+`<!-- /NAME -->`; the rest of those files is written by hand.
+"""
+
+import json
+import pathlib
+import re
+
+import growth
+import model
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def when(results, part):
+    entry = results[part]
+    return f"{entry['date']}, {entry['cores']} cores."
+
+
+def grid(head, rows):
+    return ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |",
+            *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)]
+
+
+WAYS = {
+    "dialog": "last login request → arrival",
+    "order": "order → arrival",
+    "store": "fulfil in another process → arrival",
+    "publish": "publish → arrival",
+}
+
+
+def timed(row):
+    """The ways in which a row's waits were ended, with their figures."""
+    for way, name in WAYS.items():
+        if way in row:
+            yield name, row[way]
+            if "inside" in row[way]:
+                yield "fulfil in the same process → arrival", row[way]["inside"]
+
+
+def streams(results):
+    lines = []
+    for row in results["streams"]["rows"]:
+        shown = row["bytes_per_stream"] if "load generator" not in row["what"] else None
+        for name, times in timed(row):
+            cpu, lost = times.get("processor_ms_per_1000"), times.get("lost")
+            lines.append([
+                row["what"], row["sessions"], {"sse": "SSE", "websocket": "WebSocket"}[row["transport"]], f"{row['opened']:.0f}",
+                "" if shown is None else f"{shown:.0f}", name, *(f"{times[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms")),
+                "" if cpu is None else f"{cpu:.0f}", "" if lost is None else f"{lost}", f"{row['dropped']}",
+            ])
+    head = ["what", "store", "transport", "streams", "B a stream", "from → to", "p50 ms", "p90 ms", "p99 ms", "max ms", "CPU ms per 1 000", "lost", "dropped"]
+    return [when(results, "streams"), "", *grid(head, lines)]
+
+
+def ratios(results):
+    """nchan's figure divided by the relay's: above 1, the relay is better."""
+    rows = results["streams"]["rows"]
+    find = lambda **wanted: next((row for row in rows if all(row.get(key) == value for key, value in wanted.items())), None)
+    lines = []
+
+    def line(name, relay, way, nchan, memory=True, inside=False):
+        if not relay or not nchan or way not in relay:
+            return
+        ours, theirs = relay[way]["inside"] if inside else relay[way], nchan["publish"]
+        lines.append([name, f"{relay['opened']:.0f}", f"{nchan['bytes_per_stream'] / relay['bytes_per_stream']:.1f}" if memory else "",
+                      f"{theirs['p50_ms'] / ours['p50_ms']:.2f}", f"{theirs['p99_ms'] / ours['p99_ms']:.2f}"])
+
+    for relay in (row for row in rows if row["what"] == "relay"):
+        nchan = find(what="nchan", transport=relay["transport"], streams=relay["streams"])
+        transport = {"sse": "SSE", "websocket": "WebSocket"}[relay["transport"]]
+        line(f"{transport}, login's last request against publish", relay, "dialog", nchan)
+    ordered = find(what="relay in the load generator")
+    if ordered:
+        nchan = find(what="nchan", transport="sse", streams=ordered["streams"])
+        line("SSE, order against publish", ordered, "order", nchan, memory=False)
+    redis = find(what="relay, two instances")
+    for count in ("two instances", "one instance"):
+        nchan = find(what=f"nchan, {count}")
+        line(f"Redis, login's last request against publish, nchan with {count}", redis, "dialog", nchan)
+        line(f"Redis, fulfil against publish, nchan with {count}", redis, "store", nchan)
+    return grid(["nchan / relay", "streams", "memory", "p50", "p99"], lines)
+
+
+def polling(results):
+    lines = []
+    for row in results["polling"]["rows"]:
+        asks = "requests_per_login" in row
+        times = row if asks else row["dialog"]
+        requests = f"{row['requests_per_login']:.1f}" if asks else "2"
+        cost = row["processor_us_per_client_second"] if asks else row["processor_us_per_stream_second"]
+        lines.append([row["what"], row["sessions"], f"{row['clients'] if asks else row['streams']:.0f}", requests, f"{cost:.1f}",
+                      *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")), times["lost"]])
+    asked = next(row for row in results["polling"]["rows"] if "requests_per_login" in row)
+    head = ["clients wait by", "store", "clients", "requests a login", "CPU µs per client and second", "p50 ms", "p90 ms", "p99 ms", "lost"]
+    note = f"A login takes {asked['seconds_from_creation_to_login']:.1f} s on average here."
+    return [f"{when(results, 'polling')} {note}", "", *grid(head, lines)]
+
+
+def creation(results):
+    lines, ours = [], None
+    for row in results["creation"]["rows"]:
+        if row["what"] == "POST …/init/ (meet), Redis":
+            ours = row
+        ratios = ["", ""]
+        if row.get("peer") and ours:
+            ratios[0] = f"{ours['per_second'] / row['per_second']:.0f}"
+            if row["processor_us_each"]:
+                ratios[1] = f"{row['processor_us_each'] / ours['processor_us_each']:.0f}"
+        store = row.get("store_us_each", row["processor_us_each"] if "Redis alone" in row["what"] else 0)
+        own = row["processor_us_each"] if "Redis alone" not in row["what"] else 0
+        lines.append([row["what"], f"{row['per_second']:.0f}", f"{row['p50_ms']:.2f}" if "p50_ms" in row else "", f"{row['p99_ms']:.2f}" if "p99_ms" in row else "",
+                      f"{own:.0f}" if own else "", f"{store:.0f}" if store else "", row.get("failed", ""), *ratios])
+    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "relay's init / this", "this CPU / relay's init"]
+    return [when(results, "creation"), "", *grid(head, lines)]
+
+
+def start(results):
+    entry = results["start"]
+    lines = [[row["sessions"], row["runs"], f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"] for row in entry["rows"]]
+    note = f"{when(results, 'start')} Binary of `cargo build --profile {entry['profile']}`: {entry['binary_bytes'] / 1e6:.1f} MB."
+    return [note, "", *grid(["store", "starts", "median ms", "max ms"], lines)]
+
+
+def storm(results):
+    lines = []
+    for row in results["storm"]["rows"]:
+        logins = row["logins"]
+        lines.append([row["what"], row["connections_lost"], f"{row['seconds_until_all_back']:.1f}", f"{row['p50_ms'] / 1e3:.1f}", f"{row['p99_ms'] / 1e3:.1f}", row["refused"], row["failed_attempts"],
+                      f"{row['peak_cores']:.2f}", f"{row['peak_resident'] / 1e6:.0f}", f"{row['store_peak_cores']:.2f}", logins["logins"], logins["lost"]])
+    head = ["what", "streams lost", "s until all back", "back p50 s", "back p99 s", "refused (503)", "failed attempts", "peak cores", "peak MB", "peak cores of Redis", "logins meanwhile", "lost"]
+    return [when(results, "storm"), "", *grid(head, lines)]
+
+
+def deploy(results):
+    entry = results["deploy"]
+    lines = []
+    for row in entry["rows"]:
+        lines.append([row["what"], row["connections_lost"], f"{row['drained_seconds']:.1f}", row["exit_status"], f"{row['seconds_until_all_back']:.1f}",
+                      f"{row['p99_ms'] / 1e3:.1f}", row["refused"], row["failed_attempts"], f"{row['peak_cores']:.2f}", f"{row['peak_resident'] / 1e6:.0f}"])
+    logins = entry["logins"]
+    head = ["what", "streams moved", "s until it ended", "exit", "s until all back", "back p99 s", "refused (503)", "failed attempts", "peak cores of the other", "peak MB of the other"]
+    note = f"{logins['logins']} logins meanwhile, {logins['lost']} lost; fulfil → arrival p50 {logins['p50_ms']:.2f} ms, max {logins['max_ms'] / 1e3:.1f} s (a stream on its way to the other instance)."
+    return [f"{when(results, 'deploy')} {entry['streams']} streams. {note}", "", *grid(head, lines)]
+
+
+def micro(results):
+    def shown(nanoseconds):
+        return f"{nanoseconds:.0f} ns" if nanoseconds < 1e3 else f"{nanoseconds / 1e3:.1f} µs"
+    lines = [[row["what"], shown(row["median_ns"])] for row in results["micro"]["rows"]]
+    return [when(results, "micro"), "", *grid(["what", "median"], lines)]
+
+
+def grown(results):
+    return [when(results, "growth"), "", *growth.table(results["growth"]["rows"]), "", *growth.verdict(results["growth"]["rows"])]
+
+
+def scale(results):
+    lines = []
+    for row in results["scale"]["rows"]:
+        held, dialog = row["held"], row["dialog"]
+        lines.append([row["instances"], f"{row['opened']}", f"{held['seconds']:.0f}", row["dropped"], f"{held['fewest']} to {held['most']} of {held['expected']:.0f}", held["streams_that_missed_some"],
+                      f"{held['longest_gap_ms'] / 1e3:.1f}", f"{row['bytes_per_stream']:.0f}", f"{dialog['p50_ms']:.2f}", f"{dialog['p99_ms']:.2f}", dialog["count"], dialog["lost"]])
+    head = ["instances", "streams", "s held", "dropped", "heartbeats", "streams that missed some", "longest silence s", "B a stream", "p50 ms", "p99 ms", "logins", "lost"]
+    return [when(results, "scale"), "", *grid(head, lines)]
+
+
+def summary(results):
+    """The figures that a reader of README.md wants first; those not measured yet are left out."""
+    rows = results.get("streams", {}).get("rows", [])
+    find = lambda **wanted: next(row for row in rows if all(row.get(key) == value for key, value in wanted.items()))
+    polls = results.get("polling", {}).get("rows", [])
+    created = {row["what"]: row for row in results.get("creation", {}).get("rows", [])}
+    held = results.get("scale", {}).get("rows", [])
+    most = max((row["streams"] for row in rows if row["what"] == "relay" and row["transport"] == "sse"), default=0)
+    middle = next((row["streams"] for row in rows if row["transport"] == "websocket"), 0)
+    lines = []
+
+    def line(make):
+        try:
+            lines.append(make())
+        except (KeyError, StopIteration):
+            pass
+
+    def both(ours, theirs):
+        return f"p50 {ours['p50_ms']:.3f} ms, p99 {ours['p99_ms']:.2f} ms", f"p50 {theirs['p50_ms']:.3f} ms, p99 {theirs['p99_ms']:.2f} ms"
+
+    def memory(transport, streams):
+        ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", sessions="memory", transport=transport, streams=streams)
+        return f"{ours['bytes_per_stream'] / 1e3:.1f} kB", f"nchan {theirs['bytes_per_stream'] / 1e3:.1f} kB"
+
+    def times(way, theirs, **wanted):
+        ours, theirs = find(**wanted)[way], find(**theirs)["publish"]
+        first, second = both(ours, theirs)
+        return first, f"nchan {second}"
+
+    def asked(store):
+        poll = next(row for row in polls if row["sessions"] == store and "requests_per_login" in row)
+        told = next(row for row in polls if row["sessions"] == store and row["what"] == "event stream")
+        return poll, told
+
+    def requests():
+        poll, _ = asked("Redis")
+        return "2 and an acknowledgement", f"polling {poll['requests_per_login']:.0f}, for a login of {poll['seconds_from_creation_to_login']:.0f} s"
+
+    def seen():
+        poll, told = asked("Redis")
+        return f"p50 {told['dialog']['p50_ms']:.2f} ms", f"polling p50 {poll['p50_ms']:.0f} ms"
+
+    def waiting():
+        poll, told = asked("Redis")
+        return f"{told['processor_us_per_stream_second']:.1f} µs", f"polling {poll['processor_us_per_client_second']:.0f} µs"
+
+    def holding(row):
+        where = "one instance" if row["instances"] == 1 else f"{row['instances']} instances over one Redis"
+        return (f"{row['opened']} streams on {where}, held {row['held']['seconds'] / 60:.0f} min",
+                f"{row['dropped']} dropped, {row['dialog']['lost']} of {row['dialog']['count']} tokens lost, {row['held']['streams_that_missed_some']:.0f} streams missed heartbeats", "")
+
+    def creating():
+        return f"{created['POST /addons/sessions, Redis']['per_second']:.0f} over Redis, {created['POST /addons/sessions, memory']['per_second']:.0f} in memory", \
+            f"Redis alone {created['Redis alone, one at a time on 32 connections']['per_second']:.0f}"
+
+    def starting():
+        entry = results["start"]
+        return ", ".join(f"{row['median_ms']:.0f} ms ({row['sessions']})" for row in entry["rows"]), ""
+
+    def dying():
+        row = results["storm"]["rows"][0]
+        return f"all back after {row['seconds_until_all_back']:.1f} s, {row['logins']['lost']} of {row['logins']['logins']} tokens lost", ""
+
+    def deploying():
+        entry = results["deploy"]
+        return f"{sum(row['connections_lost'] for row in entry['rows'])} streams moved, {entry['logins']['lost']} of {entry['logins']['logins']} tokens lost", ""
+
+    for name, make in [
+        (f"memory of a waiting event stream, {middle} open", lambda: memory("sse", middle)),
+        (f"the same, {most} open", lambda: memory("sse", most)),
+        (f"memory of a waiting WebSocket, {middle} open", lambda: memory("websocket", middle)),
+        ("login's last request → token, one process", lambda: times("dialog", {"what": "nchan", "sessions": "memory", "transport": "sse", "streams": middle}, what="relay", transport="sse", streams=middle)),
+        ("order to the relay → token, one process", lambda: times("order", {"what": "nchan", "sessions": "memory", "transport": "sse", "streams": middle}, what="relay in the load generator")),
+        ("login's last request → token, two instances over Redis", lambda: times("dialog", {"what": "nchan, two instances"}, what="relay, two instances")),
+        ("fulfil → token, over Redis", lambda: times("store", {"what": "nchan, two instances"}, what="relay, two instances")),
+        ("requests of one login", requests),
+        ("login's last request → token, against polling once a second", seen),
+        ("processor per waiting client and second, over Redis", waiting),
+        ("sessions created a second", creating),
+        ("start to ready", starting),
+        ("one of two instances killed", dying),
+        ("rolling deploy", deploying),
+    ]:
+        line(lambda: (name, *make()))
+    for peer in (row for row in created.values() if row.get("peer")):
+        line(lambda: ("the same on the meet-compatible surface", f"{created['POST …/init/ (meet), Redis']['per_second']:.0f}",
+                      f"{peer['what']} {peer['per_second']:.0f}, times {created['POST …/init/ (meet), Redis']['per_second'] / peer['per_second']:.0f}"))
+    for row in held:
+        line(lambda: holding(row))
+    dates = sorted({results[part]["date"] for part in results})
+    return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
+
+
+TABLES = {"summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "start": start, "storm": storm,
+          "deploy": deploy, "micro": micro, "growth": grown, "scale": scale, "model": model.table}
+PART_OF = {"summary": "streams", "ratios": "streams", "model": "streams"}
+
+
+def fill(path, results):
+    text = path.read_text()
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text) or PART_OF.get(name, name) not in results:
+            continue
+        try:
+            lines = make(results)
+        except model.Missing as missing:
+            print(f"no {name}: {missing} has not been measured")
+            continue
+        text = pattern.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
+    path.write_text(text)
+
+
+def write(results):
+    for path in (ROOT / "README.md", ROOT / "benches/README.md"):
+        fill(path, results)
+    if "growth" in results:
+        (ROOT / "benches/growth.svg").write_text(growth.svg(results["growth"]))
+
+
+if __name__ == "__main__":
+    write(json.loads((ROOT / "benches/results.json").read_text()))

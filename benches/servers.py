@@ -1,0 +1,266 @@
+"""Starts and ends the servers that are measured, and says what they use.
+
+Called by `run`. Everything listens on 127.0.0.1; every process is ended with `Servers`.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# `build` says which profile it is from.
+BINARY = ROOT / "target/release/token-relay"
+SECRET = "a secret of the benchmark of 32 characters"
+
+# Servers live where only root's search path looks.
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+class Missing(Exception):
+    """A tool is missing; says what to install."""
+
+
+def need(tool, package):
+    if not shutil.which(tool):
+        raise Missing(f"{tool} is missing: apt-get install {package}")
+    return tool
+
+
+def nchan_module():
+    for folder in ("/usr/lib/nginx/modules", "/usr/share/nginx/modules"):
+        for found in pathlib.Path(folder).glob("**/ngx_nchan_module.so"):
+            return found
+    raise Missing("nchan is missing: apt-get install nginx libnginx-mod-nchan")
+
+
+def build(profile):
+    """Builds the relay with a profile, and the load generator; gives the latter's path."""
+    global BINARY
+    command = ["cargo", "bench", "--bench", "load", "--no-run", "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    messages = map(json.loads, built.stdout.splitlines())
+    loads = [message["executable"] for message in messages if message.get("target", {}).get("name") == "load" and message.get("executable")]
+    if not loads:
+        raise Missing("cargo built no load generator")
+    # After it, since a bench leaves a relay at the same place, with the features of the tests.
+    subprocess.run(["cargo", "build", "--profile", profile, "--bin", "token-relay"], cwd=ROOT, check=True)
+    BINARY = ROOT / "target" / profile / "token-relay"
+    return loads[-1]
+
+
+class Process:
+    """A server process."""
+
+    def __init__(self, child, port=None):
+        self.child, self.port = child, port
+        self.id = child.pid
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def end(self, how=signal.SIGTERM):
+        if self.child.poll() is None:
+            self.child.send_signal(how)
+        try:
+            self.child.wait(40)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+    def resident(self):
+        try:
+            text = pathlib.Path(f"/proc/{self.id}/status").read_text()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS:")), 0)
+
+    def processor_seconds(self):
+        total = 0
+        for task in pathlib.Path(f"/proc/{self.id}/task").glob("*/schedstat"):
+            try:
+                total += int(task.read_text().split()[0])
+            except OSError:
+                pass
+        return total / 1e9
+
+
+class Peak:
+    """The most memory and processor that a process uses inside a `with`."""
+
+    def __init__(self, process):
+        self.process, self.resident, self.cores = process, 0, 0.0
+
+    def __enter__(self):
+        self.over = threading.Event()
+        self.watcher = threading.Thread(target=self._watch)
+        self.watcher.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.watcher.join()
+
+    def _watch(self):
+        then, before = time.monotonic(), self.process.processor_seconds()
+        while not self.over.wait(0.25):
+            now, after = time.monotonic(), self.process.processor_seconds()
+            self.cores = max(self.cores, (after - before) / (now - then))
+            self.resident = max(self.resident, self.process.resident())
+            then, before = now, after
+
+
+def answers(port, patience=20):
+    """Waits until something listens."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+@functools.cache
+def signing_key():
+    """A private key for ES256, the default, that instances share."""
+    command = [need("openssl", "openssl"), "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+
+
+def published(url):
+    """Whether nchan takes a publication."""
+    try:
+        with urllib.request.urlopen(f"{url}/pub/probe", b"x", timeout=2) as answer:
+            return answer.status < 300
+    except OSError:
+        return False
+
+
+class Servers:
+    """All servers of a run; a context manager that ends them."""
+
+    def __init__(self, load):
+        self.load = load
+        self.processes = []
+        self.port = 23000
+
+    def __enter__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def next_port(self):
+        """A port of its own for each server, below those that clients are given."""
+        self.port += 1
+        return self.port
+
+    def start(self, command, port, environment=None, log=None):
+        target = open(log, "ab") if log else subprocess.DEVNULL
+        child = subprocess.Popen(
+            [str(word) for word in command],
+            env={**os.environ, **(environment or {})},
+            stdout=target,
+            stderr=subprocess.STDOUT if log else subprocess.DEVNULL,
+        )
+        process = Process(child, port)
+        self.processes.append(process)
+        try:
+            answers(port)
+        except RuntimeError:
+            print(log.read_text() if log else "no log")
+            raise
+        return process
+
+    def shared(self, redis):
+        """What instances over one Redis have in common."""
+        return {
+            "TOKEN_RELAY_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+            "TOKEN_RELAY_COOKIE_KEYS": SECRET,
+            "TOKEN_RELAY_SEALING_KEYS": SECRET,
+            "TOKEN_RELAY_SIGNING_KEY": signing_key(),
+        }
+
+    def relay(self, environment=None, redis=None, in_load=False, port=None):
+        """`token-relay demo`, which logs in by itself; or the same inside the load generator."""
+        port = port or self.next_port()
+        provider = self.next_port()
+        addresses = ["--listen", f"127.0.0.1:{port}", "--provider-listen", f"127.0.0.1:{provider}"]
+        settings = {
+            "TOKEN_RELAY_DEMO_AUTO_LOGIN": "1",
+            "TOKEN_RELAY_LOG": "warn",
+            "TOKEN_RELAY_SESSION_TTL": "2h",
+            "TOKEN_RELAY_TRANSIT_TOKEN_TTL": "1h",
+            **(self.shared(redis) if redis else {}),
+            **(environment or {}),
+        }
+        log = self.folder / f"relay-{port}.log"
+        if in_load:
+            orders = self.next_port()
+            process = self.start([self.load, "serve", *addresses, "--orders", f"127.0.0.1:{orders}"], port, settings, log)
+            answers(orders)
+            process.orders = orders
+            return process
+        return self.start([BINARY, "demo", "--no-open", *addresses], port, settings, log)
+
+    def redis(self, most_clients=10000):
+        port = self.next_port()
+        command = [need("redis-server", "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        return self.start([*command, "--dir", self.folder, "--maxclients", most_clients], port)
+
+    def nchan(self, redis=None):
+        """nginx with nchan: one worker, one channel a subscriber."""
+        port = self.next_port()
+        folder = self.folder / f"nginx-{port}"
+        folder.mkdir()
+        upstream = f"upstream store {{ nchan_redis_server redis://127.0.0.1:{redis.port}; }}" if redis else ""
+        use = "nchan_redis_pass store;" if redis else ""
+        configuration = folder / "nginx.conf"
+        configuration.write_text(f"""
+            load_module {nchan_module()};
+            daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log warn;
+            worker_rlimit_nofile 20000;
+            events {{ worker_connections 19900; }}
+            http {{
+              access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+              fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+              nchan_shared_memory_size 512M;
+              {upstream}
+              server {{
+                listen 127.0.0.1:{port} backlog=4096; keepalive_requests 1000000;
+                location ~ /pub/(.+)$ {{ nchan_publisher; nchan_channel_id $1; {use} }}
+                location ~ /sub/(.+)$ {{
+                  nchan_subscriber eventsource websocket; nchan_channel_id $1; {use}
+                  nchan_eventsource_ping_interval 15; nchan_websocket_ping_interval 15;
+                }}
+              }}
+            }}""")
+        process = self.start([need("nginx", "nginx"), "-c", configuration, "-e", folder / "error.log"], port)
+        # It listens before it has found its Redis, and refuses everything until then.
+        deadline = time.monotonic() + 20
+        while not published(process.url):
+            if time.monotonic() > deadline:
+                raise RuntimeError("nchan does not take a publication")
+            time.sleep(0.1)
+        return process
+
+    def run_load(self, *words):
+        """Runs the load generator; gives its JSON."""
+        ended = subprocess.run([self.load, *[str(word) for word in words]], stdout=subprocess.PIPE, text=True)
+        if ended.returncode != 0:
+            raise RuntimeError(f"the load generator failed: {' '.join(map(str, words))}")
+        return json.loads(ended.stdout.strip().splitlines()[-1])
