@@ -186,6 +186,7 @@ async fn tunnel(
             from_relay.flow_control().release_capacity(bytes.len()).unwrap();
             write.write_all(&bytes).await.unwrap();
         }
+        let _ = write.shutdown().await;
     });
     tokio::spawn(async move {
         let mut buffer = [0; 1024];
@@ -203,7 +204,8 @@ async fn tunnel(
 
 #[tokio::test]
 async fn a_websocket_over_http2_delivers() {
-    let relay = Relay::start(&[]);
+    let relay =
+        Relay::start(&[("TOKEN_RELAY_HEADER_TIMEOUT", "1s"), ("TOKEN_RELAY_HEARTBEAT", "60s")]);
     let session = relay.create().await;
     let file = relay.folder.file("relay.crt");
     let socket = connect(relay.address(), "h2", &[&file]).await.unwrap();
@@ -232,6 +234,8 @@ async fn a_websocket_over_http2_delivers() {
     let tunnel = tunnel(answer.into_body(), to_relay).await;
     let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
     let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(tunnel, role, None).await;
+    // Waiting is not being idle, however long it takes.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     relay.sign_in(&session).await;
     let message = loop {
         if let Message::Text(message) = socket.next().await.unwrap().unwrap() {
@@ -247,6 +251,37 @@ async fn a_websocket_over_http2_delivers() {
         poll.status() == StatusCode::GONE
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http2_is_ended_and_a_waiting_one_is_not() {
+    let relay =
+        Relay::start(&[("TOKEN_RELAY_HEADER_TIMEOUT", "1s"), ("TOKEN_RELAY_HEARTBEAT", "60s")]);
+    let file = relay.folder.file("relay.crt");
+    // One says nothing after the handshake, one answers pings and asks nothing more.
+    let mut silent = connect(relay.address(), "h2", &[&file]).await.unwrap();
+    let socket = connect(relay.address(), "h2", &[&file]).await.unwrap();
+    let (_idle, connection) = h2::client::handshake(socket).await.unwrap();
+    // The third waits on a stream.
+    let session = relay.create().await;
+    let client = relay.trusting().build().unwrap();
+    let mut events = stream(&client, &session).await;
+    let succeeded = "token_relay_tls_handshakes_total{outcome=\"Succeeded\"}";
+    let begun = Instant::now();
+    let ended = tokio::time::timeout(PATIENCE, connection).await.expect("the idle one is ended");
+    let _ = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await.unwrap();
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_millis(500) && took < Duration::from_secs(5),
+        "{took:?} {ended:?}"
+    );
+    let handshakes = relay.metric(succeeded).await;
+    let answer = client.get(relay.url("/healthz")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    // The counting client shakes hands anew each time; the waiting one did not.
+    assert_eq!(relay.metric(succeeded).await.unwrap(), handshakes.unwrap() + 1);
+    relay.sign_in(&session).await;
+    token(&mut events).await;
 }
 
 #[tokio::test]

@@ -21,10 +21,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
 use http_body_util::BodyExt;
+use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -38,6 +38,7 @@ use tower::ServiceExt;
 use super::{
     AppState,
     metrics::HandshakeOutcome,
+    open_requests::OpenRequests,
     streams::sse::{EventStream, Parking},
     tls,
 };
@@ -213,13 +214,15 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let peer = self.peer;
-        let service = TowerToHyperService::new(self.router.map_request(
-            move |mut request: Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                request
-            },
-        ));
+        let (peer, router) = (self.peer, self.router);
+        let open = Arc::new(OpenRequests::new());
+        let counting = Arc::clone(&open);
+        let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let begun = counting.begin(&request);
+            let response = router.clone().oneshot(request);
+            async move { response.await.map(|response| begun.until_answered(response)) }
+        });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -243,6 +246,14 @@ impl Connection {
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = open.idle(self.limits.header_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                // A client that does not hear of it keeps nothing open either.
+                tokio::select! {
+                    served = connection => served,
+                    () = open.idle(self.limits.header_timeout) => Ok(()),
+                }
             }
         };
         if let Err(error) = served {

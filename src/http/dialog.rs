@@ -484,7 +484,7 @@ pub async fn redirect(
     let forge = trace::child("forge", Kind::Internal);
     let stored = match forge.run(app.make_token(&add_in, &subject)).await {
         Ok(token) => {
-            drop(forge);
+            forge.end();
             app.publish(session, &token).await
         }
         Err(NotMade::Store(error)) => Err(error),

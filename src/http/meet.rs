@@ -154,7 +154,7 @@ pub fn router(app: &AppState) -> Router<AppState> {
         .route(&route("poll"), post(poll))
         .route(&route("exchange"), post(exchange))
         .route(&route("events"), get(events).head(async || METHOD_NOT_ALLOWED))
-        .route(&route("ws"), get(socket))
+        .route(&route("ws"), get(socket).connect(socket))
         // Before the CORS layer, which must see preflight requests first.
         .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
         .layer(middleware::cors(app))
@@ -561,7 +561,7 @@ async fn exchange(
         tracing::error!(%error, "access token not forged");
         Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
     })?;
-    drop(forge);
+    forge.end();
     match app.publish(key, &token).await? {
         Stored::Done => {
             app.metrics.login(LoginOutcome::Succeeded);

@@ -13,6 +13,7 @@ pub mod dialog;
 pub mod meet;
 pub mod metrics;
 pub mod middleware;
+mod open_requests;
 pub mod openapi;
 pub mod operator;
 pub mod pages;

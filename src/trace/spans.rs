@@ -379,6 +379,9 @@ impl Child {
         }
     }
 
+    /// Ends it.
+    pub fn end(self) {}
+
     /// It failed: `kind` is a word for it, such as a status.
     pub fn failed(&self, kind: impl Into<String>) {
         if let Some(context) = &self.0 {
@@ -405,7 +408,7 @@ impl Link {
         Self(current().filter(TraceContext::is_sampled).map(Box::new))
     }
 
-    /// Does `work`, from which [`Tracing::deliver`] links here.
+    /// Does `work`, from which [`deliver`] links here.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let span = self.0.as_ref().map(|context| context.to_span_context());
         let _guard = span.map(|span| Context::new().with_remote_span_context(span).attach());

@@ -48,6 +48,9 @@ impl Child {
         work()
     }
 
+    /// Nothing.
+    pub fn end(self) {}
+
     /// None.
     pub fn context(&self) -> Option<TraceContext> {
         None
