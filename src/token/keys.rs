@@ -20,6 +20,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::ecdsa;
 use crate::session::random_bytes;
 
 /// Shortest shared secret, in bytes (RFC 7518 §3.2 asks for the size of the hash).
@@ -86,6 +87,7 @@ pub(super) struct SigningKey {
 
 impl SigningKey {
     fn parse(algorithm: Algorithm, text: &[u8]) -> Result<Self, KeyError> {
+        ecdsa::install();
         let refused = |_| KeyError::NotAPrivateKey(algorithm);
         let encoding = match algorithm.family() {
             AlgorithmFamily::Hmac if text.len() < SHORTEST_SECRET => {
@@ -100,6 +102,7 @@ impl SigningKey {
     }
 
     fn new(algorithm: Algorithm, encoding: EncodingKey, secret: &[u8]) -> Result<Self, KeyError> {
+        ecdsa::install();
         let refused = |_| KeyError::NotAPrivateKey(algorithm);
         if algorithm.family() == AlgorithmFamily::Hmac {
             // A thumbprint would be a hash of the secret itself; the label makes it useless for

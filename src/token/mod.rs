@@ -3,6 +3,7 @@
 //! Called by `http`; calls `store` for revocation. The only module that sees a token in clear
 //! between its making and its delivery.
 
+mod ecdsa;
 mod forge;
 mod keys;
 mod refresh;
