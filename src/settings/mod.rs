@@ -1,7 +1,7 @@
 //! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
 //!
-//! Read by `main`, and again by `app` when they may have changed. Knows nothing of what the settings are used for.
-//! `table` names every setting, `source` reads them, `load` makes sense of them.
+//! Read by `main`, and again by `app` when they may have changed. Knows nothing of what the settings
+//! are used for. `table` names every setting, `source` reads them, `load` makes sense of them.
 
 mod load;
 mod source;
@@ -63,8 +63,8 @@ pub struct Settings {
     /// `TLS_CERTIFICATE` and `TLS_KEY`: what `LISTEN` speaks TLS with; plain HTTP without.
     pub tls: Option<Identity>,
     /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
-    /// path. Default `http://<LISTEN>`, or `https` with TLS, see [`Settings::public_url_for`]; `https` unless the host is
-    /// loopback.
+    /// path. Default `http://<LISTEN>`, or `https` with TLS, see [`Settings::public_url_for`]; `https`
+    /// unless the host is loopback.
     pub public_url: Option<Url>,
     /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
     pub metrics_listen: Option<SocketAddr>,
