@@ -262,6 +262,15 @@ impl Signals {
             hang_up: listen(SignalKind::hangup())?,
         })
     }
+
+    /// Waits for any of them, for who has nothing to reload.
+    pub async fn any(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
 }
 
 /// Reloads when told or when files change, until SIGTERM or SIGINT; then shuts down.
@@ -290,21 +299,6 @@ pub async fn until_told(
         }
     }
     server.shut_down().await;
-}
-
-/// Ends with SIGTERM or SIGINT.
-///
-/// # Errors
-/// When signals cannot be listened to.
-pub fn told_to_end() -> Result<impl Future<Output = ()>, AppError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Prints a line for people and scripts on standard output. Nobody may be reading.

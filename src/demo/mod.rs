@@ -137,11 +137,11 @@ pub struct ProviderOptions {
 /// When it does not start.
 pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
     let ProviderOptions { listen: address, issuer, client } = options;
+    let signals = Signals::listen()?;
     let unusable = |source| DemoError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let bound = listener.local_addr().map_err(unusable)?;
     let router = Provider::new(&issuer, client, false)?.router();
     app::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
-    let told = app::told_to_end()?;
-    axum::serve(listener, router).with_graceful_shutdown(told).await.map_err(unusable)
+    axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)
 }

@@ -87,7 +87,6 @@ pub(super) struct SigningKey {
 
 impl SigningKey {
     fn parse(algorithm: Algorithm, text: &[u8]) -> Result<Self, KeyError> {
-        ecdsa::install();
         let refused = |_| KeyError::NotAPrivateKey(algorithm);
         let encoding = match algorithm.family() {
             AlgorithmFamily::Hmac if text.len() < SHORTEST_SECRET => {

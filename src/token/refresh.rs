@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     forge::Subject,
+    response::milliseconds,
     sealing::{KeyRing, Purpose},
 };
 use crate::session::{Digest, GrantId, SessionKey};
@@ -202,7 +203,7 @@ impl Grant {
             k: self.client,
             u: self.subject.subject.clone(),
             c: self.subject.claims.clone(),
-            a: u64::try_from(self.authenticated_at.as_millis()).unwrap_or(u64::MAX),
+            a: milliseconds(self.authenticated_at),
             x: self.expires_at.as_secs(),
             e: self.ends_at.as_secs(),
         };

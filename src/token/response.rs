@@ -34,6 +34,11 @@ pub struct TokenResponse {
     trace: Option<TraceContext>,
 }
 
+/// A time since the Unix epoch as the answer writes it.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn expose<S: Serializer>(token: &AccessToken, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(token.expose())
 }
@@ -74,7 +79,7 @@ impl TokenResponse {
             token_type: token_type.to_owned(),
             expires_in: ttl.as_secs(),
             scope: scope.to_owned(),
-            authenticated_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            authenticated_at: milliseconds(now),
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
         }
@@ -82,7 +87,7 @@ impl TokenResponse {
 
     /// Adds a refresh token, for a login that ended at `authenticated_at`, since the Unix epoch.
     pub fn with_refresh(self, token: RefreshToken, authenticated_at: Duration) -> Self {
-        let authenticated_at = u64::try_from(authenticated_at.as_millis()).unwrap_or(u64::MAX);
+        let authenticated_at = milliseconds(authenticated_at);
         Self { refresh_token: Some(token), authenticated_at, ..self }
     }
 

@@ -233,12 +233,17 @@ impl Tracing {
     }
 }
 
-/// The request that is being handled, and the context in which its next child belongs.
-fn ambient() -> Option<(Arc<Request>, Context)> {
-    let (request, context) = Context::map_current(|context| {
+/// The request that is being handled, and the context of the part of it that has a span of its own.
+fn handled() -> Option<(Arc<Request>, Option<Context>)> {
+    Context::map_current(|context| {
         let request = Arc::clone(&context.get::<Current>()?.0);
         Some((request, context.has_active_span().then(|| context.clone())))
-    })?;
+    })
+}
+
+/// The request that is being handled, and the context in which its next child belongs.
+fn ambient() -> Option<(Arc<Request>, Context)> {
+    let (request, context) = handled()?;
     let context = context.unwrap_or_else(|| request.begin(None).0);
     Some((request, context))
 }
@@ -330,11 +335,7 @@ pub fn child(name: impl Into<std::borrow::Cow<'static, str>>, kind: Kind) -> Chi
 
 /// A call of the store that has just ended. Outside of a request it has no span.
 pub fn store_call(operation: &'static str, took: Duration, failed: bool) {
-    let found = Context::map_current(|context| {
-        let request = Arc::clone(&context.get::<Current>()?.0);
-        Some((request, context.has_active_span().then(|| context.clone())))
-    });
-    let Some((request, context)) = found else { return };
+    let Some((request, context)) = handled() else { return };
     let call = StoreCall { operation, ended: SystemTime::now(), took, failed };
     let mut span = request.span.lock().unwrap_or_else(PoisonError::into_inner);
     match (&mut *span, context) {
