@@ -11,6 +11,7 @@ mod response;
 mod revocation;
 mod sealing;
 mod verify;
+mod xchacha;
 
 pub use forge::{AccessToken, Forge, ForgeError, MeetClaims, MeetForge, Subject};
 pub use keys::{KeyError, SigningKeys};

@@ -9,20 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chacha20poly1305::{
-    KeyInit, XChaCha20Poly1305,
-    aead::{Aead, Payload},
-};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::KeyError;
+use super::{
+    KeyError,
+    xchacha::{Cipher, NONCE, TAG},
+};
 use crate::session::random_bytes;
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
-const NONCE: usize = 24;
 const HEAD: usize = 1 + KEY_ID + NONCE;
 
 /// Shortest secret, in bytes, from which a key is derived.
@@ -76,7 +74,7 @@ pub struct KeyRing {
 
 struct Key {
     id: [u8; KEY_ID],
-    cipher: XChaCha20Poly1305,
+    cipher: Cipher,
 }
 
 impl Key {
@@ -90,7 +88,7 @@ impl Key {
         let digest = labelled(b"token-relay key id");
         let mut id = [0; KEY_ID];
         id.copy_from_slice(&digest[..KEY_ID]);
-        Self { id, cipher: XChaCha20Poly1305::new((&*key).into()) }
+        Self { id, cipher: Cipher::new(key) }
     }
 }
 
@@ -139,14 +137,16 @@ impl KeyRing {
         let Some(key) = keys.first() else { return Vec::new() };
         let nonce = random_bytes::<NONCE>();
         let aad = associated(purpose, context);
-        let payload = Payload { msg: plaintext, aad: &aad };
-        // Fails only beyond 256 GiB; nothing is then better than something in clear.
-        let ciphertext = key.cipher.encrypt((&nonce).into(), payload).unwrap_or_default();
-        let mut envelope = Vec::with_capacity(HEAD + ciphertext.len());
+        let mut envelope = Vec::with_capacity(HEAD + plaintext.len() + TAG);
         envelope.push(VERSION);
         envelope.extend_from_slice(&key.id);
         envelope.extend_from_slice(&nonce);
-        envelope.extend_from_slice(&ciphertext);
+        envelope.extend_from_slice(plaintext);
+        match key.cipher.seal(&nonce, &aad, &mut envelope[HEAD..]) {
+            Ok(tag) => envelope.extend_from_slice(tag.as_ref()),
+            // Only beyond 256 GiB; nothing is then better than something in clear.
+            Err(_) => envelope.clear(),
+        }
         envelope
     }
 
@@ -170,10 +170,13 @@ impl KeyRing {
         let aad = associated(purpose, context);
         let keys = self.keys.load();
         let key = keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
-        key.cipher
-            .decrypt(nonce.into(), Payload { msg: ciphertext, aad: &aad })
-            .map(Zeroizing::new)
-            .map_err(|_| OpenError::Invalid)
+        let mut text = Zeroizing::new(ciphertext.to_vec());
+        let length = match key.cipher.open(nonce, &aad, &mut text) {
+            Ok(plaintext) => plaintext.len(),
+            Err(_) => return Err(OpenError::Invalid),
+        };
+        text.truncate(length);
+        Ok(text)
     }
 
     /// Seals a value for `life` as base64url text, for a cookie.
