@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Events, client, create, text};
 use token_relay::{
     app::Server,
@@ -63,16 +63,17 @@ enum Transport {
 
 /// Waits by one transport; the answer's `state`, or its error.
 async fn wait(transport: Transport, session: Value) -> String {
+    let session_token = session["session_token"].as_str();
     let event = match transport {
         Transport::Sse => {
-            let mut events = Events::open(text(&session, "events_url"), None).await;
+            let mut events = Events::open(text(&session, "events_url"), session_token).await;
             events.next().await.map_or(Value::Null, |event| event.data)
         }
         Transport::WebSocket => {
             let mut request = text(&session, "websocket_url").into_client_request().unwrap();
-            request
-                .headers_mut()
-                .insert("sec-websocket-protocol", "token-relay.v1".parse().unwrap());
+            let bearer = session_token.map(|token| format!(", bearer.{token}"));
+            let protocols = format!("token-relay.v1{}", bearer.unwrap_or_default());
+            request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
             let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
             loop {
                 match socket.next().await.unwrap().unwrap() {
@@ -87,22 +88,28 @@ async fn wait(transport: Transport, session: Value) -> String {
         }
         Transport::LongPoll => {
             let url = format!("{}?wait=20", text(&session, "poll_url"));
-            client().get(url).send().await.unwrap().json().await.unwrap()
+            let mut request = client().get(url);
+            if let Some(token) = session_token {
+                request = request.bearer_auth(token);
+            }
+            request.send().await.unwrap().json().await.unwrap()
         }
     };
     let member = if event["state"] == "failed" { "error" } else { "state" };
     event[member].as_str().unwrap_or("nothing").to_owned()
 }
 
-async fn race(transport: Transport) {
+/// Of sessions as `body` asks for them: bound ones are handed over by whoever ends the login, the
+/// readers of the others ask the store first.
+async fn race(transport: Transport, body: Option<Value>) {
     let server = server(&[]).await;
     let base = base(&server);
     let sessions = futures_util::stream::iter(0..SESSIONS);
     let arrived = sessions
         .map(|_| {
-            let (server, base) = (Arc::clone(&server), base.clone());
+            let (server, base, body) = (Arc::clone(&server), base.clone(), body.clone());
             tokio::spawn(async move {
-                let session = create(&base, None).await;
+                let session = create(&base, body).await;
                 let key = key(&session);
                 let reading = tokio::spawn(wait(transport, session));
                 let fulfilling = tokio::spawn(async move { fulfil(&server, key).await });
@@ -114,23 +121,55 @@ async fn race(transport: Transport) {
         .filter(|state| std::future::ready(state.as_ref().unwrap() == "authenticated"))
         .count()
         .await;
-    println!("{transport:?}: {SESSIONS} races, {arrived} tokens arrived");
+    println!("{transport:?}, {body:?}: {SESSIONS} races, {arrived} tokens arrived");
     assert_eq!(arrived, SESSIONS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_races_by_event_stream() {
-    race(Transport::Sse).await;
+async fn two_thousand_races_by_event_stream() {
+    race(Transport::Sse, None).await;
+    race(Transport::Sse, Some(json!({"bind": true}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_races_by_web_socket() {
-    race(Transport::WebSocket).await;
+async fn two_thousand_races_by_web_socket() {
+    race(Transport::WebSocket, None).await;
+    race(Transport::WebSocket, Some(json!({"bind": true}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_races_by_long_poll() {
-    race(Transport::LongPoll).await;
+async fn two_thousand_races_by_long_poll() {
+    race(Transport::LongPoll, None).await;
+    race(Transport::LongPoll, Some(json!({"bind": true}))).await;
+}
+
+/// Whoever ends the login writes to the socket to which the stream's task writes heartbeats: the
+/// stream must stay well-formed and hold the token once, whichever comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_and_heartbeats_share_a_socket() {
+    let server = server(&[("TOKEN_RELAY_HEARTBEAT", "1s")]).await;
+    let base = base(&server);
+    let streams = (0..300u64).map(|number| {
+        let (server, base) = (Arc::clone(&server), base.clone());
+        tokio::spawn(async move {
+            let session = create(&base, Some(json!({"bind": true}))).await;
+            let token = Some(text(&session, "session_token"));
+            let mut events = Events::open(text(&session, "events_url"), token).await;
+            events.until("retry: ").await;
+            // Around the first heartbeat, a few on either side and many at it.
+            tokio::time::sleep(Duration::from_micros(970_000 + number * 150)).await;
+            assert_eq!(fulfil(&server, key(&session)).await, Stored::Done);
+            assert_eq!(events.next().await.unwrap().name, "authenticated");
+            assert_eq!(events.next().await, None);
+            assert_eq!(events.raw.matches("data: ").count(), 1);
+            usize::from(events.raw.contains(":\n\n"))
+        })
+    });
+    let mut after_a_heartbeat = 0;
+    for stream in streams.collect::<Vec<_>>() {
+        after_a_heartbeat += stream.await.unwrap();
+    }
+    println!("300 tokens at the time of a heartbeat, {after_a_heartbeat} after it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

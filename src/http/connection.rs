@@ -3,11 +3,10 @@
 //! Called by `app`. A listener with a certificate shakes hands first ([`super::tls`]). hyper serves
 //! every connection, save one whose first request opens an event stream: a general-purpose server
 //! keeps buffers and a state machine of some 20 kB for it, while all it does is wait. Such a request
-//! is read here, goes through the very same router, and its socket is then held by a task of a few
-//! hundred bytes that only writes.
+//! is read here, goes through the very same router, and its socket is then a [`Line`], held by a task
+//! of a few hundred bytes that only writes.
 
 use std::{
-    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -38,9 +37,10 @@ use tower::ServiceExt;
 
 use super::{
     AppState,
+    line::{Line, Socket, WRITE_PATIENCE, chunk},
     metrics::HandshakeOutcome,
     open_requests::OpenRequests,
-    streams::sse::{EventStream, Parking},
+    streams::sse::Parking,
     tls,
 };
 
@@ -49,16 +49,6 @@ const MAX_HEAD: usize = 16 * 1024;
 
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 64;
-
-/// A client that does not take a few bytes in this time is not there any more.
-const WRITE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Bytes that a client may send while its event stream is open before it is cut off; it has no
-/// reason to send any.
-const MAX_NOISE: usize = 1024;
-
-/// Ends a body in the chunked transfer coding (RFC 9112 §7.1).
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// What connections may use.
 #[derive(Clone, Copy, Debug)]
@@ -191,10 +181,12 @@ impl Connection {
         }
     }
 
-    async fn run<S>(self, mut socket: S, shutdown: CancellationToken, tracker: TaskTracker)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn run<S: Socket>(
+        self,
+        mut socket: S,
+        shutdown: CancellationToken,
+        tracker: TaskTracker,
+    ) {
         let first = tokio::select! {
             () = shutdown.cancelled() => return,
             first = tokio::time::timeout(self.limits.header_timeout, read_first(&mut socket)) => first,
@@ -263,10 +255,12 @@ impl Connection {
     }
 
     /// Answers a request for an event stream and, if it is granted, holds the socket.
-    async fn hold<S>(self, mut socket: S, request: Box<Request<Body>>, tracker: &TaskTracker)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn hold<S: Socket>(
+        self,
+        mut socket: S,
+        request: Box<Request<Body>>,
+        tracker: &TaskTracker,
+    ) {
         let mut request = *request;
         let parking = Parking::default();
         request.extensions_mut().insert(ConnectInfo(self.peer));
@@ -292,95 +286,12 @@ impl Connection {
         let permit = self.permit;
         // A task of its own, because the future of this one is large and would live as long.
         tracker.spawn(async move {
-            let ended = stream(&mut socket, &head, events).await;
-            drop(head);
-            if let Err(error) = ended {
+            if let Err(error) = Line::run(socket, head.into(), events).await {
                 tracing::trace!(%error, "event stream ended");
-            } else {
-                // The client sees the end even if the socket cannot be shut down in order.
-                let _ = socket.shutdown().await;
             }
             drop(permit);
         });
     }
-}
-
-/// Writes an event stream until it ends or the client leaves.
-async fn stream<S>(socket: &mut S, head: &[u8], mut events: EventStream) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    write(socket, head).await?;
-    let mut noise = 0;
-    loop {
-        tokio::select! {
-            biased;
-            next = events.next() => match next {
-                Some(bytes) if bytes.is_empty() => {}
-                Some(bytes) if events.is_over() => {
-                    // In one write with the end, which spares a system call and a packet.
-                    let mut last = chunk(&bytes);
-                    last.extend_from_slice(LAST_CHUNK);
-                    return write(socket, &last).await;
-                }
-                Some(bytes) => write(socket, &chunk(&bytes)).await?,
-                None => return write(socket, LAST_CHUNK).await,
-            },
-            left = left(socket, &mut noise) => return left,
-        }
-    }
-}
-
-/// Ends when the client closes its side.
-async fn left<S: AsyncRead + Unpin>(socket: &mut S, noise: &mut usize) -> io::Result<()> {
-    loop {
-        let mut buffer = [0u8; 64];
-        match socket.read(&mut buffer).await? {
-            0 => return Err(io::ErrorKind::ConnectionAborted.into()),
-            read => *noise += read,
-        }
-        if *noise > MAX_NOISE {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-}
-
-/// Writes all of `bytes`. The common case, an empty socket buffer, needs no timer and no state.
-async fn write<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {
-    let mut written = 0;
-    let first = poll_fn(|context| {
-        let mut socket = Pin::new(&mut *socket);
-        Poll::Ready(match socket.as_mut().poll_write(context, bytes) {
-            Poll::Ready(Ok(length)) => {
-                written = length;
-                socket.poll_flush(context)
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        })
-    });
-    match first.await {
-        Poll::Ready(Ok(())) if written == bytes.len() => Ok(()),
-        Poll::Ready(Err(error)) => Err(error),
-        _ => Box::pin(write_slowly(socket, &bytes[written..])).await,
-    }
-}
-
-async fn write_slowly<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {
-    let all = async {
-        socket.write_all(bytes).await?;
-        socket.flush().await
-    };
-    tokio::time::timeout(WRITE_PATIENCE, all).await?
-}
-
-/// One chunk of the chunked transfer coding (RFC 9112 §7.1).
-fn chunk(bytes: &[u8]) -> Vec<u8> {
-    let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
-    framed.reserve_exact(bytes.len() + 2);
-    framed.extend_from_slice(bytes);
-    framed.extend_from_slice(b"\r\n");
-    framed
 }
 
 fn encode_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
@@ -415,8 +326,11 @@ where
     let mut head = encode_head(response.status(), response.headers());
     head.extend_from_slice(b"connection: close\r\n\r\n");
     head.extend_from_slice(&body);
-    write(socket, &head).await?;
-    socket.shutdown().await
+    let all = async {
+        socket.write_all(&head).await?;
+        socket.shutdown().await
+    };
+    tokio::time::timeout(WRITE_PATIENCE, all).await?
 }
 
 /// Reads until it is clear whether the connection begins with a request for an event stream.
@@ -573,10 +487,5 @@ mod tests {
         ] {
             assert_eq!(kind(other.as_bytes()), "other", "{other:?}");
         }
-    }
-
-    #[test]
-    fn chunks_are_framed() {
-        assert_eq!(chunk(b":\n\n"), b"3\r\n:\n\n\r\n");
     }
 }

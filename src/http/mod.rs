@@ -10,6 +10,7 @@ pub mod client_credentials;
 pub mod connection;
 mod cookies;
 pub mod dialog;
+mod line;
 pub mod meet;
 pub mod metrics;
 pub mod middleware;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Relay,
-    waiters::{Mailbox, Ring},
+    waiters::{Arrived, Mailbox, Outlet, Ring},
 };
 use crate::{
     session::{Digest, Failure, GoneReason, SealedPayload, SessionKey},
@@ -26,6 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 pub enum Outcome {
     /// The token, sealed, and how long ago the login was stored.
     Token(SealedPayload, Duration),
+    /// The token is with the client already, by the reader's [`Outlet`].
+    HandedOver,
     /// The login failed.
     Failed(Failure),
     /// A newer reader of the same session took over.
@@ -148,6 +150,19 @@ impl Reader {
         self.found = Some(Box::new(found));
     }
 
+    /// A bound session's only readers are those with its session token. When the bus names this
+    /// one it need not wait for the store's consent: the claim follows, to start the grace.
+    fn trusts_the_bus(&self) -> bool {
+        self.session_token.is_some() && !self.once
+    }
+
+    /// Lets whoever brings the token send it by `outlet`, if no consent of the store is needed.
+    pub fn hand_over_by(&self, outlet: Arc<dyn Outlet>) {
+        if self.trusts_the_bus() {
+            self.mailbox.hand_over_by(outlet);
+        }
+    }
+
     /// Waits for the outcome. Cancel-safe: a dropped call loses no wake-up.
     ///
     /// While the store is away the reader keeps waiting and asks again with growing pauses; a
@@ -179,14 +194,14 @@ impl Reader {
 
     /// Asks the store what became of the session.
     async fn collect(&self) -> Option<Outcome> {
-        // A bound session's only readers are those with its session token, and the bus named this
-        // one: it need not wait for the store's consent. The claim follows, to start the grace.
-        if self.session_token.is_some()
-            && !self.once
-            && let Some(payload) = self.mailbox.take_payload()
+        if self.trusts_the_bus()
+            && let Some(arrived) = self.mailbox.take_arrived()
         {
             self.relay.claim_later(self.key, self.mailbox.reader(), self.session_token);
-            return Some(Outcome::Token(payload, Duration::ZERO));
+            return Some(match arrived {
+                Arrived::Payload(payload) => Outcome::Token(payload, Duration::ZERO),
+                Arrived::HandedOver => Outcome::HandedOver,
+            });
         }
         let mut pause = FIRST_PAUSE;
         loop {

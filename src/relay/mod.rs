@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 pub use delivery::{Outcome, Reader};
-pub use waiters::{Crowded, Interruptions, Waiters};
+pub use waiters::{Crowded, Interruptions, Outlet, Waiters};
 
 use crate::{
     session::{

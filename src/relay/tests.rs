@@ -1,6 +1,9 @@
 //! The relay over the in-memory store: wake-ups, the clock, and the state machine as a property.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -72,6 +75,58 @@ async fn of_two_readers_that_wait_the_newest_wins_alone() {
     relay.fulfil(key, sealed("token")).await.unwrap();
     assert_eq!(older.outcome().await, Outcome::Superseded);
     assert!(matches!(newer.outcome().await, Outcome::Token(..)));
+}
+
+/// What was handed over, by a client that takes it or does not.
+struct Client {
+    takes: bool,
+    got: Mutex<Vec<SealedPayload>>,
+}
+
+impl Outlet for Client {
+    fn hand_over(&self, _: SessionKey, payload: &SealedPayload) -> bool {
+        self.got.lock().unwrap().push(payload.clone());
+        self.takes
+    }
+}
+
+/// A session whose reader has an outlet, fulfilled; what went by the outlet and what by the reader.
+async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionKey) {
+    let relay = relay();
+    let request = request(profile);
+    let (key, session_token) = (request.session_id.key(), request.session_token);
+    relay.create(request).await.unwrap();
+    let mut reader = relay.open(key, session_token, false).await.unwrap();
+    let client = Arc::new(Client { takes, got: Mutex::default() });
+    reader.hand_over_by(Arc::clone(&client) as Arc<dyn Outlet>);
+    assert_eq!(relay.fulfil(key, sealed("token")).await.unwrap(), Stored::Done);
+    let went = client.got.lock().unwrap().len();
+    (went, reader.outcome().await, relay, key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_reader_is_given_the_token_before_it_wakes_and_its_grace_begins() {
+    let (went, outcome, relay, key) = handed_over(Profile::Bound, true).await;
+    assert_eq!((went, outcome), (1, Outcome::HandedOver));
+    // The delivery is noted by a task of its own.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let read = || relay.poll(key, Some(Digest::of(b"session token")), false);
+    assert!(matches!(read().await.unwrap(), ReadOutcome::Token { .. }));
+    tokio::time::sleep(relay.timing.delivery_grace).await;
+    assert_eq!(read().await.unwrap(), ReadOutcome::Gone(GoneReason::Expired));
+}
+
+#[tokio::test]
+async fn what_cannot_be_handed_over_is_the_readers() {
+    let (went, outcome, ..) = handed_over(Profile::Bound, false).await;
+    assert_eq!((went, outcome), (1, Outcome::Token(sealed("token"), Duration::ZERO)));
+}
+
+#[tokio::test]
+async fn a_legacy_reader_asks_the_store_first() {
+    let (went, outcome, ..) = handed_over(Profile::Legacy, true).await;
+    assert_eq!(went, 0);
+    assert!(matches!(outcome, Outcome::Token(..)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

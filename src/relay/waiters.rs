@@ -1,14 +1,16 @@
 //! Who waits on this instance: a sharded map from session to the mailboxes of its readers.
 //!
-//! Filled by `delivery`, rung by the store through [`Notifier`]. A mailbox is two words and a
-//! waker: a waiting reader costs no task of its own and wakes only when it is rung. Knows
-//! neither states nor transports.
+//! Filled by `delivery`, rung by the store through [`Notifier`]. A mailbox is a few words
+//! and a waker: a waiting reader costs no task of its own and wakes only when it is rung. Whoever
+//! brings a payload may hand it to the reader's client at once, by its [`Outlet`]. Knows neither
+//! states nor transports.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    fmt,
     future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
@@ -50,13 +52,34 @@ pub enum Ring {
     Draining,
 }
 
+/// A way to a reader's client that is open to whoever brings the payload.
+pub trait Outlet: Send + Sync {
+    /// Sends the payload of `key` without waiting; false when the reader has to.
+    fn hand_over(&self, key: SessionKey, payload: &SealedPayload) -> bool;
+}
+
+/// What the bus brought for one reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// The payload, which is the reader's to send.
+    Payload(SealedPayload),
+    /// Sent already.
+    HandedOver,
+}
+
 /// Where one waiting reader is told.
-#[derive(Debug)]
 pub struct Mailbox {
     reader: ReaderId,
     rung: AtomicU8,
     waker: AtomicWaker,
-    payload: Mutex<Option<SealedPayload>>,
+    arrived: Mutex<Option<Arrived>>,
+    outlet: OnceLock<Arc<dyn Outlet>>,
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Mailbox").field("reader", &self.reader).finish_non_exhaustive()
+    }
 }
 
 impl Mailbox {
@@ -86,9 +109,21 @@ impl Mailbox {
         .await
     }
 
-    /// The payload that the bus carried for this very reader, once.
-    pub fn take_payload(&self) -> Option<SealedPayload> {
-        self.payload.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Opens a way around the reader. Only the first one is kept.
+    pub fn hand_over_by(&self, outlet: Arc<dyn Outlet>) {
+        let _ = self.outlet.set(outlet);
+    }
+
+    /// What the bus brought for this very reader, once.
+    pub fn take_arrived(&self) -> Option<Arrived> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn arrive(&self, key: SessionKey, payload: &SealedPayload) {
+        let handed_over = self.outlet.get().is_some_and(|outlet| outlet.hand_over(key, payload));
+        let arrived =
+            if handed_over { Arrived::HandedOver } else { Arrived::Payload(payload.clone()) };
+        *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived);
     }
 }
 
@@ -106,7 +141,6 @@ pub struct Interruptions {
 type Shard = HashMap<SessionKey, SmallVec<[Arc<Mailbox>; 1]>>;
 
 /// All readers that wait on this instance.
-#[derive(Debug)]
 pub struct Waiters {
     shards: Vec<Mutex<Shard>>,
     waiting: AtomicUsize,
@@ -151,7 +185,8 @@ impl Waiters {
             reader: ReaderId::generate(),
             rung: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            payload: Mutex::new(None),
+            arrived: Mutex::new(None),
+            outlet: OnceLock::new(),
         });
         let mut shard = self.shard(&key);
         // Looked at under the shard's lock, so that `drain` either rings this mailbox or is seen.
@@ -227,14 +262,13 @@ impl Waiters {
 
 impl Notifier for Waiters {
     fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
-        let shard = self.shard(&key);
-        let Some(mailboxes) = shard.get(&key) else { return };
+        // Outside of the lock, under which nothing is sent.
+        let mailboxes = self.shard(&key).get(&key).cloned().unwrap_or_default();
         for mailbox in mailboxes {
-            if let Some(fulfilled) = &fulfilled
-                && fulfilled.reader == Some(mailbox.reader)
+            if let Some(Fulfilled { reader, payload }) = &fulfilled
+                && *reader == Some(mailbox.reader)
             {
-                *mailbox.payload.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(fulfilled.payload.clone());
+                mailbox.arrive(key, payload);
             }
             mailbox.ring(CHANGED);
         }

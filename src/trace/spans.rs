@@ -401,12 +401,13 @@ impl Drop for Child {
 }
 
 /// What a waiting stream keeps of the request that opened it: nothing unless that is exported.
-pub struct Link(Option<Box<TraceContext>>);
+#[derive(Clone)]
+pub struct Link(Option<Arc<TraceContext>>);
 
 impl Link {
     /// To the request that is being handled.
     pub fn to_current() -> Self {
-        Self(current().filter(TraceContext::is_sampled).map(Box::new))
+        Self(current().filter(TraceContext::is_sampled).map(Arc::new))
     }
 
     /// Does `work`, from which [`deliver`] links here.

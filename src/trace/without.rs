@@ -67,6 +67,7 @@ impl Child {
 }
 
 /// No link.
+#[derive(Clone)]
 pub struct Link;
 
 impl Link {

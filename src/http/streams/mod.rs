@@ -19,6 +19,9 @@ use crate::{
     trace,
 };
 
+/// Name of the state, the event and the message that carry a token.
+const AUTHENTICATED: &str = "authenticated";
+
 /// What a reader is told at the end of its wait.
 pub enum Told {
     /// The token.
@@ -65,7 +68,7 @@ impl Told {
                 ))
             }
             Outcome::Gone(GoneReason::Expired) => Self::Expired,
-            Outcome::Gone(GoneReason::Acknowledged) => Self::Nothing,
+            Outcome::HandedOver | Outcome::Gone(GoneReason::Acknowledged) => Self::Nothing,
             Outcome::Gone(GoneReason::Cancelled) => {
                 Self::Failed(Failure::new("cancelled", "The sign-in was cancelled."))
             }
@@ -86,11 +89,7 @@ impl Told {
     ) -> Self {
         match TokenResponse::unseal(&app.sealing_keys, key, payload) {
             Ok(token) => {
-                app.metrics.delivered(age);
-                let delivery = trace::deliver(app.tracing.as_ref(), key, token.trace());
-                delivery.during(|| {
-                    tracing::info!(target: "audit", session = %key, "token delivered");
-                });
+                note_delivery(app, key, &token, age);
                 Self::Authenticated(token)
             }
             Err(error) => {
@@ -105,11 +104,7 @@ impl Told {
     pub fn to_json(&self, tagged: bool) -> String {
         let tag = |name| tagged.then_some(name);
         let json = match self {
-            Self::Authenticated(token) => serde_json::to_string(&Authenticated {
-                r#type: tag("authenticated"),
-                state: "authenticated",
-                token,
-            }),
+            Self::Authenticated(token) => return authenticated(tag(AUTHENTICATED), token),
             Self::Failed(failure) => {
                 serde_json::to_string(&Failed { r#type: tag("failed"), state: "failed", failure })
             }
@@ -117,7 +112,64 @@ impl Told {
             Self::Expired => Ok(r#"{"state":"expired"}"#.to_owned()),
             Self::Nothing | Self::ComeAgain => Ok(r#"{"state":"pending"}"#.to_owned()),
         };
-        // Strings and numbers always serialise; an empty object is still valid JSON.
-        json.unwrap_or_else(|_| "{}".to_owned())
+        or_empty(json)
     }
+}
+
+/// Puts into words what one stream is told.
+#[derive(Clone)]
+pub struct Teller {
+    app: AppState,
+    /// To the request that opened the stream, for the traces.
+    opened_by: trace::Link,
+}
+
+impl Teller {
+    /// Of a stream that the request which is being handled opens.
+    pub fn new(app: AppState) -> Self {
+        Self { app, opened_by: trace::Link::to_current() }
+    }
+
+    /// What an outcome is in words; a token counts as delivered.
+    pub fn tell(&self, key: SessionKey, outcome: Outcome) -> Told {
+        self.opened_by.during(|| Told::from_outcome(&self.app, key, outcome))
+    }
+
+    /// Opens a sealed token that is about to be handed over; `None` when it cannot be opened.
+    pub fn open(&self, key: SessionKey, payload: &SealedPayload) -> Option<HandingOver<'_>> {
+        let token = TokenResponse::unseal(&self.app.sealing_keys, key, payload).ok()?;
+        Some(HandingOver { teller: self, key, token })
+    }
+}
+
+/// A token that is being handed over.
+pub struct HandingOver<'a> {
+    teller: &'a Teller,
+    key: SessionKey,
+    token: TokenResponse,
+}
+
+impl HandingOver<'_> {
+    /// Counts and logs it, once it is sent.
+    pub fn done(self) {
+        let Teller { app, opened_by } = self.teller;
+        opened_by.during(|| note_delivery(app, self.key, &self.token, Duration::ZERO));
+    }
+}
+
+/// A token as one line of JSON, with the member `type` if there is one.
+fn authenticated(r#type: Option<&str>, token: &TokenResponse) -> String {
+    or_empty(serde_json::to_string(&Authenticated { r#type, state: AUTHENTICATED, token }))
+}
+
+/// Strings and numbers always serialise; an empty object is still valid JSON.
+fn or_empty(json: serde_json::Result<String>) -> String {
+    json.unwrap_or_else(|_| "{}".to_owned())
+}
+
+/// Counts and logs a token that was handed out, `age` after its login was stored.
+fn note_delivery(app: &AppState, key: SessionKey, token: &TokenResponse, age: Duration) {
+    app.metrics.delivered(age);
+    let delivery = trace::deliver(app.tracing.as_ref(), key, token.trace());
+    delivery.during(|| tracing::info!(target: "audit", session = %key, "token delivered"));
 }

@@ -1,7 +1,7 @@
 //! `GET /addons/sessions/{id}/events`: server-sent events (WHATWG HTML §9.2).
 //!
 //! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
-//! request of a connection, `connection` takes the socket from hyper and sends them itself.
+//! request of a connection, `line` sends them itself, and the token without asking the stream.
 
 use std::{
     ops::Range,
@@ -18,16 +18,15 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
-use super::{Told, credentials::Credentials};
+use super::{AUTHENTICATED, HandingOver, Teller, Told, authenticated, credentials::Credentials};
 use crate::{
     http::{
         AppState, Transport,
         metrics::{OpenStream, Reconnect},
         problem::Problem,
     },
-    relay::{Outcome, Reader},
+    relay::{Outcome, Outlet, Reader},
     session::{GoneReason, ReaderId},
-    trace,
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
@@ -42,13 +41,20 @@ const RETRY_WHEN_DRAINING: Range<u64> = 100..3_100;
 
 /// The bytes of one event stream.
 pub struct EventStream {
-    app: AppState,
+    teller: Teller,
     reader: Reader,
     next_heartbeat: Instant,
     stage: Stage,
-    /// To the request that opened it, for the traces.
-    opened_by: trace::Link,
     _open: OpenStream,
+}
+
+/// The event that carries a token.
+pub fn token_event(token: &HandingOver<'_>) -> String {
+    event(AUTHENTICATED, &authenticated(None, &token.token))
+}
+
+fn event(name: &str, data: &str) -> String {
+    format!("event: {name}\nid: {LAST_EVENT_ID}\ndata: {data}\n\n")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,8 +69,19 @@ impl EventStream {
     pub fn new(app: AppState, reader: Reader) -> Self {
         let open = app.metrics.stream_opened(Transport::Sse);
         let next_heartbeat = Instant::now() + app.heartbeat;
-        let opened_by = trace::Link::to_current();
-        Self { app, reader, next_heartbeat, stage: Stage::Opening, opened_by, _open: open }
+        let teller = Teller::new(app);
+        Self { teller, reader, next_heartbeat, stage: Stage::Opening, _open: open }
+    }
+
+    /// What puts this stream's token into words.
+    pub fn teller(&self) -> Teller {
+        self.teller.clone()
+    }
+
+    /// Lets whoever brings the token write it to `outlet`, where the reader's credentials allow it.
+    /// Then this stream is over without a word.
+    pub fn hand_over_by(&self, outlet: Arc<dyn Outlet>) {
+        self.reader.hand_over_by(outlet);
     }
 
     /// The next bytes to send; `None` at the end. Cancel-safe.
@@ -84,7 +101,7 @@ impl EventStream {
                 match wait.await {
                     Ok(outcome) => Some(Bytes::from(self.last_event(outcome))),
                     Err(_) => {
-                        self.next_heartbeat = Instant::now() + self.app.heartbeat;
+                        self.next_heartbeat = Instant::now() + self.teller.app.heartbeat;
                         Some(Bytes::from_static(b":\n\n"))
                     }
                 }
@@ -99,16 +116,15 @@ impl EventStream {
 
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
-        let told =
-            self.opened_by.during(|| Told::from_outcome(&self.app, self.reader.key(), outcome));
-        let event = match &told {
-            Told::Authenticated(_) => "authenticated",
+        let told = self.teller.tell(self.reader.key(), outcome);
+        let name = match &told {
+            Told::Authenticated(_) => AUTHENTICATED,
             Told::Failed(_) => "failed",
             Told::Expired => "expired",
             Told::Nothing => return String::new(),
             Told::ComeAgain => return format!("retry: {}\n\n", one_of(RETRY_WHEN_DRAINING)),
         };
-        format!("event: {event}\nid: {LAST_EVENT_ID}\ndata: {}\n\n", told.to_json(false))
+        event(name, &told.to_json(false))
     }
 
     /// As a body for hyper.
@@ -209,7 +225,10 @@ mod tests {
 
     #[test]
     fn what_a_waiting_stream_keeps_stays_small() {
-        assert_eq!(size_of::<trace::Link>(), if cfg!(feature = "opentelemetry") { 8 } else { 0 });
+        assert_eq!(
+            size_of::<crate::trace::Link>(),
+            if cfg!(feature = "opentelemetry") { 8 } else { 0 }
+        );
         assert!(size_of::<EventStream>() <= 160, "{}", size_of::<EventStream>());
     }
 

@@ -2,7 +2,12 @@
 //!
 //! A browser cannot see the status of a refused upgrade, so refusals are close codes.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
 
 use axum::{
     extract::{
@@ -11,18 +16,19 @@ use axum::{
     },
     response::Response,
 };
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::request::Parts;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    Told,
+    AUTHENTICATED, Teller, Told, authenticated,
     credentials::{Credentials, SUBPROTOCOL},
 };
 use crate::{
     http::{AppState, Transport, problem::Problem},
-    relay::{Outcome, Reader},
-    trace,
+    relay::{Outcome, Outlet, Reader},
+    session::{SealedPayload, SessionKey},
 };
 
 /// The subprotocol's close codes.
@@ -83,23 +89,27 @@ pub async fn websocket(
 
 /// Upgrades and streams, or upgrades and closes with a code that says why.
 pub fn respond(app: AppState, upgrade: Upgrade, opened: Result<Reader, Problem>) -> Response {
-    let opened_by = trace::Link::to_current();
-    upgrade.0.on_upgrade(async move |socket| match opened {
-        Ok(reader) => {
-            let open = app.metrics.stream_opened(Transport::WebSocket);
-            stream(app, socket, reader, opened_by).await;
-            drop(open);
-        }
-        Err(problem) => {
-            let code = match problem {
-                Problem::ReaderUnauthorized => code::UNAUTHORIZED,
-                Problem::OriginRefused => code::FORBIDDEN,
-                Problem::SessionNotFound => code::NOT_FOUND,
-                Problem::TooManyStreams => code::TOO_MANY,
-                Problem::ShuttingDown => code::RESTART,
-                _ => code::TRY_AGAIN_LATER,
-            };
-            close(socket, code, "refused").await;
+    let teller = Teller::new(Arc::clone(&app));
+    upgrade.0.on_upgrade(async move |socket| {
+        let line = Arc::new(Line::new(socket, teller));
+        match opened {
+            Ok(reader) => {
+                let open = app.metrics.stream_opened(Transport::WebSocket);
+                reader.hand_over_by(Arc::clone(&line) as Arc<dyn Outlet>);
+                stream(app, &line, reader).await;
+                drop(open);
+            }
+            Err(problem) => {
+                let code = match problem {
+                    Problem::ReaderUnauthorized => code::UNAUTHORIZED,
+                    Problem::OriginRefused => code::FORBIDDEN,
+                    Problem::SessionNotFound => code::NOT_FOUND,
+                    Problem::TooManyStreams => code::TOO_MANY,
+                    Problem::ShuttingDown => code::RESTART,
+                    _ => code::TRY_AGAIN_LATER,
+                };
+                line.close(code, "refused").await;
+            }
         }
     })
 }
@@ -129,23 +139,114 @@ impl FromRequestParts<AppState> for Upgrade {
     }
 }
 
-async fn stream(app: AppState, mut socket: WebSocket, mut reader: Reader, opened_by: trace::Link) {
+/// A socket written to by its task and by whoever brings the token, as in [`crate::http::line`].
+struct Line {
+    held: Mutex<Held>,
+    teller: Teller,
+}
+
+struct Held {
+    socket: WebSocket,
+    /// Whether a message is on its way; then its task is the one that writes.
+    under_way: bool,
+    /// Whether the token is on its way or sent.
+    handed_over: bool,
+}
+
+impl Line {
+    fn new(socket: WebSocket, teller: Teller) -> Self {
+        Self { held: Mutex::new(Held { socket, under_way: false, handed_over: false }), teller }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_handed_over(&self) -> bool {
+        self.held().handed_over
+    }
+
+    async fn receive(&self) -> Option<Result<Message, axum::Error>> {
+        poll_fn(|context| self.held().socket.poll_next_unpin(context)).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), axum::Error> {
+        let mut message = Some(message);
+        poll_fn(|context| {
+            let mut held = self.held();
+            held.under_way = true;
+            ready!(held.socket.poll_ready_unpin(context))?;
+            message.take().map_or(Ok(()), |message| held.socket.start_send_unpin(message))?;
+            ready!(held.socket.poll_flush_unpin(context))?;
+            held.under_way = false;
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Waits until all is sent.
+    async fn sent(&self) -> Result<(), axum::Error> {
+        poll_fn(|context| self.held().socket.poll_flush_unpin(context)).await
+    }
+
+    async fn close(&self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: reason.into() };
+        let goodbye = async {
+            if self.send(Message::Close(Some(frame))).await.is_ok() {
+                // Until the client's own close frame, so that ours is not lost in a reset.
+                while let Some(Ok(_)) = self.receive().await {}
+            }
+        };
+        // A client that does not answer loses nothing but the politeness.
+        let _ = tokio::time::timeout(Duration::from_secs(5), goodbye).await;
+    }
+}
+
+impl Outlet for Line {
+    fn hand_over(&self, key: SessionKey, payload: &SealedPayload) -> bool {
+        let mut held = self.held();
+        if held.under_way || held.handed_over {
+            return false;
+        }
+        let Some(token) = self.teller.open(key, payload) else { return false };
+        let mut context = Context::from_waker(Waker::noop());
+        if !matches!(held.socket.poll_ready_unpin(&mut context), Poll::Ready(Ok(()))) {
+            return false;
+        }
+        let text = authenticated(Some(AUTHENTICATED), &token.token);
+        if held.socket.start_send_unpin(Message::Text(text.into())).is_err() {
+            return false;
+        }
+        held.handed_over = true;
+        // What the socket does not take, or an error, is the task's to find: it is woken next.
+        let _ = held.socket.poll_flush_unpin(&mut context);
+        drop(held);
+        token.done();
+        true
+    }
+}
+
+async fn stream(app: AppState, line: &Line, mut reader: Reader) {
     let mut next_ping = Instant::now() + app.heartbeat;
     // A client that answered no ping between two of ours is gone.
     let mut answered = true;
+    // A token that was handed over may be acknowledged before this task hears of it.
+    let mut acknowledged_early = false;
     let outcome = loop {
         tokio::select! {
+            biased;
             outcome = reader.outcome() => break outcome,
-            message = socket.recv() => match message {
+            message = line.receive() => match message {
                 Some(Ok(Message::Text(text))) => {
                     if serde_json::from_str::<ClientMessage>(&text).is_err() {
-                        return close(socket, code::POLICY, "unknown message").await;
+                        return line.close(code::POLICY, "unknown message").await;
                     }
-                    // Nothing was delivered yet, so there is nothing to acknowledge.
+                    // Before anything is delivered there is nothing to acknowledge.
+                    acknowledged_early = line.is_handed_over();
                     answered = true;
                 }
                 Some(Ok(Message::Binary(_))) => {
-                    return close(socket, code::POLICY, "text only").await;
+                    return line.close(code::POLICY, "text only").await;
                 }
                 Some(Ok(_)) => answered = true,
                 Some(Err(_)) | None => return,
@@ -156,61 +257,52 @@ async fn stream(app: AppState, mut socket: WebSocket, mut reader: Reader, opened
                 }
                 answered = false;
                 next_ping = Instant::now() + app.heartbeat;
-                let ping = socket.send(Message::Ping(bytes::Bytes::new()));
+                let ping = line.send(Message::Ping(bytes::Bytes::new()));
                 if !matches!(tokio::time::timeout(app.heartbeat, ping).await, Ok(Ok(()))) {
                     return;
                 }
             }
         }
     };
-    if outcome == Outcome::Draining {
-        return close(socket, code::RESTART, "restart").await;
-    }
-    let told = opened_by.during(|| Told::from_outcome(&app, reader.key(), outcome));
-    match &told {
-        Told::Nothing => return close(socket, code::DONE, "acknowledged").await,
-        Told::ComeAgain => return close(socket, code::RESTART, "restart").await,
-        Told::Authenticated(_) | Told::Failed(_) | Told::Expired => {}
-    }
-    if socket.send(Message::Text(told.to_json(true).into())).await.is_err() {
-        return;
-    }
-    match told {
-        Told::Authenticated(_) => {
-            if acknowledged(&mut socket).await {
-                let (key, session_token) = (reader.key(), reader.session_token());
-                if let Err(problem) = app.end_session(key, session_token).await {
-                    tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
-                }
+    match outcome {
+        Outcome::HandedOver => {}
+        Outcome::Draining => return line.close(code::RESTART, "restart").await,
+        outcome => {
+            let told = line.teller.tell(reader.key(), outcome);
+            let (code, reason) = match told {
+                Told::Nothing => return line.close(code::DONE, "acknowledged").await,
+                Told::ComeAgain => return line.close(code::RESTART, "restart").await,
+                Told::Expired => (code::EXPIRED, "expired"),
+                Told::Authenticated(_) | Told::Failed(_) => (code::DONE, "done"),
+            };
+            if line.send(Message::Text(told.to_json(true).into())).await.is_err() {
+                return;
             }
-            close(socket, code::DONE, "done").await;
+            if !matches!(told, Told::Authenticated(_)) {
+                return line.close(code, reason).await;
+            }
         }
-        Told::Expired => close(socket, code::EXPIRED, "expired").await,
-        _ => close(socket, code::DONE, "done").await,
     }
+    if acknowledged_early || acknowledged(line).await {
+        let (key, session_token) = (reader.key(), reader.session_token());
+        if let Err(problem) = app.end_session(key, session_token).await {
+            tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
+        }
+    }
+    line.close(code::DONE, "done").await;
 }
 
-/// Whether the client acknowledges before its patience or the connection ends.
-async fn acknowledged(socket: &mut WebSocket) -> bool {
+/// Whether the client takes the token and acknowledges it before its patience or the connection
+/// ends.
+async fn acknowledged(line: &Line) -> bool {
     let wait = async {
-        while let Some(Ok(message)) = socket.recv().await {
+        line.sent().await.ok()?;
+        while let Some(Ok(message)) = line.receive().await {
             if let Message::Text(text) = message {
-                return serde_json::from_str::<ClientMessage>(&text).is_ok();
+                return serde_json::from_str::<ClientMessage>(&text).ok();
             }
         }
-        false
+        None
     };
-    tokio::time::timeout(ACK_PATIENCE, wait).await.unwrap_or(false)
-}
-
-async fn close(mut socket: WebSocket, code: u16, reason: &'static str) {
-    let frame = CloseFrame { code, reason: reason.into() };
-    let goodbye = async {
-        if socket.send(Message::Close(Some(frame))).await.is_ok() {
-            // Until the client's own close frame, so that ours is not lost in a reset.
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    };
-    // A client that does not answer loses nothing but the politeness.
-    let _ = tokio::time::timeout(Duration::from_secs(5), goodbye).await;
+    matches!(tokio::time::timeout(ACK_PATIENCE, wait).await, Ok(Some(ClientMessage::Ack)))
 }
