@@ -100,21 +100,25 @@ def polling(results):
     return [f"{when(results, 'polling')} {note}", "", *grid(head, lines)]
 
 
+def inits(rows, store):
+    """Creations on the meet-compatible surface, which a peer has too."""
+    return next(row for row in rows if row["what"] == f"POST …/init/ (meet), {store}")
+
+
 def creation(results):
-    lines, ours = [], None
-    for row in results["creation"]["rows"]:
-        if row["what"] == "POST …/init/ (meet), Redis":
-            ours = row
-        ratios = ["", ""]
-        if row.get("peer") and ours:
-            ratios[0] = f"{ours['per_second'] / row['per_second']:.0f}"
-            if row["processor_us_each"]:
-                ratios[1] = f"{row['processor_us_each'] / ours['processor_us_each']:.0f}"
+    lines, rows = [], results["creation"]["rows"]
+    ours = [inits(rows, store) for store in ("Redis", "memory")]
+    for row in rows:
+        ratios = ["", "", ""]
+        if row.get("peer"):
+            ratios = [f"{own['per_second'] / row['per_second']:.0f}" for own in ours]
+            cost = row["processor_us_each"] / ours[0]["processor_us_each"]
+            ratios.append(f"{cost:.0f}" if cost else "")
         store = row.get("store_us_each", row["processor_us_each"] if "Redis alone" in row["what"] else 0)
         own = row["processor_us_each"] if "Redis alone" not in row["what"] else 0
         lines.append([row["what"], f"{row['per_second']:.0f}", f"{row['p50_ms']:.2f}" if "p50_ms" in row else "", f"{row['p99_ms']:.2f}" if "p99_ms" in row else "",
                       f"{own:.0f}" if own else "", f"{store:.0f}" if store else "", row.get("failed", ""), *ratios])
-    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "relay's init / this", "this CPU / relay's init"]
+    head = ["what", "a second", "p50 ms", "p99 ms", "CPU µs each, service", "CPU µs each, Redis", "failed", "init over Redis / this", "init in memory / this", "this CPU / init over Redis"]
     return [when(results, "creation"), "", *grid(head, lines)]
 
 
@@ -253,8 +257,9 @@ def summary(results):
     ]:
         line(lambda: (name, *make()))
     for peer in (row for row in created.values() if row.get("peer")):
-        line(lambda: ("the same on the meet-compatible surface", f"{created['POST …/init/ (meet), Redis']['per_second']:.0f}",
-                      f"{peer['what']} {peer['per_second']:.0f}, times {created['POST …/init/ (meet), Redis']['per_second'] / peer['per_second']:.0f}"))
+        shared, alone = (inits(created.values(), store)["per_second"] for store in ("Redis", "memory"))
+        line(lambda: ("the same on the meet-compatible surface", f"{shared:.0f} over Redis, {alone:.0f} in memory",
+                      f"{peer['what']} {peer['per_second']:.0f}, times {shared / peer['per_second']:.0f} and {alone / peer['per_second']:.0f}"))
     for row in held:
         line(lambda: holding(row))
     dates = sorted({results[part]["date"] for part in results})

@@ -76,7 +76,7 @@ async fn meet(wire: &mut Wire, cookies: &str, target: SocketAddr) -> Asked {
     let session = answer.json();
     let text = |name: &str| session[name].as_str().expect("a member").to_owned();
     // Heads are kept in lower case, which a cookie's value must not be.
-    let cookie = answer.cookie.as_deref().expect("a cookie").split(';').next().expect("a pair");
+    let cookie = answer.field("set-cookie").expect("a cookie").split(';').next().expect("a pair");
     let fields = [format!("cookie: {cookie}"), format!("x-csrftoken: {}", text("csrf_token"))];
     Asked {
         question: request("POST", target, &format!("{SESSIONS}/poll/"), &fields, ""),

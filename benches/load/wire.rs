@@ -17,17 +17,14 @@ pub struct Wire {
 /// An answer.
 pub struct Answer {
     pub status: u16,
-    /// In lower case.
-    pub head: String,
-    /// The first `Set-Cookie`, as it came.
-    pub cookie: Option<String>,
+    head: Vec<u8>,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A header field.
+    /// The first header field of that name, as it came.
     pub fn field(&self, name: &str) -> Option<&str> {
-        field(&self.head, name)
+        field(std::str::from_utf8(&self.head).expect("text"), name)
     }
 
     /// The body as JSON.
@@ -36,11 +33,11 @@ impl Answer {
     }
 }
 
-/// A field of a head in lower case.
+/// The first field of that name in a head.
 pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.split("\r\n").find_map(|line| {
         let (found, value) = line.split_once(':')?;
-        (found == name).then_some(value.trim())
+        found.eq_ignore_ascii_case(name).then_some(value.trim())
     })
 }
 
@@ -96,16 +93,11 @@ impl Wire {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         };
-        let original = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
-        let cookie = original.split("\r\n").find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("set-cookie").then(|| value.to_owned())
-        });
-        let head = original.to_lowercase();
-        self.buffer.drain(..end);
-        let status = head.get(9..12).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let length = field(&head, "content-length").and_then(|text| text.parse::<usize>().ok());
-        let body = match length {
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        let status = head.get(9..12).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let mut answer = Answer { status: status.unwrap_or(0), head, body: Vec::new() };
+        let length = answer.field("content-length").and_then(|text| text.parse::<usize>().ok());
+        answer.body = match length {
             Some(length) => {
                 while self.buffer.len() < length {
                     if !self.more().await? {
@@ -114,14 +106,14 @@ impl Wire {
                 }
                 self.buffer.drain(..length).collect()
             }
-            None if status == 204 || status == 304 => Vec::new(),
-            None if field(&head, "connection") == Some("close") => {
+            None if answer.status == 204 || answer.status == 304 => Vec::new(),
+            None if answer.field("connection") == Some("close") => {
                 while self.more().await? {}
                 std::mem::take(&mut self.buffer)
             }
             None => return Err(Error::other("an answer without a length")),
         };
-        Ok(Answer { status, head, cookie, body })
+        Ok(answer)
     }
 }
 

@@ -1,19 +1,10 @@
--- Shared by all scripts on a session. KEYS[1] is the session's hash, ARGV[1] the command that
--- publishes (PUBLISH, or SPUBLISH in a cluster), ARGV[2] the session's channel.
+-- Shared by all scripts on a session that is there. KEYS[1] is the session's hash, ARGV[1] the
+-- command that publishes (PUBLISH, or SPUBLISH in a cluster), ARGV[2] the session's channel.
 --
 -- Fields: s state (p pending, a authenticated, d delivered, f failed, g gone), m profile,
 -- i info as JSON, k digest of the session token, t digest of the transit token, tx when that
 -- expires, tu set once it was used, x when the session expires, r the reader, y payload,
 -- ya when it was stored, du until when it may be read again, fe/fd failure, w why gone.
--- Times are milliseconds by the server's clock, so that instances need no common one.
-local key = KEYS[1]
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
-local function integer(value)
-  return string.format('%.0f', value)
-end
-
 local function get(field)
   return redis.call('HGET', key, field)
 end

@@ -14,6 +14,7 @@ macro_rules! script {
             "#!lua ",
             $flags,
             "\n",
+            include_str!("clock.lua"),
             include_str!("prelude.lua"),
             include_str!($file)
         ))
@@ -38,7 +39,12 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         "#!lua flags=allow-oom\n",
         include_str!("rotate_grant.lua")
     )),
-    create: script!("flags=", "create.lua"),
+    // Of no session that is there: without the functions that look at one.
+    create: Script::from_lua(concat!(
+        "#!lua flags=\n",
+        include_str!("clock.lua"),
+        include_str!("create.lua")
+    )),
     enter: script!("flags=allow-oom", "enter.lua"),
     fulfil: script!("flags=", "fulfil.lua"),
     fail: script!("flags=allow-oom", "fail.lua"),

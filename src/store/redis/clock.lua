@@ -1,0 +1,9 @@
+-- What every script on a session begins with: its key, and the time in milliseconds by the server's
+-- clock, so that instances need no common one.
+local key = KEYS[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function integer(value)
+  return string.format('%.0f', value)
+end
