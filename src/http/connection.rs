@@ -3,8 +3,8 @@
 //! Called by `app`. A listener with a certificate shakes hands first ([`super::tls`]). hyper serves
 //! every connection, save one whose first request opens an event stream: a general-purpose server
 //! keeps buffers and a state machine of some 20 kB for it, while all it does is wait. Such a request
-//! is read here, goes through the very same router, and its socket is then a [`Line`], held by a task
-//! of a few hundred bytes that only writes.
+//! is read here, goes through the very same router, and its socket is then held by a task of a few
+//! hundred bytes that only writes (`line`).
 
 use std::{
     io,

@@ -23,15 +23,20 @@ const MAX_SECRET_CHARS: usize = 512;
 #[error("malformed identifier")]
 pub struct InvalidIdentifier;
 
-/// Fills a new buffer from the operating system's generator.
+/// A new buffer filled from the operating system's generator.
 ///
 /// # Panics
 /// When the operating system has no randomness to give; nothing safe can be done then.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
-    #[allow(clippy::expect_used)]
-    getrandom::fill(&mut bytes).expect("the operating system provides randomness");
+    fill_randomly(&mut bytes);
     bytes
+}
+
+/// Fills `bytes` likewise.
+fn fill_randomly(bytes: &mut [u8]) {
+    #[allow(clippy::expect_used)]
+    getrandom::fill(bytes).expect("the operating system provides randomness");
 }
 
 /// SHA-256 of a secret; what the store keeps in its place.
@@ -187,12 +192,36 @@ impl fmt::Debug for GrantId {
     }
 }
 
-/// Declares a newtype of a secret text that redacts itself and is wiped when dropped.
-macro_rules! secret_text {
+/// Declares a newtype of a text that redacts itself and is wiped when dropped.
+macro_rules! redacted_text {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone)]
-        pub struct $name(Zeroizing<String>);
+        pub struct $name(zeroize::Zeroizing<String>);
+
+        impl $name {
+            /// The text itself, for the one place that sends it to its owner.
+            pub fn expose(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str(concat!(stringify!($name), "(redacted)"))
+            }
+        }
+    };
+}
+pub(crate) use redacted_text;
+
+/// Declares such a newtype of a secret that is drawn here and comes back on the wire.
+macro_rules! secret_text {
+    ($(#[$doc:meta])* $name:ident) => {
+        redacted_text! {
+            $(#[$doc])*
+            $name
+        }
 
         impl $name {
             /// Draws a new one of [`SECRET_BYTES`] random bytes, base64url.
@@ -203,10 +232,7 @@ macro_rules! secret_text {
             /// Draws a new one of `bytes` random bytes (32 at the least), base64url.
             pub fn generate_with(bytes: usize) -> Self {
                 let mut buffer = Zeroizing::new(vec![0u8; bytes.max(SECRET_BYTES)]);
-                for chunk in buffer.chunks_mut(SECRET_BYTES) {
-                    let random = Zeroizing::new(random_bytes::<SECRET_BYTES>());
-                    chunk.copy_from_slice(&random[..chunk.len()]);
-                }
+                fill_randomly(&mut buffer);
                 Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(&buffer)))
             }
 
@@ -224,20 +250,9 @@ macro_rules! secret_text {
                 }
             }
 
-            /// The secret itself, for the one place that sends it to its owner.
-            pub fn expose(&self) -> &str {
-                &self.0
-            }
-
             /// What the store keeps instead of the secret.
             pub fn digest(&self) -> Digest {
                 Digest::of(self.0.as_bytes())
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str(concat!(stringify!($name), "(redacted)"))
             }
         }
     };

@@ -5,9 +5,9 @@
 mod identifier;
 mod state;
 
-pub(crate) use identifier::random_bytes;
 pub use identifier::{
     Digest, GrantId, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey,
     SessionToken, TransitToken, UserCode,
 };
+pub(crate) use identifier::{random_bytes, redacted_text};
 pub use state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};

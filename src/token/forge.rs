@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::{KeyError, SigningKeys, response::TokenResponse};
-use crate::session::{GrantId, random_bytes};
+use crate::session::{GrantId, random_bytes, redacted_text};
 
 /// Claims that the service sets itself and copies from nobody.
 const REGISTERED: [&str; 11] =
@@ -19,24 +19,14 @@ const REGISTERED: [&str; 11] =
 #[error("the access token cannot be signed: {0}")]
 pub struct ForgeError(Box<dyn std::error::Error + Send + Sync>);
 
-/// An access token; prints itself as `(redacted)`.
-#[derive(Clone)]
-pub struct AccessToken(Zeroizing<String>);
+redacted_text! {
+    /// An access token; prints itself as `(redacted)`.
+    AccessToken
+}
 
 impl AccessToken {
     pub(super) fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
-    }
-
-    /// The token itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for AccessToken {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("AccessToken(redacted)")
     }
 }
 

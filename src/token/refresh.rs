@@ -15,27 +15,17 @@ use super::{
     response::milliseconds,
     sealing::{KeyRing, Purpose},
 };
-use crate::session::{Digest, GrantId, SessionKey};
+use crate::session::{Digest, GrantId, SessionKey, redacted_text};
 use crate::store::{Rotated, SessionStore, StoreError};
 
-/// A refresh token; prints itself as `(redacted)`.
-#[derive(Clone)]
-pub struct RefreshToken(Zeroizing<String>);
+redacted_text! {
+    /// A refresh token; prints itself as `(redacted)`.
+    RefreshToken
+}
 
 impl RefreshToken {
     pub(super) fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
-    }
-
-    /// The token itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for RefreshToken {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("RefreshToken(redacted)")
     }
 }
 
