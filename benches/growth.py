@@ -49,6 +49,11 @@ def fit(rows, value):
     return slope, intercept, statistics.correlation(xs, ys) ** 2
 
 
+def telling(rows, value):
+    """The rows of which `value` says something."""
+    return [row for row in rows if value is not of_one or row["bytes_open"] - row["bytes_before"] > RESERVE]
+
+
 def number(value):
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
 
@@ -65,8 +70,8 @@ def verdict(rows):
         )
         bends = []
         for title, unit, value in PANELS[1:]:
-            telling = [row for row in group if value is not of_one or row["bytes_open"] - row["bytes_before"] > RESERVE]
-            before, after = value(telling[0]), value(telling[-1])
+            rows = telling(group, value)
+            before, after = value(rows[0]), value(rows[-1])
             if before > 0:
                 bends.append((after / before, title, unit, before, after))
         factor, title, unit, before, after = max(bends)
@@ -102,7 +107,7 @@ def panel(x, y, width, height, title, unit, value, groups):
     for count in range(0, int(most_x) + 1, 20_000 if most_x > 40_000 else 5_000):
         parts.append(f'<text x="{across(count):.1f}" y="{y + height + 16}" text-anchor="middle">{count // 1000}k</text>')
     for index, (instances, group) in enumerate(groups.items()):
-        colour = COLOURS[instances]
+        group, colour = telling(group, value), COLOURS[instances]
         slope, intercept, r2 = fit(group, value)
         start, end = group[0]["opened"], group[-1]["opened"]
         low = lambda n: up(max(0, intercept + slope * n))
