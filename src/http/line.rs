@@ -2,7 +2,7 @@
 //!
 //! Made by [`super::connection`] for the light path. The task writes the head, heartbeats and every
 //! other end; a token goes out on the thread of the login, or of the bus, before any task is woken
-//! ([`Outlet`]). Both write under one lock and never wait in it. Knows no session.
+//! ([`Outlet`]). Both write under one lock and never wait in it. Knows no states.
 
 use std::{
     future::poll_fn,

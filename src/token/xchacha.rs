@@ -2,7 +2,7 @@
 //! enough to be drawn at random.
 //!
 //! Used by [`super::sealing`]. HChaCha20 makes a key for each nonce, and ring encrypts with it by
-//! ChaCha20-Poly1305 (RFC 8439), several times as fast as the construction in one crate, whose
+//! ChaCha20-Poly1305 (RFC 8439), two to five times as fast as the construction in one crate, whose
 //! vector instructions the compiler leaves as calls.
 
 use chacha20::{R20, hchacha};
