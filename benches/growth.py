@@ -70,8 +70,8 @@ def verdict(rows):
         )
         bends = []
         for title, unit, value in PANELS[1:]:
-            rows = telling(group, value)
-            before, after = value(rows[0]), value(rows[-1])
+            counted = telling(group, value)
+            before, after = value(counted[0]), value(counted[-1])
             if before > 0:
                 bends.append((after / before, title, unit, before, after))
         factor, title, unit, before, after = max(bends)

@@ -75,7 +75,6 @@ async fn meet(wire: &mut Wire, cookies: &str, target: SocketAddr) -> Asked {
     assert_eq!(answer.status, 201);
     let session = answer.json();
     let text = |name: &str| session[name].as_str().expect("a member").to_owned();
-    // Heads are kept in lower case, which a cookie's value must not be.
     let cookie = answer.field("set-cookie").expect("a cookie").split(';').next().expect("a pair");
     let fields = [format!("cookie: {cookie}"), format!("x-csrftoken: {}", text("csrf_token"))];
     Asked {

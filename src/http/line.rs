@@ -71,6 +71,13 @@ struct Held<S> {
 }
 
 impl<S: Socket> Held<S> {
+    /// Puts bytes on their way, the last ones or not; after the last ones nothing more.
+    fn begin(&mut self, bytes: Bytes, last: bool) {
+        if !self.over {
+            (self.unsent, self.under_way, self.over) = (bytes, true, last);
+        }
+    }
+
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut socket = Pin::new(&mut self.socket);
         while !self.unsent.is_empty() {
@@ -101,18 +108,15 @@ impl<S: Socket> Line<S> {
         loop {
             tokio::select! {
                 biased;
-                next = events.next() => match next {
-                    Some(bytes) if events.is_over() => {
+                next = events.next() => {
+                    let bytes = next.unwrap_or_default();
+                    if events.is_over() {
                         // In one write with the end, which spares a system call and a packet.
-                        line.end(&bytes).await?;
+                        line.send(last_chunks(&bytes), true).await?;
                         break;
                     }
-                    Some(bytes) => line.send(chunk(&bytes)).await?,
-                    None => {
-                        line.end(&[]).await?;
-                        break;
-                    }
-                },
+                    line.send(chunk(&bytes), false).await?;
+                }
                 left = line.left(&mut noise) => return left,
             }
         }
@@ -128,26 +132,9 @@ impl<S: Socket> Line<S> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends bytes, unless the token went out meanwhile.
-    async fn send(&self, bytes: Bytes) -> io::Result<()> {
-        {
-            let mut held = self.held();
-            if !held.over {
-                (held.unsent, held.under_way) = (bytes, true);
-            }
-        }
-        self.sent().await
-    }
-
-    /// Sends the last bytes, unless the token went out meanwhile; either way all is sent then.
-    async fn end(&self, bytes: &[u8]) -> io::Result<()> {
-        let last = last_chunks(bytes);
-        {
-            let mut held = self.held();
-            if !held.over {
-                (held.unsent, held.under_way, held.over) = (last, true, true);
-            }
-        }
+    /// Sends bytes, unless the token went out meanwhile; either way all is sent then.
+    async fn send(&self, bytes: Bytes, last: bool) -> io::Result<()> {
+        self.held().begin(bytes, last);
         self.sent().await
     }
 
@@ -189,8 +176,7 @@ impl<S: Socket> Outlet for Line<S> {
             return false;
         }
         let Some(token) = self.teller.open(key, payload) else { return false };
-        held.unsent = last_chunks(sse::token_event(&token).as_bytes());
-        (held.under_way, held.over) = (true, true);
+        held.begin(last_chunks(sse::token_event(&token).as_bytes()), true);
         // What the socket does not take, or an error, is the task's to find: it is woken next.
         let _ = held.poll_send(&mut Context::from_waker(Waker::noop()));
         drop(held);

@@ -6,10 +6,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,25 +18,33 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 /// Open requests of one connection.
-pub(super) struct OpenRequests(Arc<Count>);
+pub(super) struct OpenRequests(Shared);
+
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Count>>);
 
 struct Count {
-    open: AtomicUsize,
+    open: usize,
     /// When there was a request last.
-    idle_since: Mutex<Instant>,
+    idle_since: Instant,
+}
+
+impl Shared {
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl OpenRequests {
     /// None yet.
     pub(super) fn new() -> Self {
-        let idle_since = Mutex::new(Instant::now());
-        Self(Arc::new(Count { open: AtomicUsize::new(0), idle_since }))
+        Self(Shared(Arc::new(Mutex::new(Count { open: 0, idle_since: Instant::now() }))))
     }
 
     /// Counts a request until the last of its answer has gone, or it is given up.
     pub(super) fn begin<B>(&self, request: &Request<B>) -> Begun {
-        self.0.open.fetch_add(1, Ordering::AcqRel);
-        Begun { count: Arc::clone(&self.0), tunnel: request.method() == Method::CONNECT }
+        self.0.count().open += 1;
+        Begun { shared: self.0.clone(), tunnel: request.method() == Method::CONNECT }
     }
 
     /// Ends when no request was open for the whole of `patience`.
@@ -49,10 +54,10 @@ impl OpenRequests {
     pub(super) async fn idle(&self, patience: Duration) {
         loop {
             let now = Instant::now();
-            let over = if self.0.open.load(Ordering::Acquire) == 0 {
-                *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) + patience
-            } else {
-                now + patience
+            let over = {
+                let count = self.0.count();
+                let since = if count.open == 0 { count.idle_since } else { now };
+                since + patience
             };
             if over <= now {
                 return;
@@ -64,15 +69,15 @@ impl OpenRequests {
 
 /// One open request.
 pub(super) struct Begun {
-    count: Arc<Count>,
+    shared: Shared,
     tunnel: bool,
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        // Before the count, so that whoever finds none open finds this time.
-        *self.count.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.count.open.fetch_sub(1, Ordering::AcqRel);
+        let mut count = self.shared.count();
+        count.open -= 1;
+        count.idle_since = Instant::now();
     }
 }
 
@@ -82,7 +87,7 @@ impl Begun {
         if self.tunnel && response.status() == StatusCode::OK {
             // A WebSocket (RFC 8441), whose end is not seen here: the connection has lost its right
             // to be called idle.
-            self.count.open.fetch_add(1, Ordering::AcqRel);
+            self.shared.count().open += 1;
         }
         response.map(|body| Counted { body, _begun: self })
     }

@@ -171,10 +171,8 @@ impl KeyRing {
         let keys = self.keys.load();
         let key = keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
         let mut text = Zeroizing::new(ciphertext.to_vec());
-        let length = match key.cipher.open(nonce, &aad, &mut text) {
-            Ok(plaintext) => plaintext.len(),
-            Err(_) => return Err(OpenError::Invalid),
-        };
+        let plaintext = key.cipher.open(nonce, &aad, &mut text).map_err(|_| OpenError::Invalid)?;
+        let length = plaintext.len();
         text.truncate(length);
         Ok(text)
     }

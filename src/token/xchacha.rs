@@ -6,21 +6,20 @@
 //! vector instructions the compiler leaves as calls.
 
 use chacha20::{R20, hchacha};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey},
+    error::Unspecified,
+};
 use zeroize::Zeroizing;
 
 /// Bytes of a key.
-pub const KEY: usize = 32;
+const KEY: usize = 32;
 
 /// Bytes of a nonce.
 pub const NONCE: usize = 24;
 
 /// Bytes by which a ciphertext is longer than its plaintext.
 pub const TAG: usize = 16;
-
-/// It was not sealed with this key, nonce and associated data; or it is longer than 256 GiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unspecified;
 
 /// A key.
 pub struct Cipher(Zeroizing<[u8; KEY]>);
@@ -38,8 +37,8 @@ impl Cipher {
             Zeroizing::new(<[u8; KEY]>::from(hchacha::<R20>((&*self.0).into(), first.into())));
         let mut short = [0; 12];
         short[4..].copy_from_slice(rest);
-        let key = UnboundKey::new(&CHACHA20_POLY1305, &*key).map_err(|_| Unspecified)?;
-        Ok((LessSafeKey::new(key), Nonce::assume_unique_for_key(short)))
+        let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &*key)?);
+        Ok((key, Nonce::assume_unique_for_key(short)))
     }
 
     /// Encrypts in place; gives what must be kept behind it.
@@ -53,7 +52,7 @@ impl Cipher {
         text: &mut [u8],
     ) -> Result<Tag, Unspecified> {
         let (key, nonce) = self.derive(nonce)?;
-        key.seal_in_place_separate_tag(nonce, Aad::from(associated), text).map_err(|_| Unspecified)
+        key.seal_in_place_separate_tag(nonce, Aad::from(associated), text)
     }
 
     /// Decrypts a ciphertext with its tag in place; the plaintext is what comes before the tag.
@@ -67,7 +66,7 @@ impl Cipher {
         text: &'a mut [u8],
     ) -> Result<&'a mut [u8], Unspecified> {
         let (key, nonce) = self.derive(nonce)?;
-        key.open_in_place(nonce, Aad::from(associated), text).map_err(|_| Unspecified)
+        key.open_in_place(nonce, Aad::from(associated), text)
     }
 }
 

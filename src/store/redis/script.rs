@@ -9,15 +9,15 @@ use fred::types::scripts::Script;
 
 /// `allow-oom` lets a full server still hand out, end and forget; only what stores more must wait.
 macro_rules! script {
+    ($flags:literal, $($file:literal),+) => {
+        Script::from_lua(concat!("#!lua ", $flags, "\n", $(include_str!($file)),+))
+    };
+}
+
+/// One on a session that is there.
+macro_rules! transition {
     ($flags:literal, $file:literal) => {
-        Script::from_lua(concat!(
-            "#!lua ",
-            $flags,
-            "\n",
-            include_str!("clock.lua"),
-            include_str!("prelude.lua"),
-            include_str!($file)
-        ))
+        script!($flags, "clock.lua", "prelude.lua", $file)
     };
 }
 
@@ -35,20 +35,13 @@ pub(super) struct Scripts {
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     // Writes a few bytes in the place of others, so that a full server is no reason to refuse.
-    rotate_grant: Script::from_lua(concat!(
-        "#!lua flags=allow-oom\n",
-        include_str!("rotate_grant.lua")
-    )),
-    // Of no session that is there: without the functions that look at one.
-    create: Script::from_lua(concat!(
-        "#!lua flags=\n",
-        include_str!("clock.lua"),
-        include_str!("create.lua")
-    )),
-    enter: script!("flags=allow-oom", "enter.lua"),
-    fulfil: script!("flags=", "fulfil.lua"),
-    fail: script!("flags=allow-oom", "fail.lua"),
-    read: script!("flags=allow-oom", "read.lua"),
-    end: script!("flags=allow-oom", "end.lua"),
-    evict: script!("flags=allow-oom", "evict.lua"),
+    rotate_grant: script!("flags=allow-oom", "rotate_grant.lua"),
+    // Without the functions that look at a session.
+    create: script!("flags=", "clock.lua", "create.lua"),
+    enter: transition!("flags=allow-oom", "enter.lua"),
+    fulfil: transition!("flags=", "fulfil.lua"),
+    fail: transition!("flags=allow-oom", "fail.lua"),
+    read: transition!("flags=allow-oom", "read.lua"),
+    end: transition!("flags=allow-oom", "end.lua"),
+    evict: transition!("flags=allow-oom", "evict.lua"),
 });
