@@ -1,14 +1,11 @@
 //! Under attack the service stays bounded, and a person next door still signs in.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Browser, Events, Process, client, create, redis::within, text};
 use futures_util::SinkExt as _;
 use reqwest::StatusCode;
 use serde_json::json;
-use support::{Browser, Events, Process, client, create, redis::within, text};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},

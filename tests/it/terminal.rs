@@ -1,7 +1,4 @@
 //! `token-relay login` and the Rust client: a terminal signs in through a real relay.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -13,11 +10,11 @@ use std::{
     },
 };
 
+use crate::support::{Browser, Page, Process, client, form_action, hidden_inputs, redis, text};
 use axum::{body::Body, extract::Request};
 use http_body_util::BodyExt as _;
 use reqwest::{StatusCode, header};
 use serde_json::Value;
-use support::{Browser, Page, Process, client, form_action, hidden_inputs, redis, text};
 use token_relay::client::{Client, ClientError, SignIn};
 
 /// `token-relay login`, ended when dropped.

@@ -1,13 +1,12 @@
 //! What the operator counts is what happened.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::collections::HashMap;
 
+use crate::support::{
+    Browser, Events, Process, client, create, form_action, hidden_inputs, redis, text,
+};
 use reqwest::StatusCode;
 use serde_json::json;
-use support::{Browser, Events, Process, client, create, form_action, hidden_inputs, redis, text};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 

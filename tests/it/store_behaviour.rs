@@ -2,20 +2,14 @@
 //!
 //! The set is instantiated behind [`cases`]; a further store is one more line there.
 
-// A failing helper fails its test.
-#![allow(clippy::expect_used, clippy::unwrap_used)]
-
-#[path = "support/redis.rs"]
-mod redis_support;
-
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::redis::{Cluster, Sentinels, Server, command, eventually, tls_server, within};
 use bytes::Bytes;
-use redis_support::{Cluster, Sentinels, Server, command, eventually, tls_server, within};
 use token_relay::session::{
     Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionId, SessionInfo,
     SessionKey, State, UserCode,
@@ -1110,7 +1104,7 @@ mod only_redis {
 
     #[tokio::test]
     async fn a_unix_socket_works() {
-        let directory = redis_support::Directory::new();
+        let directory = crate::support::redis::Directory::new();
         let socket = directory.file("redis.sock");
         let _server = Server::start(&["--unixsocket", &socket]).await;
         works_at(&format!("redis+unix://{socket}?db=2")).await;

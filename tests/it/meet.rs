@@ -1,14 +1,11 @@
 //! The meet-compatible surface, status for status, on both stores.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::collections::HashMap;
 
+use crate::support::{PATIENCE, Process, client, hidden_inputs, redis, text};
 use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use serde_json::{Value, json};
-use support::{PATIENCE, Process, client, hidden_inputs, redis, text};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";

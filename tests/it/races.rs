@@ -1,17 +1,14 @@
 //! Fulfil and subscribe at the same moment, over real sockets, by every transport.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::support::{Events, client, create, text};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use support::{Events, client, create, text};
 use token_relay::{
     app::Server,
     session::{SessionId, SessionKey},

@@ -1,7 +1,4 @@
 //! The files of `deploy/` speak of settings and metrics that exist.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use support::{Browser, Process, client, create, text};
+use crate::support::{Browser, Process, client, create, text};
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -1,12 +1,9 @@
 //! The life of an access token after its delivery: verified, introspected, revoked, on every
 //! instance.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
-
+use crate::support::{Browser, Process, client, create, redis, text};
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value;
-use support::{Browser, Process, client, create, redis, text};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 const CLIENT: (&str, &str) = ("api", "the secret of the api");

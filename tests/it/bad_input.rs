@@ -1,13 +1,10 @@
 //! Bad input at every call: the right status, one shape, nothing secret, no panic.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Browser, Events, Process, client, create, text};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
-use support::{Browser, Events, Process, client, create, text};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

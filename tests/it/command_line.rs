@@ -1,5 +1,4 @@
 //! The command line: settings that are wrong, shown and documented.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     ffi::OsStr,
@@ -164,7 +163,7 @@ fn an_address_in_use_is_said() {
 #[test]
 fn the_readme_lists_every_setting_as_the_program_knows_it() {
     let table = String::from_utf8(run(&["settings"], &[]).stdout).unwrap();
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     assert!(
         readme.contains(&table),
         "run `token-relay settings` and put its output into README.md"

@@ -1,7 +1,4 @@
 //! A deploy at full size: 10 000 open streams move to another instance, and each gets its token.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Browser, PATIENCE, Process, redis, text};
 use futures_util::{StreamExt as _, stream};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use support::{Browser, PATIENCE, Process, redis, text};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},

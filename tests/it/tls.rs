@@ -1,24 +1,21 @@
 //! The relay speaks TLS and HTTP/2 itself, and takes another certificate without a restart.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
-use reqwest::{ClientBuilder, StatusCode, Version};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Browser, Events, PATIENCE, Process,
     certificate::{self, connect, shown},
     redis::{Directory, eventually, within},
     text,
 };
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
+use reqwest::{ClientBuilder, StatusCode, Version};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -1,16 +1,13 @@
 //! The sign-in against a certified provider that is not ours: the npm package `oidc-provider`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
 };
 
+use crate::support::{Browser, Events, Process, client, create, text};
 use reqwest::StatusCode;
 use serde_json::Value;
-use support::{Browser, Events, Process, client, create, text};
 
 struct Provider {
     child: Child,

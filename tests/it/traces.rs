@@ -1,15 +1,14 @@
 //! Traces, as a receiver gets them: one sign-in over two instances is one trace, nothing secret is
 //! in it, and a receiver that is away does no harm.
-#![cfg(feature = "opentelemetry")]
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Browser, Events, Process, client, create, form_action, hidden_inputs, redis, text,
+};
 use axum::{Router, body::Bytes, extract::State, routing::post};
 use http::{HeaderMap, StatusCode, header};
 use opentelemetry_proto::tonic::{
@@ -19,7 +18,6 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 use serde_json::{Value, json};
-use support::{Browser, Events, Process, client, create, form_action, hidden_inputs, redis, text};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 const HEADER: &str = "key-of-the-receiver-0815";

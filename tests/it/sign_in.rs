@@ -1,14 +1,11 @@
 //! The main job: an add-in signs in through the browser and its token arrives by push.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
-
+use crate::support::{
+    Browser, Events, PATIENCE, Process, client, create, form_action, hidden_inputs, text,
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use support::{
-    Browser, Events, PATIENCE, Process, client, create, form_action, hidden_inputs, text,
-};
 use tokio_tungstenite::tungstenite::{
     Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
 };

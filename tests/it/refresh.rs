@@ -1,12 +1,9 @@
 //! Refresh tokens: given with a login, used on any instance, once each; ended by a second use and
 //! by revocation, together with the access tokens made with them.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
-
+use crate::support::{Browser, Events, Process, client, create, redis, text};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use support::{Browser, Events, Process, client, create, redis, text};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 

@@ -1,7 +1,5 @@
 //! What integration tests share: the real binary on a free port, a browser, event streams.
 //!
-//! Each test file uses its own part of it.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod certificate;
 pub mod redis;

@@ -1,8 +1,5 @@
 //! Many instances over one Redis: the dialog on one, the stream on another, and nothing lost when
 //! something fails. Every count is printed.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     collections::HashMap,
@@ -13,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use reqwest::{StatusCode, header};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Browser, Events, Process, client, create,
     redis::{self, command},
     text,
 };
+use futures_util::{SinkExt as _, StreamExt as _};
+use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";

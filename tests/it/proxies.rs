@@ -1,8 +1,5 @@
 //! The proxies that people put in front, with the configurations of `deploy/`: streams are not
 //! buffered, WebSockets pass, long polls last, and nothing secret gets into a log.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,10 +8,10 @@ use std::{
     time::Instant,
 };
 
+use crate::support::{Browser, Events, PATIENCE, Process, redis, text};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Certificate, Client, StatusCode, Url, Version, header, redirect::Policy};
 use serde_json::{Value, json};
-use support::{Browser, Events, PATIENCE, Process, redis, text};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},

@@ -1,18 +1,15 @@
 //! New keys and secrets come into force while the service runs: on SIGHUP, and when a file changes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::process::Command;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use reqwest::{StatusCode, header};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Browser, Events, Process, client, create,
     redis::{self, Directory, eventually},
     text,
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
 use token_relay::demo::{Provider, RegisteredClient};
 
 const OLD: &str = "an old secret of thirty-two characters or more";

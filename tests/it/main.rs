@@ -1,0 +1,26 @@
+//! The integration tests: the real binary on a free port, and the programs around it.
+//!
+//! One crate, so that everything is linked once. [`support`] starts and talks to what is tested.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod attacks;
+mod bad_input;
+mod certified_provider;
+mod command_line;
+mod deployed;
+mod drain;
+mod instances;
+mod meet;
+mod metrics;
+mod proxies;
+mod races;
+mod refresh;
+mod reload;
+mod resource;
+mod sign_in;
+mod store_behaviour;
+mod support;
+mod terminal;
+mod tls;
+#[cfg(feature = "opentelemetry")]
+mod traces;
