@@ -15,15 +15,15 @@ use divan::{Bencher, counter::ItemsCount};
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
-    app::Server,
     http::{
         AppState,
-        streams::{Told, sse::EventStream},
+        addons::streams::{StreamMessage, sse::EventStream},
     },
-    relay::{CreateSession, Reader},
+    relay::{CreateSession, Subscription},
+    server::Server,
     session::{Profile, SessionId, SessionKey, SessionToken, TransitToken},
     settings::Snapshot,
-    token::{Forge, KeyRing, Purpose, SigningKeys, Subject, TokenResponse, Verifier},
+    token::{Issuer, KeyRing, Purpose, SigningKeys, Subject, TokenResponse, Verifier},
 };
 use tokio::runtime::Runtime;
 
@@ -55,8 +55,8 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock")
 }
 
-fn forge() -> (Forge, Subject) {
-    let forge = Forge {
+fn issuer() -> (Issuer, Subject) {
+    let issuer = Issuer {
         issuer: ISSUER.to_owned(),
         audience: vec![ISSUER.to_owned()],
         scope: "addons".to_owned(),
@@ -65,13 +65,13 @@ fn forge() -> (Forge, Subject) {
     };
     let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
     let claims = claims.as_object().expect("an object").clone();
-    (forge, Subject { subject: "alice".to_owned(), claims })
+    (issuer, Subject { subject: "alice".to_owned(), claims })
 }
 
 fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
     let keys = Arc::new(SigningKeys::generate(algorithm).expect("a key"));
-    let (forge, subject) = forge();
-    let token = forge.forge(&keys, &subject, now()).expect("a token");
+    let (issuer, subject) = issuer();
+    let token = issuer.issue(&keys, &subject, now()).expect("a token");
     (keys, token)
 }
 
@@ -112,7 +112,7 @@ impl Session {
         session
     }
 
-    fn reader(&self) -> Reader {
+    fn reader(&self) -> Subscription {
         let open = APP.relay.open(self.key(), Some(self.token.digest()), false);
         RUNTIME.block_on(open).expect("a reader")
     }
@@ -163,10 +163,10 @@ mod tokens {
     const ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256];
 
     #[divan::bench(args = ALGORITHMS)]
-    fn forge(bencher: Bencher<'_, '_>, algorithm: Algorithm) {
+    fn issue(bencher: Bencher<'_, '_>, algorithm: Algorithm) {
         let keys = SigningKeys::generate(algorithm).expect("a key");
-        let (forge, subject) = super::forge();
-        bencher.bench(|| forge.forge(&keys, black_box(&subject), now()).unwrap());
+        let (issuer, subject) = super::issuer();
+        bencher.bench(|| issuer.issue(&keys, black_box(&subject), now()).unwrap());
     }
 
     #[divan::bench(args = ALGORITHMS)]
@@ -278,7 +278,7 @@ mod events {
     /// The token as the stream's line of JSON.
     #[divan::bench]
     fn render(bencher: Bencher<'_, '_>) {
-        let told = Told::Authenticated(token(Algorithm::ES256).1);
+        let told = StreamMessage::Authenticated(token(Algorithm::ES256).1);
         bencher.bench(|| black_box(&told).to_json(false));
     }
 

@@ -7,15 +7,17 @@
 //! and [`trace`] tells the operator what belongs together. Beside the road: [`client`] uses a relay
 //! from outside, [`demo`] is one with a provider of its own.
 
-pub mod app;
+pub mod cli;
 pub mod client;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod http;
-pub mod login;
+pub mod oidc;
 pub mod relay;
+pub mod server;
 pub mod session;
 pub mod settings;
 pub mod store;
+pub mod telemetry;
 pub mod token;
-pub mod trace;
+pub mod util;

@@ -10,13 +10,13 @@ use clap::ValueEnum;
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
-    relay::{Relay, Timing, Waiters},
+    relay::{Registry, Relay, Timing},
     session::SessionKey,
     store::{
         Stored,
         redis::{RedisStore, RedisStoreOptions},
     },
-    token::{Forge, KeyRing, SigningKeys, Subject, TokenResponse},
+    token::{Issuer, KeyRing, SigningKeys, Subject, TokenResponse},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream},
@@ -143,7 +143,7 @@ impl Ender {
 
 /// A forged token, to be sealed for any session.
 pub fn token() -> TokenResponse {
-    let forge = Forge {
+    let issuer = Issuer {
         issuer: "http://127.0.0.1:8080/".to_owned(),
         audience: vec!["http://127.0.0.1:8080/".to_owned()],
         scope: "addons".to_owned(),
@@ -157,7 +157,7 @@ pub fn token() -> TokenResponse {
     };
     let keys = SigningKeys::generate(Algorithm::ES256).expect("a key");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
-    forge.forge(&keys, &subject, now).expect("a token")
+    issuer.issue(&keys, &subject, now).expect("a token")
 }
 
 /// The relay as a library, over the Redis of the instances that are measured.
@@ -169,19 +169,19 @@ pub struct Publisher {
 
 impl Publisher {
     pub async fn new(url: &str, secret: &str) -> Self {
-        let waiters = Waiters::new(1, 1);
+        let registry = Registry::new(1, 1);
         let options = RedisStoreOptions {
             url: url.to_owned(),
             prefix: "token-relay".to_owned(),
             command_timeout: Duration::from_secs(5),
         };
-        let store = RedisStore::connect(&options, waiters.clone()).await.expect("a store");
+        let store = RedisStore::connect(&options, registry.clone()).await.expect("a store");
         let timing = Timing {
             delivery_grace: Duration::from_secs(30),
-            fulfil_patience: Duration::from_secs(10),
+            fulfil_timeout: Duration::from_secs(10),
         };
         let keys = KeyRing::new([secret.as_bytes()]).expect("a key");
-        Self { relay: Relay::new(store, waiters, timing), keys, token: token() }
+        Self { relay: Relay::new(store, registry, timing), keys, token: token() }
     }
 
     /// Seals and fulfils; whether the session was waiting for it.

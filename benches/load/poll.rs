@@ -90,19 +90,19 @@ struct Seen {
     at: Option<Instant>,
 }
 
-/// Asks until the token comes or `patience` is over.
+/// Asks until the token comes or `timeout` is over.
 async fn ask(
     target: SocketAddr,
     question: &[u8],
     delay: Duration,
     pause: Duration,
-    patience: Instant,
+    timeout: Instant,
 ) -> Seen {
     tokio::time::sleep(delay).await;
     let mut wire = Wire::new(target);
     let mut ticks = tokio::time::interval(pause);
     let mut questions = 0;
-    while Instant::now() < patience {
+    while Instant::now() < timeout {
         ticks.tick().await;
         questions += 1;
         let answer = wire.ask(question).await.expect("an answer");
@@ -134,11 +134,11 @@ pub async fn run(arguments: Arguments) -> Value {
     let duration = Duration::from_secs(arguments.seconds);
     let pause = Duration::from_millis(arguments.pause);
     let begun = Instant::now();
-    let patience = begun + duration + Duration::from_secs(10);
+    let timeout = begun + duration + Duration::from_secs(10);
     let clients = asked.iter().enumerate().map(|(number, asked)| {
         let asked = Arc::clone(asked);
         let delay = pause.mul_f64(number as f64 / count as f64);
-        tokio::spawn(async move { ask(target, &asked.question, delay, pause, patience).await })
+        tokio::spawn(async move { ask(target, &asked.question, delay, pause, timeout).await })
     });
     let clients: Vec<_> = clients.collect();
 

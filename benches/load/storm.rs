@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Longest that a stream or a token is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Args)]
 pub struct Arguments {
@@ -178,7 +178,7 @@ async fn log_in(
 
 /// Waits until `reached` holds; whether it did in time.
 async fn until(ledger: &Mutex<Ledger>, reached: impl Fn(&Ledger) -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if reached(&ledger.lock().expect("a ledger")) {
             return true;

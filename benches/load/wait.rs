@@ -88,7 +88,7 @@ impl Life {
     }
 }
 
-struct Reader {
+struct Subscription {
     target: SocketAddr,
     number: usize,
     place: Arc<Place>,
@@ -98,7 +98,7 @@ struct Reader {
     report: mpsc::UnboundedSender<Happened>,
 }
 
-impl Reader {
+impl Subscription {
     async fn run(self) {
         let why = match self.read().await {
             Ok(why) => why,
@@ -179,7 +179,7 @@ async fn open(
     for (number, place) in places.iter().enumerate() {
         let (place, lives, report) = (Arc::clone(place), Arc::clone(lives), report.clone());
         let transport = arguments.transport;
-        tokio::spawn(Reader { target, number, place, transport, begun, lives, report }.run());
+        tokio::spawn(Subscription { target, number, place, transport, begun, lives, report }.run());
         // A few hundred under way at a time, as from a busy network and not from a loop.
         while number + 1 - tally.opened - tally.dropped > 256 {
             tally.count(&reports.recv().await.expect("a report"));

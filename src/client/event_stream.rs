@@ -7,19 +7,19 @@ const LONGEST: usize = 256 * 1024;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) name: String,
-    pub(super) data: String,
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: String,
 }
 
 /// The stream holds a line or an event that no relay would send.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the event stream holds an endless line")]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
 /// What was read so far.
 #[derive(Default)]
-pub(super) struct EventStream {
+pub(crate) struct EventStream {
     line: Vec<u8>,
     begun: bool,
     after_return: bool,
@@ -27,14 +27,14 @@ pub(super) struct EventStream {
     data: String,
     has_data: bool,
     /// Of the last event that had one.
-    pub(super) last_event_id: String,
+    pub(crate) last_event_id: String,
     /// How long to wait before a reconnect, when the stream said so.
-    pub(super) retry: Option<Duration>,
+    pub(crate) retry: Option<Duration>,
 }
 
 impl EventStream {
     /// Takes more bytes and gives the events that they complete.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         for &byte in bytes {
             let after_return = std::mem::replace(&mut self.after_return, byte == b'\r');
@@ -50,7 +50,7 @@ impl EventStream {
     }
 
     /// A new connection: what was half read is void, the last event's ID is not.
-    pub(super) fn begin_again(&mut self) {
+    pub(crate) fn begin_again(&mut self) {
         let last_event_id = std::mem::take(&mut self.last_event_id);
         *self = Self { last_event_id, ..Self::default() };
     }

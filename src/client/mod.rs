@@ -1,11 +1,9 @@
 //! A client of the relay: signs a person in through their browser and waits for the token by push.
 //!
-//! For programs in Rust (`examples/sign_in.rs`) and for `token-relay login` ([`terminal`]). Knows the
+//! For programs in Rust (`examples/sign_in.rs`) and for `token-relay login` ([`crate::cli`]). Knows the
 //! relay by its public calls only: an event stream, and long polls where no stream gets through.
 
-pub mod browser;
 mod event_stream;
-pub mod terminal;
 
 use std::{fmt, time::Duration};
 
@@ -16,11 +14,10 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{session::SessionToken, settings::is_secure};
-use event_stream::EventStream;
+use crate::{client::event_stream::EventStream, session::SessionToken, settings::is_secure};
 
 /// Longest wait for an answer's head; for the first bytes of a stream too, then a proxy keeps it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Without a heartbeat for so long (there is one every 15 s) the connection is dead.
 const SILENCE: Duration = Duration::from_secs(50);
@@ -175,13 +172,13 @@ struct Failed {
 /// Anything that is said at the end of a sign-in, by its state.
 #[derive(Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-enum Told {
+enum ServerMessage {
     Pending,
     Authenticated(Token),
     Failed(Failed),
 }
 
-impl Told {
+impl ServerMessage {
     fn settle(self) -> Option<Result<Token, ClientError>> {
         match self {
             Self::Pending => None,
@@ -225,7 +222,7 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(PATIENCE)
+            .connect_timeout(TIMEOUT)
             .user_agent(concat!("token-relay/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { base, http })
@@ -249,7 +246,7 @@ impl Client {
             .post(url)
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)
-            .timeout(PATIENCE);
+            .timeout(TIMEOUT);
         let answer = request.send().await?;
         if answer.status() != StatusCode::CREATED {
             return Err(refusal(answer).await);
@@ -341,7 +338,7 @@ impl PendingSignIn {
     }
 
     async fn end(&self) -> Result<(), ClientError> {
-        let request = self.http.delete(self.poll_url.clone()).timeout(PATIENCE / 2);
+        let request = self.http.delete(self.poll_url.clone()).timeout(TIMEOUT / 2);
         self.authorize(request).send().await?;
         Ok(())
     }
@@ -391,7 +388,7 @@ impl PendingSignIn {
             request = request.header("last-event-id", &events.last_event_id);
         }
         let silent = |what: &str| ClientError::Unreachable(format!("{what} is silent"));
-        let answer = tokio::time::timeout(PATIENCE, request.send())
+        let answer = tokio::time::timeout(TIMEOUT, request.send())
             .await
             .map_err(|_| Cut::NoStream(silent("the event stream")))??;
         let mut answer = accepted(answer).await?;
@@ -400,23 +397,24 @@ impl PendingSignIn {
             return Err(Cut::NoStream(ClientError::Malformed));
         }
         events.begin_again();
-        let mut patience = PATIENCE;
+        let mut timeout = TIMEOUT;
         loop {
-            let chunk = match tokio::time::timeout(patience, answer.chunk()).await {
+            let chunk = match tokio::time::timeout(timeout, answer.chunk()).await {
                 Ok(chunk) => chunk?,
-                Err(_) if patience == PATIENCE => {
+                Err(_) if timeout == TIMEOUT => {
                     return Err(Cut::NoStream(silent("the event stream")));
                 }
                 Err(_) => return Err(Cut::Again(silent("the relay"), None)),
             };
             let ended = || Cut::Again(ClientError::Unreachable("it hung up".to_owned()), None);
             let chunk = chunk.ok_or_else(ended)?;
-            patience = SILENCE;
+            timeout = SILENCE;
             let malformed = |_| Cut::Final(ClientError::Malformed);
             for event in events.push(&chunk).map_err(|_| Cut::Final(ClientError::Malformed))? {
                 match event.name.as_str() {
                     "authenticated" | "failed" => {
-                        let told: Told = serde_json::from_str(&event.data).map_err(malformed)?;
+                        let told: ServerMessage =
+                            serde_json::from_str(&event.data).map_err(malformed)?;
                         if let Some(settled) = told.settle() {
                             return settled.map_err(Cut::Final);
                         }
@@ -435,9 +433,9 @@ impl PendingSignIn {
         url.query_pairs_mut().append_pair("wait", &LONG_POLL.to_string());
         let begun = Instant::now();
         let request = self.authorize(self.http.get(url));
-        let request = request.timeout(Duration::from_secs(LONG_POLL) + PATIENCE);
+        let request = request.timeout(Duration::from_secs(LONG_POLL) + TIMEOUT);
         let answer = accepted(request.send().await?).await?;
-        let told: Told = serde_json::from_slice(&read(answer).await.map_err(Cut::Final)?)
+        let told: ServerMessage = serde_json::from_slice(&read(answer).await.map_err(Cut::Final)?)
             .map_err(|_| Cut::Final(ClientError::Malformed))?;
         match told.settle() {
             Some(settled) => settled.map_err(Cut::Final),

@@ -9,14 +9,14 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-pub use provider::{Provider, ProviderError, RegisteredClient};
+pub use crate::demo::provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
-    app::{self, AppError, Server, Signals},
-    client::browser,
     http::meet,
+    server::{self, AppError, Server, Signals},
     session::SessionToken,
     settings::{SettingsErrors, Snapshot},
+    util::browser,
 };
 
 /// `client_id` of the relay at the embedded provider.
@@ -64,15 +64,15 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let Demo { server, issuer, snapshot, client_secret } =
         start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
-    app::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
+    server::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {
         browser::open(&url);
     }
-    let read_again = Box::new(move || {
+    let read_settings = Box::new(move || {
         let environment = crate::settings::environment();
         Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, environment)
     });
-    app::until_told(server, signals, snapshot, read_again).await;
+    server::until_told(server, signals, snapshot, read_settings).await;
     Ok(())
 }
 
@@ -142,6 +142,6 @@ pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let bound = listener.local_addr().map_err(unusable)?;
     let router = Provider::new(&issuer, client, false)?.router();
-    app::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
+    server::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
     axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)
 }

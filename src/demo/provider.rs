@@ -1,7 +1,7 @@
 //! The embedded OpenID provider of `token-relay demo`: a few named users, a login form, the code
 //! flow with PKCE.
 //!
-//! Started by [`run`](super::run) on a listener of its own; the relay talks to it over HTTP as to
+//! Started by [`run`](crate::demo::run) on a listener of its own; the relay talks to it over HTTP as to
 //! any other provider. Its users and passwords are public, so it is no provider for real use.
 
 use std::{
@@ -40,7 +40,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    http::client_credentials,
+    http::oauth::client_credentials,
     session::{Digest, random_bytes},
 };
 

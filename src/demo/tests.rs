@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use url::Url;
 
-use super::{Provider, RegisteredClient};
-use crate::login::{
-    AuthorizationOptions, CallbackQuery, LoginAttempt, LoginError, LoginSettings,
-    Provider as RelyingParty,
+use crate::{
+    demo::{Provider, RegisteredClient},
+    oidc::{
+        AuthorizationOptions, CallbackQuery, LoginAttempt, LoginError, LoginSettings,
+        Provider as RelyingParty,
+    },
 };
 
 const CLIENT_ID: &str = "demo-under-test";

@@ -1,6 +1,6 @@
 //! Embedded static files: the client module, what the dialog pages need, and the demo task pane.
 //!
-//! Called by `app`, which merges the routers, and by [`pages`](super::pages) for [`version`].
+//! Called by `app`, which merges the routers, and by [`pages`](crate::http::dialog::pages) for [`version`].
 //! Knows no state and no settings.
 
 use std::sync::Arc;

@@ -8,8 +8,7 @@ use std::time::Duration;
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
-use super::App;
-use crate::session::SessionKey;
+use crate::{http::App, session::SessionKey};
 
 /// What a cookie is for decides whether it travels cross-site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,11 +15,13 @@ use http::{HeaderName, HeaderValue, Method, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{App, AppState, problem::Problem};
-use crate::trace::{RequestHead, TraceContext};
+use crate::{
+    http::{App, AppState, error::Problem},
+    telemetry::{RequestHead, TraceContext},
+};
 
 /// How long a request's body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The address of the client, seen through the configured proxies.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +71,7 @@ impl FromRequest<AppState> for LimitedBody {
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
         let body = Limited::new(request.into_body(), app.max_body);
-        match tokio::time::timeout(BODY_PATIENCE, body.collect()).await {
+        match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
             Ok(Err(_)) => Err(Problem::BadRequest("The body broke off.".to_owned())),

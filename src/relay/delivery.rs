@@ -1,6 +1,6 @@
 //! One reader's wait, from subscribing to the outcome.
 //!
-//! Made by [`Relay::open`](super::Relay::open), driven by the transports. The order is the
+//! Made by [`Relay::open`](crate::relay::Relay::open), driven by the transports. The order is the
 //! guarantee: join and subscribe first, then read the state, then wait; so a change can come
 //! before the read (the read sees it) or after (the mailbox is rung), never between.
 
@@ -8,11 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    Relay,
-    waiters::{Arrived, Mailbox, Outlet, Ring},
-};
 use crate::{
+    relay::{
+        Relay,
+        registry::{Arrived, DirectWriter, Mailbox, Ring},
+    },
     session::{Digest, Failure, GoneReason, SealedPayload, SessionKey},
     store::{Read, ReadMode, ReadOutcome, StoreError},
 };
@@ -26,8 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 pub enum Outcome {
     /// The token, sealed, and how long ago the login was stored.
     Token(SealedPayload, Duration),
-    /// The token is with the client already, by the reader's [`Outlet`].
-    HandedOver,
+    /// The token is with the client already, by the reader's [`DirectWriter`].
+    WrittenDirectly,
     /// The login failed.
     Failed(Failure),
     /// A newer reader of the same session took over.
@@ -39,7 +39,7 @@ pub enum Outcome {
 }
 
 /// A reader that waits. Dropping it ends the subscription.
-pub struct Reader {
+pub struct Subscription {
     relay: Arc<Relay>,
     key: SessionKey,
     mailbox: Arc<Mailbox>,
@@ -58,13 +58,13 @@ pub struct Reader {
 
 /// What the first read may answer instead of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotAdmitted {
+pub(crate) enum NotAdmitted {
     Unknown,
     Unauthorized,
 }
 
-impl Reader {
-    pub(super) fn new(
+impl Subscription {
+    pub(crate) fn new(
         relay: Arc<Relay>,
         key: SessionKey,
         mailbox: Arc<Mailbox>,
@@ -85,13 +85,13 @@ impl Reader {
         }
     }
 
-    pub(super) async fn subscribe(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn subscribe(&mut self) -> Result<(), StoreError> {
         self.relay.store.subscribe(self.key).await?;
         self.subscribed = true;
         Ok(())
     }
 
-    pub(super) async fn attach(&mut self) -> Result<Result<(), NotAdmitted>, StoreError> {
+    pub(crate) async fn attach(&mut self) -> Result<Result<(), NotAdmitted>, StoreError> {
         let outcome = self.read(ReadMode::Attach(self.mailbox.reader())).await?;
         self.found = match outcome {
             ReadOutcome::Unknown => return Ok(Err(NotAdmitted::Unknown)),
@@ -156,10 +156,10 @@ impl Reader {
         self.session_token.is_some() && !self.once
     }
 
-    /// Lets whoever brings the token send it by `outlet`, if no consent of the store is needed.
-    pub fn hand_over_by(&self, outlet: Arc<dyn Outlet>) {
+    /// Lets whoever brings the token send it by `direct_writer`, if no consent of the store is needed.
+    pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
         if self.trusts_the_bus() {
-            self.mailbox.hand_over_by(outlet);
+            self.mailbox.set_direct_writer(direct_writer);
         }
     }
 
@@ -200,7 +200,7 @@ impl Reader {
             self.relay.claim_later(self.key, self.mailbox.reader(), self.session_token);
             return Some(match arrived {
                 Arrived::Payload(payload) => Outcome::Token(payload, Duration::ZERO),
-                Arrived::HandedOver => Outcome::HandedOver,
+                Arrived::WrittenDirectly => Outcome::WrittenDirectly,
             });
         }
         let mut pause = FIRST_PAUSE;
@@ -225,9 +225,9 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        self.relay.waiters.leave(self.key, &self.mailbox);
+        self.relay.registry.leave(self.key, &self.mailbox);
         if self.subscribed {
             self.relay.store.unsubscribe(self.key);
         }

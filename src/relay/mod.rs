@@ -4,16 +4,16 @@
 //! [`SessionStore`] and the readers that wait on this instance.
 
 mod delivery;
+mod registry;
 #[cfg(test)]
 mod tests;
-mod waiters;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use delivery::{Outcome, Reader};
-pub use waiters::{Crowded, Interruptions, Outlet, Waiters};
+pub use crate::relay::delivery::{Outcome, Subscription};
+pub use crate::relay::registry::{Crowded, DirectWriter, Interruptions, Registry};
 
 use crate::{
     session::{
@@ -24,7 +24,7 @@ use crate::{
         Ended, Entered, Entry, NewSession, Read, ReadMode, ReadOutcome, SessionStore, StoreError,
         Stored,
     },
-    trace,
+    telemetry,
 };
 
 /// The times of a session's life.
@@ -33,7 +33,7 @@ pub struct Timing {
     /// How long the token stays readable after the first delivery.
     pub delivery_grace: Duration,
     /// How long a finished login is offered again to a store that is away.
-    pub fulfil_patience: Duration,
+    pub fulfil_timeout: Duration,
 }
 
 /// A session to be created.
@@ -88,19 +88,19 @@ pub enum OpenError {
 /// Hands sealed tokens to whoever waits for them.
 pub struct Relay {
     store: Arc<dyn SessionStore>,
-    waiters: Arc<Waiters>,
+    registry: Arc<Registry>,
     timing: Timing,
 }
 
 impl Relay {
-    /// A relay over `store`, which must have been made with `waiters` as its notifier.
-    pub fn new(store: Arc<dyn SessionStore>, waiters: Arc<Waiters>, timing: Timing) -> Arc<Self> {
-        Arc::new(Self { store, waiters, timing })
+    /// A relay over `store`, which must have been made with `registry` as its notifier.
+    pub fn new(store: Arc<dyn SessionStore>, registry: Arc<Registry>, timing: Timing) -> Arc<Self> {
+        Arc::new(Self { store, registry, timing })
     }
 
     /// The readers that wait here.
-    pub fn waiters(&self) -> &Waiters {
-        &self.waiters
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The store, for what is not a session's life: marks and health.
@@ -128,7 +128,7 @@ impl Relay {
                 client_name: request.client_name,
                 origin: request.origin,
                 session_token: request.session_token,
-                trace: trace::current(),
+                trace: telemetry::current(),
             },
             transit: transit_token
                 .as_ref()
@@ -156,7 +156,7 @@ impl Relay {
     }
 
     /// Stores a finished login and tells the readers. While the store is away it is offered again
-    /// until the patience is over; then nothing is half done, or the store has it after all and
+    /// until the timeout is over; then nothing is half done, or the store has it after all and
     /// the readers will find it.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Relay {
         key: SessionKey,
         payload: SealedPayload,
     ) -> Result<Stored, StoreError> {
-        let deadline = Instant::now() + self.timing.fulfil_patience;
+        let deadline = Instant::now() + self.timing.fulfil_timeout;
         let mut pause = Duration::from_millis(100);
         let mut retried = false;
         loop {
@@ -217,10 +217,10 @@ impl Relay {
         key: SessionKey,
         session_token: Option<Digest>,
         once: bool,
-    ) -> Result<Reader, OpenError> {
-        let mailbox = self.waiters.join(key)?;
+    ) -> Result<Subscription, OpenError> {
+        let mailbox = self.registry.join(key)?;
         // Made at once, so that whatever happens below its drop leaves and unsubscribes.
-        let mut reader = Reader::new(Arc::clone(self), key, mailbox, session_token, once);
+        let mut reader = Subscription::new(Arc::clone(self), key, mailbox, session_token, once);
         reader.subscribe().await?;
         match reader.attach().await? {
             Ok(()) => Ok(reader),

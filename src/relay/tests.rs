@@ -8,15 +8,14 @@ use std::{
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::*;
-use crate::store::memory::MemoryStore;
+use crate::{relay::*, store::memory::MemoryStore};
 
 fn relay() -> Arc<Relay> {
-    let waiters = Waiters::new(10_000, 4);
-    let store = MemoryStore::new(waiters.clone());
+    let registry = Registry::new(10_000, 4);
+    let store = MemoryStore::new(registry.clone());
     let timing =
-        Timing { delivery_grace: Duration::from_secs(30), fulfil_patience: Duration::from_secs(5) };
-    Relay::new(store, waiters, timing)
+        Timing { delivery_grace: Duration::from_secs(30), fulfil_timeout: Duration::from_secs(5) };
+    Relay::new(store, registry, timing)
 }
 
 fn request(profile: Profile) -> CreateSession {
@@ -63,7 +62,7 @@ async fn fulfil_and_subscribe_at_the_same_moment_lose_nothing() {
             matches!(reading.await.unwrap(), Outcome::Token(payload, _) if payload == sealed("token"))
         );
     }
-    assert_eq!(relay.waiters().waiting(), 0);
+    assert_eq!(relay.registry().waiting(), 0);
 }
 
 #[tokio::test]
@@ -83,14 +82,14 @@ struct Client {
     got: Mutex<Vec<SealedPayload>>,
 }
 
-impl Outlet for Client {
-    fn hand_over(&self, _: SessionKey, payload: &SealedPayload) -> bool {
+impl DirectWriter for Client {
+    fn write_directly(&self, _: SessionKey, payload: &SealedPayload) -> bool {
         self.got.lock().unwrap().push(payload.clone());
         self.takes
     }
 }
 
-/// A session whose reader has an outlet, fulfilled; what went by the outlet and what by the reader.
+/// A session whose reader has an direct_writer, fulfilled; what went by the direct_writer and what by the reader.
 async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionKey) {
     let relay = relay();
     let request = request(profile);
@@ -98,7 +97,7 @@ async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Rela
     relay.create(request).await.unwrap();
     let mut reader = relay.open(key, session_token, false).await.unwrap();
     let client = Arc::new(Client { takes, got: Mutex::default() });
-    reader.hand_over_by(Arc::clone(&client) as Arc<dyn Outlet>);
+    reader.set_direct_writer(Arc::clone(&client) as Arc<dyn DirectWriter>);
     assert_eq!(relay.fulfil(key, sealed("token")).await.unwrap(), Stored::Done);
     let went = client.got.lock().unwrap().len();
     (went, reader.outcome().await, relay, key)
@@ -107,7 +106,7 @@ async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Rela
 #[tokio::test(start_paused = true)]
 async fn a_bound_reader_is_given_the_token_before_it_wakes_and_its_grace_begins() {
     let (went, outcome, relay, key) = handed_over(Profile::Bound, true).await;
-    assert_eq!((went, outcome), (1, Outcome::HandedOver));
+    assert_eq!((went, outcome), (1, Outcome::WrittenDirectly));
     // The delivery is noted by a task of its own.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let read = || relay.poll(key, Some(Digest::of(b"session token")), false);

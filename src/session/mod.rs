@@ -5,9 +5,9 @@
 mod identifier;
 mod state;
 
-pub use identifier::{
+pub use crate::session::identifier::{
     Digest, GrantId, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey,
     SessionToken, TransitToken, UserCode,
 };
-pub(crate) use identifier::{random_bytes, redacted_text};
-pub use state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};
+pub(crate) use crate::session::identifier::{random_bytes, redacted_text};
+pub use crate::session::state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, UserCode};
-use crate::trace::TraceContext;
+use crate::{
+    session::{Digest, UserCode},
+    telemetry::TraceContext,
+};
 
 /// How a session is read and entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

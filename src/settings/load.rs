@@ -6,17 +6,20 @@ use jsonwebtoken::Algorithm;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use super::{
-    Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret, Settings,
-    SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings, source::Source,
-    table::TABLE,
-};
 use crate::{
-    http::tls::Identity, store::redis::RedisStoreOptions, token::SigningKeys, trace::Sampler,
+    settings::{
+        Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret,
+        Settings, SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings,
+        source::Source, table::TABLE,
+    },
+    store::redis::RedisStoreOptions,
+    telemetry::Sampler,
+    token::SigningKeys,
+    util::tls::Identity,
 };
 
 /// Shortest secret that keys are made of, in characters.
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LENGTH: usize = 32;
 
 /// Larger than any machine needs: a larger number is a slip.
 const MOST: usize = 1_000_000_000;
@@ -140,8 +143,8 @@ fn make(source: &mut Source) -> Result<Settings, SettingsErrors> {
         metrics_listen,
         redis,
         token,
-        cookie_keys: source.secrets("COOKIE_KEYS", SHORTEST_SECRET),
-        sealing_keys: source.secrets("SEALING_KEYS", SHORTEST_SECRET),
+        cookie_keys: source.secrets("COOKIE_KEYS", MIN_SECRET_LENGTH),
+        sealing_keys: source.secrets("SEALING_KEYS", MIN_SECRET_LENGTH),
         session_ttl: source.duration("SESSION_TTL", 15 * MINUTE, (10 * SECOND, DAY)),
         transit_token_ttl: source.duration("TRANSIT_TOKEN_TTL", 2 * MINUTE, (SECOND, HOUR)),
         delivery_grace: source.duration("DELIVERY_GRACE", 30 * SECOND, (SECOND, HOUR)),
@@ -280,7 +283,7 @@ fn refresh(source: &mut Source, access_token_ttl: Duration) -> Option<RefreshSet
 
 /// Keys that sign with `algorithm`, in the order in which they are written.
 fn signing_keys(source: &mut Source, name: &str, algorithm: SigningAlgorithm) -> Vec<Secret> {
-    let Some(text) = source.secret(name, SHORTEST_SECRET) else { return Vec::new() };
+    let Some(text) = source.secret(name, MIN_SECRET_LENGTH) else { return Vec::new() };
     let keys = if text.expose().starts_with("-----BEGIN") {
         // Files of environment variables have one line for each, so PEM comes with `\n` in it.
         pem_blocks(&Zeroizing::new(text.expose().replace("\\n", "\n")))
@@ -390,7 +393,7 @@ fn meet(source: &mut Source) -> Option<MeetSettings> {
 
 /// A secret whose absence was noted already; the empty one is never used.
 fn required(source: &mut Source, name: &str) -> Secret {
-    source.secret(name, SHORTEST_SECRET).unwrap_or_else(|| Secret(String::new().into()))
+    source.secret(name, MIN_SECRET_LENGTH).unwrap_or_else(|| Secret(String::new().into()))
 }
 
 fn brand(source: &mut Source) -> Brand {

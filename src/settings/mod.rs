@@ -14,16 +14,16 @@ use std::{
     time::Duration,
 };
 
-pub use load::Described;
-pub(crate) use load::is_secure;
-pub use source::{SettingsError, SettingsErrors, environment};
-pub use table::markdown;
+pub use crate::settings::load::Described;
+pub(crate) use crate::settings::load::is_secure;
+pub use crate::settings::source::{SettingsError, SettingsErrors, environment};
+pub use crate::settings::table::markdown;
 
 use ipnet::IpNet;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{http::tls::Identity, session::Digest, trace::Sampler};
+use crate::{session::Digest, telemetry::Sampler, util::tls::Identity};
 
 /// A secret from the settings; prints itself as `(redacted)`.
 #[derive(Clone, PartialEq, Eq)]

@@ -11,8 +11,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Secret, table};
-use crate::session::Digest;
+use crate::{
+    session::Digest,
+    settings::{Secret, table},
+};
 
 /// Prefix of environment variables.
 const PREFIX: &str = "TOKEN_RELAY_";
@@ -59,7 +61,7 @@ impl std::error::Error for SettingsErrors {}
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// The environment variable of that name.
     Environment(String),
     /// The settings file.
@@ -90,7 +92,7 @@ struct Raw {
 
 /// The raw values, and the errors found while making sense of them.
 #[derive(Default)]
-pub(super) struct Source {
+pub(crate) struct Source {
     values: BTreeMap<String, Raw>,
     errors: Vec<SettingsError>,
     /// Every file that was read, or should have been.
@@ -101,7 +103,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Reads environment and file; the environment wins, and in it the prefixed names.
-    pub(super) fn read(
+    pub(crate) fn read(
         environment: impl IntoIterator<Item = (String, String)>,
         file: Option<&Path>,
     ) -> Self {
@@ -233,14 +235,14 @@ impl Source {
     }
 
     /// Sets a value unless the operator did.
-    pub(super) fn preset(&mut self, name: &str, text: &str) {
+    pub(crate) fn preset(&mut self, name: &str, text: &str) {
         if !self.values.contains_key(name) {
             self.put(name.to_owned(), text.to_owned(), Origin::Program);
         }
     }
 
     /// A file that a setting names, by its content.
-    pub(super) fn file(&mut self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+    pub(crate) fn file(&mut self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
         let path = PathBuf::from(self.text(name)?);
         self.files.push(path.clone());
         match std::fs::read(&path) {
@@ -257,7 +259,7 @@ impl Source {
 
     /// What tells one reading of the settings from another, by setting; no value can be read from
     /// it.
-    pub(super) fn digests(&self) -> BTreeMap<&'static str, Digest> {
+    pub(crate) fn digests(&self) -> BTreeMap<&'static str, Digest> {
         let digest = |name: &str| {
             let text = self.shown(name)?;
             let content = self.contents.get(name).map(Digest::as_bytes).copied();
@@ -267,52 +269,52 @@ impl Source {
     }
 
     /// Every file that was read, or should have been.
-    pub(super) fn files(&self) -> &[PathBuf] {
+    pub(crate) fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
     /// Notes an error.
-    pub(super) fn error(&mut self, setting: impl Into<String>, problem: String) {
+    pub(crate) fn error(&mut self, setting: impl Into<String>, problem: String) {
         self.errors.push(SettingsError { setting: setting.into(), problem });
     }
 
     /// Notes an error of a setting, with the source of its value.
-    pub(super) fn reject(&mut self, name: &str, expected: &str) {
+    pub(crate) fn reject(&mut self, name: &str, expected: &str) {
         let origin = self.values.get(name).map(|raw| format!(" ({})", raw.origin));
         let problem = format!("expected {expected}{}", origin.unwrap_or_default());
         self.error(format!("{PREFIX}{name}"), problem);
     }
 
     /// Notes that a required setting is missing.
-    pub(super) fn missing(&mut self, name: &str, why: &str) {
+    pub(crate) fn missing(&mut self, name: &str, why: &str) {
         self.error(format!("{PREFIX}{name}"), format!("required{why}, but not set"));
     }
 
     /// Whether the setting has a value.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.text(name).is_some()
     }
 
     /// The value; an empty one counts as none.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         debug_assert!(table::find(name).is_some(), "{name} is not in the table");
         let text = self.values.get(name)?.text.trim();
         (!text.is_empty()).then(|| text.to_owned())
     }
 
     /// The value as `check-config` shows it, if there is one.
-    pub(super) fn shown(&self, name: &str) -> Option<String> {
+    pub(crate) fn shown(&self, name: &str) -> Option<String> {
         let is_empty_list = self.values.get(name)?.is_empty_list;
         if is_empty_list { Some("(empty list)".to_owned()) } else { self.text(name) }
     }
 
     /// Where the value came from.
-    pub(super) fn origin(&self, name: &str) -> Option<String> {
+    pub(crate) fn origin(&self, name: &str) -> Option<String> {
         self.values.get(name).map(|raw| raw.origin.to_string())
     }
 
     /// A secret, of `least` characters or more.
-    pub(super) fn secret(&mut self, name: &str, least: usize) -> Option<Secret> {
+    pub(crate) fn secret(&mut self, name: &str, least: usize) -> Option<Secret> {
         let text = Zeroizing::new(self.text(name)?);
         if text.chars().count() < least {
             self.reject(name, &format!("{least} characters or more"));
@@ -322,7 +324,7 @@ impl Source {
     }
 
     /// Secrets separated by commas or lines.
-    pub(super) fn secrets(&mut self, name: &str, least: usize) -> Vec<Secret> {
+    pub(crate) fn secrets(&mut self, name: &str, least: usize) -> Vec<Secret> {
         let secrets = self
             .text(name)
             .unwrap_or_default()
@@ -340,7 +342,7 @@ impl Source {
     }
 
     /// A list separated by commas.
-    pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
+    pub(crate) fn list(&self, name: &str) -> Option<Vec<String>> {
         if self.values.get(name).is_some_and(|raw| raw.is_empty_list) {
             return Some(Vec::new());
         }
@@ -350,7 +352,7 @@ impl Source {
     }
 
     /// A value of a type with a textual form.
-    pub(super) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
+    pub(crate) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;
         let parsed = text.parse().ok();
         if parsed.is_none() {
@@ -360,7 +362,7 @@ impl Source {
     }
 
     /// A boolean.
-    pub(super) fn flag(&mut self, name: &str) -> bool {
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
         match self.text(name).as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("false" | "0" | "no" | "off") => false,
             Some("true" | "1" | "yes" | "on") => true,
@@ -372,7 +374,7 @@ impl Source {
     }
 
     /// A whole number within `bounds`.
-    pub(super) fn number(
+    pub(crate) fn number(
         &mut self,
         name: &str,
         default: usize,
@@ -390,7 +392,7 @@ impl Source {
     }
 
     /// A duration between two others. In `ADDONS_*` a plain number stands for seconds.
-    pub(super) fn duration(
+    pub(crate) fn duration(
         &mut self,
         name: &str,
         default: Duration,
@@ -417,19 +419,19 @@ impl Source {
     }
 
     /// The errors, if there are any.
-    pub(super) fn finish(&mut self) -> Result<(), SettingsErrors> {
+    pub(crate) fn finish(&mut self) -> Result<(), SettingsErrors> {
         let errors = std::mem::take(&mut self.errors);
         if errors.is_empty() { Ok(()) } else { Err(SettingsErrors(errors)) }
     }
 
     /// Whether an error was noted.
-    pub(super) fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         self.errors.is_empty()
     }
 }
 
 /// The environment of this process. What is no UTF-8 in a value comes as replacement characters,
-/// which [`Settings::load`](super::Settings::load) refuses in settings and ignores elsewhere.
+/// which [`Settings::load`](crate::settings::Settings::load) refuses in settings and ignores elsewhere.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))

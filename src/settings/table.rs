@@ -3,7 +3,7 @@
 //! The README's table and the check for unknown names are made from it.
 
 /// One setting.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Name without the prefix, in upper case.
     pub name: &'static str,
     /// Default, in words where it is no value.
@@ -22,7 +22,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Entry { name, default, meaning, secret: true }
 }
 
-pub(super) const TABLE: &[Entry] = &[
+pub(crate) const TABLE: &[Entry] = &[
     plain("LISTEN", "`127.0.0.1:8080`", "Address to listen on"),
     plain(
         "PUBLIC_URL",
@@ -163,12 +163,12 @@ pub(super) const TABLE: &[Entry] = &[
 ];
 
 /// The setting of that name.
-pub(super) fn find(name: &str) -> Option<&'static Entry> {
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
     TABLE.iter().find(|entry| entry.name == name)
 }
 
 /// The known name that is most like `name`.
-pub(super) fn nearest(name: &str) -> &'static str {
+pub(crate) fn nearest(name: &str) -> &'static str {
     TABLE
         .iter()
         .map(|entry| entry.name)

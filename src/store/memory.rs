@@ -14,13 +14,15 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{
-    Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
-    SessionStore, StoreError, Stored, TOMBSTONE,
-};
-use crate::session::{
-    Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionInfo,
-    SessionKey, State,
+use crate::{
+    session::{
+        Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionInfo,
+        SessionKey, State,
+    },
+    store::{
+        Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
+        Rotated, SessionStore, StoreError, Stored, TOMBSTONE,
+    },
 };
 
 const SHARDS: usize = 64;

@@ -4,15 +4,15 @@
 //! HTTP and sees no token in clear. Every method of [`SessionStore`] is one atomic transition, so
 //! that two instances can never both consume, fulfil or deliver.
 
+mod instrumented;
 pub mod memory;
-mod observed;
 pub mod redis;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use observed::{OPERATIONS, Observed, Observer, STATES};
+pub use crate::store::instrumented::{OPERATIONS, Observed, Observer, STATES};
 
 use crate::session::{
     Digest, Failure, GoneReason, GrantId, ReaderId, SealedPayload, SessionInfo, SessionKey, State,

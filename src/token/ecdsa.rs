@@ -19,7 +19,7 @@ static PROVIDER: LazyLock<CryptoProvider> = LazyLock::new(|| CryptoProvider {
 
 /// Makes it the library's. Who comes too late, or again, changes nothing: then the library verifies
 /// as before, only slower.
-pub(super) fn install() {
+pub(crate) fn install() {
     let _ = PROVIDER.install_default();
 }
 

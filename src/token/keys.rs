@@ -20,11 +20,10 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::ecdsa;
-use crate::session::random_bytes;
+use crate::{session::random_bytes, token::ecdsa};
 
 /// Shortest shared secret, in bytes (RFC 7518 §3.2 asks for the size of the hash).
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LENGTH: usize = 32;
 
 /// Shortest RSA modulus, in bytes (RFC 7518 §3.3).
 const SHORTEST_MODULUS: usize = 256;
@@ -66,7 +65,7 @@ enum Signer {
 
 /// A token cannot be signed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SignError {
+pub(crate) enum SignError {
     #[error(transparent)]
     Library(#[from] jsonwebtoken::errors::Error),
     #[error("the token cannot be serialised")]
@@ -76,11 +75,11 @@ pub(super) enum SignError {
 }
 
 /// One key pair or shared secret.
-pub(super) struct SigningKey {
-    pub(super) id: String,
-    pub(super) algorithm: Algorithm,
+pub(crate) struct SigningKey {
+    pub(crate) id: String,
+    pub(crate) algorithm: Algorithm,
     signer: Signer,
-    pub(super) decoding: DecodingKey,
+    pub(crate) decoding: DecodingKey,
     /// `None` for a shared secret.
     public: Option<Jwk>,
 }
@@ -89,8 +88,8 @@ impl SigningKey {
     fn parse(algorithm: Algorithm, text: &[u8]) -> Result<Self, KeyError> {
         let refused = |_| KeyError::NotAPrivateKey(algorithm);
         let encoding = match algorithm.family() {
-            AlgorithmFamily::Hmac if text.len() < SHORTEST_SECRET => {
-                return Err(KeyError::TooShort { least: SHORTEST_SECRET });
+            AlgorithmFamily::Hmac if text.len() < MIN_SECRET_LENGTH => {
+                return Err(KeyError::TooShort { least: MIN_SECRET_LENGTH });
             }
             AlgorithmFamily::Hmac => EncodingKey::from_secret(text),
             AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(text).map_err(refused)?,
@@ -132,7 +131,7 @@ impl SigningKey {
     }
 
     /// Signs `claims` as a compact JWS (RFC 7515 §7.1).
-    pub(super) fn sign(
+    pub(crate) fn sign(
         &self,
         header: &Header,
         claims: &impl Serialize,
@@ -277,11 +276,11 @@ impl SigningKeys {
         Ok(Self::of(current))
     }
 
-    pub(super) fn current(&self) -> Arc<SigningKey> {
+    pub(crate) fn current(&self) -> Arc<SigningKey> {
         Arc::clone(&self.0.load().current)
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<Arc<SigningKey>> {
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<SigningKey>> {
         self.0.load().find(id).cloned()
     }
 

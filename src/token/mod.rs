@@ -4,7 +4,7 @@
 //! between its making and its delivery.
 
 mod ecdsa;
-mod forge;
+mod issuer;
 mod keys;
 mod refresh;
 mod response;
@@ -13,10 +13,10 @@ mod sealing;
 mod verify;
 mod xchacha;
 
-pub use forge::{AccessToken, Forge, ForgeError, MeetClaims, MeetForge, Subject};
-pub use keys::{KeyError, SigningKeys};
-pub use refresh::{Grant, Refresh, RefreshError, RefreshToken};
-pub use response::TokenResponse;
-pub use revocation::Revocations;
-pub use sealing::{KeyRing, OpenError, Purpose};
-pub use verify::{Claims, Rejected, Verifier};
+pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer, Subject};
+pub use crate::token::keys::{KeyError, SigningKeys};
+pub use crate::token::refresh::{Grant, Refresh, RefreshError, RefreshToken};
+pub use crate::token::response::TokenResponse;
+pub use crate::token::revocation::Revocations;
+pub use crate::token::sealing::{KeyRing, OpenError, Purpose};
+pub use crate::token::verify::{Claims, Rejected, Verifier};

@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{
-    forge::Subject,
-    response::milliseconds,
-    sealing::{KeyRing, Purpose},
+use crate::{
+    session::{Digest, GrantId, SessionKey, redacted_text},
+    store::{Rotated, SessionStore, StoreError},
+    token::{
+        issuer::Subject,
+        response::milliseconds,
+        sealing::{KeyRing, Purpose},
+    },
 };
-use crate::session::{Digest, GrantId, SessionKey, redacted_text};
-use crate::store::{Rotated, SessionStore, StoreError};
 
 redacted_text! {
     /// A refresh token; prints itself as `(redacted)`.
@@ -24,7 +26,7 @@ redacted_text! {
 }
 
 impl RefreshToken {
-    pub(super) fn new(text: String) -> Self {
+    pub(crate) fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 }
@@ -52,7 +54,7 @@ pub struct Grant {
 
 /// What is sealed.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct SealedClaims {
     i: GrantId,
     g: u32,
     s: SessionKey,
@@ -186,7 +188,7 @@ impl Refresh {
 
 impl Grant {
     fn seal(&self, keys: &KeyRing) -> RefreshToken {
-        let kept = Kept {
+        let kept = SealedClaims {
             i: self.id,
             g: self.generation,
             s: self.session,
@@ -206,7 +208,7 @@ impl Grant {
     fn open(keys: &KeyRing, text: &str) -> Option<Self> {
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let plaintext = keys.open(Purpose::RefreshToken, &[], &sealed).ok()?;
-        let kept: Kept = serde_json::from_slice(&plaintext).ok()?;
+        let kept: SealedClaims = serde_json::from_slice(&plaintext).ok()?;
         Some(Self {
             id: kept.i,
             generation: kept.g,

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{
-    forge::AccessToken,
-    refresh::RefreshToken,
-    sealing::{KeyRing, OpenError, Purpose},
-};
 use crate::{
     session::{SealedPayload, SessionKey},
-    trace::{self, TraceContext},
+    telemetry::{self, TraceContext},
+    token::{
+        issuer::AccessToken,
+        refresh::RefreshToken,
+        sealing::{KeyRing, OpenError, Purpose},
+    },
 };
 
 /// The members of RFC 6749 §5.1, and when the login ended.
@@ -35,7 +35,7 @@ pub struct TokenResponse {
 }
 
 /// A time since the Unix epoch as the answer writes it.
-pub(super) fn milliseconds(time: Duration) -> u64 {
+pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -52,7 +52,7 @@ fn expose_refresh<S: Serializer>(
 
 /// What is sealed; short names, because it is kept once for every session.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct SealedClaims {
     t: String,
     y: String,
     s: String,
@@ -104,14 +104,14 @@ impl TokenResponse {
     /// Seals it for the session that it belongs to, and with it the place in the trace of the
     /// request that is being handled.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
-        let kept = Kept {
+        let kept = SealedClaims {
             t: self.access_token.expose().to_owned(),
             y: self.token_type.clone(),
             s: self.scope.clone(),
             a: self.authenticated_at,
             e: self.expires_at,
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
-            c: trace::current().filter(TraceContext::is_sampled),
+            c: telemetry::current().filter(TraceContext::is_sampled),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
@@ -129,7 +129,8 @@ impl TokenResponse {
         payload: &SealedPayload,
     ) -> Result<Self, OpenError> {
         let plaintext = keys.open(Purpose::Payload, session.digest().as_bytes(), &payload.0)?;
-        let kept: Kept = serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
+        let kept: SealedClaims =
+            serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Ok(Self {
             access_token: AccessToken::new(kept.t),
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!((read.access_token.expose(), read.trace()), ("token", None));
 
         let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let kept = Kept {
+        let kept = SealedClaims {
             t: "token".to_owned(),
             y: "Bearer".to_owned(),
             s: "a".to_owned(),

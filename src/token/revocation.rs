@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::verify::Claims;
 use crate::{
     session::Digest,
     store::{SessionStore, StoreError},
+    token::verify::Claims,
 };
 
 /// The revoked tokens, by their `jti`.

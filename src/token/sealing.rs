@@ -13,18 +13,20 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{
-    KeyError,
-    xchacha::{Cipher, NONCE, TAG},
+use crate::{
+    session::random_bytes,
+    token::{
+        KeyError,
+        xchacha::{Cipher, NONCE, TAG},
+    },
 };
-use crate::session::random_bytes;
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
 const HEAD: usize = 1 + KEY_ID + NONCE;
 
 /// Shortest secret, in bytes, from which a key is derived.
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LENGTH: usize = 32;
 
 /// What an envelope is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +109,8 @@ impl KeyRing {
         let keys = secrets
             .into_iter()
             .map(|secret| {
-                if secret.len() < SHORTEST_SECRET {
-                    return Err(KeyError::TooShort { least: SHORTEST_SECRET });
+                if secret.len() < MIN_SECRET_LENGTH {
+                    return Err(KeyError::TooShort { least: MIN_SECRET_LENGTH });
                 }
                 Ok(Key::derive(secret))
             })

@@ -9,8 +9,7 @@ use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::SigningKeys;
-use crate::session::GrantId;
+use crate::{session::GrantId, token::SigningKeys};
 
 /// Tolerated difference between the clocks of two instances, in seconds.
 const LEEWAY: u64 = 5;
@@ -115,14 +114,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::token::{Forge, Subject};
+    use crate::token::{Issuer, Subject};
 
     fn now() -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
     }
 
-    fn forge() -> Forge {
-        Forge {
+    fn issuer() -> Issuer {
+        Issuer {
             issuer: "https://relay.example/".to_owned(),
             audience: vec!["https://api.example".to_owned()],
             scope: "addons".to_owned(),
@@ -136,17 +135,17 @@ mod tests {
         Subject { subject: "alice".to_owned(), claims: claims.as_object().unwrap().clone() }
     }
 
-    fn verifier(keys: &Arc<SigningKeys>, forge: &Forge) -> Verifier {
-        Verifier::new(Arc::clone(keys), forge.issuer.clone(), forge.audience.clone())
+    fn verifier(keys: &Arc<SigningKeys>, issuer: &Issuer) -> Verifier {
+        Verifier::new(Arc::clone(keys), issuer.issuer.clone(), issuer.audience.clone())
     }
 
     #[test]
     fn a_forged_token_verifies_and_carries_what_was_asked() {
         for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256] {
             let keys = Arc::new(SigningKeys::generate(algorithm).unwrap());
-            let forge = forge();
-            let token = forge.forge(&keys, &subject(), now()).unwrap();
-            let claims = verifier(&keys, &forge).verify(token.access_token().expose()).unwrap();
+            let issuer = issuer();
+            let token = issuer.issue(&keys, &subject(), now()).unwrap();
+            let claims = verifier(&keys, &issuer).verify(token.access_token().expose()).unwrap();
             assert_eq!((claims.sub.as_str(), claims.scope.as_str()), ("alice", "addons"));
             assert_eq!(claims.extra.get("name"), Some(&json!("Alice")));
             assert!(!claims.extra.contains_key("email"));
@@ -156,24 +155,24 @@ mod tests {
     #[test]
     fn foreign_expired_and_altered_tokens_are_refused() {
         let keys = Arc::new(SigningKeys::generate(Algorithm::ES256).unwrap());
-        let forge = forge();
-        let verifier = verifier(&keys, &forge);
-        let make = |forge: &Forge, now| {
-            forge.forge(&keys, &subject(), now).unwrap().access_token().expose().to_owned()
+        let issuer = issuer();
+        let verifier = verifier(&keys, &issuer);
+        let make = |issuer: &Issuer, now| {
+            issuer.issue(&keys, &subject(), now).unwrap().access_token().expose().to_owned()
         };
         let hours_ago = now() - Duration::from_secs(7200);
-        assert_eq!(verifier.verify(&make(&forge, hours_ago)).unwrap_err(), Rejected::Expired);
+        assert_eq!(verifier.verify(&make(&issuer, hours_ago)).unwrap_err(), Rejected::Expired);
         let elsewhere =
-            Forge { audience: vec!["https://other.example".to_owned()], ..forge.clone() };
+            Issuer { audience: vec!["https://other.example".to_owned()], ..issuer.clone() };
         assert_eq!(verifier.verify(&make(&elsewhere, now())).unwrap_err(), Rejected::Foreign);
-        let impostor = Forge { issuer: "https://evil.example/".to_owned(), ..forge.clone() };
+        let impostor = Issuer { issuer: "https://evil.example/".to_owned(), ..issuer.clone() };
         assert_eq!(verifier.verify(&make(&impostor, now())).unwrap_err(), Rejected::Foreign);
-        let token = make(&forge, now());
+        let token = make(&issuer, now());
         let (head, signature) = token.rsplit_once('.').unwrap();
         let altered = format!("{}.{signature}", head.replace('.', ".e"));
         assert!(verifier.verify(&altered).is_err());
         let other = SigningKeys::generate(Algorithm::ES256).unwrap();
-        let unknown = forge.forge(&other, &subject(), now()).unwrap();
+        let unknown = issuer.issue(&other, &subject(), now()).unwrap();
         assert_eq!(
             verifier.verify(unknown.access_token().expose()).unwrap_err(),
             Rejected::Signature
@@ -186,30 +185,30 @@ mod tests {
     #[test]
     fn the_public_key_is_no_hmac_secret() {
         let keys = Arc::new(SigningKeys::generate(Algorithm::ES256).unwrap());
-        let forge = forge();
+        let issuer = issuer();
         let public = serde_json::to_vec(&keys.jwks().keys[0]).unwrap();
         let mut header = Header::new(Algorithm::HS256);
         header.kid = keys.jwks().keys[0].common.key_id.clone();
         let claims = json!({
-            "iss": forge.issuer, "sub": "eve", "aud": forge.audience[0], "exp": now().as_secs() + 60,
+            "iss": issuer.issuer, "sub": "eve", "aud": issuer.audience[0], "exp": now().as_secs() + 60,
             "iat": now().as_secs(), "nbf": now().as_secs(), "jti": "x", "scope": "addons",
         });
         let token =
             jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
-        assert_eq!(verifier(&keys, &forge).verify(&token).unwrap_err(), Rejected::Signature);
+        assert_eq!(verifier(&keys, &issuer).verify(&token).unwrap_err(), Rejected::Signature);
     }
 
     #[test]
     fn a_token_of_the_previous_key_is_accepted_while_keys_rotate() {
         let (old, new) = ([1u8; 32], [2u8; 32]);
         let before = SigningKeys::from_secret(Algorithm::HS256, &old).unwrap();
-        let forge = forge();
-        let token = forge.forge(&before, &subject(), now()).unwrap();
+        let issuer = issuer();
+        let token = issuer.issue(&before, &subject(), now()).unwrap();
         let token = token.access_token().expose();
         let after = SigningKeys::from_secret(Algorithm::HS256, &new).unwrap();
         let during = SigningKeys::from_secret(Algorithm::HS256, &new)
             .and_then(|keys| keys.with_other(Algorithm::HS256, &old));
-        assert!(verifier(&Arc::new(during.unwrap()), &forge).verify(token).is_ok());
-        assert!(verifier(&Arc::new(after), &forge).verify(token).is_err());
+        assert!(verifier(&Arc::new(during.unwrap()), &issuer).verify(token).is_ok());
+        assert!(verifier(&Arc::new(after), &issuer).verify(token).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03): authenticated encryption whose nonces are long
 //! enough to be drawn at random.
 //!
-//! Used by [`super::sealing`]. HChaCha20 makes a key for each nonce, and ring encrypts with it by
+//! Used by [`crate::token::sealing`]. HChaCha20 makes a key for each nonce, and ring encrypts with it by
 //! ChaCha20-Poly1305 (RFC 8439), two to five times as fast as the construction in one crate, whose
 //! vector instructions the compiler leaves as calls.
 

@@ -95,7 +95,7 @@ fn every_setting_named_in_deploy_exists() {
 
 #[test]
 fn systemd_accepts_the_unit() {
-    let directory = support::redis::Directory::new();
+    let directory = crate::support::redis::Directory::new();
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/token-relay.service");
     let unit = std::fs::read_to_string(unit).unwrap();
     let installed = "/usr/local/bin/token-relay";
@@ -119,11 +119,12 @@ fn systemd_accepts_the_unit() {
 /// The processes of `compose.yaml` without containers: two relays, Redis, the provider.
 #[tokio::test]
 async fn the_provider_of_the_sample_deployment_signs_people_in() {
-    let store = support::redis::Server::start(&[]).await;
-    let directory = support::redis::Directory::new();
+    let store = crate::support::redis::Server::start(&[]).await;
+    let directory = crate::support::redis::Directory::new();
     let secret = directory.file("oidc_client_secret");
     std::fs::write(&secret, "a secret of the tests of 32 characters or more\n").unwrap();
-    let [provider_port, first_port, second_port] = [(); 3].map(|()| support::redis::free_port());
+    let [provider_port, first_port, second_port] =
+        [(); 3].map(|()| crate::support::redis::free_port());
     let issuer = format!("http://127.0.0.1:{provider_port}");
     // What both relays call themselves; no proxy stands between in this test.
     let public_url = format!("http://127.0.0.1:{first_port}");
@@ -156,7 +157,7 @@ async fn the_provider_of_the_sample_deployment_signs_people_in() {
     };
     let (first, second) = (relay(first_port), relay(second_port));
     let session = create(&second.url, None).await;
-    let mut events = support::Events::open(
+    let mut events = crate::support::Events::open(
         &text(&session, "events_url").replace(&public_url, &second.url),
         None,
     )

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Browser, PATIENCE, Process, redis, text};
+use crate::support::{Browser, Process, TIMEOUT, redis, text};
 use futures_util::{StreamExt as _, stream};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn address(relay: &Process) -> SocketAddr {
 fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let policy = reqwest::redirect::Policy::none();
-    reqwest::Client::builder().redirect(policy).timeout(PATIENCE).build().unwrap()
+    reqwest::Client::builder().redirect(policy).timeout(TIMEOUT).build().unwrap()
 }
 
 /// A session: how it is read, and how it is ended.
@@ -271,10 +271,8 @@ async fn ten_thousand_streams_move_to_another_instance_and_lose_no_token() {
                 .await;
         })
     };
-    redis::within(PATIENCE, "some logins end", || async {
-        ended.load(Ordering::Acquire) >= BEFORE
-    })
-    .await;
+    redis::within(TIMEOUT, "some logins end", || async { ended.load(Ordering::Acquire) >= BEFORE })
+        .await;
     let (told, before) = (Instant::now(), ended.load(Ordering::Acquire));
     old.signal("TERM");
     let drained = tokio::task::spawn_blocking(move || {
@@ -309,7 +307,7 @@ async fn an_instance_with_nothing_but_websockets_says_goodbye_too() {
     let mut relay = Process::demo(&[]);
     let mut sockets = Vec::new();
     for _ in 0..50 {
-        let session = support::create(&relay.url, Some(json!({"bind": true}))).await;
+        let session = crate::support::create(&relay.url, Some(json!({"bind": true}))).await;
         let mut request = text(&session, "websocket_url").into_client_request().unwrap();
         let protocols = format!("token-relay.v1, bearer.{}", text(&session, "session_token"));
         request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());

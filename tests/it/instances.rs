@@ -179,7 +179,7 @@ async fn redis_killed_among_two_hundred_streams_loses_no_login_silently() {
         tokio::spawn(async move { wait_for_token(&bases, &path, Some(&token)).await })
     });
     let waiting = waiting.collect::<Vec<_>>();
-    support::redis::eventually("all streams wait", || async {
+    crate::support::redis::eventually("all streams wait", || async {
         let mut streams = 0;
         for base in &bases {
             let ready: Value =

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{PATIENCE, Process, client, hidden_inputs, redis, text};
+use crate::support::{Process, TIMEOUT, client, hidden_inputs, redis, text};
 use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use serde_json::{Value, json};
@@ -303,7 +303,7 @@ async fn two_clients_do_not_interfere_and_both_are_pushed_to() {
         let mut browser = Client::new(&fixture);
         browser.log_in("alice").await;
         assert_eq!(browser.exchange(json!(first_transit)).await.status(), StatusCode::OK);
-        let body = tokio::time::timeout(PATIENCE, events.text()).await.unwrap().unwrap();
+        let body = tokio::time::timeout(TIMEOUT, events.text()).await.unwrap().unwrap();
         assert!(body.contains("event: authenticated") && body.contains("rooms:create"), "{body}");
         assert_eq!(
             second.addons("poll", Some(&second_csrf), None).await.status(),
@@ -311,8 +311,7 @@ async fn two_clients_do_not_interfere_and_both_are_pushed_to() {
         );
 
         assert_eq!(browser.exchange(json!(second_transit)).await.status(), StatusCode::OK);
-        let message =
-            tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+        let message = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
         assert!(message.to_text().unwrap().contains(r#""type":"authenticated""#));
     }
 }

@@ -145,7 +145,7 @@ async fn a_store_that_is_lost_and_found_is_counted() {
     let refused = client().post(format!("{}/addons/sessions", relay.url)).send().await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     server.restart();
-    redis::within(support::PATIENCE, "it is back, and the reader looked again", || async {
+    redis::within(crate::support::TIMEOUT, "it is back, and the reader looked again", || async {
         let now = scrape(&relay).await;
         now["store_up"] == 1.0 && now["store_resynced_readers_total"] >= 1.0
     })

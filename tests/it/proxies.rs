@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{Browser, Events, PATIENCE, Process, redis, text};
+use crate::support::{Browser, Events, Process, TIMEOUT, redis, text};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Certificate, Client, StatusCode, Url, Version, header, redirect::Policy};
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ impl Proxy {
         while !client.get(&url).send().await.is_ok_and(|it| answers.contains(&it.status())) {
             let ended = proxy.child.try_wait().unwrap();
             assert!(
-                ended.is_none() && ready.elapsed() < PATIENCE,
+                ended.is_none() && ready.elapsed() < TIMEOUT,
                 "{program} does not pass on: {ended:?} {}",
                 proxy.output()
             );
@@ -114,7 +114,7 @@ impl Proxy {
             .resolve("localhost", SocketAddr::from(([127, 0, 0, 1], self.port)))
             .local_address(IpAddr::from(address))
             .redirect(Policy::none())
-            .timeout(PATIENCE);
+            .timeout(TIMEOUT);
         if with_http2 { builder } else { builder.http1_only() }.build().unwrap()
     }
 }
@@ -203,7 +203,8 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
             .send();
         let poll = tokio::spawn(poll);
         redis::eventually("the poll waits", || async {
-            let metrics = support::client().get(format!("{}/metrics", relay.url)).send().await;
+            let metrics =
+                crate::support::client().get(format!("{}/metrics", relay.url)).send().await;
             let metrics = metrics.unwrap().text().await.unwrap();
             metrics.contains("token_relay_streams_open{transport=\"LongPoll\"} 1\n")
         })
@@ -249,11 +250,11 @@ async fn web_socket(proxy: &Proxy) -> String {
     let upgraded = answer.upgrade().await.unwrap();
     let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
     Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
-    let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a message in time");
+    let next = tokio::time::timeout(TIMEOUT, socket.next()).await.expect("a message in time");
     let message: Value = serde_json::from_str(next.unwrap().unwrap().to_text().unwrap()).unwrap();
     assert_eq!(text(&message, "type"), "authenticated");
     socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
-    let close = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a close in time");
+    let close = tokio::time::timeout(TIMEOUT, socket.next()).await.expect("a close in time");
     assert!(matches!(close, Some(Ok(Message::Close(Some(_))))), "{close:?}");
     text(&session, "session_id").to_owned()
 }
@@ -284,7 +285,7 @@ async fn tells_clients_apart(proxy: &Proxy) {
 /// Plain HTTP only leads to HTTPS.
 async fn leads_to_https(proxy: &Proxy) {
     let url = format!("http://127.0.0.1:{}/addons/sessions", proxy.plain_port);
-    let answer = support::client().get(url).send().await.unwrap();
+    let answer = crate::support::client().get(url).send().await.unwrap();
     let permanent = [StatusCode::PERMANENT_REDIRECT, StatusCode::MOVED_PERMANENTLY];
     assert!(permanent.contains(&answer.status()), "{}", answer.status());
     let target = answer.headers()[header::LOCATION].to_str().unwrap();
@@ -293,7 +294,7 @@ async fn leads_to_https(proxy: &Proxy) {
 
 /// The value of the one setting `name` in seconds, for which a proxy must wait longer than for the
 /// longest poll.
-fn patience(configuration: &str, name: &str) -> u64 {
+fn timeout(configuration: &str, name: &str) -> u64 {
     let mut values = configuration.lines().filter_map(|line| line.trim().strip_prefix(name));
     let value = values.next().unwrap_or_else(|| panic!("no {name}")).trim().trim_end_matches(';');
     assert_eq!(values.next(), None, "{name} twice");
@@ -335,7 +336,7 @@ async fn nginx_lets_everything_pass() {
     leads_to_https(&proxy).await;
     let log = std::fs::read_to_string(proxy.directory.file("access.log")).unwrap();
     assert!(log.contains(" POST 201 ") && !log.contains("addons"), "{log}");
-    assert!(patience(&deployed("nginx.conf"), "proxy_read_timeout") > LONGEST_POLL);
+    assert!(timeout(&deployed("nginx.conf"), "proxy_read_timeout") > LONGEST_POLL);
 }
 
 #[tokio::test]
@@ -357,7 +358,7 @@ async fn haproxy_lets_everything_pass() {
     leads_to_https(&proxy).await;
     let configuration = deployed("haproxy.cfg");
     for name in ["timeout client", "timeout server", "timeout tunnel"] {
-        assert!(patience(&configuration, name) > LONGEST_POLL, "{name}");
+        assert!(timeout(&configuration, name) > LONGEST_POLL, "{name}");
     }
 }
 
@@ -466,9 +467,9 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
     assert!(challenge.starts_with("Bearer"), "{challenge}");
     let forged = client.get(url).bearer_auth("x.y.z").send().await.unwrap();
     assert_eq!(forged.status(), StatusCode::UNAUTHORIZED);
-    let session = support::create(&relay.url, None).await;
+    let session = crate::support::create(&relay.url, None).await;
     Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
-    let answer = support::client().get(text(&session, "poll_url")).send().await.unwrap();
+    let answer = crate::support::client().get(text(&session, "poll_url")).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     let token = text(&answer, "access_token");
     let passed = client
@@ -487,7 +488,7 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
     assert_eq!(text(&seen, "x-auth-scope"), "addons");
     assert_eq!(text(&seen, "x-auth-email"), "alice@example.com");
     assert!(seen.get("x-auth-name").is_none_or(|name| name == ""), "{seen}");
-    let revoke = support::client().post(format!("{}/addons/revoke", relay.url));
+    let revoke = crate::support::client().post(format!("{}/addons/revoke", relay.url));
     let revoke = revoke.form(&[("token", token)]).send().await.unwrap();
     assert_eq!(revoke.status(), StatusCode::OK);
     let late = client.get(url).bearer_auth(token).send().await.unwrap();
@@ -528,7 +529,7 @@ async fn nginx_asks_the_relay_who_may_pass() {
         .spawn()
         .expect("nginx starts; install the package nginx");
     let _proxy = Proxy { child, directory, port, plain_port: port };
-    let (url, client) = (format!("http://127.0.0.1:{port}/resource"), support::client());
+    let (url, client) = (format!("http://127.0.0.1:{port}/resource"), crate::support::client());
     redis::eventually("nginx answers", || async { client.get(&url).send().await.is_ok() }).await;
     asks_who_may_pass(&relay, &client, &url).await;
 }

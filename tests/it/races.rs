@@ -10,7 +10,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use token_relay::{
-    app::Server,
+    server::Server,
     session::{SessionId, SessionKey},
     settings::Settings,
     store::Stored,
@@ -47,7 +47,7 @@ async fn fulfil(server: &Server, session: SessionKey) -> Stored {
     let app = server.app();
     let subject = Subject { subject: "alice".to_owned(), claims: serde_json::Map::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let token = app.forge.forge(&app.signing_keys, &subject, now).unwrap();
+    let token = app.issuer.issue(&app.signing_keys, &subject, now).unwrap();
     app.relay.fulfil(session, token.seal(&app.sealing_keys, session)).await.unwrap()
 }
 
@@ -243,10 +243,10 @@ async fn a_client_that_leaves_frees_its_place() {
     let session = create(&base(&server), None).await;
     for _ in 0..20 {
         let events = Events::open(text(&session, "events_url"), None).await;
-        assert_eq!(server.app().relay.waiters().waiting(), 1);
+        assert_eq!(server.app().relay.registry().waiting(), 1);
         drop(events);
-        support::redis::eventually("the place is free", || async {
-            server.app().relay.waiters().waiting() == 0
+        crate::support::redis::eventually("the place is free", || async {
+            server.app().relay.registry().waiting() == 0
         })
         .await;
     }

@@ -1,7 +1,7 @@
 //! The main job: an add-in signs in through the browser and its token arrives by push.
 
 use crate::support::{
-    Browser, Events, PATIENCE, Process, client, create, form_action, hidden_inputs, text,
+    Browser, Events, Process, TIMEOUT, client, create, form_action, hidden_inputs, text,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{StatusCode, header};
@@ -86,12 +86,12 @@ async fn a_web_socket_gets_the_token_and_acknowledges_it() {
     let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "token-relay.v1");
     Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
-    let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    let message = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
     let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
     assert_eq!(text(&message, "type"), "authenticated");
     assert_eq!(me(&relay.url, text(&message, "access_token")).await.status(), StatusCode::OK);
     socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
-    let close = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    let close = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
     match close {
         Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Normal),
         other => panic!("{other:?}"),

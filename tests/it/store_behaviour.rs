@@ -524,7 +524,7 @@ mod cases {
         it.store.unsubscribe(key);
         it.store.unsubscribe(key);
         assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert_eq!(it.notices.heard(key, 1).await.len(), 1, "one notice, however many waiters");
+        assert_eq!(it.notices.heard(key, 1).await.len(), 1, "one notice, however many registry");
         it.store.unsubscribe(key);
         // One unsubscribe too many does no harm.
         it.store.unsubscribe(key);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{
-    Browser, Events, PATIENCE, Process,
+    Browser, Events, Process, TIMEOUT,
     certificate::{self, connect, shown},
     redis::{Directory, eventually, within},
     text,
@@ -56,7 +56,7 @@ impl Relay {
     }
 
     async fn create(&self) -> Value {
-        let client = self.trusting().timeout(PATIENCE).build().unwrap();
+        let client = self.trusting().timeout(TIMEOUT).build().unwrap();
         let request = client.post(self.url("/addons/sessions")).json(&json!({"bind": true}));
         let answer = request.send().await.unwrap();
         assert_eq!((answer.status(), answer.version()), (StatusCode::CREATED, Version::HTTP_2));
@@ -74,7 +74,7 @@ impl Relay {
 
     /// The value of a counter or gauge.
     async fn metric(&self, name: &str) -> Option<u64> {
-        let client = self.trusting().timeout(PATIENCE).build().unwrap();
+        let client = self.trusting().timeout(TIMEOUT).build().unwrap();
         let text = client.get(self.url("/metrics")).send().await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
@@ -242,7 +242,7 @@ async fn a_websocket_over_http2_delivers() {
     assert_eq!(text(&message, "type"), "authenticated");
     socket.send(Message::text(r#"{"type":"ack"}"#)).await.unwrap();
     eventually("the session is over", || async {
-        let client = relay.trusting().timeout(PATIENCE).build().unwrap();
+        let client = relay.trusting().timeout(TIMEOUT).build().unwrap();
         let poll = client.get(text(&session, "poll_url"));
         let poll = poll.bearer_auth(text(&session, "session_token")).send().await.unwrap();
         poll.status() == StatusCode::GONE
@@ -265,8 +265,8 @@ async fn an_idle_connection_of_http2_is_ended_and_a_waiting_one_is_not() {
     let mut events = stream(&client, &session).await;
     let succeeded = "token_relay_tls_handshakes_total{outcome=\"Succeeded\"}";
     let begun = Instant::now();
-    let ended = tokio::time::timeout(PATIENCE, connection).await.expect("the idle one is ended");
-    let _ = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await.unwrap();
+    let ended = tokio::time::timeout(TIMEOUT, connection).await.expect("the idle one is ended");
+    let _ = tokio::time::timeout(TIMEOUT, silent.read_to_end(&mut Vec::new())).await.unwrap();
     let took = begun.elapsed();
     assert!(
         took > Duration::from_millis(500) && took < Duration::from_secs(5),
@@ -344,7 +344,7 @@ async fn ended(mut socket: TcpStream) -> Duration {
     let begun = Instant::now();
     let mut rest = Vec::new();
     // A reset ends it as well.
-    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end");
+    let _ = tokio::time::timeout(TIMEOUT, socket.read_to_end(&mut rest)).await.expect("an end");
     begun.elapsed()
 }
 
@@ -385,7 +385,7 @@ async fn slow_handshakes_stop_nobody() {
         assert!(took < Duration::from_secs(6), "{took:?}");
     }
     drop(more);
-    within(PATIENCE, "the handshakes are counted and their places free", || async {
+    within(TIMEOUT, "the handshakes are counted and their places free", || async {
         let name = "token_relay_tls_handshakes_total{outcome=\"TimedOut\"}";
         relay.metric(name).await >= Some(SLOW as u64)
     })
@@ -433,7 +433,7 @@ fn resident(process: &Process) -> usize {
 async fn a_waiting_stream_over_tls_costs_little() {
     const STREAMS: usize = 1_000;
     let relay = Relay::start(&[("TOKEN_RELAY_HEARTBEAT", "60s")]);
-    let client = relay.trusting().timeout(PATIENCE).build().unwrap();
+    let client = relay.trusting().timeout(TIMEOUT).build().unwrap();
     let mut sessions = Vec::new();
     for _ in 0..STREAMS {
         let request = client.post(relay.url("/addons/sessions")).json(&json!({"bind": true}));

@@ -129,7 +129,7 @@ impl Receiver {
             let there = |name: &&&str| !spans.iter().any(|span| span.name == **name);
             names.iter().filter(there).copied().collect::<Vec<_>>()
         };
-        let deadline = Instant::now() + support::PATIENCE;
+        let deadline = Instant::now() + crate::support::TIMEOUT;
         while !missing().is_empty() {
             assert!(Instant::now() < deadline, "no {:?} among {:#?}", missing(), self.spans());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -227,7 +227,7 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
         assert!(parent.start <= child.start, "{} before {}", parent.name, child.name);
     }
     assert_eq!(success.parent, redirect.id);
-    assert_eq!(one(&spans, TRACE, "forge").parent, redirect.id);
+    assert_eq!(one(&spans, TRACE, "issue").parent, redirect.id);
     let exchange = spans.iter().find(|span| {
         span.parent == callback.id
             && span.kind == SpanKind::Client

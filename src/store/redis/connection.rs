@@ -17,7 +17,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 /// Messages that may wait between the connection and the task that hands them on. When more come
 /// at once the task notices and has every reader look again.
@@ -27,7 +27,7 @@ const MESSAGES: usize = 8192;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How to connect, checked and ready for use.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     config: Config,
     timeout: Duration,
 }
@@ -49,7 +49,7 @@ fn malformed(why: &str) -> UnusableUrl {
 
 impl Plan {
     /// Reads the URL. The errors never repeat it, for it may hold a password.
-    pub(super) fn new(url: &str, timeout: Duration) -> Result<Self, UnusableUrl> {
+    pub(crate) fn new(url: &str, timeout: Duration) -> Result<Self, UnusableUrl> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| malformed("no scheme"))?;
         let (family, suffix) = match scheme.find(['-', '+']) {
             Some(at) => scheme.split_at(at),
@@ -96,7 +96,7 @@ impl Plan {
     }
 
     /// Whether channels are sharded.
-    pub(super) fn is_cluster(&self) -> bool {
+    pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.config.server, ServerConfig::Clustered { .. })
     }
 
@@ -122,12 +122,12 @@ impl Plan {
     }
 
     /// A client for commands, not yet connected.
-    pub(super) fn client(&self) -> Result<Client, UnusableUrl> {
+    pub(crate) fn client(&self) -> Result<Client, UnusableUrl> {
         self.builder().build().map_err(|error| malformed(error.kind().to_str()))
     }
 
     /// A client for subscriptions, not yet connected.
-    pub(super) fn subscriber(&self) -> Result<SubscriberClient, UnusableUrl> {
+    pub(crate) fn subscriber(&self) -> Result<SubscriberClient, UnusableUrl> {
         let mut builder = self.builder();
         let timeout = self.timeout;
         builder.with_performance_config(|performance| {

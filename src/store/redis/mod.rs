@@ -31,16 +31,17 @@ use fred::util::redis_keyslot;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::connection::Plan;
-pub use self::connection::UnusableUrl;
-use self::script::SCRIPTS;
-use self::subscriber::Subscriber;
-use super::{
-    Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
-    SessionStore, StoreError, Stored, TOMBSTONE,
-};
-use crate::session::{
-    Digest, Failure, GoneReason, GrantId, Profile, SealedPayload, SessionInfo, SessionKey, State,
+pub use crate::store::redis::connection::UnusableUrl;
+use crate::{
+    session::{
+        Digest, Failure, GoneReason, GrantId, Profile, SealedPayload, SessionInfo, SessionKey,
+        State,
+    },
+    store::{
+        Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
+        SessionStore, StoreError, Stored, TOMBSTONE,
+        redis::{connection::Plan, script::SCRIPTS, subscriber::Subscriber},
+    },
 };
 
 /// The value of a grant that was ended, as `rotate_grant.lua` writes it too.

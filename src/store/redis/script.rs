@@ -22,18 +22,18 @@ macro_rules! transition {
 }
 
 /// All of them.
-pub(super) struct Scripts {
-    pub(super) rotate_grant: Script,
-    pub(super) create: Script,
-    pub(super) enter: Script,
-    pub(super) fulfil: Script,
-    pub(super) fail: Script,
-    pub(super) read: Script,
-    pub(super) end: Script,
-    pub(super) evict: Script,
+pub(crate) struct Scripts {
+    pub(crate) rotate_grant: Script,
+    pub(crate) create: Script,
+    pub(crate) enter: Script,
+    pub(crate) fulfil: Script,
+    pub(crate) fail: Script,
+    pub(crate) read: Script,
+    pub(crate) end: Script,
+    pub(crate) evict: Script,
 }
 
-pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     // Writes a few bytes in the place of others, so that a full server is no reason to refuse.
     rotate_grant: script!("flags=allow-oom", "rotate_grant.lua"),
     // Without the functions that look at a session.

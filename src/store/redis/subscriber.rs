@@ -30,10 +30,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::Plan;
-use super::{Names, keep_connected, store_error};
-use crate::session::{ReaderId, SealedPayload, SessionKey};
-use crate::store::{Fulfilled, Notifier, StoreError};
+use crate::{
+    session::{ReaderId, SealedPayload, SessionKey},
+    store::{
+        Fulfilled, Notifier, StoreError,
+        redis::{Names, connection::Plan, keep_connected, store_error},
+    },
+};
 
 /// Channels in one `SUBSCRIBE`, and requests taken up together.
 const BATCH: usize = 512;
@@ -51,7 +54,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The part that callers hold.
-pub(super) struct Subscriber {
+pub(crate) struct Subscriber {
     local: Arc<Local>,
     requests: mpsc::UnboundedSender<Request>,
     connected: watch::Receiver<bool>,
@@ -69,7 +72,7 @@ struct Local {
 }
 
 struct Channel {
-    waiters: usize,
+    registry: usize,
     /// The server confirmed, on the present connection as far as is known.
     confirmed: bool,
 }
@@ -90,8 +93,8 @@ impl Local {
     fn leave(&self, key: SessionKey) -> bool {
         let mut channels = self.lock();
         let Some(channel) = channels.get_mut(&key) else { return false };
-        channel.waiters -= 1;
-        let last = channel.waiters == 0;
+        channel.registry -= 1;
+        let last = channel.registry == 0;
         if last {
             channels.remove(&key);
         }
@@ -115,7 +118,7 @@ impl Drop for Undo<'_> {
 }
 
 impl Subscriber {
-    pub(super) fn start(
+    pub(crate) fn start(
         plan: Plan,
         commands: Client,
         names: Names,
@@ -143,12 +146,12 @@ impl Subscriber {
     }
 
     /// Returns when the first connection stands.
-    pub(super) async fn first_connection(&self) {
+    pub(crate) async fn first_connection(&self) {
         // An error means that the task is gone, and then there is nothing to wait for.
         let _ = self.connected.clone().wait_for(|connected| *connected).await;
     }
 
-    pub(super) fn standing(&self) -> Result<(), StoreError> {
+    pub(crate) fn standing(&self) -> Result<(), StoreError> {
         if self.local.standing.load(Ordering::Acquire) {
             Ok(())
         } else {
@@ -157,7 +160,7 @@ impl Subscriber {
     }
 
     /// On an error the caller is not counted and need not unsubscribe.
-    pub(super) async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
+    pub(crate) async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
         // While Redis is away a caller hears at once; while it is only the subscriptions that do
         // not stand yet, the request below waits its turn.
         if !self.commands.is_connected() {
@@ -165,8 +168,8 @@ impl Subscriber {
         }
         let confirmed = {
             let mut channels = self.local.lock();
-            let channel = channels.entry(key).or_insert(Channel { waiters: 0, confirmed: false });
-            channel.waiters += 1;
+            let channel = channels.entry(key).or_insert(Channel { registry: 0, confirmed: false });
+            channel.registry += 1;
             channel.confirmed
         };
         let mut undo = Undo { subscriber: self, key, armed: true };
@@ -185,7 +188,7 @@ impl Subscriber {
         Ok(())
     }
 
-    pub(super) fn unsubscribe(&self, key: SessionKey) {
+    pub(crate) fn unsubscribe(&self, key: SessionKey) {
         if self.local.leave(key) {
             let _ = self.requests.send(Request { key, answer: None });
         }

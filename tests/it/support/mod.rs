@@ -16,7 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
 use serde_json::Value;
 
 /// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A process of `token-relay`, ended when dropped.
 pub struct Process {
@@ -96,7 +96,7 @@ impl Drop for Process {
 /// An add-in's HTTP client: no cookies, no redirects.
 pub fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().redirect(Policy::none()).timeout(PATIENCE).build().unwrap()
+    Client::builder().redirect(Policy::none()).timeout(TIMEOUT).build().unwrap()
 }
 
 /// Creates a session; `body` as JSON, or none for the legacy profile.
@@ -131,7 +131,7 @@ impl Browser {
 
     /// A browser over what a builder makes, such as one that trusts a test's certificate.
     pub fn with(builder: reqwest::ClientBuilder) -> Self {
-        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(PATIENCE);
+        let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(TIMEOUT);
         Self { client: builder.build().unwrap() }
     }
 }
@@ -260,7 +260,7 @@ impl Events {
 
     /// The next event, or `None` when the stream ended in order.
     pub async fn next(&mut self) -> Option<Event> {
-        tokio::time::timeout(PATIENCE, async {
+        tokio::time::timeout(TIMEOUT, async {
             loop {
                 while let Some(end) = self.text.find("\n\n") {
                     let block = self.text[..end].to_owned();
@@ -297,7 +297,7 @@ impl Events {
                 self.raw.push_str(part);
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{text:?} in time"));
+        tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("{text:?} in time"));
     }
 }
 

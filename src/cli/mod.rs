@@ -1,0 +1,298 @@
+//! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
+//! `healthcheck`, `completions`.
+
+mod healthcheck;
+mod login;
+
+use std::{
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{
+        healthcheck::Instance,
+        login::{LoginError, LoginOptions},
+    },
+    http::docs::openapi,
+    server,
+    settings::{Settings, Snapshot, environment},
+    telemetry::log::WithTrace,
+};
+
+/// What is logged, such as `debug` or `token_relay::relay=trace,info`.
+const LOG: &str = "TOKEN_RELAY_LOG";
+
+/// Exit status for settings that are missing or wrong.
+const BAD_SETTINGS: u8 = 2;
+
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Pushes the result of a browser sign-in to the add-in that waits for it.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, with settings from the environment and an optional file
+    Serve(ConfigFile),
+    /// Serve with an embedded OpenID provider and a task pane to try it
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Address of the relay
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: std::net::SocketAddr,
+        /// Address of the embedded provider
+        #[arg(long, default_value = "127.0.0.1:8081")]
+        provider_listen: std::net::SocketAddr,
+        /// Do not open a browser
+        #[arg(long)]
+        no_open: bool,
+    },
+    /// Serve the demo's OpenID provider alone, beside a deployment that is being tried
+    #[cfg(feature = "demo")]
+    DemoProvider(DemoProvider),
+    /// Sign in through a relay and print the access token
+    Login(Login),
+    /// Say what would be served with, secrets hidden
+    CheckConfig(ConfigFile),
+    /// List every setting as a Markdown table
+    Settings,
+    /// Print the description of all calls (OpenAPI 3.1, JSON)
+    Openapi,
+    /// Ask a running instance whether it is ready; for container health checks
+    Healthcheck {
+        /// Instance to ask, such as http://127.0.0.1:8080; the configured one by default
+        url: Option<url::Url>,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Print a completion script
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(feature = "demo")]
+#[derive(clap::Args)]
+struct DemoProvider {
+    /// Address of the provider
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    listen: std::net::SocketAddr,
+    /// Its URL, as browsers and the relay reach it
+    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    issuer: String,
+    /// Client ID of the relay
+    #[arg(long, default_value = "token-relay")]
+    client_id: String,
+    /// File with the client secret of the relay
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: PathBuf,
+    /// Where the person is sent back to: <PUBLIC_URL>/callback
+    #[arg(long, value_name = "URL", required = true)]
+    redirect_uri: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Login {
+    /// Public URL of the relay
+    #[arg(default_value = "http://127.0.0.1:8080")]
+    relay: url::Url,
+    /// What the dialog says that the person signs in to
+    #[arg(long, value_name = "NAME", default_value = "token-relay login")]
+    client_name: String,
+    /// Do not ask the person to compare a code
+    #[arg(long)]
+    no_confirm: bool,
+    /// Do not open a browser
+    #[arg(long)]
+    no_open: bool,
+    /// Print lines of JSON for scripts: one when the sign-in begins, one when it ends
+    #[arg(long)]
+    json: bool,
+    /// Keep the token in this file, for its owner only, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// TOML file with settings by their lower-case names; the environment wins
+    #[arg(long, env = "TOKEN_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn path(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    match CommandLine::parse().command {
+        Command::Serve(file) => match Snapshot::read(environment(), file.path()) {
+            Ok(snapshot) => match log_to_stderr(snapshot.settings.log_json) {
+                Ok(()) => {
+                    let read_settings = move || Snapshot::read(environment(), file.path());
+                    run(server::serve(snapshot, Box::new(read_settings)))
+                }
+                Err(error) => bad_settings(&error),
+            },
+            Err(errors) => bad_settings(&errors),
+        },
+        #[cfg(feature = "demo")]
+        Command::Demo { listen, provider_listen, no_open } => {
+            use crate::demo::{DemoError, DemoOptions};
+            if let Err(error) = log_to_stderr(false) {
+                return bad_settings(&error);
+            }
+            run(async move {
+                let options = DemoOptions { listen, provider_listen, open: !no_open };
+                match crate::demo::run(options).await {
+                    Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
+        #[cfg(feature = "demo")]
+        Command::DemoProvider(provider) => {
+            use crate::demo::{ProviderOptions, RegisteredClient, run_provider};
+            let secret = match std::fs::read_to_string(&provider.client_secret_file) {
+                Ok(secret) => secret.trim_end().to_owned(),
+                Err(error) => {
+                    let file = provider.client_secret_file.display();
+                    return bad_settings(&format!("{file}: {error}"));
+                }
+            };
+            let (id, redirect_uris) = (provider.client_id, provider.redirect_uri);
+            let client = RegisteredClient { id, secret, redirect_uris };
+            let DemoProvider { listen, issuer, .. } = provider;
+            run(run_provider(ProviderOptions { listen, issuer, client }))
+        }
+        Command::Login(login) => {
+            let options = LoginOptions {
+                relay: login.relay,
+                client_name: login.client_name,
+                confirm: !login.no_confirm,
+                open: !login.no_open,
+                json: login.json,
+                store: login.store,
+            };
+            run(async move {
+                match login::login(&options).await {
+                    // As a shell reports a program that Ctrl-C ended.
+                    Err(LoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
+                    ended => ended.map(|()| ExitCode::SUCCESS),
+                }
+            })
+        }
+        Command::CheckConfig(file) => match Settings::describe(environment(), file.path()) {
+            Ok(lines) => {
+                let lines = lines.iter().map(|(name, value, origin)| {
+                    format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
+                });
+                print(&lines.collect::<String>())
+            }
+            Err(errors) => bad_settings(&errors),
+        },
+        Command::Settings => print(&crate::settings::markdown()),
+        Command::Openapi => match openapi::document("/", openapi::Optional::ALL).to_pretty_json() {
+            Ok(json) => print(&format!("{json}\n")),
+            Err(error) => failed(&error),
+        },
+        Command::Healthcheck { url, file } => healthcheck(url, file.path()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "token-relay", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// What a command ends with when all went well.
+trait Ended {
+    fn code(self) -> ExitCode;
+}
+
+impl Ended for () {
+    fn code(self) -> ExitCode {
+        ExitCode::SUCCESS
+    }
+}
+
+impl Ended for ExitCode {
+    fn code(self) -> ExitCode {
+        self
+    }
+}
+
+fn run<T: Ended, E: std::fmt::Display>(command: impl Future<Output = Result<T, E>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(command) {
+        Ok(ended) => ended.code(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("token-relay: {error}");
+    ExitCode::FAILURE
+}
+
+fn bad_settings(errors: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("{errors}");
+    ExitCode::from(BAD_SETTINGS)
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough, such as `head`, is no failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn log_to_stderr(json: bool) -> Result<(), String> {
+    let wanted = environment().find(|(name, value)| name == LOG && !value.is_empty());
+    let wanted = wanted.map_or_else(|| "info".to_owned(), |(_, value)| value);
+    let filter = EnvFilter::try_new(wanted).map_err(|error| format!("{LOG}: {error}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().map_event_format(WithTrace).init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+    Ok(())
+}
+
+fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {
+    let instance = match url {
+        Some(url) => Instance::at(&url),
+        None => match Settings::load(environment(), file) {
+            Ok(settings) => Ok(Instance::of(&settings)),
+            Err(errors) => return bad_settings(&errors),
+        },
+    };
+    let answer = match instance {
+        Ok(instance) => instance.ask(),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return bad_settings(&error),
+        Err(error) => return failed(&error),
+    };
+    match answer {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
+        Ok(answer) => failed(&format!("not ready: {}", answer.lines().last().unwrap_or_default())),
+        Err(error) => failed(&error),
+    }
+}

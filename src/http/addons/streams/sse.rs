@@ -1,0 +1,255 @@
+//! `GET /addons/sessions/{id}/events`: server-sent events (WHATWG HTML §9.2).
+//!
+//! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
+//! request of a connection, `line` sends them itself, and the token without asking the stream.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    body::Body,
+    extract::{Extension, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode, header};
+use tokio::time::Instant;
+
+use crate::{
+    http::{
+        AppState, Transport,
+        addons::streams::{
+            AUTHENTICATED, DirectDelivery, Encoder, StreamMessage, authenticated,
+            credentials::Credentials,
+        },
+        error::Problem,
+        operator::metrics::{OpenStream, Reconnect},
+    },
+    relay::{DirectWriter, Outcome, Subscription},
+    session::{GoneReason, ReaderId},
+};
+
+/// ID of the one event that ends a stream. A client that comes back with it has had the event.
+pub const LAST_EVENT_ID: &str = "1";
+
+/// How long a client waits before it reconnects, in milliseconds: a moment of its own for each, so
+/// that thousands do not come back at once when an instance dies. An `EventSource` adds no chance.
+const RETRY: Range<u64> = 1_000..3_000;
+
+/// Likewise when the instance shuts down in order.
+const RETRY_WHEN_DRAINING: Range<u64> = 100..3_100;
+
+/// The bytes of one event stream.
+pub struct EventStream {
+    encoder: Encoder,
+    reader: Subscription,
+    next_heartbeat: Instant,
+    stage: Stage,
+    _open: OpenStream,
+}
+
+/// The event that carries a token.
+pub fn token_event(token: &DirectDelivery<'_>) -> String {
+    event(AUTHENTICATED, &authenticated(None, &token.token))
+}
+
+fn event(name: &str, data: &str) -> String {
+    format!("event: {name}\nid: {LAST_EVENT_ID}\ndata: {data}\n\n")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Waiting,
+    Done,
+}
+
+impl EventStream {
+    /// The stream of a reader that was let in.
+    pub fn new(app: AppState, reader: Subscription) -> Self {
+        let open = app.metrics.stream_opened(Transport::Sse);
+        let next_heartbeat = Instant::now() + app.heartbeat;
+        let encoder = Encoder::new(app);
+        Self { encoder, reader, next_heartbeat, stage: Stage::Opening, _open: open }
+    }
+
+    /// What puts this stream's token into words.
+    pub fn encoder(&self) -> Encoder {
+        self.encoder.clone()
+    }
+
+    /// Lets whoever brings the token write it to `direct_writer`, where the reader's credentials allow it.
+    /// Then this stream is over without a word.
+    pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
+        self.reader.set_direct_writer(direct_writer);
+    }
+
+    /// The next bytes to send; `None` at the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::Done => None,
+            Stage::Opening => {
+                self.stage = Stage::Waiting;
+                let mut opening = format!("retry: {}\n\n", one_of(RETRY));
+                if let Some(found) = self.reader.take_found() {
+                    opening.push_str(&self.last_event(found));
+                }
+                Some(Bytes::from(opening))
+            }
+            Stage::Waiting => {
+                let wait = tokio::time::timeout_at(self.next_heartbeat, self.reader.outcome());
+                match wait.await {
+                    Ok(outcome) => Some(Bytes::from(self.last_event(outcome))),
+                    Err(_) => {
+                        self.next_heartbeat = Instant::now() + self.encoder.app.heartbeat;
+                        Some(Bytes::from_static(b":\n\n"))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether [`Self::next`] has given its last bytes.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    fn last_event(&mut self, outcome: Outcome) -> String {
+        self.stage = Stage::Done;
+        let told = self.encoder.tell(self.reader.key(), outcome);
+        let name = match &told {
+            StreamMessage::Authenticated(_) => AUTHENTICATED,
+            StreamMessage::Failed(_) => "failed",
+            StreamMessage::Expired => "expired",
+            StreamMessage::Nothing => return String::new(),
+            StreamMessage::Reconnect => {
+                return format!("retry: {}\n\n", one_of(RETRY_WHEN_DRAINING));
+            }
+        };
+        event(name, &told.to_json(false))
+    }
+
+    /// As a body for hyper.
+    fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(self, async |mut events| {
+            events.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), events))
+        }))
+    }
+}
+
+/// A random number of the range.
+fn one_of(range: Range<u64>) -> u64 {
+    range.start + ReaderId::generate().as_u64() % (range.end - range.start)
+}
+
+/// Left in a request by `connection`: a handler that puts its stream here gives it away.
+#[derive(Clone, Default)]
+pub struct Parking(Arc<Mutex<Option<EventStream>>>);
+
+impl Parking {
+    fn park(&self, events: EventStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
+    }
+
+    /// The stream that was left, if one was.
+    pub fn take(&self) -> Option<EventStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Whether the client comes back with the last event already in hand: it acknowledges by that, and
+/// 204 tells an `EventSource` to stop.
+pub fn had_last_event(headers: &HeaderMap) -> bool {
+    headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID)
+}
+
+/// Opens an event stream.
+///
+/// # Errors
+/// 401, 404, 429, 503 as problem details.
+pub async fn events(
+    State(app): State<AppState>,
+    credentials: Credentials,
+    headers: HeaderMap,
+    parking: Option<Extension<Parking>>,
+) -> Result<Response, Problem> {
+    let Credentials { key, session_token } = credentials;
+    if had_last_event(&headers) {
+        app.metrics.stream_reconnected(Reconnect::LastEventId);
+        app.end_session(key, session_token).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let reader = app.relay.open(key, session_token, false).await?;
+    Ok(respond(app, reader, parking))
+}
+
+/// The answer to a reader that was let in.
+pub fn respond(
+    app: AppState,
+    mut reader: Subscription,
+    parking: Option<Extension<Parking>>,
+) -> Response {
+    match reader.take_found() {
+        // 204 tells an EventSource to stop reconnecting.
+        Some(Outcome::Gone(GoneReason::Acknowledged)) => {
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        Some(found) => reader.put_back(found),
+        None => {}
+    }
+    let events = EventStream::new(app, reader);
+    let body = match parking {
+        Some(Extension(parking)) => {
+            parking.park(events);
+            Body::empty()
+        }
+        None => events.into_body(),
+    };
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "text/event-stream"),
+        (header::CACHE_CONTROL.as_str(), "no-store"),
+        ("x-accel-buffering", "no"),
+    ];
+    (headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reconnects_are_spread() {
+        let mut pauses: Vec<u64> = (0..1_000).map(|_| one_of(RETRY)).collect();
+        assert!(pauses.iter().all(|pause| RETRY.contains(pause)));
+        pauses.sort_unstable();
+        pauses.dedup();
+        assert!(pauses.len() > 500, "{} different pauses of 1000", pauses.len());
+    }
+
+    #[test]
+    fn what_a_waiting_stream_keeps_stays_small() {
+        assert_eq!(
+            size_of::<crate::telemetry::Link>(),
+            if cfg!(feature = "opentelemetry") { 8 } else { 0 }
+        );
+        assert!(size_of::<EventStream>() <= 160, "{}", size_of::<EventStream>());
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_last_event_itself_acknowledges(
+            id in prop_oneof!["[01 ]{0,2}", "[-+\"1.0]{1,3}", any::<String>()],
+        ) {
+            if let Ok(value) = HeaderValue::from_bytes(id.as_bytes()) {
+                let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), value)]);
+                prop_assert_eq!(had_last_event(&headers), id == LAST_EVENT_ID);
+            }
+        }
+    }
+}

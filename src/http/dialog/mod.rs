@@ -1,0 +1,560 @@
+//! The browser dialog: enter, confirm, go to the provider, come back, fulfil, say how it went.
+//!
+//! What the browser carries from step to step is one encrypted cookie a dialog, named by a handle
+//! that is no secret, so that several dialogs in one browser keep apart and any instance can take
+//! the next step. Every step leaves by a redirect or a page that works without JavaScript.
+
+pub mod pages;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::{
+    extract::{RawQuery, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    http::{
+        App, AppState, cookies,
+        dialog::pages::{ConfirmPage, ErrorPage},
+        error::Problem,
+        middleware::LimitedBody,
+        operator::metrics::LoginOutcome,
+    },
+    oidc::{CallbackQuery, Identity, LoginAttempt, LoginError},
+    session::{
+        Digest, Failure, Profile, SessionId, SessionInfo, SessionKey, State as SessionState,
+        TransitToken, UserCode,
+    },
+    store::{Entered, StoreError, Stored},
+    telemetry::{self, Kind, TraceContext},
+    token::{IssueError, Purpose, Subject, TokenResponse},
+};
+
+/// How long a person may take from entering to the end.
+pub(crate) const DIALOG_TTL: Duration = Duration::from_secs(600);
+
+/// Dialogs of one browser that may be open at once; more would overflow the request head.
+const MAX_DIALOGS: usize = 8;
+
+/// What the cookie of one dialog holds.
+#[derive(Serialize, Deserialize)]
+struct Dialog {
+    add_in: AddIn,
+    stage: Stage,
+}
+
+/// Who waits for the dialog's end.
+#[derive(Clone, Serialize, Deserialize)]
+struct AddIn {
+    session: SessionKey,
+    /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
+    session_token: Option<Digest>,
+    name: Option<String>,
+    /// Where the dialog is in a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
+}
+
+impl AddIn {
+    /// The request goes on where the last one was in the trace, and the next one where this is.
+    fn go_on(&mut self) {
+        telemetry::adopt(self.session, self.trace);
+        self.trace = telemetry::current().or(self.trace);
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stage {
+    Confirming { csrf: String },
+    LoggingIn { attempt: LoginAttempt },
+    LoggedIn { identity: Identity },
+    Finished { account: String },
+}
+
+/// Names a dialog's cookie: the beginning of a digest, so that it reveals nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Handle(String);
+
+impl Handle {
+    const LENGTH: usize = 16;
+
+    /// The handle of a dialog that is recognised by `secret`.
+    pub(crate) fn of(secret: &str) -> Self {
+        let mut text = Digest::of(secret.as_bytes()).to_base64url();
+        text.truncate(Self::LENGTH);
+        Self(text)
+    }
+
+    /// The handle as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (text.len() == Self::LENGTH && text.bytes().all(alphabet)).then(|| Self(text.to_owned()))
+    }
+
+    fn query(query: Option<&str>) -> Option<Self> {
+        Self::parse(&single(query, "dialog")?)
+    }
+}
+
+/// The value of a parameter that stands exactly once.
+pub(crate) fn single(query: Option<&str>, name: &str) -> Option<String> {
+    let mut values = url::form_urlencoded::parse(query?.as_bytes())
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned());
+    match (values.next(), values.next()) {
+        (value, None) => value,
+        _ => None,
+    }
+}
+
+impl App {
+    fn dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
+        let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
+        let mut dialog: Dialog =
+            self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()?;
+        dialog.add_in.go_on();
+        Some(dialog)
+    }
+
+    fn keep_dialog(&self, response: &mut Response, handle: &Handle, dialog: &Dialog) -> Option<()> {
+        let sealed = self
+            .cookie_keys
+            .seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, DIALOG_TTL)
+            .ok()?;
+        // Browsers drop larger cookies silently, and the person would be lost.
+        (sealed.len() <= 3800).then_some(())?;
+        let name = cookies::dialog_name(self, &handle.0);
+        let cookie = cookies::set(self, name, sealed, DIALOG_TTL, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+        Some(())
+    }
+
+    fn forget_dialog(&self, response: &mut Response, handle: &Handle) {
+        let name = cookies::dialog_name(self, &handle.0);
+        let cookie = cookies::delete(self, name, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+
+    /// Makes room when a browser has too many dialogs open, oldest unknown: all go.
+    fn make_room(&self, response: &mut Response, headers: &HeaderMap) {
+        let prefix = cookies::dialog_name(self, "");
+        let names = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter_map(|(name, _)| name.strip_prefix(&prefix).and_then(Handle::parse))
+            .collect::<Vec<_>>();
+        if names.len() >= MAX_DIALOGS {
+            for handle in &names {
+                self.forget_dialog(response, handle);
+            }
+        }
+    }
+
+    pub(crate) fn error_page(
+        &self,
+        headers: &HeaderMap,
+        status: StatusCode,
+        kind: ErrorPage,
+    ) -> Response {
+        let reference = reference(kind);
+        self.pages.error(status, self.pages.language(headers), kind, &reference)
+    }
+
+    /// An error after the provider's redirect: leaves the URL with the code behind.
+    pub(crate) fn to_error_page(&self, kind: ErrorPage) -> Response {
+        let reference = reference(kind);
+        found(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
+    }
+
+    /// Sends the browser to the provider.
+    async fn begin_login(&self, headers: &HeaderMap, add_in: AddIn) -> Response {
+        let (url, attempt) = match self.login.begin(&Default::default()).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let kind = self.fail_login(add_in.session, &error).await;
+                return self.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+            }
+        };
+        let handle = Handle::of(attempt.state());
+        let dialog = Dialog { add_in, stage: Stage::LoggingIn { attempt } };
+        let mut response = found(url.as_str());
+        self.make_room(&mut response, headers);
+        if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
+            return self.error_page(
+                headers,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorPage::Unavailable,
+            );
+        }
+        response
+    }
+
+    /// Tells the waiting reader that the login failed, and picks the person's page.
+    async fn fail_login(&self, session: SessionKey, error: &LoginError) -> ErrorPage {
+        let failure = error.failure();
+        let kind = page_of(&failure);
+        tracing::warn!(session = %session, %error, "login failed");
+        self.fail(session, failure, kind.outcome()).await;
+        kind
+    }
+
+    /// The access token of a finished login, with a refresh token where they are on and the add-in
+    /// can be recognised.
+    async fn make_token(
+        &self,
+        add_in: &AddIn,
+        subject: &Subject,
+    ) -> Result<TokenResponse, NotMade> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Some((refresh, client)) = self.refresh.as_ref().zip(add_in.session_token) else {
+            return Ok(self.issuer.issue(&self.signing_keys, subject, now)?);
+        };
+        let (grant, token) =
+            refresh.begin(&self.sealing_keys, add_in.session, client, subject.clone(), now).await?;
+        let made = self.issuer.issue_under(Some(grant), &self.signing_keys, subject, now)?;
+        Ok(made.with_refresh(token, now))
+    }
+
+    /// Seals the token and stores it, by which every instance is told. Who delivers it goes on with
+    /// the trace from here.
+    pub(crate) async fn publish(
+        &self,
+        session: SessionKey,
+        token: &TokenResponse,
+    ) -> Result<Stored, StoreError> {
+        let fulfil = telemetry::child("fulfil", Kind::Internal);
+        let publish = fulfil.during(|| telemetry::child("publish", Kind::Producer));
+        let stored = publish.run(async {
+            self.relay.fulfil(session, token.seal(&self.sealing_keys, session)).await
+        });
+        let stored = stored.await;
+        if stored.is_err() {
+            publish.failed("unavailable");
+            fulfil.failed("unavailable");
+        }
+        stored
+    }
+
+    /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
+    /// single-use: a kept copy of it could be sent again.
+    pub(crate) async fn use_state_once(&self, query: &CallbackQuery) -> Result<bool, StoreError> {
+        let used = Digest::of(format!("state:{}", query.state()).as_bytes());
+        self.relay.store().mark(used, DIALOG_TTL).await
+    }
+
+    async fn fail(&self, session: SessionKey, failure: Failure, outcome: LoginOutcome) {
+        self.metrics.login(outcome);
+        tracing::info!(target: "audit", session = %session, error = failure.error, "login failed");
+        if let Err(error) = self.relay.fail(session, failure).await {
+            tracing::warn!(session = %session, %error, "failure not stored");
+        }
+    }
+}
+
+/// Why there is no token for a finished login.
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Issuer(#[from] IssueError),
+}
+
+/// The page for a login that failed at the provider.
+pub(crate) fn page_of(failure: &Failure) -> ErrorPage {
+    match failure.error.as_str() {
+        "access_denied" => ErrorPage::Denied,
+        "temporarily_unavailable" => ErrorPage::LoginUnavailable,
+        _ => ErrorPage::LoginFailed,
+    }
+}
+
+impl ErrorPage {
+    /// What the operator counts when a login ends at the provider with this page.
+    pub(crate) fn outcome(self) -> LoginOutcome {
+        match self {
+            Self::Denied => LoginOutcome::Denied,
+            _ => LoginOutcome::ProviderFailed,
+        }
+    }
+}
+
+/// A reference that the person reads out and the operator finds in the log, and in the trace.
+fn reference(kind: ErrorPage) -> String {
+    let reference = UserCode::generate().as_str().to_owned();
+    telemetry::note("token_relay.reference", reference.as_str());
+    tracing::info!(reference, ?kind, "dialog ended with an error page");
+    reference
+}
+
+/// 302 that no cache keeps.
+pub(crate) fn found(url: &str) -> Response {
+    let mut response = Redirect::to(url).into_response();
+    *response.status_mut() = StatusCode::FOUND;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// `GET /addons/transit/?session_id=…` or `?transit_token=…`: the dialog enters.
+pub async fn transit(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.as_deref();
+    let by_id = single(query, "session_id");
+    let by_token = single(query, "transit_token");
+    let (session, entered) = match (by_id, by_token) {
+        (Some(id), None) if !app.require_bound_sessions => match SessionId::parse(&id) {
+            Ok(id) => (id.key(), app.relay.enter_by_id(&id).await),
+            Err(_) => {
+                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+            }
+        },
+        (None, Some(token)) => match TransitToken::parse(&token) {
+            Ok(token) => (token.session(), app.relay.enter(&token).await),
+            Err(_) => {
+                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+            }
+        },
+        _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
+    };
+    let (status, kind) = match entered {
+        Ok(Entered::Admitted(info)) => return admit(&app, &headers, session, info).await,
+        Ok(Entered::Unknown) => (StatusCode::NOT_FOUND, ErrorPage::BadRequest),
+        Ok(Entered::TransitExpired) => (StatusCode::GONE, ErrorPage::Expired),
+        Ok(Entered::Replayed) => {
+            tracing::warn!(target: "audit", session = %session, "transit token replayed");
+            (StatusCode::GONE, ErrorPage::Replayed)
+        }
+        Ok(Entered::NotPending(SessionState::Gone(_) | SessionState::Failed(_))) => {
+            (StatusCode::GONE, ErrorPage::Expired)
+        }
+        Ok(Entered::NotPending(_)) => (StatusCode::CONFLICT, ErrorPage::Replayed),
+        Err(error) => {
+            let problem = Problem::from(error);
+            (problem.status(), ErrorPage::Unavailable)
+        }
+    };
+    app.error_page(&headers, status, kind)
+}
+
+async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: SessionInfo) -> Response {
+    let session_token = info.session_token.filter(|_| matches!(info.profile, Profile::Bound));
+    let mut add_in = AddIn { session, session_token, name: info.client_name, trace: info.trace };
+    add_in.go_on();
+    let Some(user_code) = info.user_code else {
+        return app.begin_login(headers, add_in).await;
+    };
+    let csrf = SessionId::generate().expose().to_owned();
+    let handle = Handle::of(&csrf);
+    // The page must name the provider in its policy, and without one there is nothing to go on to.
+    let provider = match app.login.authorization_endpoint().await {
+        Ok(provider) => provider,
+        Err(error) => {
+            let kind = app.fail_login(session, &error).await;
+            return app.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+        }
+    };
+    let page = ConfirmPage {
+        user_code: user_code.as_str(),
+        client_name: add_in.name.as_deref(),
+        origin: info.origin.as_deref(),
+        dialog: &handle.0,
+        csrf: &csrf,
+        provider: &provider,
+    };
+    let mut response = app.pages.confirm(app.pages.language(headers), page);
+    let dialog = Dialog { add_in, stage: Stage::Confirming { csrf } };
+    app.make_room(&mut response, headers);
+    match app.keep_dialog(&mut response, &handle, &dialog) {
+        Some(()) => response,
+        None => app.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Unavailable),
+    }
+}
+
+/// `POST /addons/transit/confirm`: the person compared the codes and decided.
+pub async fn confirm(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Response {
+    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+    let form = std::str::from_utf8(&body).ok();
+    let (Some(handle), Some(csrf), Some(decision)) =
+        (Handle::query(form), single(form, "csrf"), single(form, "decision"))
+    else {
+        return refuse();
+    };
+    let Some(dialog) = app.dialog(&headers, &handle) else { return refuse() };
+    let Stage::Confirming { csrf: expected } = &dialog.stage else { return refuse() };
+    let same = Digest::of(expected.as_bytes()).matches(&Digest::of(csrf.as_bytes()));
+    // The page forbids referrers, so browsers send `null` for its own origin; the token is what
+    // protects this form, and a foreign origin merely an early no.
+    let ours = app.public_url.origin().ascii_serialization();
+    let origin_ok = headers
+        .get(header::ORIGIN)
+        .is_none_or(|origin| origin == "null" || origin.as_bytes() == ours.as_bytes());
+    if !same || !origin_ok {
+        return refuse();
+    }
+    let mut response = if decision == "continue" {
+        app.begin_login(&headers, dialog.add_in).await
+    } else {
+        let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
+        app.fail(dialog.add_in.session, failure, LoginOutcome::Denied).await;
+        app.error_page(&headers, StatusCode::OK, ErrorPage::NotMe)
+    };
+    app.forget_dialog(&mut response, &handle);
+    response
+}
+
+/// `GET /callback`: the provider sends the person back (RFC 6749 §4.1.2).
+pub async fn callback(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
+        return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+    };
+    let handle = Handle::of(query.state());
+    let (add_in, attempt) = match app.dialog(&headers, &handle) {
+        Some(Dialog { add_in, stage: Stage::LoggingIn { attempt } }) => (add_in, attempt),
+        // Reloaded, or the back button was used: the next step still knows what to do.
+        Some(_) => return found(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
+        None => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser),
+    };
+    match app.use_state_once(&query).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+        }
+        Err(error) => {
+            let status = Problem::from(error).status();
+            return app.error_page(&headers, status, ErrorPage::Unavailable);
+        }
+    }
+    let session = add_in.session;
+    let identity = match app.login.finish(attempt, query).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            let kind = app.fail_login(session, &error).await;
+            let mut response = app.to_error_page(kind);
+            app.forget_dialog(&mut response, &handle);
+            return response;
+        }
+    };
+    let dialog = Dialog { add_in, stage: Stage::LoggedIn { identity } };
+    let mut response = found(&app.path(&format!("addons/redirect?dialog={}", handle.0)));
+    if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
+        let failure = Failure::new("server_error", "The provider's claims are too large.");
+        app.fail(session, failure, LoginOutcome::ProviderFailed).await;
+        response = app.to_error_page(ErrorPage::LoginFailed);
+        app.forget_dialog(&mut response, &handle);
+    }
+    response
+}
+
+/// `GET /addons/redirect`: forges the access token and hands it to the session.
+pub async fn redirect(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+    let Some(handle) = Handle::query(query.as_deref()) else { return refuse() };
+    let success = app.path(&format!("addons/success?dialog={}", handle.0));
+    let (add_in, identity) = match app.dialog(&headers, &handle) {
+        Some(Dialog { add_in, stage: Stage::LoggedIn { identity } }) => (add_in, identity),
+        Some(Dialog { stage: Stage::Finished { .. }, .. }) => return found(&success),
+        _ => return refuse(),
+    };
+    let account = identity.display_name().to_owned();
+    let subject = Subject { subject: identity.subject, claims: identity.claims };
+    let session = add_in.session;
+    let issue_span = telemetry::child("issue", Kind::Internal);
+    let stored = match issue_span.run(app.make_token(&add_in, &subject)).await {
+        Ok(token) => {
+            issue_span.end();
+            app.publish(session, &token).await
+        }
+        Err(NotMade::Store(error)) => Err(error),
+        Err(NotMade::Issuer(error)) => {
+            tracing::error!(%error, "access token not forged");
+            let failure = Failure::new("server_error", "The access token could not be made.");
+            app.fail(session, failure, LoginOutcome::ProviderFailed).await;
+            return app.to_error_page(ErrorPage::Unavailable);
+        }
+    };
+    match stored {
+        Ok(Stored::Done) => {
+            app.metrics.login(LoginOutcome::Succeeded);
+            tracing::info!(
+                target: "audit",
+                session = %session,
+                subject = ?Digest::of(subject.subject.as_bytes()),
+                "login stored"
+            );
+            let mut response = found(&success);
+            let dialog = Dialog { add_in, stage: Stage::Finished { account } };
+            // Without it the success page merely names no account.
+            let _ = app.keep_dialog(&mut response, &handle, &dialog);
+            response
+        }
+        Ok(Stored::Unknown | Stored::NotPending(_)) => {
+            app.metrics.login(LoginOutcome::TooLate);
+            let mut response = app.to_error_page(ErrorPage::Expired);
+            app.forget_dialog(&mut response, &handle);
+            response
+        }
+        // The cookie stays: the person can reload this very page when the store is back.
+        Err(error) => {
+            app.metrics.login(LoginOutcome::StoreFailed);
+            let status = Problem::from(error).status();
+            app.error_page(&headers, status, ErrorPage::Unavailable)
+        }
+    }
+}
+
+/// `GET /addons/success`.
+pub async fn success(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let dialog = Handle::query(query.as_deref()).and_then(|handle| app.dialog(&headers, &handle));
+    let (account, client_name) = match dialog {
+        Some(Dialog { stage: Stage::Finished { account }, add_in }) => (Some(account), add_in.name),
+        _ => (None, None),
+    };
+    app.pages.success(app.pages.language(&headers), account.as_deref(), client_name.as_deref())
+}
+
+/// `GET /addons/error?error=…&reference=…`.
+pub async fn error(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.as_deref();
+    let kind = single(query, "error").and_then(|text| ErrorPage::from_name(&text));
+    // Only what looks like a reference of ours is shown; the page repeats nothing else.
+    let reference = single(query, "reference").filter(|text| UserCode::is_well_formed(text));
+    app.pages.error(
+        StatusCode::OK,
+        app.pages.language(&headers),
+        kind.unwrap_or(ErrorPage::LoginFailed),
+        reference.as_deref().unwrap_or_default(),
+    )
+}

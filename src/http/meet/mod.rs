@@ -1,0 +1,623 @@
+//! The meet-compatible surface under `/api/v1.0`: what the Outlook add-in shipped by La Suite Meet
+//! speaks, status for status, on top of the same relay, store and login.
+//!
+//! Its errors keep their own shape, `{"detail": …}`. Off unless configured.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use axum::{
+    Json, Router,
+    extract::{Extension, RawQuery, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use cookie::{Cookie, SameSite};
+use hmac::{Hmac, Mac};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::Sha256;
+
+use crate::{
+    http::{
+        App, AppState,
+        addons::streams::{StreamMessage, credentials, sse, websocket},
+        cookies,
+        dialog::{DIALOG_TTL, Handle, found, page_of, pages::ErrorPage, single},
+        error::Problem,
+        middleware::{self, ClientAddress, LimitedBody},
+        operator::metrics::LoginOutcome,
+    },
+    oidc::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
+    relay::CreateSession,
+    session::{
+        Digest, Profile, SessionId, SessionKey, SessionToken, State as SessionState, TransitToken,
+    },
+    store::{Entered, ReadOutcome, StoreError, Stored},
+    telemetry::{self, Kind, TraceContext},
+    token::{MeetIssuer, Purpose},
+};
+
+/// Callback of this surface, without the leading slash.
+pub const CALLBACK: &str = "api/v1.0/callback/";
+
+/// Cookie of the browser login.
+const LOGIN_COOKIE: &str = "token-relay-login";
+
+/// Django's names for the double-submitted token.
+const CSRF_COOKIE: &str = "csrftoken";
+const CSRF_HEADER: &str = "x-csrftoken";
+
+/// Life of the CSRF cookie; Django's default, a year.
+const CSRF_LIFE: Duration = Duration::from_secs(31_449_600);
+
+/// Settings of this surface in the form in which it needs them.
+pub struct Meet {
+    /// Life of a session.
+    pub session_ttl: Duration,
+    /// Life of a transit token.
+    pub transit_token_ttl: Duration,
+    /// Makes the add-in's CSRF tokens.
+    pub csrf_keys: ArcSwap<CsrfKeys>,
+    /// Makes the access tokens.
+    pub issuer: ArcSwap<MeetIssuer>,
+    /// Random bytes in session ID and transit token.
+    pub random_bytes: usize,
+    /// Name of the session cookie.
+    pub session_id_cookie: String,
+    /// ID-token claim that becomes `user_id`.
+    pub user_id_claim: String,
+    /// Where `authenticate` may return to.
+    pub return_to: Vec<url::Url>,
+    /// Life of the browser login.
+    pub login_ttl: Duration,
+}
+
+/// Keys of CSRF tokens.
+#[derive(Clone)]
+pub struct CsrfKeys {
+    current: Hmac<Sha256>,
+    /// The one before, and until when its tokens are believed.
+    previous: Option<(Hmac<Sha256>, Instant)>,
+}
+
+impl CsrfKeys {
+    /// One key.
+    pub fn new(current: Hmac<Sha256>) -> Self {
+        Self { current, previous: None }
+    }
+
+    /// Another key, in use from now on. What the key before it made is believed for `keep`.
+    #[must_use]
+    pub fn followed_by(&self, next: Hmac<Sha256>, keep: Duration) -> Self {
+        Self { current: next, previous: Some((self.current.clone(), Instant::now() + keep)) }
+    }
+
+    fn make(&self, session_id: &SessionId) -> String {
+        hex::encode(mac(&self.current, session_id).finalize().into_bytes())
+    }
+
+    fn made(&self, session_id: &SessionId, token: &[u8]) -> bool {
+        let previous = self.previous.iter().filter(|(_, until)| Instant::now() < *until);
+        std::iter::once(&self.current)
+            .chain(previous.map(|(key, _)| key))
+            .any(|key| mac(key, session_id).verify_slice(token).is_ok())
+    }
+}
+
+/// HMAC-SHA256 of a session's ID.
+fn mac(key: &Hmac<Sha256>, session_id: &SessionId) -> Hmac<Sha256> {
+    key.clone().chain_update(session_id.expose().as_bytes())
+}
+
+/// An answer of the shape that the add-in knows.
+struct Detail(StatusCode, &'static str);
+
+impl IntoResponse for Detail {
+    fn into_response(self) -> Response {
+        let headers = [(header::CACHE_CONTROL, "no-store")];
+        (self.0, headers, Json(json!({"detail": self.1}))).into_response()
+    }
+}
+
+const MISSING_CREDENTIALS: Detail = Detail(StatusCode::UNAUTHORIZED, "Missing credentials.");
+const MISSING_CSRF: Detail = Detail(StatusCode::BAD_REQUEST, "Missing CSRF token.");
+const WRONG_CSRF: Detail = Detail(StatusCode::BAD_REQUEST, "Invalid CSRF token.");
+const SESSION_NOT_FOUND: Detail = Detail(StatusCode::NOT_FOUND, "Session not found.");
+const INVALID_SESSION: Detail = Detail(StatusCode::BAD_REQUEST, "Invalid or expired session.");
+const NOT_LOGGED_IN: Detail =
+    Detail(StatusCode::UNAUTHORIZED, "Authentication credentials were not provided.");
+const MISSING_TRANSIT: Detail = Detail(StatusCode::BAD_REQUEST, "Missing transit_token.");
+const INVALID_TRANSIT: Detail =
+    Detail(StatusCode::BAD_REQUEST, "Invalid or expired transit token.");
+const METHOD_NOT_ALLOWED: Detail = Detail(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.");
+const UNAVAILABLE: Detail =
+    Detail(StatusCode::SERVICE_UNAVAILABLE, "The service is unavailable. Try again.");
+
+impl From<StoreError> for Detail {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "session store");
+        match error {
+            StoreError::Unavailable(_) => UNAVAILABLE,
+            StoreError::Corrupt(_) => INVALID_SESSION,
+        }
+    }
+}
+
+/// The routes of this surface.
+pub fn router(app: &AppState) -> Router<AppState> {
+    const SESSIONS: &str = "/api/v1.0/addons/sessions";
+    let route = |name: &str| format!("{SESSIONS}/{name}/");
+    Router::new()
+        .route(&route("init"), post(init))
+        .route(&route("poll"), post(poll))
+        .route(&route("exchange"), post(exchange))
+        .route(&route("events"), get(events).head(async || METHOD_NOT_ALLOWED))
+        .route(&route("ws"), get(socket).connect(socket))
+        // Before the CORS layer, which must see preflight requests first.
+        .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
+        .layer(middleware::cors(app))
+        .route("/api/v1.0/authenticate/", get(authenticate).head(async || METHOD_NOT_ALLOWED))
+        .route("/api/v1.0/callback/", get(callback).head(async || METHOD_NOT_ALLOWED))
+        .route("/api/v1.0/logout/", get(logout))
+        .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
+}
+
+impl App {
+    /// The surface's settings; its routes exist only when they do.
+    fn meet(&self) -> Result<&Meet, Detail> {
+        self.meet.as_ref().ok_or(Detail(StatusCode::NOT_FOUND, "Not found."))
+    }
+}
+
+impl Meet {
+    /// `csrf_token` of a session: hex HMAC-SHA256 of its ID.
+    fn csrf_token(&self, session_id: &SessionId) -> String {
+        self.csrf_keys.load().make(session_id)
+    }
+
+    /// The session and the credentials of a request of the add-in.
+    fn reader(&self, headers: &HeaderMap, csrf: Option<&str>) -> Result<Reader, Detail> {
+        let cookie = cookies::get(headers, &self.session_id_cookie)
+            .filter(|value| !value.is_empty())
+            .ok_or(MISSING_CREDENTIALS)?;
+        let presented = csrf.filter(|token| !token.is_empty()).ok_or(MISSING_CSRF)?;
+        let session_id = SessionId::parse(&cookie).map_err(|_| SESSION_NOT_FOUND)?;
+        let token = hex::decode(presented).map_err(|_| WRONG_CSRF)?;
+        if !self.csrf_keys.load().made(&session_id, &token) {
+            return Err(WRONG_CSRF);
+        }
+        telemetry::adopt(session_id.key(), None);
+        Ok(Reader {
+            key: session_id.key(),
+            session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
+        })
+    }
+
+    fn session_cookie(&self, value: &str, life: Duration) -> HeaderValue {
+        set_cookie(&self.session_id_cookie, value, life, |cookie| {
+            // Partitioned, because the add-in's page sits in a frame of another site.
+            cookie.set_http_only(true);
+            cookie.set_same_site(SameSite::None);
+            cookie.set_partitioned(true);
+        })
+    }
+}
+
+struct Reader {
+    key: SessionKey,
+    session_token: Digest,
+}
+
+fn set_cookie(
+    name: &str,
+    value: &str,
+    life: Duration,
+    adjust: impl FnOnce(&mut Cookie<'_>),
+) -> HeaderValue {
+    let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+    let mut cookie = Cookie::build((name, value))
+        .path("/")
+        .secure(true)
+        .max_age(cookie::time::Duration::seconds(seconds))
+        .build();
+    adjust(&mut cookie);
+    HeaderValue::from_str(&cookie.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn csrf_header(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok())
+}
+
+#[derive(Serialize)]
+struct Initialised {
+    transit_token: String,
+    csrf_token: String,
+}
+
+async fn init(State(app): State<AppState>, address: ClientAddress, headers: HeaderMap) -> Response {
+    match try_init(&app, address, &headers).await {
+        Ok(response) => response,
+        Err(detail) => detail,
+    }
+}
+
+async fn try_init(
+    app: &App,
+    address: ClientAddress,
+    headers: &HeaderMap,
+) -> Result<Response, Response> {
+    let meet = app.meet().map_err(IntoResponse::into_response)?;
+    app.admit_creation(address).map_err(|problem| {
+        let mut response = problem.into_response();
+        let detail = Json(json!({"detail": "Request was throttled."})).into_response();
+        *response.body_mut() = detail.into_body();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    })?;
+    let session_id = SessionId::generate_with(meet.random_bytes);
+    let csrf_token = meet.csrf_token(&session_id);
+    let created = app
+        .relay
+        .create(CreateSession {
+            session_id: session_id.clone(),
+            // Reading needs both, so that the cookie alone opens nothing anywhere.
+            session_token: Some(Digest::of(csrf_token.as_bytes())),
+            profile: Profile::Meet,
+            confirm: false,
+            client_name: None,
+            origin: headers
+                .get(header::ORIGIN)
+                .and_then(|value| value.to_str().ok())
+                .filter(|origin| origin.len() <= 256)
+                .map(str::to_owned),
+            ttl: meet.session_ttl,
+            transit_token_ttl: meet.transit_token_ttl,
+            random_bytes: meet.random_bytes,
+        })
+        .await
+        .map_err(|error| Detail::from(error).into_response())?;
+    app.metrics.session_created();
+    telemetry::adopt(session_id.key(), None);
+    tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
+    let transit_token =
+        created.transit_token.map(|token| token.expose().to_owned()).unwrap_or_default();
+    let body = Json(Initialised { transit_token, csrf_token });
+    let mut response = (StatusCode::CREATED, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::SET_COOKIE, meet.session_cookie(session_id.expose(), meet.session_ttl));
+    Ok(response)
+}
+
+async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Detail> {
+    let meet = app.meet()?;
+    let reader = meet.reader(&headers, csrf_header(&headers))?;
+    let outcome = app.relay.poll(reader.key, Some(reader.session_token), true).await?;
+    let told = match outcome {
+        ReadOutcome::Pending { .. } => {
+            let body = Json(json!({"state": "pending"}));
+            let headers = [(header::CACHE_CONTROL, "no-store")];
+            return Ok((StatusCode::ACCEPTED, headers, body).into_response());
+        }
+        ReadOutcome::Token { payload, age } => {
+            StreamMessage::from_payload(&app, reader.key, &payload, age)
+        }
+        ReadOutcome::Failed(failure) => StreamMessage::Failed(failure),
+        ReadOutcome::Unknown
+        | ReadOutcome::Unauthorized
+        | ReadOutcome::Superseded
+        | ReadOutcome::Gone(_) => return Err(SESSION_NOT_FOUND),
+    };
+    let StreamMessage::Authenticated(_) = &told else { return Err(INVALID_SESSION) };
+    let mut response =
+        crate::http::addons::streams::long_poll::json(StatusCode::OK, told.to_json(false));
+    response.headers_mut().insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
+    Ok(response)
+}
+
+async fn events(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    parking: Option<Extension<sse::Parking>>,
+) -> Result<Response, Response> {
+    let meet = app.meet().map_err(IntoResponse::into_response)?;
+    let reader =
+        meet.reader(&headers, csrf_header(&headers)).map_err(IntoResponse::into_response)?;
+    if sse::had_last_event(&headers) {
+        return match app.end_session(reader.key, Some(reader.session_token)).await {
+            Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+            Err(problem) => Err(detail_of(&problem).into_response()),
+        };
+    }
+    match app.relay.open(reader.key, Some(reader.session_token), false).await {
+        Ok(reader) => Ok(sse::respond(app, reader, parking)),
+        Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
+    }
+}
+
+async fn socket(
+    State(app): State<AppState>,
+    upgrade: websocket::Upgrade,
+    headers: HeaderMap,
+) -> Result<Response, Detail> {
+    let csrf = credentials::offered(&headers)
+        .find_map(|offer| offer.strip_prefix("csrf."))
+        .map(str::to_owned);
+    let reader = app.meet()?.reader(&headers, csrf.as_deref().or(csrf_header(&headers)));
+    let opened = match reader {
+        Ok(reader) => app
+            .relay
+            .open(reader.key, Some(reader.session_token), false)
+            .await
+            .map_err(Problem::from),
+        Err(Detail(StatusCode::NOT_FOUND, _)) => Err(Problem::SessionNotFound),
+        Err(_) => Err(Problem::ReaderUnauthorized),
+    };
+    Ok(websocket::respond(app, upgrade, opened))
+}
+
+fn detail_of(problem: &Problem) -> Detail {
+    match problem {
+        Problem::SessionNotFound | Problem::ReaderUnauthorized => SESSION_NOT_FOUND,
+        Problem::TooManyStreams => {
+            Detail(StatusCode::TOO_MANY_REQUESTS, "Too many streams on this session.")
+        }
+        _ => UNAVAILABLE,
+    }
+}
+
+/// What the browser carries to the provider and back.
+#[derive(Serialize, Deserialize)]
+struct LoggingIn {
+    attempt: LoginAttempt,
+    return_to: String,
+    /// Where it is in a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
+}
+
+fn attempt_cookie(app: &App, handle: &Handle) -> String {
+    cookies::dialog_name(app, &format!("login-{}", handle.as_str()))
+}
+
+async fn authenticate(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Detail> {
+    let meet = app.meet()?;
+    let return_to = single(query.as_deref(), "returnTo")
+        .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
+        .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
+    let begun = app.login.begin_at(&app.public(CALLBACK), &Default::default()).await;
+    let (url, attempt) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            tracing::warn!(%error, "login could not begin");
+            let status = StatusCode::BAD_GATEWAY;
+            return Ok(app.error_page(&headers, status, ErrorPage::LoginUnavailable));
+        }
+    };
+    let handle = Handle::of(attempt.state());
+    let return_to = return_to.as_str().to_owned();
+    let logging_in = LoggingIn { attempt, return_to, trace: telemetry::current() };
+    let sealed = app
+        .cookie_keys
+        .seal_text(
+            Purpose::BrowserLoginAttempt,
+            handle.as_str().as_bytes(),
+            &logging_in,
+            DIALOG_TTL,
+        )
+        .map_err(|_| UNAVAILABLE)?;
+    let mut response = found(url.as_str());
+    let cookie = cookies::set(
+        &app,
+        attempt_cookie(&app, &handle),
+        sealed,
+        DIALOG_TTL,
+        cookies::Reach::Dialog,
+    );
+    response.headers_mut().append(header::SET_COOKIE, cookie);
+    Ok(response)
+}
+
+async fn callback(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Detail> {
+    let meet = app.meet()?;
+    let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
+        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest));
+    };
+    let handle = Handle::of(query.state());
+    let name = attempt_cookie(&app, &handle);
+    let logging_in = cookies::get(&headers, &name).and_then(|sealed| {
+        app.cookie_keys
+            .open_text::<LoggingIn>(
+                Purpose::BrowserLoginAttempt,
+                handle.as_str().as_bytes(),
+                &sealed,
+            )
+            .ok()
+    });
+    let Some(LoggingIn { attempt, return_to, trace }) = logging_in else {
+        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
+    };
+    telemetry::go_on(trace);
+    if !app.use_state_once(&query).await? {
+        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
+    }
+    let identity = match app.login.finish_at(&app.public(CALLBACK), attempt, query).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::warn!(%error, "login failed");
+            let kind = page_of(&error.failure());
+            app.metrics.login(kind.outcome());
+            return Ok(app.to_error_page(kind));
+        }
+    };
+    let user_id = identity.claim_text(&meet.user_id_claim);
+    let Some(user_id) = user_id else {
+        tracing::error!(claim = meet.user_id_claim, "the provider gave no such claim");
+        return Ok(app.to_error_page(ErrorPage::LoginFailed));
+    };
+    let csrf = SessionToken::generate();
+    let login = BrowserLogin::new(identity.subject.clone(), user_id, csrf.expose().to_owned());
+    let sealed = app
+        .cookie_keys
+        .seal_text(Purpose::BrowserLogin, b"", &login, meet.login_ttl)
+        .map_err(|_| UNAVAILABLE)?;
+    let mut response = found(&return_to);
+    let cookies = [
+        set_cookie(LOGIN_COOKIE, &sealed, meet.login_ttl, |cookie| {
+            cookie.set_http_only(true);
+            cookie.set_same_site(SameSite::Lax);
+        }),
+        set_cookie(CSRF_COOKIE, csrf.expose(), CSRF_LIFE, |cookie| {
+            cookie.set_same_site(SameSite::Lax);
+        }),
+        cookies::delete(&app, name, cookies::Reach::Dialog),
+    ];
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+async fn logout(
+    State(app): State<AppState>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Detail> {
+    let meet = app.meet()?;
+    let return_to = single(query.as_deref(), "returnTo");
+    let mut response = match return_to.map(|text| ReturnTo::parse(&text, &meet.return_to)) {
+        None => Json(json!({"status": "ok"})).into_response(),
+        Some(Ok(return_to)) => found(return_to.as_str()),
+        Some(Err(_)) => return Err(Detail(StatusCode::BAD_REQUEST, "returnTo is not allowed.")),
+    };
+    for name in [LOGIN_COOKIE, CSRF_COOKIE] {
+        let cookie = set_cookie(name, "", Duration::ZERO, |cookie| {
+            cookie.set_same_site(SameSite::Lax);
+        });
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+struct Exchange {
+    transit_token: Option<serde_json::Value>,
+}
+
+async fn exchange(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Result<Response, Detail> {
+    let meet = app.meet()?;
+    let login = cookies::get(&headers, LOGIN_COOKIE)
+        .and_then(|sealed| {
+            app.cookie_keys.open_text::<BrowserLogin>(Purpose::BrowserLogin, b"", &sealed).ok()
+        })
+        .ok_or(NOT_LOGGED_IN)?;
+    check_csrf(&app, &headers, &login)?;
+    let exchange: Exchange = if body.is_empty() {
+        Exchange { transit_token: None }
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|_| Detail(StatusCode::BAD_REQUEST, "JSON parse error."))?
+    };
+    let text = match exchange.transit_token {
+        Some(serde_json::Value::String(text)) if !text.is_empty() => text,
+        Some(serde_json::Value::String(_) | serde_json::Value::Null) | None => {
+            return Err(MISSING_TRANSIT);
+        }
+        Some(_) => return Err(INVALID_TRANSIT),
+    };
+    let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
+    let key = token.session();
+    match app.relay.enter(&token).await? {
+        Entered::Admitted(info) if info.profile == Profile::Meet => {
+            telemetry::adopt(key, info.trace)
+        }
+        // A native session is entered by its own dialog, which would have asked for more.
+        Entered::Admitted(_) => {
+            app.relay.evict(key).await?;
+            return Err(INVALID_TRANSIT);
+        }
+        Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
+        Entered::Replayed => {
+            tracing::warn!(target: "audit", session = %key, "transit token replayed");
+            return Err(INVALID_TRANSIT);
+        }
+        Entered::Unknown | Entered::TransitExpired | Entered::NotPending(_) => {
+            return Err(INVALID_TRANSIT);
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let issue_span = telemetry::child("issue", Kind::Internal);
+    let token =
+        issue_span.during(|| meet.issuer.load().issue(&login.user_id, now)).map_err(|error| {
+            tracing::error!(%error, "access token not forged");
+            Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
+        })?;
+    issue_span.end();
+    match app.publish(key, &token).await? {
+        Stored::Done => {
+            app.metrics.login(LoginOutcome::Succeeded);
+            tracing::info!(
+                target: "audit",
+                session = %key,
+                subject = ?Digest::of(login.subject.as_bytes()),
+                "login stored"
+            );
+            let headers = [(header::CACHE_CONTROL, "no-store")];
+            Ok((headers, Json(json!({"status": "ok"}))).into_response())
+        }
+        Stored::Unknown | Stored::NotPending(_) => Err(SESSION_NOT_FOUND),
+    }
+}
+
+/// Django's rules: the header repeats the cookie, and over HTTPS the request must come from a page
+/// of ours (Origin, or Referer where the browser sends no Origin). Both must also be the token of
+/// this very login, so that a planted cookie is of no use.
+fn check_csrf(app: &App, headers: &HeaderMap, login: &BrowserLogin) -> Result<(), Detail> {
+    let forbidden = |detail| Detail(StatusCode::FORBIDDEN, detail);
+    let ours = |origin: &str| {
+        origin == app.public_url.origin().ascii_serialization()
+            || app.allowed_origins.iter().any(|allowed| allowed == origin)
+    };
+    match headers.get(header::ORIGIN) {
+        Some(origin) if origin.to_str().is_ok_and(ours) => {}
+        Some(_) => {
+            return Err(forbidden("CSRF Failed: Origin checking failed."));
+        }
+        None if app.is_https() => {
+            let referer = headers
+                .get(header::REFERER)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|text| url::Url::parse(text).ok())
+                .ok_or(forbidden("CSRF Failed: Referer checking failed - no Referer."))?;
+            if !ours(&referer.origin().ascii_serialization()) {
+                return Err(forbidden("CSRF Failed: Referer checking failed."));
+            }
+        }
+        None => {}
+    }
+    let cookie =
+        cookies::get(headers, CSRF_COOKIE).ok_or(forbidden("CSRF Failed: CSRF cookie not set."))?;
+    let header = csrf_header(headers).ok_or(forbidden("CSRF Failed: CSRF token missing."))?;
+    let expected = Digest::of(login.csrf_token.as_bytes());
+    let matches = |text: &str| expected.matches(&Digest::of(text.as_bytes()));
+    if matches(&cookie) && matches(header) {
+        Ok(())
+    } else {
+        Err(forbidden("CSRF Failed: CSRF token incorrect."))
+    }
+}

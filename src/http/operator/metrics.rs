@@ -1,0 +1,395 @@
+//! What the operator can count: Prometheus metrics of the HTTP surface and of deliveries.
+//!
+//! Written by the handlers and, through [`Observer`], by the store; read by `operator`.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text::encode,
+    },
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    relay,
+    store::{OPERATIONS, Observer, STATES},
+};
+
+/// How a reader waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs)]
+pub enum Transport {
+    Sse,
+    WebSocket,
+    LongPoll,
+}
+
+/// How a login ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LoginOutcome {
+    /// The token was stored for its session.
+    Succeeded,
+    /// The person or the provider said no.
+    Denied,
+    /// The provider could not be reached or answered nonsense.
+    ProviderFailed,
+    /// The store stayed away.
+    StoreFailed,
+    /// The session was over.
+    TooLate,
+}
+
+/// How it was noticed that a reader came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reconnect {
+    /// It named the last event: it has had the token.
+    LastEventId,
+    /// It took the place of an earlier one that still seemed to wait here.
+    NewestReader,
+}
+
+/// What came of a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum RefreshOutcome {
+    /// A new access token.
+    Refreshed,
+    /// Not valid, expired, or not this client's.
+    Refused,
+    /// Used a second time; its grant is ended.
+    Reused,
+    /// The service failed.
+    Failed,
+}
+
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs)]
+pub enum HandshakeOutcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+}
+
+/// How it ended that the settings were read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum ReloadOutcome {
+    /// What changed is in force.
+    Succeeded,
+    /// Nothing had changed.
+    Unchanged,
+    /// Something is wrong with them, so what was in force still is.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHandshakeOutcome {
+    outcome: HandshakeOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReloadOutcome {
+    outcome: ReloadOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTransport {
+    transport: Transport,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: LoginOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReconnect {
+    by: Reconnect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOperation {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRefreshOutcome {
+    outcome: RefreshOutcome,
+}
+
+/// The metrics of one instance.
+pub struct Metrics {
+    registry: Registry,
+    streams: Family<ByTransport, Gauge>,
+    sessions_created: Counter,
+    logins: Family<ByOutcome, Counter>,
+    refreshes: Family<ByRefreshOutcome, Counter>,
+    deliveries: Counter,
+    deliveries_lost: Counter,
+    delivery_seconds: Histogram,
+    transitions: Family<ByState, Counter>,
+    reconnected: Family<ByReconnect, Counter>,
+    store_up: Gauge,
+    handshakes: Family<ByHandshakeOutcome, Counter>,
+    reloads: Family<ByReloadOutcome, Counter>,
+    store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
+    store_errors: Family<ByOperation, Counter>,
+    store_sessions: Gauge,
+}
+
+fn latency() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+    ])
+}
+
+/// What the readers went through with the store's connection.
+struct Interrupted(Arc<relay::Registry>);
+
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Interrupted")
+    }
+}
+
+impl Collector for Interrupted {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let interruptions = self.0.interruptions();
+        for (name, help, value) in [
+            (
+                "store_reconnects",
+                "Connections to the store that were lost and stand again",
+                interruptions.reconnects,
+            ),
+            (
+                "store_resyncs",
+                "Times that messages may have been missed, so that every waiting reader looked again; \
+                 once when the store is first reached",
+                interruptions.resyncs,
+            ),
+            (
+                "store_resynced_readers",
+                "Waiting readers that looked again after a resync",
+                interruptions.readers,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts one open stream until dropped.
+pub struct OpenStream(Gauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// Metrics of the instance on which `readers` wait. `counts_sessions`: its store can tell how
+    /// many it holds.
+    pub fn new(readers: Arc<relay::Registry>, counts_sessions: bool) -> Self {
+        let mut registry = Registry::with_prefix("token_relay");
+        let metrics = Self {
+            streams: Family::default(),
+            sessions_created: Counter::default(),
+            logins: Family::default(),
+            refreshes: Family::default(),
+            deliveries: Counter::default(),
+            deliveries_lost: Counter::default(),
+            delivery_seconds: latency(),
+            transitions: Family::default(),
+            reconnected: Family::default(),
+            store_up: Gauge::default(),
+            handshakes: Family::default(),
+            reloads: Family::default(),
+            store_seconds: Family::new_with_constructor(latency),
+            store_errors: Family::default(),
+            store_sessions: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
+        registry.register("sessions_created", "Sessions created", metrics.sessions_created.clone());
+        registry.register("logins", "Logins by outcome", metrics.logins.clone());
+        registry.register(
+            "refreshes",
+            "Uses of refresh tokens by outcome",
+            metrics.refreshes.clone(),
+        );
+        registry.register("deliveries", "Tokens handed to a reader", metrics.deliveries.clone());
+        registry.register(
+            "deliveries_lost",
+            "Tokens that the store handed out for a reader here and that could not be opened, sealed \
+             with an unknown key or altered; anything else stays readable and is not lost. Must be 0",
+            metrics.deliveries_lost.clone(),
+        );
+        registry.register_with_unit(
+            "delivery",
+            "From the stored login to its reader",
+            Unit::Seconds,
+            metrics.delivery_seconds.clone(),
+        );
+        registry.register(
+            "session_transitions",
+            "Sessions that came into a state by a call to this instance",
+            metrics.transitions.clone(),
+        );
+        registry.register(
+            "streams_reconnected",
+            "Readers that came back: with the last event in hand, or in place of an earlier one",
+            metrics.reconnected.clone(),
+        );
+        registry.register("store_up", "Whether the store answers", metrics.store_up.clone());
+        registry.register_with_unit(
+            "store_call",
+            "Calls of the store by operation, those that failed included",
+            Unit::Seconds,
+            metrics.store_seconds.clone(),
+        );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes by outcome",
+            metrics.handshakes.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Times that the settings were read again, by outcome",
+            metrics.reloads.clone(),
+        );
+        for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
+            drop(metrics.reloads.get_or_create(&ByReloadOutcome { outcome }));
+        }
+        registry.register(
+            "store_errors",
+            "Calls of the store that failed, by operation",
+            metrics.store_errors.clone(),
+        );
+        if counts_sessions {
+            registry.register(
+                "store_sessions",
+                "Sessions in memory, those that have just ended included",
+                metrics.store_sessions.clone(),
+            );
+        }
+        registry.register_collector(Box::new(Interrupted(readers)));
+        for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
+            drop(metrics.streams.get_or_create(&ByTransport { transport }));
+        }
+        // From the start, so that the first of its kind is an increase.
+        for outcome in [
+            LoginOutcome::Succeeded,
+            LoginOutcome::Denied,
+            LoginOutcome::ProviderFailed,
+            LoginOutcome::StoreFailed,
+            LoginOutcome::TooLate,
+        ] {
+            drop(metrics.logins.get_or_create(&ByOutcome { outcome }));
+        }
+        for state in STATES {
+            drop(metrics.transitions.get_or_create(&ByState { state }));
+        }
+        for operation in OPERATIONS {
+            drop(metrics.store_errors.get_or_create(&ByOperation { operation }));
+        }
+        for by in [Reconnect::LastEventId, Reconnect::NewestReader] {
+            drop(metrics.reconnected.get_or_create(&ByReconnect { by }));
+        }
+        Self { registry, ..metrics }
+    }
+
+    /// Counts a stream as open until the guard is dropped.
+    pub fn stream_opened(&self, transport: Transport) -> OpenStream {
+        let gauge = self.streams.get_or_create_owned(&ByTransport { transport });
+        gauge.inc();
+        OpenStream(gauge)
+    }
+
+    /// Counts a created session.
+    pub fn session_created(&self) {
+        self.sessions_created.inc();
+    }
+
+    /// Counts the end of a login.
+    pub fn login(&self, outcome: LoginOutcome) {
+        self.logins.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Counts the use of a refresh token.
+    pub fn refresh(&self, outcome: RefreshOutcome) {
+        self.refreshes.get_or_create(&ByRefreshOutcome { outcome }).inc();
+    }
+
+    /// Counts a token handed to its reader, `age` after the login was stored.
+    pub fn delivered(&self, age: Duration) {
+        self.deliveries.inc();
+        self.delivery_seconds.observe(age.as_secs_f64());
+    }
+
+    /// Counts a token that could not be opened.
+    pub fn lost(&self) {
+        self.deliveries_lost.inc();
+    }
+
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, outcome: HandshakeOutcome) {
+        self.handshakes.get_or_create(&ByHandshakeOutcome { outcome }).inc();
+    }
+
+    /// Counts a reading of the settings while they were in force.
+    pub fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads.get_or_create(&ByReloadOutcome { outcome }).inc();
+    }
+
+    /// Counts a reader that came back.
+    pub fn stream_reconnected(&self, by: Reconnect) {
+        self.reconnected.get_or_create(&ByReconnect { by }).inc();
+    }
+
+    /// Notes whether the store answered just now.
+    pub fn store_answered(&self, answered: bool) {
+        self.store_up.set(i64::from(answered));
+    }
+
+    /// The exposition as OpenMetrics text. `held`: the sessions that the store holds, if it knows.
+    pub fn encode(&self, held: Option<usize>) -> String {
+        if let Some(held) = held {
+            let held = i64::try_from(held).unwrap_or(i64::MAX);
+            self.store_sessions.set(held);
+        }
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Observer for Metrics {
+    fn called(&self, operation: &'static str, took: Duration, failed: bool) {
+        let operation = ByOperation { operation };
+        self.store_seconds.get_or_create(&operation).observe(took.as_secs_f64());
+        if failed {
+            self.store_errors.get_or_create(&operation).inc();
+        }
+    }
+
+    fn came_into(&self, state: &'static str) {
+        self.transitions.get_or_create(&ByState { state }).inc();
+    }
+}

@@ -1,0 +1,135 @@
+//! What all handlers share.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use governor::{DefaultKeyedRateLimiter, clock::Clock};
+use http::{HeaderMap, HeaderValue, header};
+use ipnet::IpNet;
+use url::Url;
+
+use crate::{
+    http::{dialog::pages, error::Problem, meet, middleware::ClientAddress, operator::metrics},
+    oidc,
+    relay::Relay,
+    session::Digest,
+    telemetry::Tracing,
+    token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
+};
+
+/// What all handlers share. Built once by `app`.
+pub struct App {
+    /// The heart.
+    pub relay: Arc<Relay>,
+    /// The OpenID provider.
+    pub login: oidc::Provider,
+    /// Seals tokens for the store.
+    pub sealing_keys: KeyRing,
+    /// Seals cookies.
+    pub cookie_keys: KeyRing,
+    /// Signs access tokens and publishes its public half.
+    pub signing_keys: Arc<SigningKeys>,
+    /// Makes access tokens.
+    pub issuer: Issuer,
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// Access tokens that are revoked before their time.
+    pub revocations: Revocations,
+    /// Refresh tokens, when they are on.
+    pub refresh: Option<Refresh>,
+    /// Clients of introspection and revocation: ID and digest of the secret.
+    pub introspection_clients: ArcSwap<Vec<(String, Digest)>>,
+    /// Pages for people.
+    pub pages: Arc<pages::Pages>,
+    /// Counters.
+    pub metrics: Arc<metrics::Metrics>,
+    /// Traces, when they are on.
+    pub tracing: Option<Tracing>,
+    /// Where the world reaches this service; ends in `/`.
+    pub public_url: Url,
+    /// Life of a session.
+    pub session_ttl: Duration,
+    /// Life of a transit token.
+    pub transit_token_ttl: Duration,
+    /// Pause between signs of life on a stream.
+    pub heartbeat: Duration,
+    /// Whether the legacy profile is off.
+    pub require_bound_sessions: bool,
+    /// Exact origins that may call with credentials.
+    pub allowed_origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest request body, in bytes.
+    pub max_body: usize,
+    /// Session creations by client address.
+    pub creations: DefaultKeyedRateLimiter<IpAddr>,
+    /// `Strict-Transport-Security`, when configured.
+    pub hsts: Option<HeaderValue>,
+    /// The meet-compatible surface, when it is on.
+    pub meet: Option<meet::Meet>,
+    /// Whether `/metrics` is served beside everything else.
+    pub metrics_here: bool,
+    /// Whether the demo task pane is served at `/`.
+    pub demo_pane: bool,
+}
+
+/// [`App`] as handlers get it.
+pub type AppState = Arc<App>;
+
+impl App {
+    /// Whether browsers reach this service over HTTPS.
+    pub fn is_https(&self) -> bool {
+        self.public_url.scheme() == "https"
+    }
+
+    /// The public URL of `path`, which has no leading slash.
+    pub fn public(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url)
+    }
+
+    /// The path of `path` as browsers see it, for redirects within this service.
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url.path())
+    }
+
+    /// The public URL of `path` with the WebSocket scheme.
+    pub fn public_websocket(&self, path: &str) -> String {
+        // http → ws, https → wss.
+        format!("ws{}", self.public(path).trim_start_matches("http"))
+    }
+
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether a request with ambient credentials comes from a page that may use them.
+    pub fn origin_is_ours_or_allowed(&self, headers: &HeaderMap) -> bool {
+        match headers.get(header::ORIGIN) {
+            // Browsers leave it out on same-origin GETs; everything cross-origin carries it here,
+            // since CORS requests and WebSocket handshakes always do.
+            None => true,
+            Some(origin) => origin.to_str().is_ok_and(|origin| {
+                origin == self.public_url.origin().ascii_serialization()
+                    || self.allowed_origins.iter().any(|allowed| allowed == origin)
+            }),
+        }
+    }
+
+    /// Counts a session's creation against the client's allowance.
+    ///
+    /// # Errors
+    /// [`Problem::TooManySessions`] when it is used up.
+    pub fn admit_creation(&self, ClientAddress(address): ClientAddress) -> Result<(), Problem> {
+        self.creations.check_key(&allowance_key(address)).map_err(|denied| {
+            Problem::TooManySessions(denied.wait_time_from(self.creations.clock().now()))
+        })
+    }
+}
+
+/// One IPv6 customer has a /64 at the least, so single addresses would be no limit.
+fn allowance_key(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+    }
+}

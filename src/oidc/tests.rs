@@ -1,0 +1,909 @@
+//! The sign-in against a provider that misbehaves, over a real loopback socket.
+//!
+//! Each fault is switched on at a small provider of the test's own; keys and tokens are made with
+//! another library than the one that verifies them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use chrono::Utc;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, StatusCode, header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use p256::pkcs8::EncodePrivateKey as _;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256, Sha512};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{oidc::*, session::random_bytes};
+
+const CLIENT_ID: &str = "relay-under-test";
+const CLIENT_SECRET: &str = "client-secret-0123456789abcdef0123";
+const REDIRECT_URI: &str = "https://relay.example/callback";
+const CODE: &str = "code-5e0c3b0f9d";
+const ACCESS_TOKEN: &str = "access-token-8b1a9953c4";
+
+/// The relay's timeout with the provider in these tests.
+const TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Longer than anything may take here, on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+#[derive(Clone)]
+struct Key {
+    algorithm: Algorithm,
+    encoding: EncodingKey,
+    public: Jwk,
+}
+
+impl Key {
+    fn new(algorithm: Algorithm, id: &str) -> Self {
+        let encoding = match algorithm {
+            Algorithm::ES256 => {
+                let key = p256::SecretKey::from_slice(&random_bytes::<32>()).unwrap();
+                EncodingKey::from_ec_der(key.to_pkcs8_der().unwrap().as_bytes())
+            }
+            Algorithm::EdDSA => {
+                let key = ed25519_dalek::SigningKey::from_bytes(&random_bytes());
+                // RFC 8410 §7: a fixed head, then the seed.
+                let mut der = hex::decode("302e020100300506032b657004220420").unwrap();
+                der.extend_from_slice(key.as_bytes());
+                EncodingKey::from_ed_der(&der)
+            }
+            Algorithm::RS256 | Algorithm::PS256 => {
+                let made = std::process::Command::new("openssl")
+                    .args(["genpkey", "-quiet", "-algorithm", "RSA"])
+                    .args(["-pkeyopt", "rsa_keygen_bits:2048"])
+                    .output()
+                    .expect("install openssl, which makes the RSA key");
+                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+                EncodingKey::from_rsa_pem(&made.stdout).unwrap()
+            }
+            other => panic!("no test key for {other:?}"),
+        };
+        let mut public = Jwk::from_encoding_key(&encoding, algorithm).unwrap();
+        public.common.key_id = Some(id.to_owned());
+        Self { algorithm, encoding, public }
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let mut head = Header::new(self.algorithm);
+        head.kid = self.public.common.key_id.clone();
+        jsonwebtoken::encode(&head, claims, &self.encoding).unwrap()
+    }
+
+    /// The left half of the hash of `text` (OpenID Connect Core §3.1.3.6).
+    fn half_hash(&self, text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(match self.algorithm {
+            Algorithm::EdDSA => Sha512::digest(text)[..32].to_vec(),
+            _ => Sha256::digest(text)[..16].to_vec(),
+        })
+    }
+}
+
+/// What an endpoint does instead of its work.
+#[derive(Clone)]
+enum Fault {
+    /// Never answers.
+    Silence,
+    /// Begins to answer and stops.
+    Stall,
+    /// Answers without an end.
+    Flood,
+    /// Answers like this.
+    Answer(StatusCode, String),
+    /// Sends elsewhere.
+    Redirect(String),
+}
+
+type Forge = Box<dyn Fn(&Value) -> String + Send>;
+
+struct Behaviour {
+    faults: HashMap<&'static str, Fault>,
+    metadata: Map<String, Value>,
+    signer: Key,
+    published: Vec<Value>,
+    /// Members that replace those of an honest ID token; `null` removes one.
+    claims: Map<String, Value>,
+    forge: Option<Forge>,
+    userinfo: Value,
+}
+
+struct Seen {
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+struct Shared {
+    issuer: String,
+    behaviour: Mutex<Behaviour>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// A provider, gone when dropped.
+struct Fake {
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Fake {
+    async fn start() -> Self {
+        Self::start_with(TcpListener::bind("127.0.0.1:0").await.unwrap(), "")
+    }
+
+    /// `tail` is what its issuer has after the authority.
+    fn start_with(listener: TcpListener, tail: &str) -> Self {
+        let signer = Key::new(Algorithm::ES256, "first");
+        let shared = Arc::new(Shared {
+            issuer: format!("http://{}{tail}", listener.local_addr().unwrap()),
+            behaviour: Mutex::new(Behaviour {
+                faults: HashMap::new(),
+                metadata: Map::new(),
+                published: vec![serde_json::to_value(&signer.public).unwrap()],
+                signer,
+                claims: Map::new(),
+                forge: None,
+                userinfo: json!({"sub": "subject-1", "name": "Ada"}),
+            }),
+            seen: Mutex::default(),
+        });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { shared, serving }
+    }
+
+    fn set<T>(&self, change: impl FnOnce(&mut Behaviour) -> T) -> T {
+        change(&mut self.shared.behaviour.lock().unwrap())
+    }
+
+    fn sign_with(&self, key: &Key) {
+        self.set(|behaviour| {
+            behaviour.signer = key.clone();
+            behaviour.published = vec![serde_json::to_value(&key.public).unwrap()];
+        });
+    }
+
+    fn fault(&self, path: &'static str, fault: Fault) {
+        self.set(|behaviour| behaviour.faults.insert(path, fault));
+    }
+
+    fn requests(&self, path: &str) -> usize {
+        self.shared.seen.lock().unwrap().iter().filter(|seen| seen.path == path).count()
+    }
+
+    fn settings(&self) -> LoginSettings {
+        LoginSettings {
+            issuer: url::Url::parse(&self.shared.issuer).unwrap(),
+            client_id: CLIENT_ID.to_owned(),
+            client_secret: Some(CLIENT_SECRET.to_owned()),
+            scopes: vec!["profile".to_owned()],
+            redirect_uri: REDIRECT_URI.to_owned(),
+            timeout: TIMEOUT,
+            clock_skew: Duration::from_secs(60),
+            claims: Vec::new(),
+        }
+    }
+
+    fn relying_party(&self) -> Provider {
+        Provider::new(self.settings()).unwrap()
+    }
+
+    /// Begins; lets the provider issue a token for the attempt's nonce.
+    async fn begin(&self, provider: &Provider) -> Result<(url::Url, LoginAttempt), LoginError> {
+        let begun = provider.begin(&AuthorizationOptions::default()).await?;
+        self.set(|behaviour| {
+            behaviour.claims.entry("nonce").or_insert_with(|| json!(begun.1.nonce));
+        });
+        Ok(begun)
+    }
+
+    /// A whole sign-in by a new relying party.
+    async fn sign_in(&self) -> Result<Identity, LoginError> {
+        self.sign_in_at(&self.relying_party()).await
+    }
+
+    async fn sign_in_at(&self, provider: &Provider) -> Result<Identity, LoginError> {
+        let attempt = self.begin(provider).await?.1;
+        let query = self.callback(&attempt, &format!("&iss={}", self.shared.issuer));
+        let secrets = [
+            attempt.state.clone(),
+            attempt.nonce.clone(),
+            attempt.pkce_verifier.clone(),
+            CODE.to_owned(),
+            ACCESS_TOKEN.to_owned(),
+            CLIENT_SECRET.to_owned(),
+        ];
+        let finished = tokio::time::timeout(TEST_TIMEOUT, provider.finish(attempt, query));
+        let finished = finished.await.expect("a sign-in ends in time");
+        // The next sign-in has a nonce of its own.
+        self.set(|behaviour| match behaviour.claims.get("nonce") {
+            Some(nonce) if *nonce == secrets[1] => behaviour.claims.remove("nonce"),
+            _ => None,
+        });
+        if let Err(error) = &finished {
+            let told = format!("{error} {error:?} {:?}", error.failure());
+            for secret in secrets {
+                assert!(!told.contains(&secret), "a secret in {told}");
+            }
+            assert!(!told.contains("eyJ"), "a token in {told}");
+        }
+        finished
+    }
+
+    fn callback(&self, attempt: &LoginAttempt, tail: &str) -> CallbackQuery {
+        CallbackQuery::parse(&format!("code={CODE}&state={}{tail}", attempt.state)).unwrap()
+    }
+
+    /// An ID token as it should be, except for what a test changed.
+    fn honest_claims(shared: &Shared, behaviour: &Behaviour) -> Value {
+        let now = Utc::now().timestamp();
+        let mut claims = json!({
+            "iss": shared.issuer,
+            "sub": "subject-1",
+            "aud": CLIENT_ID,
+            "iat": now,
+            "exp": now + 300,
+            "at_hash": behaviour.signer.half_hash(ACCESS_TOKEN),
+        });
+        for (name, value) in &behaviour.claims {
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+                value => claims[name] = value.clone(),
+            }
+        }
+        claims
+    }
+}
+
+fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Request) -> Response {
+    let (head, body) = request.into_parts();
+    // An issuer with a path has its endpoints below it.
+    let path = head.uri.path();
+    let path = path.strip_prefix("/tenant").unwrap_or(path).to_owned();
+    let body = axum::body::to_bytes(body, 100_000).await.unwrap();
+    shared.seen.lock().unwrap().push(Seen { path: path.clone(), headers: head.headers, body });
+    let fault = shared.behaviour.lock().unwrap().faults.get(path.as_str()).cloned();
+    match fault {
+        Some(Fault::Silence) => return std::future::pending().await,
+        Some(Fault::Stall) => {
+            let begun = futures_util::stream::iter([Ok::<_, std::io::Error>("{")]);
+            let body = Body::from_stream(begun.chain(futures_util::stream::pending()));
+            return json_response(StatusCode::OK, body);
+        }
+        Some(Fault::Flood) => {
+            let spaces = Bytes::from_static(&[b' '; 16 * 1024]);
+            let flood =
+                futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(spaces.clone()));
+            return json_response(StatusCode::OK, Body::from_stream(flood));
+        }
+        Some(Fault::Answer(status, body)) => return json_response(status, body),
+        Some(Fault::Redirect(target)) => {
+            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response();
+        }
+        None => {}
+    }
+    let behaviour = shared.behaviour.lock().unwrap();
+    let body = match path.as_str() {
+        DISCOVERY => {
+            let base = shared.issuer.trim_end_matches('/');
+            let mut metadata = json!({
+                "issuer": shared.issuer,
+                "authorization_endpoint": format!("{base}/authorize"),
+                "token_endpoint": format!("{base}/token"),
+                "userinfo_endpoint": format!("{base}/userinfo"),
+                "jwks_uri": format!("{base}/jwks"),
+                "response_types_supported": ["code"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported":
+                    ["ES256", "EdDSA", "RS256", "PS256", "HS256", "none", "ES999"],
+                "authorization_response_iss_parameter_supported": true,
+            });
+            metadata.as_object_mut().unwrap().extend(behaviour.metadata.clone());
+            metadata
+        }
+        "/jwks" => json!({"keys": behaviour.published}),
+        "/token" => {
+            let claims = Fake::honest_claims(&shared, &behaviour);
+            let id_token = match &behaviour.forge {
+                Some(forge) => forge(&claims),
+                None => behaviour.signer.sign(&claims),
+            };
+            json!({"access_token": ACCESS_TOKEN, "token_type": "Bearer", "id_token": id_token})
+        }
+        "/userinfo" => behaviour.userinfo.clone(),
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    drop(behaviour);
+    json_response(StatusCode::OK, body.to_string())
+}
+
+fn refused_id_token(result: &Result<Identity, LoginError>) -> bool {
+    matches!(result, Err(LoginError::IdToken(_)))
+}
+
+fn unavailable(result: &Result<Identity, LoginError>) -> bool {
+    matches!(result, Err(LoginError::Unavailable(_)))
+}
+
+fn unsigned(head: &Value, claims: &Value) -> String {
+    let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    format!("{}.{}", part(head), part(claims))
+}
+
+#[tokio::test]
+async fn a_sign_in_works_with_every_kind_of_key() {
+    for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256, Algorithm::PS256] {
+        let fake = Fake::start().await;
+        fake.sign_with(&Key::new(algorithm, "k"));
+        // A key type of the future among the keys must not hide the others.
+        fake.set(|behaviour| behaviour.published.insert(0, json!({"kty": "AKP", "kid": "new"})));
+        let identity =
+            fake.sign_in().await.unwrap_or_else(|error| panic!("{algorithm:?}: {error}"));
+        assert_eq!(identity.subject, "subject-1", "{algorithm:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_carries_what_rfc_9700_asks_for() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    let (url, attempt) = fake.begin(&provider).await.unwrap();
+    let query = url.query_pairs().into_owned().collect::<HashMap<_, _>>();
+    assert_eq!(query["response_type"], "code");
+    assert_eq!(query["redirect_uri"], REDIRECT_URI);
+    assert_eq!(query["scope"], "openid profile");
+    assert_eq!((&query["state"], &query["nonce"]), (&attempt.state, &attempt.nonce));
+    assert_eq!(query["code_challenge_method"], "S256");
+    let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(&attempt.pkce_verifier));
+    assert_eq!(query["code_challenge"], challenge);
+    let again = provider.begin(&AuthorizationOptions::default()).await.unwrap().1;
+    assert_ne!((&again.state, &again.nonce), (&attempt.state, &attempt.nonce));
+    assert_ne!(again.pkce_verifier, attempt.pkce_verifier);
+
+    let verifier = attempt.pkce_verifier.clone();
+    let callback = fake.callback(&attempt, &format!("&iss={}", fake.shared.issuer));
+    provider.finish(attempt, callback).await.unwrap();
+    let seen = fake.shared.seen.lock().unwrap();
+    let exchange = seen.iter().find(|seen| seen.path == "/token").unwrap();
+    let form = url::form_urlencoded::parse(&exchange.body).into_owned();
+    let form = form.collect::<HashMap<_, _>>();
+    assert_eq!(form["grant_type"], "authorization_code");
+    assert_eq!(form["code"], CODE);
+    assert_eq!(form["redirect_uri"], REDIRECT_URI);
+    assert_eq!(form["code_verifier"], verifier);
+    let basic = format!("Basic {}", STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}")));
+    assert_eq!(exchange.headers[header::AUTHORIZATION], basic);
+}
+
+#[tokio::test]
+async fn an_attempt_answers_to_its_own_state_only_and_not_for_ever() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    let attempt = fake.begin(&provider).await.unwrap().1;
+    let other = fake.begin(&provider).await.unwrap().1;
+    let iss = format!("&iss={}", fake.shared.issuer);
+    let result = provider.finish(attempt.clone(), fake.callback(&other, &iss)).await;
+    assert!(matches!(result, Err(LoginError::StateMismatch)), "{result:?}");
+
+    let mut kept = serde_json::to_value(&attempt).unwrap();
+    let begun = kept["begun_at"].as_u64().unwrap();
+    kept["begun_at"] = json!(begun - 601);
+    let old = serde_json::from_value::<LoginAttempt>(kept).unwrap();
+    let query = fake.callback(&attempt, &iss);
+    let result = provider.finish(old, query).await;
+    assert!(matches!(result, Err(LoginError::AttemptExpired)), "{result:?}");
+    assert_eq!(fake.requests("/token"), 0, "the code went out nevertheless");
+}
+
+#[tokio::test]
+async fn the_callback_must_come_from_the_provider_that_was_asked() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    let real = fake.shared.issuer.clone();
+    for tail in [
+        String::new(),
+        "&iss=".to_owned(),
+        "&iss=https://evil.example".to_owned(),
+        format!("&iss={real}/"),
+        format!("&iss={}", real.to_uppercase()),
+    ] {
+        let attempt = fake.begin(&provider).await.unwrap().1;
+        let query = fake.callback(&attempt, &tail);
+        let result = provider.finish(attempt, query).await;
+        assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{tail}: {result:?}");
+        // Neither is its error believed.
+        let attempt = fake.begin(&provider).await.unwrap().1;
+        let query = format!("error=access_denied&state={}{tail}", attempt.state);
+        let result = provider.finish(attempt, CallbackQuery::parse(&query).unwrap()).await;
+        assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{tail}: {result:?}");
+    }
+    assert_eq!(fake.requests("/token"), 0, "a code went to the wrong provider");
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_promise_the_issuer_may_leave_it_out() {
+    let fake = Fake::start().await;
+    fake.set(|behaviour| {
+        let name = "authorization_response_iss_parameter_supported".to_owned();
+        behaviour.metadata.insert(name, json!(false))
+    });
+    let provider = fake.relying_party();
+    let attempt = fake.begin(&provider).await.unwrap().1;
+    let query = fake.callback(&attempt, "&iss=https://evil.example");
+    let result = provider.finish(attempt.clone(), query).await;
+    assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{result:?}");
+    let query = fake.callback(&attempt, "");
+    assert_eq!(provider.finish(attempt, query).await.unwrap().subject, "subject-1");
+}
+
+#[tokio::test]
+async fn the_providers_refusal_reaches_the_reader() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    let attempt = fake.begin(&provider).await.unwrap().1;
+    let query = format!("error=access_denied&state={}&iss={}", attempt.state, fake.shared.issuer);
+    let result = provider.finish(attempt, CallbackQuery::parse(&query).unwrap()).await;
+    let Err(error) = result else { panic!("{result:?}") };
+    assert!(matches!(error, LoginError::Refused(_)), "{error:?}");
+    assert_eq!(error.failure().error, "access_denied");
+}
+
+#[tokio::test]
+async fn forged_id_tokens_are_refused() {
+    let honest = Fake::start().await;
+    assert!(honest.sign_in().await.is_ok(), "the control works");
+
+    type Attack = fn(&Fake);
+    fn claim(fake: &Fake, name: &str, value: Value) {
+        fake.set(|behaviour| drop(behaviour.claims.insert(name.to_owned(), value)));
+    }
+    fn forge(fake: &Fake, forge: impl Fn(&Value) -> String + Send + 'static) {
+        fake.set(|behaviour| behaviour.forge = Some(Box::new(forge)));
+    }
+    fn hmac(claims: &Value, secret: &[u8]) -> String {
+        let mut head = Header::new(Algorithm::HS256);
+        head.kid = Some("first".to_owned());
+        jsonwebtoken::encode(&head, claims, &EncodingKey::from_secret(secret)).unwrap()
+    }
+    let attacks: &[(&str, Attack)] = &[
+        ("no algorithm", |fake| {
+            forge(fake, |claims| format!("{}.", unsigned(&json!({"alg": "none"}), claims)));
+        }),
+        ("no algorithm, with the key's name", |fake| {
+            let head = json!({"alg": "none", "kid": "first", "typ": "JWT"});
+            forge(fake, move |claims| format!("{}.", unsigned(&head, claims)));
+        }),
+        ("no signature", |fake| {
+            let head = json!({"alg": "ES256", "kid": "first"});
+            forge(fake, move |claims| format!("{}.", unsigned(&head, claims)));
+        }),
+        ("HMAC with the client secret", |fake| {
+            forge(fake, |claims| hmac(claims, CLIENT_SECRET.as_bytes()));
+        }),
+        ("HMAC with the public key's JSON", |fake| {
+            let key = fake.set(|behaviour| behaviour.published[0].to_string());
+            forge(fake, move |claims| hmac(claims, key.as_bytes()));
+        }),
+        ("HMAC with the public key's coordinates", |fake| {
+            let key = fake.set(|behaviour| behaviour.published[0].clone());
+            let mut point = vec![4];
+            for coordinate in ["x", "y"] {
+                point.extend(URL_SAFE_NO_PAD.decode(key[coordinate].as_str().unwrap()).unwrap());
+            }
+            forge(fake, move |claims| hmac(claims, &point));
+        }),
+        ("HMAC with a published symmetric key", |fake| {
+            let key = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([7; 32]), "kid": "first"});
+            fake.set(|behaviour| behaviour.published = vec![key]);
+            forge(fake, |claims| hmac(claims, &[7; 32]));
+        }),
+        ("somebody else's key under the same name", |fake| {
+            let key = Key::new(Algorithm::ES256, "first");
+            forge(fake, move |claims| key.sign(claims));
+        }),
+        ("somebody else's key under no name", |fake| {
+            let mut key = Key::new(Algorithm::ES256, "x");
+            key.public.common.key_id = None;
+            forge(fake, move |claims| key.sign(claims));
+        }),
+        ("an algorithm of another family", |fake| {
+            let key = Key::new(Algorithm::EdDSA, "first");
+            forge(fake, move |claims| key.sign(claims));
+        }),
+        ("an algorithm that the provider does not list", |fake| {
+            fake.set(|behaviour| {
+                let name = "id_token_signing_alg_values_supported".to_owned();
+                drop(behaviour.metadata.insert(name, json!(["RS256"])));
+            });
+        }),
+        ("claims changed after the signature", |fake| {
+            let key = fake.set(|behaviour| behaviour.signer.clone());
+            forge(fake, move |claims| {
+                let honest = key.sign(claims);
+                let mut parts = honest.split('.').map(str::to_owned).collect::<Vec<_>>();
+                let mut changed = claims.clone();
+                changed["sub"] = json!("victim");
+                parts[1] = URL_SAFE_NO_PAD.encode(changed.to_string());
+                parts.join(".")
+            });
+        }),
+        ("a critical header that nobody knows", |fake| {
+            let head = json!({"alg": "ES256", "kid": "first", "crit": ["exp2"], "exp2": 1});
+            forge(fake, move |claims| format!("{}.AAAA", unsigned(&head, claims)));
+        }),
+        ("another nonce", |fake| claim(fake, "nonce", json!("another"))),
+        ("no nonce", |fake| claim(fake, "nonce", Value::Null)),
+        ("another issuer", |fake| claim(fake, "iss", json!("https://evil.example"))),
+        ("another audience", |fake| claim(fake, "aud", json!("another-client"))),
+        ("no audience", |fake| claim(fake, "aud", json!([]))),
+        ("a second audience", |fake| claim(fake, "aud", json!([CLIENT_ID, "another-client"]))),
+        ("another authorized party", |fake| claim(fake, "azp", json!("another-client"))),
+        ("expired", |fake| claim(fake, "exp", json!(Utc::now().timestamp() - 61))),
+        ("issued in the future", |fake| claim(fake, "iat", json!(Utc::now().timestamp() + 90))),
+        ("not valid yet", |fake| claim(fake, "nbf", json!(Utc::now().timestamp() + 90))),
+        ("another access token's hash", |fake| {
+            let hash = fake.set(|behaviour| behaviour.signer.half_hash("another token"));
+            claim(fake, "at_hash", json!(hash));
+        }),
+        ("an empty subject", |fake| claim(fake, "sub", json!(""))),
+    ];
+    for (name, attack) in attacks {
+        let fake = Fake::start().await;
+        attack(&fake);
+        let result = fake.sign_in().await;
+        assert!(refused_id_token(&result), "{name}: {result:?}");
+        assert_eq!(result.unwrap_err().failure().error, "server_error", "{name}");
+        assert_eq!(fake.requests("/userinfo"), 0, "{name}");
+    }
+    // What is no ID token at all is a broken answer of the provider.
+    for name in ["sub", "iss", "exp", "iat"] {
+        let fake = Fake::start().await;
+        claim(&fake, name, Value::Null);
+        let result = fake.sign_in().await;
+        assert!(unavailable(&result) || refused_id_token(&result), "without {name}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn small_differences_between_clocks_are_tolerated() {
+    for (name, difference) in [("exp", -30), ("iat", 30), ("nbf", 30)] {
+        let fake = Fake::start().await;
+        let time = json!(Utc::now().timestamp() + difference);
+        fake.set(|behaviour| behaviour.claims.insert(name.to_owned(), time));
+        let result = fake.sign_in().await;
+        assert!(result.is_ok(), "{name}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_rotation_is_survived_without_hammering_the_provider() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    assert_eq!(fake.requests("/jwks"), 1);
+    fake.sign_with(&Key::new(Algorithm::ES256, "second"));
+    fake.sign_in_at(&provider).await.unwrap();
+    assert_eq!(fake.requests("/jwks"), 2);
+    // Known keys are not fetched again.
+    fake.sign_in_at(&provider).await.unwrap();
+    assert_eq!(fake.requests("/jwks"), 2);
+    // Nor are they for every bad signature.
+    let stranger = Key::new(Algorithm::ES256, "third");
+    fake.set(|behaviour| behaviour.forge = Some(Box::new(move |claims| stranger.sign(claims))));
+    for _ in 0..5 {
+        let result = fake.sign_in_at(&provider).await;
+        assert!(refused_id_token(&result), "{result:?}");
+    }
+    assert_eq!(fake.requests("/jwks"), 2);
+}
+
+#[tokio::test]
+async fn a_refresh_that_was_given_up_holds_back_nobody() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    fake.sign_with(&Key::new(Algorithm::ES256, "second"));
+    fake.fault("/jwks", Fault::Silence);
+    let attempt = fake.begin(&provider).await.unwrap().1;
+    let query = fake.callback(&attempt, &format!("&iss={}", fake.shared.issuer));
+    let asked = async {
+        while fake.requests("/jwks") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The browser goes away in the middle.
+    tokio::select! {
+        biased;
+        () = asked => {}
+        result = provider.finish(attempt, query) => panic!("{result:?}"),
+    }
+    fake.set(|behaviour| {
+        behaviour.claims.clear();
+        behaviour.faults.clear();
+    });
+    fake.sign_in_at(&provider).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_replaced_under_the_same_name_is_found_too() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    fake.sign_with(&Key::new(Algorithm::ES256, "first"));
+    fake.sign_in_at(&provider).await.unwrap();
+    // From one kind of key to another.
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    fake.sign_with(&Key::new(Algorithm::EdDSA, "first"));
+    fake.sign_in_at(&provider).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_is_found_when_it_comes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let fake = Fake::start_with(listener, "");
+    let provider = fake.relying_party();
+    fake.serving.abort();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let result = provider.begin(&AuthorizationOptions::default()).await;
+    let Err(error) = result else { panic!("there was no provider") };
+    assert!(matches!(error, LoginError::Unavailable(_)), "{error:?}");
+    assert_eq!(error.failure().error, "temporarily_unavailable");
+    assert!(!provider.is_discovered());
+
+    let fake = Fake::start_with(TcpListener::bind(address).await.unwrap(), "");
+    fake.sign_in_at(&provider).await.unwrap();
+    assert!(provider.is_discovered());
+}
+
+#[tokio::test]
+async fn a_slow_provider_costs_no_more_than_the_time_out() {
+    for path in [DISCOVERY, "/jwks", "/token"] {
+        for fault in [Fault::Silence, Fault::Stall] {
+            let fake = Fake::start().await;
+            fake.fault(path, fault);
+            let result = fake.sign_in().await;
+            assert!(unavailable(&result), "{path}: {result:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_people_wait_for_a_slow_provider_together() {
+    const PEOPLE: usize = 30;
+    let fake = Fake::start().await;
+    fake.fault(DISCOVERY, Fault::Silence);
+    let provider = fake.relying_party();
+    let options = AuthorizationOptions::default();
+    let begun = futures_util::future::join_all((0..PEOPLE).map(|_| provider.begin(&options)));
+    // One after the other they would need 30 times the time-out.
+    let begun = tokio::time::timeout(TIMEOUT * 10, begun).await.expect("nobody queues");
+    assert!(begun.iter().all(|begun| matches!(begun, Err(LoginError::Unavailable(_)))));
+    assert!(fake.requests(DISCOVERY) <= 2, "{}", fake.requests(DISCOVERY));
+
+    // The failure is not kept: who comes later asks again.
+    fake.set(|behaviour| behaviour.faults.clear());
+    assert!(provider.begin(&options).await.is_ok());
+}
+
+#[tokio::test]
+async fn endless_answers_are_cut_off() {
+    for path in [DISCOVERY, "/jwks", "/token"] {
+        let fake = Fake::start().await;
+        fake.fault(path, Fault::Flood);
+        let result = fake.sign_in().await;
+        let Err(LoginError::Unavailable(reason)) = &result else { panic!("{path}: {result:?}") };
+        // By its size and not by the time it takes.
+        assert!(reason.contains("larger than"), "{path}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn broken_answers_are_the_providers_fault() {
+    for path in [DISCOVERY, "/jwks", "/token"] {
+        for (status, body) in [
+            (StatusCode::OK, "{"),
+            (StatusCode::OK, "[]"),
+            (StatusCode::OK, "{\"access_token\":\"access-token-8b1a9953c4\"}"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "<html>"),
+            (StatusCode::SERVICE_UNAVAILABLE, ""),
+            (StatusCode::NOT_FOUND, "{}"),
+        ] {
+            let fake = Fake::start().await;
+            fake.fault(path, Fault::Answer(status, body.to_owned()));
+            let result = fake.sign_in().await;
+            assert!(unavailable(&result), "{path} {status} {body}: {result:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_token_endpoints_error_is_told_without_what_it_may_repeat() {
+    let fake = Fake::start().await;
+    let answer = json!({"error": "invalid_grant", "error_description": format!("no {CODE}")});
+    fake.fault("/token", Fault::Answer(StatusCode::BAD_REQUEST, answer.to_string()));
+    let result = fake.sign_in().await;
+    let Err(LoginError::CodeRefused(error)) = &result else { panic!("{result:?}") };
+    assert_eq!(error, "invalid_grant");
+    for error in [format!("bad {CODE}"), "a\r\nforged=line".to_owned(), "e".repeat(9_000)] {
+        let answer = json!({"error": error});
+        fake.fault("/token", Fault::Answer(StatusCode::BAD_REQUEST, answer.to_string()));
+        let result = fake.sign_in().await;
+        let Err(LoginError::CodeRefused(told)) = &result else { panic!("{result:?}") };
+        assert!(told.len() <= 64 && !told.contains(['\r', '\n']), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_of_the_back_channel_are_not_followed() {
+    for path in [DISCOVERY, "/jwks", "/token", "/userinfo"] {
+        let fake = Fake::start().await;
+        let elsewhere = Fake::start().await;
+        let target = format!("{}{path}", elsewhere.shared.issuer);
+        fake.fault(path, Fault::Redirect(target));
+        let mut settings = fake.settings();
+        settings.claims = vec!["name".to_owned()];
+        let result = fake.sign_in_at(&Provider::new(settings).unwrap()).await;
+        if path == "/userinfo" {
+            assert!(!result.unwrap().claims.contains_key("name"));
+        } else {
+            assert!(unavailable(&result), "{path}: {result:?}");
+        }
+        assert_eq!(elsewhere.requests(path), 0, "{path} was followed");
+        assert_eq!(fake.requests(path), 1, "{path} was not asked");
+    }
+}
+
+#[tokio::test]
+async fn metadata_of_another_issuer_is_refused() {
+    for issuer in ["https://evil.example", "http://127.0.0.1:1", ""] {
+        let fake = Fake::start().await;
+        fake.set(|behaviour| behaviour.metadata.insert("issuer".to_owned(), json!(issuer)));
+        let result = fake.sign_in().await;
+        assert!(unavailable(&result), "{issuer}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn issuers_with_a_slash_at_the_end_or_with_a_path_work() {
+    for tail in ["", "/", "/tenant", "/tenant/"] {
+        let fake = Fake::start_with(TcpListener::bind("127.0.0.1:0").await.unwrap(), tail);
+        let result = fake.sign_in().await;
+        assert!(result.is_ok(), "{tail}: {result:?}");
+    }
+}
+
+async fn with_claims(fake: &Fake, claims: &[&str]) -> Identity {
+    let mut settings = fake.settings();
+    settings.claims = claims.iter().map(|name| (*name).to_owned()).collect();
+    fake.sign_in_at(&Provider::new(settings).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn userinfo_fills_what_the_id_token_lacks_and_changes_nothing() {
+    let fake = Fake::start().await;
+    fake.set(|behaviour| {
+        behaviour.claims.insert("email".to_owned(), json!("ada@example.com"));
+        behaviour.userinfo = json!({
+            "sub": "subject-1", "email": "other@example.com", "department": "engines", "x": 1,
+        });
+    });
+    let identity = with_claims(&fake, &["email", "department"]).await;
+    assert_eq!(identity.claims["email"], "ada@example.com");
+    assert_eq!(identity.claims["department"], "engines");
+    assert!(!identity.claims.contains_key("x"), "nobody asked for it");
+    let seen = fake.shared.seen.lock().unwrap();
+    let asked = seen.iter().find(|seen| seen.path == "/userinfo").unwrap();
+    assert_eq!(asked.headers[header::AUTHORIZATION], format!("Bearer {ACCESS_TOKEN}"));
+}
+
+#[tokio::test]
+async fn userinfo_is_not_asked_when_nothing_is_missing() {
+    let fake = Fake::start().await;
+    fake.set(|behaviour| behaviour.claims.insert("email".to_owned(), json!("ada@example.com")));
+    assert_eq!(with_claims(&fake, &["email"]).await.claims["email"], "ada@example.com");
+    assert_eq!(fake.requests("/userinfo"), 0);
+}
+
+#[tokio::test]
+async fn userinfo_that_cannot_be_believed_is_left_out() {
+    let faults = [
+        Fault::Answer(StatusCode::OK, json!({"sub": "victim", "email": "v@x"}).to_string()),
+        Fault::Answer(StatusCode::OK, json!({"email": "v@x"}).to_string()),
+        Fault::Answer(StatusCode::OK, json!({"sub": 1, "email": "v@x"}).to_string()),
+        Fault::Answer(StatusCode::OK, "[".to_owned()),
+        Fault::Answer(StatusCode::FORBIDDEN, json!({"sub": "subject-1", "email": "v"}).to_string()),
+        Fault::Silence,
+        Fault::Stall,
+        Fault::Flood,
+    ];
+    for fault in faults {
+        let fake = Fake::start().await;
+        fake.fault("/userinfo", fault);
+        let identity = with_claims(&fake, &["email"]).await;
+        assert_eq!(fake.requests("/userinfo"), 1);
+        assert_eq!(identity.subject, "subject-1");
+        assert!(identity.claims.is_empty(), "{:?}", identity.claims);
+    }
+}
+
+/// The provider's own traces can go on with ours; without a trace it hears nothing of one.
+#[cfg(feature = "opentelemetry")]
+#[tokio::test]
+async fn the_back_channel_hands_on_the_trace_of_the_request() {
+    use crate::telemetry::{
+        RequestHead, Sampler, TRACEPARENT, TraceContext, Tracing, TracingOptions,
+    };
+    let fake = Fake::start().await;
+    fake.sign_in().await.unwrap();
+    let calls = |fake: &Fake| {
+        let seen = fake.shared.seen.lock().unwrap();
+        let parents = seen.iter().map(|seen| seen.headers.get(TRACEPARENT).cloned());
+        parents.collect::<Vec<_>>()
+    };
+    assert!(calls(&fake).iter().all(Option::is_none));
+    fake.shared.seen.lock().unwrap().clear();
+
+    let tracing = Tracing::start(&TracingOptions {
+        // Nobody listens: what is exported is tested elsewhere.
+        endpoint: url::Url::parse("http://127.0.0.1:9").unwrap(),
+        headers: Vec::new(),
+        service_name: "test".to_owned(),
+        sampler: Sampler::ParentBasedAlwaysOn,
+    })
+    .unwrap();
+    let incoming = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let head = RequestHead {
+        method: http::Method::GET,
+        route: "/callback".to_owned(),
+        scheme: "http",
+        host: None,
+        port: None,
+        incoming: TraceContext::parse(incoming),
+        adopts: true,
+    };
+    let sign_in = async {
+        fake.sign_in().await.unwrap();
+        http::Response::new(())
+    };
+    tracing.request(head, sign_in).await;
+    let parents = calls(&fake);
+    // Discovery, keys, token.
+    assert_eq!(parents.len(), 3);
+    let mut spans = std::collections::HashSet::new();
+    for parent in parents {
+        let parent = TraceContext::parse(parent.unwrap().to_str().unwrap()).unwrap();
+        assert_eq!(parent.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(parent.is_sampled() && parent.span_id() != "00f067aa0ba902b7");
+        assert!(spans.insert(parent.span_id()), "each call is a span of its own");
+    }
+}

@@ -1,0 +1,102 @@
+//! What the secrets in the settings make: key rings, signing keys, credentials.
+//!
+//! Called by `app` at the start and by `reload`, so that both take the same road.
+
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+
+use crate::{
+    server::AppError,
+    session::Digest,
+    settings::{MeetSettings, Secret, Settings, SigningAlgorithm},
+    token::{KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
+};
+
+/// Everything that is made of secrets, ready for use.
+pub(crate) struct Secrets {
+    pub(crate) sealing_keys: KeyRing,
+    pub(crate) cookie_keys: KeyRing,
+    pub(crate) signing_keys: SigningKeys,
+    /// Client ID and digest of the client's secret.
+    pub(crate) introspection_clients: Vec<(String, Digest)>,
+    pub(crate) meet: Option<MeetSecrets>,
+}
+
+/// The same for the meet-compatible surface.
+pub(crate) struct MeetSecrets {
+    pub(crate) csrf_key: Hmac<Sha256>,
+    pub(crate) issuer: MeetIssuer,
+}
+
+impl Secrets {
+    /// Makes them. Keys that are not configured are drawn.
+    pub(crate) fn of(settings: &Settings) -> Result<Self, AppError> {
+        Ok(Self {
+            sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,
+            cookie_keys: key_ring("COOKIE_KEYS", &settings.cookie_keys)?,
+            signing_keys: signing_keys(settings)?,
+            introspection_clients: settings
+                .introspection_clients
+                .iter()
+                .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
+                .collect(),
+            meet: settings.meet.as_ref().map(meet_secrets).transpose()?,
+        })
+    }
+}
+
+/// The relay's secret at the provider.
+pub(crate) fn client_secret(settings: &Settings) -> Option<String> {
+    settings.oidc.client_secret.as_ref().map(|secret| secret.expose().to_owned())
+}
+
+fn key_ring(setting: &'static str, secrets: &[Secret]) -> Result<KeyRing, AppError> {
+    if secrets.is_empty() {
+        return Ok(KeyRing::random());
+    }
+    KeyRing::new(secrets.iter().map(|secret| secret.expose().as_bytes()))
+        .map_err(|source| AppError::Key { setting, source })
+}
+
+fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
+    let token = &settings.token;
+    let algorithm = match token.algorithm {
+        SigningAlgorithm::Es256 => jsonwebtoken::Algorithm::ES256,
+        SigningAlgorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+        SigningAlgorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
+        SigningAlgorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
+    };
+    let refused = |setting| move |source| AppError::Key { setting, source };
+    let (mut keys, others) = match token.signing_keys.split_first() {
+        Some((first, others)) => {
+            (SigningKeys::from_secret(algorithm, first.expose().as_bytes()), others)
+        }
+        None => (SigningKeys::generate(algorithm), [].as_slice()),
+    };
+    for other in others {
+        keys = keys.and_then(|keys| keys.with_other(algorithm, other.expose().as_bytes()));
+    }
+    let mut keys = keys.map_err(refused("SIGNING_KEY"))?;
+    for previous in &token.previous_signing_keys {
+        keys = keys
+            .with_other(algorithm, previous.expose().as_bytes())
+            .map_err(refused("PREVIOUS_SIGNING_KEY"))?;
+    }
+    Ok(keys)
+}
+
+fn meet_secrets(settings: &MeetSettings) -> Result<MeetSecrets, AppError> {
+    let claims = MeetClaims {
+        issuer: settings.token_issuer.clone(),
+        audience: settings.token_audience.clone(),
+        scope: settings.token_scope.clone(),
+        token_type: settings.token_type.clone(),
+        ttl: settings.token_ttl,
+    };
+    let secret = settings.token_secret_key.expose().as_bytes();
+    let issuer = MeetIssuer::new(&settings.token_algorithm, secret, claims)
+        .map_err(|source| AppError::Key { setting: "ADDONS_TOKEN_SECRET_KEY", source })?;
+    let csrf_key = Hmac::new_from_slice(settings.csrf_secret.expose().as_bytes())
+        .map_err(|_| AppError::Key { setting: "ADDONS_CSRF_SECRET", source: KeyError::Missing })?;
+    Ok(MeetSecrets { csrf_key, issuer })
+}

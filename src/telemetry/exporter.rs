@@ -1,0 +1,143 @@
+//! Sends spans to the receiver with the HTTP client that the back channel uses too, and says once
+//! when that fails and once when it works again.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response};
+use opentelemetry::KeyValue;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler as SdkSampler, SdkTracerProvider},
+};
+
+use crate::telemetry::{Sampler, TracingError, TracingOptions};
+
+/// Longest export. A receiver that is slower loses spans and holds up nothing.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest answer that is read, in bytes; it says at the most which spans were refused.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The HTTP client. The exporter calls it from a thread of its own, outside of the runtime.
+#[derive(Debug)]
+struct Sender {
+    client: reqwest::Client,
+    runtime: tokio::runtime::Handle,
+    failing: AtomicBool,
+}
+
+impl Sender {
+    fn new() -> Result<Self, TracingError> {
+        let failed = |error: &dyn std::fmt::Display| TracingError::Exporter(error.to_string());
+        // Another part of the process may have installed it already; either is this one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .user_agent(concat!("token-relay/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| failed(&error))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| failed(&error))?;
+        Ok(Self { client, runtime, failing: AtomicBool::new(false) })
+    }
+
+    fn noted(&self, problem: Option<&str>) {
+        let failing = problem.is_some();
+        if self.failing.swap(failing, Ordering::Relaxed) == failing {
+            return;
+        }
+        match problem {
+            Some(problem) => tracing::warn!(
+                problem,
+                "traces are not exported; said once until they are again, sign-ins go on"
+            ),
+            None => tracing::info!("traces are exported again"),
+        }
+    }
+}
+
+async fn send(client: reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
+    // Without the URL, and without headers: either may hold a key.
+    let said = |error: reqwest::Error| {
+        let error = error.without_url();
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        format!("{error}{}", cause.unwrap_or_default())
+    };
+    let mut answer = client.execute(request.try_into().map_err(said)?).await.map_err(said)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(said)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err("the answer is too large".to_owned());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = std::mem::take(answer.headers_mut());
+    Ok(response)
+}
+
+#[async_trait]
+impl HttpClient for Sender {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let sent = self.runtime.spawn(send(self.client.clone(), request)).await;
+        let result = sent.unwrap_or_else(|_| Err("the process ends".to_owned()));
+        match &result {
+            Ok(answer) if answer.status().is_success() => self.noted(None),
+            Ok(answer) => self.noted(Some(&format!("the receiver answered {}", answer.status()))),
+            Err(problem) => self.noted(Some(problem)),
+        }
+        result.map_err(HttpError::from)
+    }
+}
+
+fn sampler(sampler: Sampler) -> SdkSampler {
+    let parent_based = |root| SdkSampler::ParentBased(Box::new(root));
+    match sampler {
+        Sampler::AlwaysOn => SdkSampler::AlwaysOn,
+        Sampler::AlwaysOff => SdkSampler::AlwaysOff,
+        Sampler::Ratio(ratio) => SdkSampler::TraceIdRatioBased(ratio),
+        Sampler::ParentBasedAlwaysOn => parent_based(SdkSampler::AlwaysOn),
+        Sampler::ParentBasedAlwaysOff => parent_based(SdkSampler::AlwaysOff),
+        Sampler::ParentBasedRatio(ratio) => parent_based(SdkSampler::TraceIdRatioBased(ratio)),
+    }
+}
+
+/// Makes what exports spans. A bounded queue and one thread: when the queue is full, spans are
+/// dropped.
+pub(crate) fn provider(options: &TracingOptions) -> Result<SdkTracerProvider, TracingError> {
+    let endpoint = format!("{}/v1/traces", options.endpoint.as_str().trim_end_matches('/'));
+    let headers = options.headers.iter();
+    let headers: HashMap<String, String> =
+        headers.map(|(name, value)| (name.clone(), value.to_string())).collect();
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(endpoint)
+        .with_timeout(TIMEOUT)
+        .with_headers(headers)
+        .with_http_client(Sender::new()?)
+        .build()
+        .map_err(|_| TracingError::Exporter("the endpoint or a header is not usable".to_owned()))?;
+    let mut instance = [0; 16];
+    // Without randomness all instances are called the same, and no key could have been made.
+    let _ = getrandom::fill(&mut instance);
+    let resource = Resource::builder()
+        .with_service_name(options.service_name.clone())
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", hex::encode(instance)))
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_sampler(sampler(options.sampler))
+        .with_resource(resource)
+        .with_batch_exporter(exporter)
+        .build())
+}

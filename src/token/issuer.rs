@@ -1,0 +1,186 @@
+//! Makes access tokens: JWTs after RFC 9068, and the plainer ones of the meet-compatible surface.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::{
+    session::{GrantId, random_bytes, redacted_text},
+    token::{KeyError, SigningKeys, response::TokenResponse},
+};
+
+/// Claims that the service sets itself and copies from nobody.
+const REGISTERED: [&str; 11] =
+    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "scope", "client_id", "cnf"];
+
+/// The token cannot be signed.
+#[derive(Debug, thiserror::Error)]
+#[error("the access token cannot be signed: {0}")]
+pub struct IssueError(Box<dyn std::error::Error + Send + Sync>);
+
+redacted_text! {
+    /// An access token; prints itself as `(redacted)`.
+    AccessToken
+}
+
+impl AccessToken {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+/// Whom a token is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The provider's `sub`.
+    pub subject: String,
+    /// What else the provider said of them.
+    pub claims: Map<String, Value>,
+}
+
+/// How access tokens are made.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`; a string if it is one, an array otherwise.
+    pub audience: Vec<String>,
+    /// `scope`.
+    pub scope: String,
+    /// From `iat` to `exp`.
+    pub ttl: Duration,
+    /// Names of claims that are copied from the provider.
+    pub claims: Vec<String>,
+}
+
+impl Issuer {
+    /// Makes a token that belongs to no grant. `now` is the time since the Unix epoch.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn issue(
+        &self,
+        keys: &SigningKeys,
+        subject: &Subject,
+        now: Duration,
+    ) -> Result<TokenResponse, IssueError> {
+        self.issue_under(None, keys, subject, now)
+    }
+
+    /// Makes a token that ends with `grant` and names it as `sid`. `now` is the time since the Unix
+    /// epoch.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn issue_under(
+        &self,
+        grant: Option<GrantId>,
+        keys: &SigningKeys,
+        subject: &Subject,
+        now: Duration,
+    ) -> Result<TokenResponse, IssueError> {
+        let mut claims = self
+            .claims
+            .iter()
+            .filter(|name| !REGISTERED.contains(&name.as_str()))
+            .filter_map(|name| Some((name.clone(), subject.claims.get(name)?.clone())))
+            .collect::<Map<_, _>>();
+        let audience = match self.audience.as_slice() {
+            [one] => json!(one),
+            several => json!(several),
+        };
+        let issued_at = now.as_secs();
+        let jti = URL_SAFE_NO_PAD.encode(random_bytes::<16>());
+        for (name, value) in [
+            ("iss", json!(self.issuer)),
+            ("sub", json!(subject.subject)),
+            ("aud", audience),
+            ("exp", json!(issued_at + self.ttl.as_secs())),
+            ("iat", json!(issued_at)),
+            ("nbf", json!(issued_at)),
+            ("jti", json!(jti)),
+            ("scope", json!(self.scope)),
+        ] {
+            claims.insert(name.to_owned(), value);
+        }
+        if let Some(grant) = grant {
+            claims.insert("sid".to_owned(), json!(grant));
+        }
+        let key = keys.current();
+        let mut header = Header::new(key.algorithm);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(key.id.clone());
+        let signed = key.sign(&header, &claims).map_err(|error| IssueError(error.into()))?;
+        let token = AccessToken::new(signed);
+        Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now))
+    }
+}
+
+/// How access tokens of the meet-compatible surface are made.
+pub struct MeetIssuer {
+    key: EncodingKey,
+    algorithm: Algorithm,
+    issuer: String,
+    audience: String,
+    scope: String,
+    token_type: String,
+    ttl: Duration,
+}
+
+/// What a [`MeetIssuer`] puts into its tokens.
+#[derive(Clone, Debug)]
+pub struct MeetClaims {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// `scope`.
+    pub scope: String,
+    /// `token_type` of the answer.
+    pub token_type: String,
+    /// From `iat` to `exp`.
+    pub ttl: Duration,
+}
+
+impl MeetIssuer {
+    /// Signs with the secret that the API knows as well.
+    ///
+    /// # Errors
+    /// When the algorithm is none of HS256, HS384, HS512, or the secret is too short.
+    pub fn new(algorithm: &str, secret: &[u8], claims: MeetClaims) -> Result<Self, KeyError> {
+        let algorithm = match algorithm {
+            "HS256" => Algorithm::HS256,
+            "HS384" => Algorithm::HS384,
+            "HS512" => Algorithm::HS512,
+            _ => return Err(KeyError::Missing),
+        };
+        if secret.len() < 32 {
+            return Err(KeyError::TooShort { least: 32 });
+        }
+        let MeetClaims { issuer, audience, scope, token_type, ttl } = claims;
+        let key = EncodingKey::from_secret(secret);
+        Ok(Self { key, algorithm, issuer, audience, scope, token_type, ttl })
+    }
+
+    /// Makes a token. `now` is the time since the Unix epoch.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn issue(&self, user_id: &str, now: Duration) -> Result<TokenResponse, IssueError> {
+        let claims = json!({
+            "iat": now.as_secs(),
+            "exp": now.as_secs() + self.ttl.as_secs(),
+            "user_id": user_id,
+            "iss": self.issuer,
+            "aud": self.audience,
+            "scope": self.scope,
+        });
+        let token = jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)
+            .map_err(|error| IssueError(error.into()))?;
+        let token = AccessToken::new(token);
+        Ok(TokenResponse::new(token, &self.token_type, self.ttl, &self.scope, now))
+    }
+}

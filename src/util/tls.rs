@@ -1,0 +1,127 @@
+//! TLS on the relay's own listener: the certificate, and how it is exchanged without a restart.
+//!
+//! `settings` reads an [`Identity`], `app` puts it into force, [`crate::server::connection`] shakes hands.
+//! Knows nothing of files.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::{
+    InconsistentKeys, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// Protocols that are offered in the handshake (RFC 7301), the best first.
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+
+/// The name of HTTP/2 in the handshake (RFC 9113 §3.2).
+pub(crate) const HTTP2: &[u8] = b"h2";
+
+/// Why a certificate and a key are of no use; fit to follow the word "expected". Never says what the
+/// key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Nothing that begins like a certificate, or something that does not go on like one.
+    #[error("a file with certificates in PEM, the server's own first")]
+    Certificate,
+    /// No private key, or one that is encrypted.
+    #[error("a file with a private key in PEM (PKCS#8, PKCS#1 or SEC 1), not encrypted")]
+    Key,
+    /// A kind of key that TLS knows no signature for.
+    #[error("a private key of RSA, P-256, P-384 or Ed25519")]
+    KindOfKey,
+    /// Each is well, but they do not belong together.
+    #[error("the private key of the first certificate in TLS_CERTIFICATE")]
+    Mismatch,
+}
+
+impl IdentityError {
+    /// Whether the key is to blame, and not the certificate.
+    pub fn is_of_the_key(self) -> bool {
+        self != Self::Certificate
+    }
+}
+
+/// A certificate chain and its private key, which fit.
+#[derive(Clone)]
+pub struct Identity(Arc<CertifiedKey>);
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Identity({} certificates)", self.0.cert.len())
+    }
+}
+
+impl Identity {
+    /// Reads a chain, the server's own certificate first, and its key, both in PEM (RFC 7468).
+    ///
+    /// # Errors
+    /// When there is no certificate, no key, or they do not fit.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| IdentityError::Certificate)?;
+        if chain.is_empty() {
+            return Err(IdentityError::Certificate);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| IdentityError::Key)?;
+        let key = ring::sign::any_supported_type(&key).map_err(|_| IdentityError::KindOfKey)?;
+        let identity = CertifiedKey::new(chain, key);
+        match identity.keys_match() {
+            // Nothing is known against them.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                Ok(Self(Arc::new(identity)))
+            }
+            Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::Mismatch),
+            Err(_) => Err(IdentityError::Certificate),
+        }
+    }
+}
+
+/// The identity in force. A new one is shown to new connections; open ones keep theirs.
+pub struct Identities(ArcSwap<CertifiedKey>);
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Identities")
+    }
+}
+
+impl ResolvesServerCert for Identities {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Identities {
+    /// Begins with one.
+    pub fn new(Identity(first): Identity) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::new(first)))
+    }
+
+    /// Puts another into force.
+    pub fn replace(&self, Identity(next): Identity) {
+        self.0.store(next);
+    }
+
+    /// What shakes hands in their name: TLS 1.2 or 1.3, HTTP/2 or HTTP/1.1.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let identities: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(identities);
+        // So that thousands of clients that come back at once need no signature each.
+        config.ticketer = ring::Ticketer::new()?;
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
