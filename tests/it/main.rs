@@ -19,6 +19,7 @@ mod reload;
 mod resource;
 mod sign_in;
 mod store_behaviour;
+mod structure;
 mod support;
 mod terminal;
 mod tls;
