@@ -11,7 +11,6 @@ mod response;
 mod revocation;
 mod sealing;
 mod verify;
-mod xchacha;
 
 pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer, Subject};
 pub use crate::token::keys::{KeyError, SigningKeys};

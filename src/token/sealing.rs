@@ -9,20 +9,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    KeyInit as _, XChaCha20Poly1305, XNonce,
+    aead::{AeadInOut as _, inout::InOutBuf},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::{
-    session::random_bytes,
-    token::{
-        KeyError,
-        xchacha::{Cipher, NONCE, TAG},
-    },
-};
+use crate::{session::random_bytes, token::KeyError};
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
+const NONCE: usize = 24;
+const TAG: usize = 16;
 const HEAD: usize = 1 + KEY_ID + NONCE;
 
 /// Shortest secret, in bytes, from which a key is derived.
@@ -76,7 +76,7 @@ pub struct KeyRing {
 
 struct Key {
     id: [u8; KEY_ID],
-    cipher: Cipher,
+    cipher: XChaCha20Poly1305,
 }
 
 impl Key {
@@ -90,7 +90,7 @@ impl Key {
         let digest = labelled(b"token-relay key id");
         let mut id = [0; KEY_ID];
         id.copy_from_slice(&digest[..KEY_ID]);
-        Self { id, cipher: Cipher::new(key) }
+        Self { id, cipher: XChaCha20Poly1305::new((&*key).into()) }
     }
 }
 
@@ -144,8 +144,9 @@ impl KeyRing {
         envelope.extend_from_slice(&key.id);
         envelope.extend_from_slice(&nonce);
         envelope.extend_from_slice(plaintext);
-        match key.cipher.seal(&nonce, &aad, &mut envelope[HEAD..]) {
-            Ok(tag) => envelope.extend_from_slice(tag.as_ref()),
+        let text = InOutBuf::from(&mut envelope[HEAD..]);
+        match key.cipher.encrypt_inout_detached(&XNonce::from(nonce), &aad, text) {
+            Ok(tag) => envelope.extend_from_slice(&tag),
             // Only beyond 256 GiB; nothing is then better than something in clear.
             Err(_) => envelope.clear(),
         }
@@ -168,14 +169,12 @@ impl KeyRing {
         if version != [VERSION] {
             return Err(OpenError::Invalid);
         }
-        let nonce = <&[u8; NONCE]>::try_from(nonce).map_err(|_| OpenError::Invalid)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| OpenError::Invalid)?;
         let aad = associated(purpose, context);
         let keys = self.keys.load();
         let key = keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
         let mut text = Zeroizing::new(ciphertext.to_vec());
-        let plaintext = key.cipher.open(nonce, &aad, &mut text).map_err(|_| OpenError::Invalid)?;
-        let length = plaintext.len();
-        text.truncate(length);
+        key.cipher.decrypt_in_place(&nonce, &aad, &mut *text).map_err(|_| OpenError::Invalid)?;
         Ok(text)
     }
 
@@ -253,6 +252,17 @@ mod tests {
             prop_assert!(ring.open(Purpose::Payload, &context, &altered).is_err());
             prop_assert!(ring.open(Purpose::Payload, &context, &envelope[..flip.index(envelope.len())]).is_err());
         }
+    }
+
+    /// Sealed by version 0.1.
+    const SEALED: &str = "0110f20b83fac19dd281fb730f3485fd064e4b34d480595e5c0d09b1318a794771dbb2\
+        2e07d48c686ad4b621078ba83ab53ef2236ee62a418315a9c0ebeb1aa07f6f";
+
+    #[test]
+    fn what_version_0_1_sealed_opens() {
+        let envelope = hex::decode(SEALED).unwrap();
+        let opened = KeyRing::new([OLD]).unwrap().open(Purpose::Payload, b"context", &envelope);
+        assert_eq!(**opened.unwrap(), *b"sealed by version 0.1");
     }
 
     #[test]
