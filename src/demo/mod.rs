@@ -72,7 +72,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
         let environment = crate::settings::environment();
         Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, environment)
     });
-    server::until_told(server, signals, snapshot, read_settings).await;
+    server::run_until_signal(server, signals, snapshot, read_settings).await;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! The socket of a waiting event stream, written to by two: its task and whoever brings the token.
+//! The socket of a waiting event stream, shared by its task and the thread that delivers the token.
 //!
-//! Made by [`crate::server::connection`] for the light path. The task writes the head, heartbeats and every
-//! other end; a token goes out on the thread of the login, or of the bus, before any task is woken
-//! ([`DirectWriter`]). Both write under one lock and never wait in it. Knows no states.
+//! The task writes the head, the heartbeats and every other end; the token is written on the thread
+//! that delivers it, before any task is woken ([`DirectWriter`]). Both write under one lock and
+//! never wait while holding it.
 
 use std::{
     future::poll_fn,
@@ -29,52 +29,51 @@ use crate::{
     session::{SealedPayload, SessionKey},
 };
 
-/// A client that does not take a few bytes in this time is not there any more.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for a client to take a few bytes; after it the connection counts as dead.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes that a client may send while its event stream is open before it is cut off; it has no
-/// reason to send any.
-const MAX_NOISE: usize = 1024;
+/// Bytes that a client may send while its event stream is open; there is nothing to send.
+const MAX_UNEXPECTED: usize = 1024;
 
 /// Ends a body in the chunked transfer coding (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A socket that can be held.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Whether it has a farewell of its own. TCP has not: what closing sends is the same, and one
-    /// system call less.
-    const SAYS_GOODBYE: bool;
+/// A transport that can carry an event stream.
+pub(crate) trait StreamTransport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether the protocol has a closing message of its own (`close_notify`). TCP has none: closing
+    /// the socket sends the same, with one system call less.
+    const HAS_CLOSE_NOTIFY: bool;
 }
 
-impl Socket for TcpStream {
-    const SAYS_GOODBYE: bool = false;
+impl StreamTransport for TcpStream {
+    const HAS_CLOSE_NOTIFY: bool = false;
 }
 
-impl Socket for Box<TlsStream<TcpStream>> {
-    const SAYS_GOODBYE: bool = true;
+impl StreamTransport for Box<TlsStream<TcpStream>> {
+    const HAS_CLOSE_NOTIFY: bool = true;
 }
 
-/// A held socket.
-pub struct StreamSocket<S> {
-    held: Mutex<Held<S>>,
+/// The socket of one event stream.
+pub(crate) struct StreamSocket<S> {
+    writer: Mutex<Writer<S>>,
     encoder: Encoder,
 }
 
-struct Held<S> {
+struct Writer<S> {
     socket: S,
-    /// What the socket has not taken yet.
+    /// Bytes that the socket has not taken yet.
     unsent: Bytes,
-    /// Whether something is on its way; then its task is the one that writes.
-    under_way: bool,
-    /// Whether the last chunk is on its way or sent.
-    over: bool,
+    /// Whether a write is in progress, which the task completes.
+    writing: bool,
+    /// Whether the last chunk has been queued.
+    finished: bool,
 }
 
-impl<S: Socket> Held<S> {
-    /// Puts bytes on their way, the last ones or not; after the last ones nothing more.
+impl<S: StreamTransport> Writer<S> {
+    /// Queues bytes; after the last ones, nothing.
     fn begin(&mut self, bytes: Bytes, last: bool) {
-        if !self.over {
-            (self.unsent, self.under_way, self.over) = (bytes, true, last);
+        if !self.finished {
+            (self.unsent, self.writing, self.finished) = (bytes, true, last);
         }
     }
 
@@ -88,79 +87,80 @@ impl<S: Socket> Held<S> {
         }
         self.unsent = Bytes::new();
         ready!(socket.poll_flush(context))?;
-        self.under_way = false;
+        self.writing = false;
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: Socket> StreamSocket<S> {
+impl<S: StreamTransport> StreamSocket<S> {
     /// Runs an event stream over `socket`, beginning with `head`, until it ends or the client
-    /// leaves.
+    /// disconnects.
     ///
     /// # Errors
-    /// When the client left, sent too much, or did not take what it was sent in time.
-    pub async fn run(socket: S, head: Bytes, mut events: EventStream) -> io::Result<()> {
-        let held = Held { socket, unsent: head, under_way: true, over: false };
-        let line = Arc::new(Self { held: Mutex::new(held), encoder: events.encoder() });
-        events.set_direct_writer(Arc::clone(&line) as Arc<dyn DirectWriter>);
-        line.sent().await?;
-        let mut noise = 0;
+    /// When the client disconnected, sent too much, or did not read in time.
+    pub(crate) async fn run(socket: S, head: Bytes, mut events: EventStream) -> io::Result<()> {
+        let writer = Writer { socket, unsent: head, writing: true, finished: false };
+        let stream = Arc::new(Self { writer: Mutex::new(writer), encoder: events.encoder() });
+        events.set_direct_writer(Arc::clone(&stream) as Arc<dyn DirectWriter>);
+        stream.sent().await?;
+        let mut unexpected = 0;
         loop {
             tokio::select! {
                 biased;
                 next = events.next() => {
                     let bytes = next.unwrap_or_default();
                     if events.is_over() {
-                        // In one write with the end, which spares a system call and a packet.
-                        line.send(last_chunks(&bytes), true).await?;
+                        // In one write with the last chunk: one system call and one packet less.
+                        stream.send(last_chunks(&bytes), true).await?;
                         break;
                     }
-                    line.send(chunk(&bytes), false).await?;
+                    stream.send(chunk(&bytes), false).await?;
                 }
-                left = line.left(&mut noise) => return left,
+                closed = stream.closed(&mut unexpected) => return closed,
             }
         }
-        if S::SAYS_GOODBYE {
-            // The client has seen the end even if this fails.
-            let bye = poll_fn(|context| Pin::new(&mut line.held().socket).poll_shutdown(context));
-            let _ = tokio::time::timeout(WRITE_TIMEOUT, bye).await;
+        if S::HAS_CLOSE_NOTIFY {
+            // The client has the last chunk even if this fails.
+            let close =
+                poll_fn(|context| Pin::new(&mut stream.writer().socket).poll_shutdown(context));
+            let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
         }
         Ok(())
     }
 
-    fn held(&self) -> MutexGuard<'_, Held<S>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writer(&self) -> MutexGuard<'_, Writer<S>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends bytes, unless the token went out meanwhile; either way all is sent then.
+    /// Sends bytes, unless the token was written meanwhile. Returns when everything is sent.
     async fn send(&self, bytes: Bytes, last: bool) -> io::Result<()> {
-        self.held().begin(bytes, last);
+        self.writer().begin(bytes, last);
         self.sent().await
     }
 
-    /// Waits until all is sent. The common case, an empty socket buffer, needs no timer.
+    /// Waits until everything is sent. The common case, an empty socket buffer, needs no timer.
     async fn sent(&self) -> io::Result<()> {
-        match poll_fn(|context| Poll::Ready(self.held().poll_send(context))).await {
+        match poll_fn(|context| Poll::Ready(self.writer().poll_send(context))).await {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
-                let sent = poll_fn(|context| self.held().poll_send(context));
+                let sent = poll_fn(|context| self.writer().poll_send(context));
                 Box::pin(tokio::time::timeout(WRITE_TIMEOUT, sent)).await?
             }
         }
     }
 
-    /// Ends when the client closes its side.
-    async fn left(&self, noise: &mut usize) -> io::Result<()> {
+    /// Returns when the client closes its side or sends too much.
+    async fn closed(&self, unexpected: &mut usize) -> io::Result<()> {
         poll_fn(|context| {
             let mut bytes = [0u8; 64];
             loop {
                 let mut buffer = ReadBuf::new(&mut bytes);
-                ready!(Pin::new(&mut self.held().socket).poll_read(context, &mut buffer))?;
+                ready!(Pin::new(&mut self.writer().socket).poll_read(context, &mut buffer))?;
                 match buffer.filled().len() {
                     0 => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-                    read => *noise += read,
+                    read => *unexpected += read,
                 }
-                if *noise > MAX_NOISE {
+                if *unexpected > MAX_UNEXPECTED {
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
             }
@@ -169,24 +169,24 @@ impl<S: Socket> StreamSocket<S> {
     }
 }
 
-impl<S: Socket> DirectWriter for StreamSocket<S> {
+impl<S: StreamTransport> DirectWriter for StreamSocket<S> {
     fn write_directly(&self, key: SessionKey, payload: &SealedPayload) -> bool {
-        let mut held = self.held();
-        if held.under_way || held.over {
+        let mut writer = self.writer();
+        if writer.writing || writer.finished {
             return false;
         }
         let Some(token) = self.encoder.open(key, payload) else { return false };
-        held.begin(last_chunks(sse::token_event(&token).as_bytes()), true);
-        // What the socket does not take, or an error, is the task's to find: it is woken next.
-        let _ = held.poll_send(&mut Context::from_waker(Waker::noop()));
-        drop(held);
+        writer.begin(last_chunks(sse::token_event(&token).as_bytes()), true);
+        // The task, which is woken next, sends the rest or finds the error.
+        let _ = writer.poll_send(&mut Context::from_waker(Waker::noop()));
+        drop(writer);
         token.done();
         true
     }
 }
 
 /// One chunk of the chunked transfer coding (RFC 9112 §7.1).
-pub fn chunk(bytes: &[u8]) -> Bytes {
+pub(crate) fn chunk(bytes: &[u8]) -> Bytes {
     framed(bytes, &[])
 }
 
@@ -211,37 +211,37 @@ mod tests {
 
     use super::*;
 
-    impl Socket for DuplexStream {
-        const SAYS_GOODBYE: bool = false;
+    impl StreamTransport for DuplexStream {
+        const HAS_CLOSE_NOTIFY: bool = false;
     }
 
     #[tokio::test]
     async fn what_a_slow_client_does_not_take_at_once_is_sent_later() {
         let (socket, mut client) = duplex(8);
         let text = Bytes::from_static(b"more than eight bytes of an event");
-        let mut held = Held { socket, unsent: text.clone(), under_way: true, over: true };
-        // As whoever brings the token does it: once, and without being woken.
-        let first = held.poll_send(&mut Context::from_waker(Waker::noop()));
+        let mut writer = Writer { socket, unsent: text.clone(), writing: true, finished: true };
+        // As the delivering thread does: once, and without a waker.
+        let first = writer.poll_send(&mut Context::from_waker(Waker::noop()));
         assert!(first.is_pending());
-        assert_eq!((held.under_way, held.unsent.len()), (true, text.len() - 8));
+        assert_eq!((writer.writing, writer.unsent.len()), (true, text.len() - 8));
         let mut got = vec![0; text.len()];
-        let sending = poll_fn(|context| held.poll_send(context));
+        let sending = poll_fn(|context| writer.poll_send(context));
         let (sent, read) = tokio::join!(sending, client.read_exact(&mut got));
         assert!(sent.is_ok() && read.is_ok());
         assert_eq!(got, text);
-        assert_eq!((held.under_way, held.unsent.len()), (false, 0));
+        assert_eq!((writer.writing, writer.unsent.len()), (false, 0));
     }
 
     #[tokio::test]
     async fn a_client_that_is_gone_is_an_error_that_stays() {
         let (socket, client) = duplex(8);
         drop(client);
-        let mut held =
-            Held { socket, unsent: Bytes::from_static(b"event"), under_way: true, over: true };
+        let mut writer =
+            Writer { socket, unsent: Bytes::from_static(b"event"), writing: true, finished: true };
         for _ in 0..2 {
-            let sent = held.poll_send(&mut Context::from_waker(Waker::noop()));
+            let sent = writer.poll_send(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(sent, Poll::Ready(Err(_))), "{sent:?}");
-            assert!(held.under_way);
+            assert!(writer.writing);
         }
     }
 

@@ -1,8 +1,8 @@
-//! How many requests of one connection are open, so that an idle connection can be told from a
-//! waiting one.
+//! Counts the open requests of a connection, which distinguishes an idle connection from a waiting
+//! one.
 //!
-//! Used by [`crate::server::connection`]. Over HTTP/2 a stream may wait for minutes on a connection that asks
-//! nothing else, so that neither side's silence says anything.
+//! Over HTTP/2 an event stream may wait for minutes on a connection without any other request, so
+//! silence alone says nothing.
 
 use std::{
     pin::Pin,
@@ -42,9 +42,9 @@ impl OpenRequests {
     }
 
     /// Counts a request until the last of its answer has gone, or it is given up.
-    pub(crate) fn begin<B>(&self, request: &Request<B>) -> Begun {
+    pub(crate) fn begin<B>(&self, request: &Request<B>) -> OpenRequest {
         self.0.count().open += 1;
-        Begun { shared: self.0.clone(), tunnel: request.method() == Method::CONNECT }
+        OpenRequest { shared: self.0.clone(), tunnel: request.method() == Method::CONNECT }
     }
 
     /// Ends when no request was open for the whole of `timeout`.
@@ -68,12 +68,12 @@ impl OpenRequests {
 }
 
 /// One open request.
-pub(crate) struct Begun {
+pub(crate) struct OpenRequest {
     shared: Shared,
     tunnel: bool,
 }
 
-impl Drop for Begun {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         let mut count = self.shared.count();
         count.open -= 1;
@@ -81,7 +81,7 @@ impl Drop for Begun {
     }
 }
 
-impl Begun {
+impl OpenRequest {
     /// Counts the request until its answer has gone.
     pub(crate) fn until_answered(self, response: Response<Body>) -> Response<Counted> {
         if self.tunnel && response.status() == StatusCode::OK {
@@ -89,14 +89,14 @@ impl Begun {
             // to be called idle.
             self.shared.count().open += 1;
         }
-        response.map(|body| Counted { body, _begun: self })
+        response.map(|body| Counted { body, _request: self })
     }
 }
 
 /// The body of an answer that is not over yet.
 pub(crate) struct Counted {
     body: Body,
-    _begun: Begun,
+    _request: OpenRequest,
 }
 
 impl http_body::Body for Counted {

@@ -1,6 +1,6 @@
 //! TLS on the relay's own listener: the certificate, and how it is exchanged without a restart.
 //!
-//! `settings` reads an [`Identity`], `app` puts it into force, [`crate::server::connection`] shakes hands.
+//! `settings` reads an [`Identity`], `app` puts it into force, `server` performs the handshake.
 //! Knows nothing of files.
 
 use std::sync::Arc;

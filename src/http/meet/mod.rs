@@ -322,7 +322,7 @@ async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Respons
 async fn events(
     State(app): State<AppState>,
     headers: HeaderMap,
-    parking: Option<Extension<sse::Parking>>,
+    handoff: Option<Extension<sse::Handoff>>,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
     let reader =
@@ -334,7 +334,7 @@ async fn events(
         };
     }
     match app.relay.open(reader.key, Some(reader.session_token), false).await {
-        Ok(reader) => Ok(sse::respond(app, reader, parking)),
+        Ok(reader) => Ok(sse::respond(app, reader, handoff)),
         Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
     }
 }

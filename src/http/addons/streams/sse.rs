@@ -1,7 +1,7 @@
 //! `GET /addons/sessions/{id}/events`: server-sent events (WHATWG HTML §9.2).
 //!
-//! [`EventStream`] yields the bytes of the stream; hyper sends them as a body, or, for the first
-//! request of a connection, `line` sends them itself, and the token without asking the stream.
+//! [`EventStream`] yields the bytes of the stream. hyper sends them as a body; on the SSE fast path
+//! the connection writes them itself, and the token without asking the stream.
 
 use std::{
     ops::Range,
@@ -145,16 +145,16 @@ fn one_of(range: Range<u64>) -> u64 {
     range.start + ReaderId::generate().as_u64() % (range.end - range.start)
 }
 
-/// Left in a request by `connection`: a handler that puts its stream here gives it away.
+/// A request extension of the SSE fast path, by which a handler hands its stream to the connection.
 #[derive(Clone, Default)]
-pub struct Parking(Arc<Mutex<Option<EventStream>>>);
+pub struct Handoff(Arc<Mutex<Option<EventStream>>>);
 
-impl Parking {
-    fn park(&self, events: EventStream) {
+impl Handoff {
+    fn put(&self, events: EventStream) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
     }
 
-    /// The stream that was left, if one was.
+    /// The stream, if a handler put one here.
     pub fn take(&self) -> Option<EventStream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -174,7 +174,7 @@ pub async fn events(
     State(app): State<AppState>,
     credentials: Credentials,
     headers: HeaderMap,
-    parking: Option<Extension<Parking>>,
+    handoff: Option<Extension<Handoff>>,
 ) -> Result<Response, Problem> {
     let Credentials { key, session_token } = credentials;
     if had_last_event(&headers) {
@@ -183,14 +183,14 @@ pub async fn events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let reader = app.relay.open(key, session_token, false).await?;
-    Ok(respond(app, reader, parking))
+    Ok(respond(app, reader, handoff))
 }
 
 /// The answer to a reader that was let in.
 pub fn respond(
     app: AppState,
     mut reader: Subscription,
-    parking: Option<Extension<Parking>>,
+    handoff: Option<Extension<Handoff>>,
 ) -> Response {
     match reader.take_found() {
         // 204 tells an EventSource to stop reconnecting.
@@ -201,9 +201,9 @@ pub fn respond(
         None => {}
     }
     let events = EventStream::new(app, reader);
-    let body = match parking {
-        Some(Extension(parking)) => {
-            parking.park(events);
+    let body = match handoff {
+        Some(Extension(handoff)) => {
+            handoff.put(events);
             Body::empty()
         }
         None => events.into_body(),

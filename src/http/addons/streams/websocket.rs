@@ -144,7 +144,7 @@ impl FromRequestParts<AppState> for Upgrade {
     }
 }
 
-/// A socket written to by its task and by whoever brings the token, as in [`crate::server::direct_write`].
+/// A socket shared by its task and the thread that delivers the token.
 struct SharedSocket {
     held: Mutex<Held>,
     encoder: Encoder,

@@ -1,0 +1,175 @@
+//! Builds the state that all handlers share from the settings.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use ::http::HeaderValue;
+use arc_swap::ArcSwap;
+use governor::{Quota, RateLimiter};
+
+use crate::{
+    http::{
+        self, App, AppState,
+        dialog::pages::Pages,
+        meet::{CsrfKeys, Meet},
+        operator::metrics::Metrics,
+    },
+    oidc::{self, LoginSettings},
+    relay::{Registry, Relay, Timing},
+    server::{
+        error::AppError,
+        secrets::{self, MeetSecrets, Secrets},
+    },
+    settings::{Brand, MeetSettings, RefreshSettings, Settings, TraceSettings},
+    store::{
+        Observed, Observer, SessionStore,
+        memory::MemoryStore,
+        redis::{RedisStore, RedisStoreOptions},
+    },
+    telemetry::{Tracing, TracingError, TracingOptions},
+    token::{Issuer, Refresh, Revocations, Verifier},
+};
+
+/// Retry window for storing a finished sign-in while the store is unavailable; then the person is
+/// asked to try again.
+const FULFIL_TIMEOUT: Duration = Duration::from_secs(8);
+
+fn traces(settings: &TraceSettings) -> Result<Tracing, TracingError> {
+    let headers = settings.headers.iter();
+    Tracing::start(&TracingOptions {
+        endpoint: settings.endpoint.clone(),
+        headers: headers.map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        service_name: settings.service_name.clone(),
+        sampler: settings.sampler,
+    })
+}
+
+fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
+    let mut claims = settings.token.claims.clone();
+    if let Some(meet) = &settings.meet {
+        claims.push(meet.user_id_claim.clone());
+    }
+    let oidc = &settings.oidc;
+    LoginSettings {
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: secrets::client_secret(settings),
+        scopes: oidc.scopes.clone(),
+        redirect_uri,
+        timeout: oidc.timeout,
+        clock_skew: oidc.clock_skew,
+        claims,
+    }
+}
+
+fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) -> Meet {
+    Meet {
+        session_ttl: settings.session_ttl,
+        transit_token_ttl: settings.transit_token_ttl,
+        csrf_keys: ArcSwap::from_pointee(CsrfKeys::new(csrf_key)),
+        issuer: ArcSwap::from_pointee(issuer),
+        random_bytes: settings.random_token_byte_length,
+        session_id_cookie: settings.session_id_cookie.clone(),
+        user_id_claim: settings.user_id_claim.clone(),
+        return_to: settings.return_to.clone(),
+        login_ttl: settings.login_ttl,
+    }
+}
+
+/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
+/// sample Outlook add-in gets the messages that Outlook would deliver.
+fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
+    let mut brand = settings.brand.clone();
+    if demo_pane && brand.office_js_url.is_none() {
+        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+    }
+    brand
+}
+
+/// Builds the state of a relay that listens on `address`.
+///
+/// # Errors
+/// When a key or a setting is unusable or the store cannot be reached.
+pub(crate) async fn build(
+    settings: &Settings,
+    address: SocketAddr,
+    demo_pane: bool,
+) -> Result<AppState, AppError> {
+    let mut public_url = settings.public_url_for(address);
+    if !public_url.path().ends_with('/') {
+        public_url.set_path(&format!("{}/", public_url.path()));
+    }
+    let limits = &settings.limits;
+    let registry = Registry::new(limits.max_streams, limits.max_streams_per_session);
+    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), settings.redis.is_none()));
+    let store: Arc<dyn SessionStore> = match &settings.redis {
+        None => MemoryStore::new(registry.clone()),
+        Some(redis) => {
+            let options = RedisStoreOptions {
+                url: redis.url.expose().to_owned(),
+                prefix: redis.prefix.clone(),
+                command_timeout: redis.timeout,
+            };
+            RedisStore::connect(&options, registry.clone()).await?
+        }
+    };
+    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as _;
+    let store: Arc<dyn SessionStore> = Observed::new(store, observer, settings.redis.is_some());
+    let timing = Timing { delivery_grace: settings.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
+    let relay = Relay::new(Arc::clone(&store), registry, timing);
+    let secrets = Secrets::of(settings)?;
+    let signing_keys = Arc::new(secrets.signing_keys);
+    let issuer = settings.token_issuer_for(&public_url);
+    let audience = settings.token_audience_for(&public_url);
+    let token_issuer = Issuer {
+        issuer: issuer.clone(),
+        audience: audience.clone(),
+        scope: settings.token.scope.clone(),
+        ttl: settings.token.ttl,
+        claims: settings.token.claims.clone(),
+    };
+    let redirect_uri = format!("{public_url}callback");
+    let quota =
+        Quota::per_minute(NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN));
+    Ok(Arc::new(App {
+        login: oidc::Provider::new(login_settings(settings, redirect_uri))?,
+        sealing_keys: secrets.sealing_keys,
+        cookie_keys: secrets.cookie_keys,
+        verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
+        refresh: settings.token.refresh.as_ref().map(|refresh| {
+            let RefreshSettings { token_ttl, grant_ttl } = *refresh;
+            Refresh::new(Arc::clone(&store), token_ttl, grant_ttl, settings.token.ttl)
+        }),
+        revocations: Revocations::new(store),
+        introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
+        pages: Arc::new(Pages::new(
+            &brand(settings, &public_url, demo_pane),
+            &public_url,
+            &settings.frame_ancestors,
+        )?),
+        metrics,
+        tracing: settings.traces.as_ref().map(traces).transpose()?,
+        session_ttl: settings.session_ttl,
+        transit_token_ttl: settings.transit_token_ttl,
+        heartbeat: settings.heartbeat,
+        require_bound_sessions: settings.require_bound_sessions,
+        allowed_origins: settings.allowed_origins.clone(),
+        trusted_proxies: settings.trusted_proxies.clone(),
+        max_body: limits.max_body,
+        creations: RateLimiter::<IpAddr, _, _>::dashmap(quota),
+        hsts: settings.hsts.and_then(|life| {
+            HeaderValue::from_str(&format!("max-age={}; includeSubDomains", life.as_secs())).ok()
+        }),
+        meet: settings.meet.as_ref().zip(secrets.meet).map(|(settings, keys)| meet(settings, keys)),
+        metrics_here: settings.metrics_listen.is_none(),
+        demo_pane,
+        relay,
+        signing_keys,
+        issuer: token_issuer,
+        public_url,
+    }))
+}
