@@ -32,9 +32,9 @@ where
     let counting = Arc::clone(&open);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let begun = counting.begin(&request);
+        let open_request = counting.begin(&request);
         let response = router.clone().oneshot(request);
-        async move { response.await.map(|response| begun.until_answered(response)) }
+        async move { response.await.map(|response| open_request.until_answered(response)) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
