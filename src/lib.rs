@@ -4,11 +4,11 @@
 //! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
 //! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
 //! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary,
-//! and [`trace`] tells the operator what belongs together. Beside the road: [`client`] uses a relay
-//! from outside, [`demo`] is one with a provider of its own.
+//! and [`trace`] tells the operator what belongs together. Beside the road:
+//! [`demo`] is a relay with a provider of its own.
 
+pub mod api;
 pub mod cli;
-pub mod client;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod http;

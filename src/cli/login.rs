@@ -12,12 +12,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
+use token_relay_client::{Client, ClientError, PendingSignIn, SignIn, api::TokenResponse};
 use url::Url;
 
-use crate::{
-    client::{Client, ClientError, PendingSignIn, SignIn, Token},
-    util::browser,
-};
+use crate::util::browser;
 
 /// What `token-relay login` is asked.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ pub enum LoginError {
 struct Stored<'a> {
     state: &'static str,
     #[serde(flatten)]
-    token: &'a Token,
+    token: &'a TokenResponse,
     relay: &'a Url,
     /// Credentials for the refresh token.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +113,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
         state: "authenticated",
         token: &token,
         relay: &options.relay,
-        session_id: credentials.then(|| pending.session_id()),
+        session_id: credentials.then(|| pending.session_id().expose()),
         session_token: credentials.then(|| pending.session_token().expose()),
     };
     let life = humantime::format_duration(Duration::from_secs(token.expires_in));
@@ -132,7 +130,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
         print(&stored);
     } else {
         eprintln!("Signed in for {life}.");
-        let _ = writeln!(io::stdout().lock(), "{}", token.access_token.as_str());
+        let _ = writeln!(io::stdout().lock(), "{}", token.access_token.expose());
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use jsonwebtoken::Algorithm;
-use url::{Host, Url};
+use token_relay_client::is_secure;
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -532,19 +533,6 @@ fn secure_url(source: &mut Source, name: &str) -> Option<Url> {
     let expected = "an https URL without user or query (http only for loopback hosts)";
     source.reject(name, expected);
     None
-}
-
-/// Whether secrets may go to `url`: by `https`, or within this machine.
-pub(crate) fn is_secure(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    };
-    // A password in a URL would be shown wherever the URL is.
-    let anonymous = url.username().is_empty() && url.password().is_none();
-    anonymous && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
 }
 
 #[cfg(test)]

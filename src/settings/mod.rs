@@ -15,7 +15,6 @@ use std::{
 };
 
 pub use crate::settings::load::Described;
-pub(crate) use crate::settings::load::is_secure;
 pub use crate::settings::source::{SettingsError, SettingsErrors, environment};
 pub use crate::settings::table::markdown;
 

@@ -15,7 +15,7 @@ use axum::{body::Body, extract::Request};
 use http_body_util::BodyExt as _;
 use reqwest::{StatusCode, header};
 use serde_json::Value;
-use token_relay::client::{Client, ClientError, SignIn};
+use token_relay_client::{Client, ClientError, SignIn};
 
 /// `token-relay login`, ended when dropped.
 struct Login {
@@ -312,8 +312,8 @@ async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_o
         .await;
         Browser::default().sign_in(&transit_url, "alice").await;
         let token = token.await.unwrap().unwrap();
-        assert_eq!(who(&relay.url, &token.access_token).await, "alice");
-        assert!(!format!("{token:?}").contains(token.access_token.as_str()));
+        assert_eq!(who(&relay.url, token.access_token.expose()).await, "alice");
+        assert!(!format!("{token:?}").contains(token.access_token.expose()));
         assert_eq!(streams.load(Ordering::SeqCst), asked);
     }
 }

@@ -1,8 +1,8 @@
 //! Signs a program in through a relay and calls an API with the token.
 //!
-//! `cargo run -- demo` in one terminal, `cargo run --example sign_in` in another.
+//! `cargo run -- demo` in one terminal, `cargo run -p token-relay-client --example sign_in` in another.
 
-use token_relay::client::{Client, SignIn};
+use token_relay_client::{Client, SignIn};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let token = pending.token().await?;
 
     let api = reqwest::Client::new().get(format!("{}/addons/me", base.trim_end_matches('/')));
-    let claims = api.bearer_auth(token.access_token.as_str()).send().await?.text().await?;
+    let claims = api.bearer_auth(token.access_token.expose()).send().await?.text().await?;
     println!("{claims}");
     Ok(())
 }

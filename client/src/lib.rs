@@ -1,20 +1,25 @@
-//! A client of the relay: signs a person in through their browser and waits for the token by push.
+//! Signs a person in through a token-relay and waits for the token by push.
 //!
-//! For programs in Rust (`examples/sign_in.rs`) and for `token-relay login` ([`crate::cli`]). Knows the
-//! relay by its public calls only: an event stream, and long polls where no stream gets through.
+//! Uses an event stream, and long polls where no stream gets through. [`api`] holds the wire types,
+//! which the relay shares.
 
+pub mod api;
 mod event_stream;
 
 use std::{fmt, time::Duration};
 
 use http::{StatusCode, header};
 use reqwest::{RequestBuilder, Response};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use url::Url;
-use zeroize::Zeroizing;
+use url::{Host, Url};
 
-use crate::{client::event_stream::EventStream, session::SessionToken, settings::is_secure};
+use crate::{
+    api::{
+        CreateRequest, CreateResponse, ErrorResponse, ProblemDetails, Secret, SessionState,
+        TokenResponse,
+    },
+    event_stream::EventStream,
+};
 
 /// Longest wait for an answer's head; for the first bytes of a stream too, then a proxy keeps it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,35 +107,6 @@ pub struct SignIn {
     pub confirm: bool,
 }
 
-/// The token response (RFC 6749 §5.1); prints no secret.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Token {
-    /// For `Authorization: Bearer`.
-    pub access_token: Zeroizing<String>,
-    /// `Bearer`.
-    pub token_type: String,
-    /// Remaining life in seconds when it was delivered.
-    pub expires_in: u64,
-    /// Scopes, separated by spaces.
-    pub scope: String,
-    /// End of the login, Unix time in milliseconds.
-    #[serde(default)]
-    pub authenticated_at: u64,
-    /// For the next access token, where the relay gives refresh tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refresh_token: Option<Zeroizing<String>>,
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Token")
-            .field("expires_in", &self.expires_in)
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A relay.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -138,56 +114,27 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-#[derive(Serialize)]
-struct Create<'a> {
-    bind: bool,
-    confirm: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_name: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct Created {
-    session_id: Zeroizing<String>,
-    session_token: Zeroizing<String>,
-    expires_in: u64,
-    transit_url: Url,
-    events_url: Url,
-    poll_url: Url,
-    user_code: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    detail: Option<String>,
-    title: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Failed {
-    error: String,
-    error_description: String,
-}
-
-/// Anything that is said at the end of a sign-in, by its state.
-#[derive(Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-enum ServerMessage {
-    Pending,
-    Authenticated(Token),
-    Failed(Failed),
-}
-
-impl ServerMessage {
-    fn settle(self) -> Option<Result<Token, ClientError>> {
-        match self {
-            Self::Pending => None,
-            Self::Authenticated(token) => Some(Ok(token)),
-            Self::Failed(Failed { error, error_description: description }) => {
-                Some(Err(ClientError::Failed { error, description }))
-            }
+fn settle(state: SessionState) -> Option<Result<TokenResponse, ClientError>> {
+    match state {
+        SessionState::Pending => None,
+        SessionState::Authenticated(token) => Some(Ok(token)),
+        SessionState::Failed(ErrorResponse { error, error_description: description }) => {
+            Some(Err(ClientError::Failed { error, description }))
         }
     }
+}
+
+/// Whether secrets may travel to `url`: by `https`, or by `http` to this machine. A URL with a
+/// password in it is refused, because it would be shown wherever the URL is.
+pub fn is_secure(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    };
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    anonymous && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
 }
 
 /// A connection ended without an answer: come again.
@@ -235,10 +182,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn sign_in(&self, wanted: &SignIn) -> Result<PendingSignIn, ClientError> {
         let url = self.base.join("addons/sessions").map_err(|_| ClientError::Malformed)?;
-        let create = Create {
+        let create = CreateRequest {
             bind: true,
             confirm: wanted.confirm,
-            client_name: wanted.client_name.as_deref(),
+            client_name: wanted.client_name.clone(),
         };
         let body = serde_json::to_vec(&create).map_err(|_| ClientError::Malformed)?;
         let request = self
@@ -251,18 +198,17 @@ impl Client {
         if answer.status() != StatusCode::CREATED {
             return Err(refusal(answer).await);
         }
-        let created: Created =
+        let created: CreateResponse =
             serde_json::from_slice(&read(answer).await?).map_err(|_| ClientError::Malformed)?;
-        let session_token =
-            SessionToken::parse(&created.session_token).map_err(|_| ClientError::Malformed)?;
+        let url = |text: &str| Url::parse(text).map_err(|_| ClientError::Malformed);
         Ok(PendingSignIn {
             http: self.http.clone(),
             session_id: created.session_id,
-            session_token,
+            session_token: created.session_token.ok_or(ClientError::Malformed)?,
             user_code: created.user_code,
-            transit_url: created.transit_url,
-            events_url: created.events_url,
-            poll_url: created.poll_url,
+            transit_url: url(&created.transit_url)?,
+            events_url: url(&created.events_url)?,
+            poll_url: url(&created.poll_url)?,
             expires_in: Duration::from_secs(created.expires_in),
             created: Instant::now(),
         })
@@ -272,8 +218,8 @@ impl Client {
 /// A sign-in that waits for its person.
 pub struct PendingSignIn {
     http: reqwest::Client,
-    session_id: Zeroizing<String>,
-    session_token: SessionToken,
+    session_id: Secret,
+    session_token: Secret,
     user_code: Option<String>,
     transit_url: Url,
     events_url: Url,
@@ -305,12 +251,12 @@ impl PendingSignIn {
     }
 
     /// Client ID of the refresh token.
-    pub fn session_id(&self) -> &str {
+    pub fn session_id(&self) -> &Secret {
         &self.session_id
     }
 
     /// Client secret of the refresh token.
-    pub fn session_token(&self) -> &SessionToken {
+    pub fn session_token(&self) -> &Secret {
         &self.session_token
     }
 
@@ -318,7 +264,7 @@ impl PendingSignIn {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn token(&self) -> Result<Token, ClientError> {
+    pub async fn token(&self) -> Result<TokenResponse, ClientError> {
         // The relay knows best when the time is over; this is for one that has gone.
         let end = self.created + self.expires_in + Duration::from_secs(2);
         let mut last = None;
@@ -348,7 +294,7 @@ impl PendingSignIn {
     }
 
     /// `last` is why the last connection ended.
-    async fn wait(&self, last: &mut Option<ClientError>) -> Result<Token, ClientError> {
+    async fn wait(&self, last: &mut Option<ClientError>) -> Result<TokenResponse, ClientError> {
         let (mut stream, mut events) = (true, EventStream::default());
         let mut pause = PAUSE;
         loop {
@@ -380,7 +326,7 @@ impl PendingSignIn {
     }
 
     /// Reads the event stream to its end.
-    async fn listen(&self, events: &mut EventStream) -> Result<Token, Cut> {
+    async fn listen(&self, events: &mut EventStream) -> Result<TokenResponse, Cut> {
         let mut request = self
             .authorize(self.http.get(self.events_url.clone()))
             .header(header::ACCEPT, "text/event-stream");
@@ -413,9 +359,9 @@ impl PendingSignIn {
             for event in events.push(&chunk).map_err(|_| Cut::Final(ClientError::Malformed))? {
                 match event.name.as_str() {
                     "authenticated" | "failed" => {
-                        let told: ServerMessage =
+                        let told: SessionState =
                             serde_json::from_str(&event.data).map_err(malformed)?;
-                        if let Some(settled) = told.settle() {
+                        if let Some(settled) = settle(told) {
                             return settled.map_err(Cut::Final);
                         }
                     }
@@ -428,16 +374,16 @@ impl PendingSignIn {
     }
 
     /// Asks once, and waits for the answer a while.
-    async fn poll(&self) -> Result<Token, Cut> {
+    async fn poll(&self) -> Result<TokenResponse, Cut> {
         let mut url = self.poll_url.clone();
         url.query_pairs_mut().append_pair("wait", &LONG_POLL.to_string());
         let begun = Instant::now();
         let request = self.authorize(self.http.get(url));
         let request = request.timeout(Duration::from_secs(LONG_POLL) + TIMEOUT);
         let answer = accepted(request.send().await?).await?;
-        let told: ServerMessage = serde_json::from_slice(&read(answer).await.map_err(Cut::Final)?)
+        let told: SessionState = serde_json::from_slice(&read(answer).await.map_err(Cut::Final)?)
             .map_err(|_| Cut::Final(ClientError::Malformed))?;
-        match told.settle() {
+        match settle(told) {
             Some(settled) => settled.map_err(Cut::Final),
             // A proxy that answers at once must not be asked in a tight loop.
             None => {
@@ -451,7 +397,10 @@ impl PendingSignIn {
 /// A little sooner or later than `wait`, so that clients which were cut off together do not come
 /// back together.
 fn jittered(wait: Duration) -> Duration {
-    let [byte] = crate::session::random_bytes::<1>();
+    let mut byte = [0];
+    // Without randomness the pause is merely the same for all.
+    let _ = getrandom::fill(&mut byte);
+    let [byte] = byte;
     wait.mul_f64(0.75 + f64::from(byte) / 512.0)
 }
 
@@ -478,8 +427,8 @@ async fn accepted(answer: Response) -> Result<Response, Cut> {
 async fn refusal(answer: Response) -> ClientError {
     let status = answer.status();
     let problem = read(answer).await.ok();
-    let problem = problem.and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
-    let detail = problem.and_then(|problem| problem.detail.or(problem.title));
+    let problem = problem.and_then(|body| serde_json::from_slice::<ProblemDetails>(&body).ok());
+    let detail = problem.and_then(|problem| problem.detail.or(Some(problem.title)));
     // It goes to a terminal.
     let detail = detail.map(|text| text.chars().filter(|it| !it.is_control()).take(300).collect());
     ClientError::Refused { status, detail }

@@ -1,0 +1,152 @@
+//! The JSON that travels between the relay and its clients.
+//!
+//! The relay serialises what the client deserialises and the other way round, so each message is
+//! declared once. With the feature `openapi` every type is a `utoipa::ToSchema`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A text that gives access to something: it is wiped from memory when dropped, and `Debug` does
+/// not print it.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String))]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
+}
+
+/// Body of `POST /addons/sessions`. An empty body stands for a legacy session, which its ID alone
+/// opens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// Reading the session will need the `session_token` of the answer.
+    #[serde(default)]
+    pub bind: bool,
+    /// The dialog shows a user code before the login; needs `bind`.
+    #[serde(default)]
+    pub confirm: bool,
+    /// The add-in's name, shown to the person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_name: Option<String>,
+}
+
+/// Answer to `POST /addons/sessions`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateResponse {
+    /// Names the session; a legacy session is also read by it.
+    pub session_id: Secret,
+    /// Remaining lifetime of the session in seconds.
+    pub expires_in: u64,
+    /// To be opened in the dialog.
+    pub transit_url: String,
+    /// Server-sent events.
+    pub events_url: String,
+    /// WebSocket, subprotocol `token-relay.v1`.
+    pub websocket_url: String,
+    /// Long poll; `DELETE` acknowledges the token or cancels the session.
+    pub poll_url: String,
+    /// Reads a bound session. Given once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
+    /// Opens the dialog of a bound session. Single use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit_token: Option<Secret>,
+    /// To be shown beside the dialog (RFC 8628 §6.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_code: Option<String>,
+}
+
+/// The token response (RFC 6749 §5.1).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenResponse {
+    /// For `Authorization: Bearer` (RFC 6750).
+    pub access_token: Secret,
+    /// For the next access token, where the relay issues refresh tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Secret>,
+    /// `Bearer`.
+    pub token_type: String,
+    /// Remaining lifetime in seconds at the time of delivery.
+    pub expires_in: u64,
+    /// Scopes, separated by spaces.
+    #[serde(default)]
+    pub scope: String,
+    /// When the login ended, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub authenticated_at: u64,
+}
+
+/// An error (RFC 6749 §5.2, §4.1.2.1).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ErrorResponse {
+    /// The code, such as `access_denied`.
+    pub error: String,
+    /// For people.
+    #[serde(default)]
+    pub error_description: String,
+}
+
+/// What a poll answers and what the events `authenticated` and `failed` carry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SessionState {
+    /// The person has not signed in yet.
+    Pending,
+    /// The token.
+    Authenticated(TokenResponse),
+    /// The sign-in failed.
+    Failed(ErrorResponse),
+}
+
+/// Problem details (RFC 9457).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProblemDetails {
+    /// `urn:token-relay:problem:…`; see the table of problems.
+    #[serde(default)]
+    pub r#type: String,
+    /// The same for every problem of this type.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// What is wrong with this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Why the session is over, as the event streams name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
