@@ -9,7 +9,7 @@ use std::{
 use syn::visit::{self, Visit};
 
 /// The layers of `src/`, top down. A module imports from its own layer's folder and from those below.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 15] = [
     "main",
     "cli",
     "demo",
@@ -22,7 +22,6 @@ const LAYERS: [&str; 16] = [
     "token",
     "store",
     "session",
-    "client",
     "telemetry",
     "api",
     "util",
