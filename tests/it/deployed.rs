@@ -1,7 +1,7 @@
 //! The files of `deploy/` speak of settings and metrics that exist.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -165,4 +165,32 @@ async fn the_provider_of_the_sample_deployment_signs_people_in() {
     let page = Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
     assert_eq!(page.url.path(), "/addons/success", "{}", first.log());
     assert_eq!(events.next().await.unwrap().name, "authenticated");
+}
+
+/// Runs a program of the tests' Python environment and returns what it printed.
+fn python(arguments: &[&str]) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/venv/bin/python");
+    assert!(python.exists(), "install the Python packages: ./tests/run install");
+    let output = Command::new(python).args(arguments).current_dir(root).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed
+}
+
+#[test]
+fn the_chart_renders_with_helms_engine_and_the_relay_accepts_its_environment() {
+    python(&["deploy/helm/schema.py", "--check"]);
+    let printed = python(&["tests/support/helm/render.py"]);
+    println!("{printed}");
+    let environment: BTreeMap<String, String> =
+        serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    assert_eq!(environment["TOKEN_RELAY_MAX_BODY"], "1048576");
+    let output = Command::new(env!("CARGO_BIN_EXE_token-relay"))
+        .arg("check-config")
+        .env_clear()
+        .envs(&environment)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
