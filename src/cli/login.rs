@@ -124,12 +124,15 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
                 &json!({"state": "authenticated", "stored": path, "expires_in": token.expires_in}),
             );
         } else {
-            eprintln!("Signed in for {life}; the token is in {}.", path.display());
+            super::print_error(&format!(
+                "Signed in for {life}; the token is in {}.",
+                path.display()
+            ));
         }
     } else if options.json {
         print(&stored);
     } else {
-        eprintln!("Signed in for {life}.");
+        super::print_error(&format!("Signed in for {life}."));
         let _ = writeln!(io::stdout().lock(), "{}", token.access_token.expose());
     }
     Ok(())
@@ -146,9 +149,11 @@ fn announce(options: &LoginOptions, pending: &PendingSignIn) {
         }));
         return;
     }
-    eprintln!("To sign in, open this address in a browser:\n\n  {url}\n");
+    super::print_error(&format!("To sign in, open this address in a browser:\n\n  {url}\n"));
     if let Some(code) = code {
-        eprintln!("It shows a code. Go on only if it is this one:\n\n  {code}\n");
+        super::print_error(&format!(
+            "It shows a code. Go on only if it is this one:\n\n  {code}\n"
+        ));
     }
 }
 

@@ -8,10 +8,10 @@ use std::{
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{
@@ -21,7 +21,7 @@ use crate::{
     http::docs::openapi,
     server,
     settings::{Settings, Snapshot, environment},
-    telemetry::log::WithTrace,
+    telemetry::log::Log,
 };
 
 /// What is logged, such as `debug` or `token_relay::relay=trace,info`.
@@ -29,6 +29,9 @@ const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
+
+/// Time for blocking calls to return when the process ends.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -142,8 +145,8 @@ impl ConfigFile {
 pub fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Serve(file) => match Snapshot::read(environment(), file.path()) {
-            Ok(snapshot) => match log_to_stderr(snapshot.settings.log_json) {
-                Ok(()) => {
+            Ok(snapshot) => match start_log(snapshot.settings.log_json) {
+                Ok(_log) => {
                     let read_settings = move || Snapshot::read(environment(), file.path());
                     run(server::serve(snapshot, Box::new(read_settings)))
                 }
@@ -154,9 +157,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo { listen, provider_listen, no_open } => {
             use crate::demo::{DemoError, DemoOptions};
-            if let Err(error) = log_to_stderr(false) {
-                return bad_settings(&error);
-            }
+            let _log = match start_log(false) {
+                Ok(log) => log,
+                Err(error) => return bad_settings(&error),
+            };
             run(async move {
                 let options = DemoOptions { listen, provider_listen, open: !no_open };
                 match crate::demo::run(options).await {
@@ -242,20 +246,29 @@ fn run<T: Ended, E: std::fmt::Display>(command: impl Future<Output = Result<T, E
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(command) {
+    let ended = runtime.block_on(command);
+    // A blocking call that hangs, such as a read from a network file system, does not hold up the
+    // end of the process.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    match ended {
         Ok(ended) => ended.code(),
         Err(error) => failed(&error),
     }
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("token-relay: {error}");
+    print_error(&format!("token-relay: {error}"));
     ExitCode::FAILURE
 }
 
 fn bad_settings(errors: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("{errors}");
+    print_error(&errors.to_string());
     ExitCode::from(BAD_SETTINGS)
+}
+
+/// Prints a line on standard error. A failed write is ignored; the exit status says it all.
+fn print_error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn print(text: &str) -> ExitCode {
@@ -264,17 +277,10 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn log_to_stderr(json: bool) -> Result<(), String> {
-    let wanted = environment().find(|(name, value)| name == LOG && !value.is_empty());
-    let wanted = wanted.map_or_else(|| "info".to_owned(), |(_, value)| value);
-    let filter = EnvFilter::try_new(wanted).map_err(|error| format!("{LOG}: {error}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
-        log.json().map_event_format(WithTrace).init();
-    } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
-    }
-    Ok(())
+fn start_log(json: bool) -> Result<Log, String> {
+    let filter = environment().find(|(name, value)| name == LOG && !value.is_empty());
+    let filter = filter.map_or_else(|| "info".to_owned(), |(_, value)| value);
+    Log::start(&filter, json).map_err(|error| format!("{LOG}: {error}"))
 }
 
 fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {

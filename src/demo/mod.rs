@@ -64,7 +64,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let Demo { server, issuer, snapshot, client_secret } =
         start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
-    server::announce(&format!("token-relay demo: open {url} (provider: {issuer})"));
+    server::announce(format!("token-relay demo: open {url} (provider: {issuer})"));
     if options.open {
         browser::open(&url);
     }
@@ -142,6 +142,6 @@ pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let bound = listener.local_addr().map_err(unusable)?;
     let router = Provider::new(&issuer, client, false)?.router();
-    server::announce(&format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
+    server::announce(format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
     axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)
 }

@@ -6,6 +6,7 @@
 mod app;
 mod direct_write;
 mod error;
+mod file_limit;
 mod hyper;
 mod listener;
 mod open_requests;
@@ -83,7 +84,7 @@ impl Server {
             .map_err(|source| AppError::Listen { address: settings.listen, source })?;
         let app = app::build(&settings, address, demo_pane).await?;
         let limits = ConnectionLimits {
-            max_connections: settings.limits.max_connections,
+            max_connections: file_limit::raise(settings.limits.max_connections),
             header_timeout: settings.limits.header_timeout,
         };
         let accepting = CancellationToken::new();
@@ -182,16 +183,22 @@ impl Server {
 pub async fn serve(snapshot: Snapshot, read_settings: ReadSettings) -> Result<(), AppError> {
     let signals = Signals::listen()?;
     let server = Server::start(snapshot.settings.clone()).await?;
-    announce(&format!("token-relay listening on {}://{}", server.scheme(), server.address()));
+    announce(format!("token-relay listening on {}://{}", server.scheme(), server.address()));
     run_until_signal(server, signals, snapshot, read_settings).await;
     Ok(())
 }
 
-/// Prints one line on standard output. A failed write is ignored: nobody may be reading.
-pub fn announce(line: &str) {
-    use std::io::Write as _;
-    let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+/// Prints one line on standard output, on another thread and without an error: nobody may be
+/// reading.
+pub fn announce(line: String) {
+    let print = move || {
+        use std::io::Write as _;
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    };
+    if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(print) {
+        tracing::warn!(%error, "address not printed");
+    }
 }
 
 async fn sweep_quotas(app: AppState, stop: CancellationToken) {

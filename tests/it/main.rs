@@ -25,3 +25,4 @@ mod terminal;
 mod tls;
 #[cfg(feature = "opentelemetry")]
 mod traces;
+mod wire_process;

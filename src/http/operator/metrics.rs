@@ -21,6 +21,7 @@ use prometheus_client::{
 use crate::{
     relay,
     store::{OPERATIONS, Observer, STATES},
+    telemetry,
 };
 
 /// How a reader waits.
@@ -193,6 +194,19 @@ impl Collector for Interrupted {
     }
 }
 
+/// The lines that the log lost.
+#[derive(Debug)]
+struct LostLogLines;
+
+impl Collector for LostLogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Log lines dropped because standard error was full, closed or not read";
+        let counter = ConstCounter::new(telemetry::log::lost_lines());
+        let kind = counter.metric_type();
+        counter.encode(encoder.encode_descriptor("log_lines_lost", help, None, kind)?)
+    }
+}
+
 /// Counts one open stream until dropped.
 pub struct OpenStream(Gauge);
 
@@ -289,6 +303,7 @@ impl Metrics {
             );
         }
         registry.register_collector(Box::new(Interrupted(readers)));
+        registry.register_collector(Box::new(LostLogLines));
         for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }

@@ -30,23 +30,31 @@ pub struct Process {
 impl Process {
     /// Starts `token-relay` with `arguments` and waits until it serves.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_token-relay"))
-            .args(arguments)
-            .envs(environment.iter().copied())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_token-relay"));
+        command.args(arguments).envs(environment.iter().copied());
+        Self::spawn(command, Stdio::piped())
+    }
+
+    /// Starts a command that becomes `token-relay` and waits until it serves. The log is collected
+    /// where `stderr` is piped.
+    pub fn spawn(mut command: Command, stderr: Stdio) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = sink.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
+        if let Some(stderr) = child.stderr.take() {
+            let sink = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    let mut log = sink.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            });
+        }
         let mut first = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
         let url = first

@@ -1,0 +1,59 @@
+//! The number of files that the process may open (`RLIMIT_NOFILE`), of which every connection is one.
+
+use std::io;
+
+use rlimit::Resource;
+
+/// Files besides the connections of the main listener: listeners, the runtime, connections to store
+/// and provider, the metrics listener, settings files while they are read.
+const OTHER_FILES: u64 = 192;
+
+/// Raises the soft limit to the hard one and returns how many of the configured `max_connections`
+/// fit below it. Logs a warning when not all do.
+pub(crate) fn raise(max_connections: usize) -> usize {
+    match raise_soft_limit() {
+        Ok(limit) => {
+            let available = connections_below(limit);
+            if available < max_connections {
+                tracing::warn!(
+                    max_connections,
+                    open_files = limit,
+                    available,
+                    "the limit of open files (RLIMIT_NOFILE) is too low for MAX_CONNECTIONS; \
+                     further connections are refused"
+                );
+            }
+            available.min(max_connections)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files (RLIMIT_NOFILE) cannot be read or raised");
+            max_connections
+        }
+    }
+}
+
+fn raise_soft_limit() -> io::Result<u64> {
+    let (soft, hard) = Resource::NOFILE.get()?;
+    if soft < hard && Resource::NOFILE.set(hard, hard).is_err() {
+        return Ok(soft);
+    }
+    Ok(hard)
+}
+
+/// Connections that leave room for the other files; with a very low limit, half of it.
+fn connections_below(limit: u64) -> usize {
+    let connections = limit.saturating_sub(OTHER_FILES).max(limit / 2);
+    usize::try_from(connections).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_left_for_other_files() {
+        assert_eq!(connections_below(20_000), 19_808);
+        assert_eq!(connections_below(256), 128);
+        assert_eq!(connections_below(u64::MAX), usize::MAX - 192);
+    }
+}
