@@ -19,20 +19,20 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::Utc;
-use ed25519_dalek::{
-    SigningKey,
-    pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding},
-};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jsonwebtoken::{
+    Algorithm,
+    jwk::{CommonParameters, Jwk, PublicKeyUse},
+};
 use openidconnect::{
     AccessToken, Audience, AuthUrl, AuthorizationCode, EmptyAdditionalClaims,
     EmptyAdditionalProviderMetadata, EmptyExtraTokenFields, EndUserEmail, EndUserName, IssuerUrl,
-    JsonWebKeyId, JsonWebKeySet, JsonWebKeySetUrl, LocalizedClaim, Nonce, PrivateSigningKey as _,
-    ResponseTypes, Scope, StandardClaims, SubjectIdentifier, TokenUrl, UserInfoUrl,
+    JsonWebKeySet, JsonWebKeySetUrl, LocalizedClaim, Nonce, PrivateSigningKey, ResponseTypes,
+    Scope, SigningError, StandardClaims, SubjectIdentifier, TokenUrl, UserInfoUrl,
     core::{
-        CoreClientAuthMethod, CoreEdDsaPrivateSigningKey, CoreIdToken, CoreIdTokenClaims,
-        CoreIdTokenFields, CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreResponseType,
-        CoreSubjectIdentifierType, CoreTokenResponse, CoreTokenType,
+        CoreClientAuthMethod, CoreIdToken, CoreIdTokenClaims, CoreIdTokenFields, CoreJsonWebKey,
+        CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreResponseType, CoreSubjectIdentifierType,
+        CoreTokenResponse, CoreTokenType,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     http::oauth::client_credentials,
     session::{Digest, random_bytes},
+    token::jws::PrivateKey,
 };
 
 /// How long a code can be redeemed.
@@ -69,11 +70,55 @@ pub struct RegisteredClient {
 #[error("the demo provider cannot be set up: {0}")]
 pub struct ProviderError(String);
 
+/// What signs the ID tokens (EdDSA).
+struct IdTokenKey {
+    private: PrivateKey,
+    public: CoreJsonWebKey,
+}
+
+impl IdTokenKey {
+    fn generate() -> Result<Self, ProviderError> {
+        let failed = |error: &dyn std::fmt::Display| ProviderError(error.to_string());
+        let private = PrivateKey::generate(Algorithm::EdDSA).map_err(|error| failed(&error))?;
+        let common = CommonParameters {
+            public_key_use: Some(PublicKeyUse::Signature),
+            key_id: Some(hex::encode(random_bytes::<8>())),
+            ..CommonParameters::default()
+        };
+        let algorithm = private.public().ok_or_else(|| failed(&"no public key"))?;
+        let public = serde_json::to_value(Jwk { common, algorithm })
+            .and_then(serde_json::from_value)
+            .map_err(|error| failed(&error))?;
+        Ok(Self { private, public })
+    }
+}
+
+impl PrivateSigningKey for IdTokenKey {
+    type VerificationKey = CoreJsonWebKey;
+
+    fn sign(
+        &self,
+        algorithm: &CoreJwsSigningAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SigningError> {
+        match algorithm {
+            CoreJwsSigningAlgorithm::EdDsa => {
+                self.private.sign(message).map_err(|_| SigningError::CryptoError)
+            }
+            other => Err(SigningError::UnsupportedAlg(format!("{other:?}"))),
+        }
+    }
+
+    fn as_verification_key(&self) -> CoreJsonWebKey {
+        self.public.clone()
+    }
+}
+
 /// The provider.
 pub struct Provider {
     issuer: String,
     client: RegisteredClient,
-    key: CoreEdDsaPrivateSigningKey,
+    key: IdTokenKey,
     metadata: serde_json::Value,
     grants: Mutex<Grants>,
     /// Whether `login_hint` logs in without the form; for benchmarks.
@@ -201,12 +246,7 @@ impl Provider {
         auto_login: bool,
     ) -> Result<Arc<Self>, ProviderError> {
         let failed = |error: &dyn std::fmt::Display| ProviderError(error.to_string());
-        let pem = SigningKey::from_bytes(&random_bytes())
-            .to_pkcs8_pem(LineEnding::LF)
-            .map_err(|error| failed(&error))?;
-        let id = JsonWebKeyId::new(hex::encode(random_bytes::<8>()));
-        let key = CoreEdDsaPrivateSigningKey::from_ed25519_pem(&pem, Some(id))
-            .map_err(|error| failed(&error))?;
+        let key = IdTokenKey::generate()?;
         let metadata = metadata(issuer).map_err(|error| failed(&error))?;
         let issuer = issuer.to_owned();
         Ok(Arc::new(Self { issuer, client, key, metadata, grants: Mutex::default(), auto_login }))

@@ -22,13 +22,15 @@ use base64::{
 use chrono::Utc;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode, header};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
-use p256::pkcs8::EncodePrivateKey as _;
+use jsonwebtoken::{
+    Algorithm, Header,
+    jwk::{CommonParameters, Jwk},
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::{oidc::*, session::random_bytes};
+use crate::{oidc::*, token::jws::PrivateKey};
 
 const CLIENT_ID: &str = "relay-under-test";
 const CLIENT_SECRET: &str = "client-secret-0123456789abcdef0123";
@@ -47,24 +49,13 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 #[derive(Clone)]
 struct Key {
     algorithm: Algorithm,
-    encoding: EncodingKey,
+    private: Arc<PrivateKey>,
     public: Jwk,
 }
 
 impl Key {
     fn new(algorithm: Algorithm, id: &str) -> Self {
-        let encoding = match algorithm {
-            Algorithm::ES256 => {
-                let key = p256::SecretKey::from_slice(&random_bytes::<32>()).unwrap();
-                EncodingKey::from_ec_der(key.to_pkcs8_der().unwrap().as_bytes())
-            }
-            Algorithm::EdDSA => {
-                let key = ed25519_dalek::SigningKey::from_bytes(&random_bytes());
-                // RFC 8410 §7: a fixed head, then the seed.
-                let mut der = hex::decode("302e020100300506032b657004220420").unwrap();
-                der.extend_from_slice(key.as_bytes());
-                EncodingKey::from_ed_der(&der)
-            }
+        let private = match algorithm {
             Algorithm::RS256 | Algorithm::PS256 => {
                 let made = std::process::Command::new("openssl")
                     .args(["genpkey", "-quiet", "-algorithm", "RSA"])
@@ -72,19 +63,23 @@ impl Key {
                     .output()
                     .expect("install openssl, which makes the RSA key");
                 assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-                EncodingKey::from_rsa_pem(&made.stdout).unwrap()
+                PrivateKey::from_pem(algorithm, &made.stdout).unwrap()
             }
-            other => panic!("no test key for {other:?}"),
+            _ => PrivateKey::generate(algorithm).unwrap(),
         };
-        let mut public = Jwk::from_encoding_key(&encoding, algorithm).unwrap();
-        public.common.key_id = Some(id.to_owned());
-        Self { algorithm, encoding, public }
+        let common = CommonParameters {
+            key_algorithm: Some(algorithm.into()),
+            key_id: Some(id.to_owned()),
+            ..CommonParameters::default()
+        };
+        let public = Jwk { common, algorithm: private.public().unwrap() };
+        Self { algorithm, private: Arc::new(private), public }
     }
 
     fn sign(&self, claims: &Value) -> String {
         let mut head = Header::new(self.algorithm);
         head.kid = self.public.common.key_id.clone();
-        jsonwebtoken::encode(&head, claims, &self.encoding).unwrap()
+        self.private.sign_compact(&head, claims).unwrap()
     }
 
     /// The left half of the hash of `text` (OpenID Connect Core §3.1.3.6).
@@ -489,7 +484,10 @@ async fn forged_id_tokens_are_refused() {
     fn hmac(claims: &Value, secret: &[u8]) -> String {
         let mut head = Header::new(Algorithm::HS256);
         head.kid = Some("first".to_owned());
-        jsonwebtoken::encode(&head, claims, &EncodingKey::from_secret(secret)).unwrap()
+        PrivateKey::from_secret(Algorithm::HS256, secret)
+            .unwrap()
+            .sign_compact(&head, claims)
+            .unwrap()
     }
     let attacks: &[(&str, Attack)] = &[
         ("no algorithm", |fake| {

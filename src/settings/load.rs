@@ -293,10 +293,14 @@ fn signing_keys(source: &mut Source, name: &str, algorithm: SigningAlgorithm) ->
         lines.map(|line| Secret(line.to_owned().into())).collect()
     };
     let (algorithm, expected) = match algorithm {
-        SigningAlgorithm::Es256 => (Algorithm::ES256, "a PEM private key on P-256 (PKCS#8)"),
+        SigningAlgorithm::Es256 => (
+            Algorithm::ES256,
+            "a PEM private key on P-256 (PKCS#8 that holds its public key too, as \
+             `openssl ec -in KEY | openssl pkcs8 -topk8 -nocrypt` writes it)",
+        ),
         SigningAlgorithm::EdDsa => (Algorithm::EdDSA, "a PEM private key of Ed25519 (PKCS#8)"),
         SigningAlgorithm::Rs256 => {
-            (Algorithm::RS256, "a PEM private key of RSA, of 2048 bits or more")
+            (Algorithm::RS256, "a PEM private key of RSA, of 2048 to 4096 bits")
         }
         SigningAlgorithm::Hs256 => (Algorithm::HS256, "a secret of 32 bytes or more on each line"),
     };

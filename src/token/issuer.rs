@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
     session::{GrantId, random_bytes, redacted_text},
-    token::{KeyError, SigningKeys, response::TokenResponse},
+    token::{
+        error::{KeyError, SignError},
+        jws::PrivateKey,
+        keys::SigningKeys,
+        response::TokenResponse,
+    },
 };
 
 /// Claims that the service sets itself and copies from nobody.
@@ -19,7 +24,7 @@ const REGISTERED: [&str; 11] =
 /// The token cannot be signed.
 #[derive(Debug, thiserror::Error)]
 #[error("the access token cannot be signed: {0}")]
-pub struct IssueError(Box<dyn std::error::Error + Send + Sync>);
+pub struct IssueError(#[from] SignError);
 
 redacted_text! {
     /// An access token; prints itself as `(redacted)`.
@@ -113,7 +118,7 @@ impl Issuer {
         let mut header = Header::new(key.algorithm);
         header.typ = Some("at+jwt".to_owned());
         header.kid = Some(key.id.clone());
-        let signed = key.sign(&header, &claims).map_err(|error| IssueError(error.into()))?;
+        let signed = key.sign(&header, &claims)?;
         let token = AccessToken::new(signed);
         Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now))
     }
@@ -121,8 +126,7 @@ impl Issuer {
 
 /// How access tokens of the meet-compatible surface are made.
 pub struct MeetIssuer {
-    key: EncodingKey,
-    algorithm: Algorithm,
+    key: PrivateKey,
     issuer: String,
     audience: String,
     scope: String,
@@ -158,11 +162,11 @@ impl MeetIssuer {
             _ => return Err(KeyError::Missing),
         };
         if secret.len() < 32 {
-            return Err(KeyError::TooShort { least: 32 });
+            return Err(KeyError::TooShort { min: 32 });
         }
         let MeetClaims { issuer, audience, scope, token_type, ttl } = claims;
-        let key = EncodingKey::from_secret(secret);
-        Ok(Self { key, algorithm, issuer, audience, scope, token_type, ttl })
+        let key = PrivateKey::from_secret(algorithm, secret)?;
+        Ok(Self { key, issuer, audience, scope, token_type, ttl })
     }
 
     /// Makes a token. `now` is the time since the Unix epoch.
@@ -178,8 +182,7 @@ impl MeetIssuer {
             "aud": self.audience,
             "scope": self.scope,
         });
-        let token = jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key)
-            .map_err(|error| IssueError(error.into()))?;
+        let token = self.key.sign_compact(&Header::new(self.key.algorithm()), &claims)?;
         let token = AccessToken::new(token);
         Ok(TokenResponse::new(token, &self.token_type, self.ttl, &self.scope, now))
     }

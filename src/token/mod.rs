@@ -3,8 +3,9 @@
 //! Called by `http`; calls `store` for revocation. The only module that sees a token in clear
 //! between its making and its delivery.
 
-mod ecdsa;
+mod error;
 mod issuer;
+pub mod jws;
 mod keys;
 mod refresh;
 mod response;
@@ -12,8 +13,9 @@ mod revocation;
 mod sealing;
 mod verify;
 
+pub use crate::token::error::{KeyError, SignError};
 pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer, Subject};
-pub use crate::token::keys::{KeyError, SigningKeys};
+pub use crate::token::keys::SigningKeys;
 pub use crate::token::refresh::{Grant, Refresh, RefreshError, RefreshToken};
 pub use crate::token::response::TokenResponse;
 pub use crate::token::revocation::Revocations;

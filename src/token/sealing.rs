@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::{session::random_bytes, token::KeyError};
+use crate::{session::random_bytes, token::error::KeyError};
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
@@ -110,7 +110,7 @@ impl KeyRing {
             .into_iter()
             .map(|secret| {
                 if secret.len() < MIN_SECRET_LENGTH {
-                    return Err(KeyError::TooShort { least: MIN_SECRET_LENGTH });
+                    return Err(KeyError::TooShort { min: MIN_SECRET_LENGTH });
                 }
                 Ok(Key::derive(secret))
             })

@@ -9,7 +9,10 @@ use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{session::GrantId, token::SigningKeys};
+use crate::{
+    session::GrantId,
+    token::{jws, keys::SigningKeys},
+};
 
 /// Tolerated difference between the clocks of two instances, in seconds.
 const LEEWAY: u64 = 5;
@@ -95,16 +98,16 @@ impl Verifier {
         validation.set_issuer(&[&self.issuer]);
         validation.set_audience(&self.audience);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation)
-            .map(|data| data.claims)
-            .map_err(|error| match error.kind() {
+        jws::decode::<Claims>(token, &key.decoding, &validation).map(|data| data.claims).map_err(
+            |error| match error.kind() {
                 ErrorKind::ExpiredSignature => Rejected::Expired,
                 ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Rejected::Signature,
                 ErrorKind::InvalidIssuer
                 | ErrorKind::InvalidAudience
                 | ErrorKind::ImmatureSignature => Rejected::Foreign,
                 _ => Rejected::Malformed,
-            })
+            },
+        )
     }
 }
 
@@ -193,8 +196,7 @@ mod tests {
             "iss": issuer.issuer, "sub": "eve", "aud": issuer.audience[0], "exp": now().as_secs() + 60,
             "iat": now().as_secs(), "nbf": now().as_secs(), "jti": "x", "scope": "addons",
         });
-        let token =
-            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
+        let token = jws::encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
         assert_eq!(verifier(&keys, &issuer).verify(&token).unwrap_err(), Rejected::Signature);
     }
 
