@@ -19,7 +19,7 @@ use token_relay::{
         AppState,
         addons::streams::{StreamMessage, sse::EventStream},
     },
-    relay::{CreateSession, Subscription},
+    relay::{CreateSession, Delivery, Subscription},
     server::Server,
     session::{Profile, SessionId, SessionKey, SessionToken, TransitToken},
     settings::Snapshot,
@@ -113,7 +113,8 @@ impl Session {
     }
 
     fn reader(&self) -> Subscription {
-        let open = APP.relay.open(self.key(), Some(self.token.digest()), false);
+        let open =
+            APP.relay.open(self.key(), Some(self.token.digest()), Delivery::UntilAcknowledged);
         RUNTIME.block_on(open).expect("a reader")
     }
 

@@ -14,7 +14,7 @@ use token_relay::{
     session::SessionKey,
     store::{
         Stored,
-        redis::{RedisStore, RedisStoreOptions},
+        redis::{RedisSettings, RedisStore, RedisUrl},
     },
     token::{Issuer, KeyRing, SigningKeys, Subject, TokenResponse},
 };
@@ -170,8 +170,8 @@ pub struct Publisher {
 impl Publisher {
     pub async fn new(url: &str, secret: &str) -> Self {
         let registry = Registry::new(1, 1);
-        let options = RedisStoreOptions {
-            url: url.to_owned(),
+        let options = RedisSettings {
+            url: RedisUrl::parse(url).expect("a URL"),
             prefix: "token-relay".to_owned(),
             command_timeout: Duration::from_secs(5),
         };

@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::{relay::OpenError, session::GoneReason, store::StoreError};
+use crate::{relay::ReadError, session::GoneReason, store::StoreError};
 
 /// What went wrong. The variant decides type, status and title; see the table in the README.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,16 +194,16 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<OpenError> for Problem {
-    fn from(error: OpenError) -> Self {
-        use crate::relay::Crowded;
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        use crate::relay::JoinError;
         match error {
-            OpenError::Unknown => Self::SessionNotFound,
-            OpenError::Unauthorized => Self::ReaderUnauthorized,
-            OpenError::Crowded(Crowded::Instance) => Self::InstanceFull,
-            OpenError::Crowded(Crowded::Session) => Self::TooManyStreams,
-            OpenError::Crowded(Crowded::Draining) => Self::ShuttingDown,
-            OpenError::Store(error) => error.into(),
+            ReadError::Unknown => Self::SessionNotFound,
+            ReadError::Unauthorized => Self::ReaderUnauthorized,
+            ReadError::Join(JoinError::InstanceFull) => Self::InstanceFull,
+            ReadError::Join(JoinError::SessionFull) => Self::TooManyStreams,
+            ReadError::Join(JoinError::Draining) => Self::ShuttingDown,
+            ReadError::Store(error) => error.into(),
         }
     }
 }

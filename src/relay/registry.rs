@@ -1,9 +1,7 @@
-//! Who waits on this instance: a sharded map from session to the mailboxes of its readers.
+//! The subscriptions that wait on this instance: a sharded map from session to mailboxes.
 //!
-//! Filled by `delivery`, rung by the store through [`Notifier`]. A mailbox is a few words
-//! and a waker: a waiting reader costs no task of its own and wakes only when it is rung. Whoever
-//! brings a payload may hand it to the reader's client at once, by its [`DirectWriter`]. Knows neither
-//! states nor transports.
+//! A mailbox is a few words and a waker, so that a waiting subscription costs no task of its own.
+//! The thread that receives a payload may write it to the client at once, by a [`DirectWriter`].
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -20,7 +18,7 @@ use atomic_waker::AtomicWaker;
 use smallvec::SmallVec;
 
 use crate::{
-    session::{ReaderId, SealedPayload, SessionKey},
+    session::{SealedPayload, SessionKey, SubscriptionId},
     store::{Fulfilled, Notifier},
 };
 
@@ -29,144 +27,148 @@ const SHARDS: usize = 64;
 const CHANGED: u8 = 1;
 const DRAINING: u8 = 2;
 
-/// Why no reader can be added.
+/// Why no subscription can be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Crowded {
-    /// This instance has all the readers it may have.
-    #[error("this instance has no room for another waiting reader")]
-    Instance,
-    /// This session has all the readers it may have.
-    #[error("this session has too many waiting readers")]
-    Session,
+pub enum JoinError {
+    /// This instance holds its maximum number of subscriptions.
+    #[error("this instance has no room for another subscription")]
+    InstanceFull,
+    /// This session has its maximum number of subscriptions.
+    #[error("this session has too many subscriptions")]
+    SessionFull,
     /// This instance is shutting down.
     #[error("this instance is shutting down")]
     Draining,
 }
 
-/// What rang.
+/// Why a mailbox was signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ring {
+pub enum Signal {
     /// The session changed, or may have.
     Changed,
     /// The instance is shutting down.
     Draining,
 }
 
-/// A way to a reader's client that is open to whoever brings the payload.
+/// Writes a payload to a client's connection on the thread that received it.
 pub trait DirectWriter: Send + Sync {
-    /// Sends the payload of `key` without waiting; false when the reader has to.
+    /// Writes the payload of `key` without blocking; false when the subscription has to send it.
     fn write_directly(&self, key: SessionKey, payload: &SealedPayload) -> bool;
 }
 
-/// What the bus brought for one reader.
+/// A payload that the bus delivered for one subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Arrived {
-    /// The payload, which is the reader's to send.
+pub enum BusDelivery {
+    /// To be sent by the subscription.
     Payload(SealedPayload),
-    /// Sent already.
+    /// Written by its [`DirectWriter`] already.
     WrittenDirectly,
 }
 
-/// Where one waiting reader is told.
+/// What wakes one subscription, and the payload that the bus delivered for it.
 pub struct Mailbox {
-    reader: ReaderId,
-    rung: AtomicU8,
+    subscription: SubscriptionId,
+    /// The pending signals, a bit for each.
+    signals: AtomicU8,
     waker: AtomicWaker,
-    arrived: Mutex<Option<Arrived>>,
+    delivery: Mutex<Option<BusDelivery>>,
     direct_writer: OnceLock<Arc<dyn DirectWriter>>,
 }
 
 impl fmt::Debug for Mailbox {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Mailbox").field("reader", &self.reader).finish_non_exhaustive()
+        formatter
+            .debug_struct("Mailbox")
+            .field("subscription", &self.subscription)
+            .finish_non_exhaustive()
     }
 }
 
 impl Mailbox {
-    fn ring(&self, bit: u8) {
-        self.rung.fetch_or(bit, Ordering::AcqRel);
+    fn signal(&self, bit: u8) {
+        self.signals.fetch_or(bit, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    /// The identity under which this reader attaches to its session.
-    pub fn reader(&self) -> ReaderId {
-        self.reader
+    /// The ID under which this subscription attaches to its session.
+    pub fn subscription(&self) -> SubscriptionId {
+        self.subscription
     }
 
-    /// Waits until rung. Draining comes last, so that a token that arrived goes out first.
-    pub async fn rung(&self) -> Ring {
+    /// Waits for a signal. Draining comes last, so that a token that has arrived is sent first.
+    pub async fn signalled(&self) -> Signal {
         poll_fn(|context| {
             self.waker.register(context.waker());
-            let rung = self.rung.load(Ordering::Acquire);
-            let (bit, ring) = match rung {
+            let (bit, signal) = match self.signals.load(Ordering::Acquire) {
                 0 => return Poll::Pending,
-                rung if rung & CHANGED != 0 => (CHANGED, Ring::Changed),
-                _ => (DRAINING, Ring::Draining),
+                signals if signals & CHANGED != 0 => (CHANGED, Signal::Changed),
+                _ => (DRAINING, Signal::Draining),
             };
-            self.rung.fetch_and(!bit, Ordering::AcqRel);
-            Poll::Ready(ring)
+            self.signals.fetch_and(!bit, Ordering::AcqRel);
+            Poll::Ready(signal)
         })
         .await
     }
 
-    /// Opens a way around the reader. Only the first one is kept.
+    /// Sets the direct writer. Only the first one counts.
     pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
         let _ = self.direct_writer.set(direct_writer);
     }
 
-    /// What the bus brought for this very reader, once.
-    pub fn take_arrived(&self) -> Option<Arrived> {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes what the bus delivered for this subscription.
+    pub fn take_delivery(&self) -> Option<BusDelivery> {
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn arrive(&self, key: SessionKey, payload: &SealedPayload) {
-        let handed_over = self
-            .direct_writer
-            .get()
-            .is_some_and(|direct_writer| direct_writer.write_directly(key, payload));
-        let arrived =
-            if handed_over { Arrived::WrittenDirectly } else { Arrived::Payload(payload.clone()) };
-        *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived);
+    fn deliver(&self, key: SessionKey, payload: &SealedPayload) {
+        let written =
+            self.direct_writer.get().is_some_and(|writer| writer.write_directly(key, payload));
+        let delivery = if written {
+            BusDelivery::WrittenDirectly
+        } else {
+            BusDelivery::Payload(payload.clone())
+        };
+        *self.delivery.lock().unwrap_or_else(PoisonError::into_inner) = Some(delivery);
     }
 }
 
-/// How often the store was lost and found again.
+/// Interruptions of the connection to the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interruptions {
-    /// Connections that were lost and stand again.
+    /// Connections that were lost and re-established.
     pub reconnects: u64,
-    /// Times that messages may have been missed, so that every reader looked again.
+    /// Times that changes may have been missed, so that every subscription read again.
     pub resyncs: u64,
-    /// Readers that looked again.
-    pub readers: u64,
+    /// Subscriptions that read again.
+    pub subscriptions: u64,
 }
 
 type Shard = HashMap<SessionKey, SmallVec<[Arc<Mailbox>; 1]>>;
 
-/// All readers that wait on this instance.
+/// All subscriptions that wait on this instance.
 pub struct Registry {
     shards: Vec<Mutex<Shard>>,
     waiting: AtomicUsize,
     draining: AtomicBool,
-    most: usize,
-    most_per_session: usize,
+    max: usize,
+    max_per_session: usize,
     reconnects: AtomicU64,
     resyncs: AtomicU64,
-    resynced_readers: AtomicU64,
+    resynced_subscriptions: AtomicU64,
 }
 
 impl Registry {
-    /// Room for `most` readers, `most_per_session` of one session.
-    pub fn new(most: usize, most_per_session: usize) -> Arc<Self> {
+    /// Room for `max` subscriptions, `max_per_session` of one session.
+    pub fn new(max: usize, max_per_session: usize) -> Arc<Self> {
         Arc::new(Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             waiting: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            most,
-            most_per_session,
+            max,
+            max_per_session,
             reconnects: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
-            resynced_readers: AtomicU64::new(0),
+            resynced_subscriptions: AtomicU64::new(0),
         })
     }
 
@@ -175,45 +177,45 @@ impl Registry {
         self.shards[usize::from(byte) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a reader of `key`.
+    /// Adds a subscription of `key`.
     ///
     /// # Errors
-    /// [`Crowded`] when a limit is reached or the instance shuts down.
-    pub fn join(&self, key: SessionKey) -> Result<Arc<Mailbox>, Crowded> {
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.most {
+    /// When a limit is reached or the instance is shutting down.
+    pub fn join(&self, key: SessionKey) -> Result<Arc<Mailbox>, JoinError> {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.max {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Err(Crowded::Instance);
+            return Err(JoinError::InstanceFull);
         }
         let mailbox = Arc::new(Mailbox {
-            reader: ReaderId::generate(),
-            rung: AtomicU8::new(0),
+            subscription: SubscriptionId::generate(),
+            signals: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            arrived: Mutex::new(None),
+            delivery: Mutex::new(None),
             direct_writer: OnceLock::new(),
         });
         let mut shard = self.shard(&key);
-        // Looked at under the shard's lock, so that `drain` either rings this mailbox or is seen.
+        // Read under the shard's lock: either `drain` signals this mailbox or it is seen here.
         let refused = if self.draining.load(Ordering::Acquire) {
-            Some(Crowded::Draining)
+            Some(JoinError::Draining)
         } else {
             let mailboxes = shard.entry(key).or_default();
-            if mailboxes.len() >= self.most_per_session {
-                Some(Crowded::Session)
+            if mailboxes.len() >= self.max_per_session {
+                Some(JoinError::SessionFull)
             } else {
                 mailboxes.push(Arc::clone(&mailbox));
                 None
             }
         };
         match refused {
-            Some(crowded) => {
+            Some(error) => {
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
-                Err(crowded)
+                Err(error)
             }
             None => Ok(mailbox),
         }
     }
 
-    /// Removes a reader that [`Self::join`] added.
+    /// Removes a subscription that [`Self::join`] added.
     pub fn leave(&self, key: SessionKey, mailbox: &Arc<Mailbox>) {
         let mut shard = self.shard(&key);
         if let Entry::Occupied(mut entry) = shard.entry(key) {
@@ -228,17 +230,17 @@ impl Registry {
         }
     }
 
-    /// How many readers wait.
+    /// Number of waiting subscriptions.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// What the store's connection went through so far.
+    /// Interruptions so far.
     pub fn interruptions(&self) -> Interruptions {
         Interruptions {
             reconnects: self.reconnects.load(Ordering::Relaxed),
             resyncs: self.resyncs.load(Ordering::Relaxed),
-            readers: self.resynced_readers.load(Ordering::Relaxed),
+            subscriptions: self.resynced_subscriptions.load(Ordering::Relaxed),
         }
     }
 
@@ -247,17 +249,17 @@ impl Registry {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Takes no more readers and tells all that wait to leave.
+    /// Refuses new subscriptions and signals all that wait.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.ring_all(DRAINING);
+        self.signal_all(DRAINING);
     }
 
-    fn ring_all(&self, bit: u8) {
+    fn signal_all(&self, bit: u8) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for mailbox in shard.values().flatten() {
-                mailbox.ring(bit);
+                mailbox.signal(bit);
             }
         }
     }
@@ -265,23 +267,23 @@ impl Registry {
 
 impl Notifier for Registry {
     fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
-        // Outside of the lock, under which nothing is sent.
+        // Outside the lock, under which nothing is sent.
         let mailboxes = self.shard(&key).get(&key).cloned().unwrap_or_default();
         for mailbox in mailboxes {
-            if let Some(Fulfilled { reader, payload }) = &fulfilled
-                && *reader == Some(mailbox.reader)
+            if let Some(Fulfilled { subscription, payload }) = &fulfilled
+                && *subscription == Some(mailbox.subscription)
             {
-                mailbox.arrive(key, payload);
+                mailbox.deliver(key, payload);
             }
-            mailbox.ring(CHANGED);
+            mailbox.signal(CHANGED);
         }
     }
 
     fn resync(&self) {
-        let readers = u64::try_from(self.waiting()).unwrap_or(u64::MAX);
+        let subscriptions = u64::try_from(self.waiting()).unwrap_or(u64::MAX);
         self.resyncs.fetch_add(1, Ordering::Relaxed);
-        self.resynced_readers.fetch_add(readers, Ordering::Relaxed);
-        self.ring_all(CHANGED);
+        self.resynced_subscriptions.fetch_add(subscriptions, Ordering::Relaxed);
+        self.signal_all(CHANGED);
     }
 
     fn reconnected(&self) {
@@ -295,14 +297,14 @@ mod tests {
     use crate::session::SessionId;
 
     #[tokio::test]
-    async fn a_ring_before_the_wait_is_not_lost() {
+    async fn a_signal_before_the_wait_is_not_lost() {
         let registry = Registry::new(10, 10);
         let key = SessionId::generate().key();
         let mailbox = registry.join(key).unwrap();
         registry.changed(key, None);
         registry.drain();
-        assert_eq!(mailbox.rung().await, Ring::Changed);
-        assert_eq!(mailbox.rung().await, Ring::Draining);
+        assert_eq!(mailbox.signalled().await, Signal::Changed);
+        assert_eq!(mailbox.signalled().await, Signal::Draining);
     }
 
     #[test]
@@ -311,14 +313,14 @@ mod tests {
         let (first, second, third) =
             (SessionId::generate().key(), SessionId::generate().key(), SessionId::generate().key());
         let mailbox = registry.join(first).unwrap();
-        assert_eq!(registry.join(first).unwrap_err(), Crowded::Session);
+        assert_eq!(registry.join(first).unwrap_err(), JoinError::SessionFull);
         let _other = registry.join(second).unwrap();
-        assert_eq!(registry.join(third).unwrap_err(), Crowded::Instance);
+        assert_eq!(registry.join(third).unwrap_err(), JoinError::InstanceFull);
         registry.leave(first, &mailbox);
         registry.leave(first, &mailbox);
         assert_eq!(registry.waiting(), 1);
         assert!(registry.join(third).is_ok());
         registry.drain();
-        assert_eq!(registry.join(first).unwrap_err(), Crowded::Instance);
+        assert_eq!(registry.join(first).unwrap_err(), JoinError::InstanceFull);
     }
 }

@@ -51,7 +51,9 @@ async fn fulfil_and_subscribe_at_the_same_moment_lose_nothing() {
         let key = legacy(&relay).await;
         let reading = tokio::spawn({
             let relay = Arc::clone(&relay);
-            async move { relay.open(key, None, false).await.unwrap().outcome().await }
+            async move {
+                relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap().outcome().await
+            }
         });
         let fulfilling = tokio::spawn({
             let relay = Arc::clone(&relay);
@@ -59,21 +61,21 @@ async fn fulfil_and_subscribe_at_the_same_moment_lose_nothing() {
         });
         assert_eq!(fulfilling.await.unwrap(), Stored::Done);
         assert!(
-            matches!(reading.await.unwrap(), Outcome::Token(payload, _) if payload == sealed("token"))
+            matches!(reading.await.unwrap(), Outcome::Token { payload, .. } if payload == sealed("token"))
         );
     }
     assert_eq!(relay.registry().waiting(), 0);
 }
 
 #[tokio::test]
-async fn of_two_readers_that_wait_the_newest_wins_alone() {
+async fn of_two_subscriptions_that_wait_the_newest_wins_alone() {
     let relay = relay();
     let key = legacy(&relay).await;
-    let mut older = relay.open(key, None, false).await.unwrap();
-    let mut newer = relay.open(key, None, false).await.unwrap();
+    let mut older = relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap();
+    let mut newer = relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap();
     relay.fulfil(key, sealed("token")).await.unwrap();
     assert_eq!(older.outcome().await, Outcome::Superseded);
-    assert!(matches!(newer.outcome().await, Outcome::Token(..)));
+    assert!(matches!(newer.outcome().await, Outcome::Token { .. }));
 }
 
 /// What was handed over, by a client that takes it or does not.
@@ -89,43 +91,47 @@ impl DirectWriter for Client {
     }
 }
 
-/// A session whose reader has an direct_writer, fulfilled; what went by the direct_writer and what by the reader.
+/// A session whose subscription has an direct_writer, fulfilled; what went by the direct_writer and what by the subscription.
 async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionKey) {
     let relay = relay();
     let request = request(profile);
     let (key, session_token) = (request.session_id.key(), request.session_token);
     relay.create(request).await.unwrap();
-    let mut reader = relay.open(key, session_token, false).await.unwrap();
+    let mut subscription =
+        relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
     let client = Arc::new(Client { takes, got: Mutex::default() });
-    reader.set_direct_writer(Arc::clone(&client) as Arc<dyn DirectWriter>);
+    subscription.set_direct_writer(Arc::clone(&client) as Arc<dyn DirectWriter>);
     assert_eq!(relay.fulfil(key, sealed("token")).await.unwrap(), Stored::Done);
     let went = client.got.lock().unwrap().len();
-    (went, reader.outcome().await, relay, key)
+    (went, subscription.outcome().await, relay, key)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bound_reader_is_given_the_token_before_it_wakes_and_its_grace_begins() {
+async fn a_bound_subscription_is_given_the_token_before_it_wakes_and_its_grace_begins() {
     let (went, outcome, relay, key) = handed_over(Profile::Bound, true).await;
     assert_eq!((went, outcome), (1, Outcome::WrittenDirectly));
     // The delivery is noted by a task of its own.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let read = || relay.poll(key, Some(Digest::of(b"session token")), false);
-    assert!(matches!(read().await.unwrap(), ReadOutcome::Token { .. }));
+    let read = || relay.poll(key, Some(Digest::of(b"session token")), Delivery::UntilAcknowledged);
+    assert!(matches!(read().await.unwrap(), Some(Outcome::Token { .. })));
     tokio::time::sleep(relay.timing.delivery_grace).await;
-    assert_eq!(read().await.unwrap(), ReadOutcome::Gone(GoneReason::Expired));
+    assert_eq!(read().await.unwrap(), Some(Outcome::Gone(GoneReason::Expired)));
 }
 
 #[tokio::test]
-async fn what_cannot_be_handed_over_is_the_readers() {
+async fn what_cannot_be_handed_over_is_the_subscriptions() {
     let (went, outcome, ..) = handed_over(Profile::Bound, false).await;
-    assert_eq!((went, outcome), (1, Outcome::Token(sealed("token"), Duration::ZERO)));
+    assert_eq!(
+        (went, outcome),
+        (1, Outcome::Token { payload: sealed("token"), age: Duration::ZERO })
+    );
 }
 
 #[tokio::test]
-async fn a_legacy_reader_asks_the_store_first() {
+async fn a_legacy_subscription_asks_the_store_first() {
     let (went, outcome, ..) = handed_over(Profile::Legacy, true).await;
     assert_eq!(went, 0);
-    assert!(matches!(outcome, Outcome::Token(..)));
+    assert!(matches!(outcome, Outcome::Token { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,13 +142,13 @@ async fn read_once_polls_hand_the_token_to_exactly_one() {
         relay.fulfil(key, sealed("token")).await.unwrap();
         let polls = (0..8).map(|_| {
             let relay = Arc::clone(&relay);
-            tokio::spawn(async move { relay.poll(key, None, true).await.unwrap() })
+            tokio::spawn(async move { relay.poll(key, None, Delivery::Once).await.unwrap() })
         });
         let mut winners = 0;
         for poll in polls.collect::<Vec<_>>() {
             match poll.await.unwrap() {
-                ReadOutcome::Token { .. } => winners += 1,
-                other => assert_eq!(other, ReadOutcome::Gone(GoneReason::Acknowledged)),
+                Some(Outcome::Token { .. }) => winners += 1,
+                other => assert_eq!(other, Some(Outcome::Gone(GoneReason::Acknowledged))),
             }
         }
         assert_eq!(winners, 1);
@@ -154,21 +160,23 @@ async fn a_delivered_token_is_readable_again_until_grace_is_over() {
     let relay = relay();
     let key = legacy(&relay).await;
     relay.fulfil(key, sealed("token")).await.unwrap();
-    let read = || async { relay.open(key, None, false).await.unwrap().outcome().await };
-    assert!(matches!(read().await, Outcome::Token(..)));
+    let read = || async {
+        relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap().outcome().await
+    };
+    assert!(matches!(read().await, Outcome::Token { .. }));
     tokio::time::advance(Duration::from_secs(29)).await;
-    assert!(matches!(read().await, Outcome::Token(..)));
+    assert!(matches!(read().await, Outcome::Token { .. }));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(read().await, Outcome::Gone(GoneReason::Expired));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_reader_hears_that_the_session_expired() {
+async fn a_waiting_subscription_hears_that_the_session_expired() {
     let relay = relay();
     let key = legacy(&relay).await;
-    let mut reader = relay.open(key, None, false).await.unwrap();
+    let mut subscription = relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap();
     let begun = tokio::time::Instant::now();
-    assert_eq!(reader.outcome().await, Outcome::Gone(GoneReason::Expired));
+    assert_eq!(subscription.outcome().await, Outcome::Gone(GoneReason::Expired));
     assert_eq!(begun.elapsed().as_secs(), 900);
     assert_eq!(
         relay.fulfil(key, sealed("late")).await.unwrap(),
@@ -182,22 +190,23 @@ async fn a_waiting_reader_hears_that_the_session_expired() {
 async fn a_cancelled_wait_loses_no_wake_up() {
     let relay = relay();
     let key = legacy(&relay).await;
-    let mut reader = relay.open(key, None, false).await.unwrap();
-    assert!(futures_util::FutureExt::now_or_never(reader.outcome()).is_none());
+    let mut subscription = relay.open(key, None, Delivery::UntilAcknowledged).await.unwrap();
+    assert!(futures_util::FutureExt::now_or_never(subscription.outcome()).is_none());
     relay.fulfil(key, sealed("token")).await.unwrap();
-    assert!(matches!(reader.outcome().await, Outcome::Token(..)));
+    assert!(matches!(subscription.outcome().await, Outcome::Token { .. }));
 }
 
 #[tokio::test]
-async fn a_replayed_transit_token_kills_the_session_and_tells_the_reader() {
+async fn a_replayed_transit_token_kills_the_session_and_tells_the_subscription() {
     let relay = relay();
     let request = request(Profile::Bound);
     let (key, session_token) = (request.session_id.key(), request.session_token);
     let token = relay.create(request).await.unwrap().transit_token.unwrap();
-    let mut reader = relay.open(key, session_token, false).await.unwrap();
+    let mut subscription =
+        relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
     assert!(matches!(relay.enter(&token).await.unwrap(), Entered::Admitted(_)));
     assert_eq!(relay.enter(&token).await.unwrap(), Entered::Replayed);
-    assert_eq!(reader.outcome().await, Outcome::Gone(GoneReason::Replayed));
+    assert_eq!(subscription.outcome().await, Outcome::Gone(GoneReason::Replayed));
 }
 
 #[tokio::test]
@@ -208,13 +217,19 @@ async fn a_stranger_gets_nothing_and_burns_nothing() {
     relay.create(request).await.unwrap();
     relay.fulfil(key, sealed("token")).await.unwrap();
     for wrong in [None, Some(Digest::of(b"guess"))] {
-        assert!(matches!(relay.open(key, wrong, false).await, Err(OpenError::Unauthorized)));
-        assert_eq!(relay.poll(key, wrong, true).await.unwrap(), ReadOutcome::Unauthorized);
+        assert!(matches!(
+            relay.open(key, wrong, Delivery::UntilAcknowledged).await,
+            Err(ReadError::Unauthorized)
+        ));
+        assert!(matches!(
+            relay.poll(key, wrong, Delivery::Once).await,
+            Err(ReadError::Unauthorized)
+        ));
         assert_eq!(relay.end(key, wrong).await.unwrap(), Ended::Unauthorized);
     }
     assert!(matches!(
-        relay.poll(key, session_token, false).await.unwrap(),
-        ReadOutcome::Token { .. }
+        relay.poll(key, session_token, Delivery::UntilAcknowledged).await.unwrap(),
+        Some(Outcome::Token { .. })
     ));
 }
 
@@ -304,13 +319,13 @@ proptest! {
                     }
                     Call::Poll | Call::PollOnce => {
                         let once = matches!(call, Call::PollOnce);
-                        let outcome = relay.poll(key, token, once).await.unwrap();
+                        let outcome = relay.poll(key, token, if once { Delivery::Once } else { Delivery::UntilAcknowledged }).await.unwrap();
                         match model {
-                            Model::Pending => prop_assert!(matches!(outcome, ReadOutcome::Pending { .. }), "{outcome:?}"),
-                            Model::Failed => prop_assert!(matches!(outcome, ReadOutcome::Failed(_)), "{outcome:?}"),
-                            Model::Gone => prop_assert!(matches!(outcome, ReadOutcome::Gone(_)), "{outcome:?}"),
+                            Model::Pending => prop_assert!(matches!(outcome, None), "{outcome:?}"),
+                            Model::Failed => prop_assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}"),
+                            Model::Gone => prop_assert!(matches!(outcome, Some(Outcome::Gone(_))), "{outcome:?}"),
                             Model::Authenticated | Model::Delivered(_) => {
-                                prop_assert!(matches!(outcome, ReadOutcome::Token { .. }), "{outcome:?}");
+                                prop_assert!(matches!(outcome, Some(Outcome::Token { .. })), "{outcome:?}");
                                 if model == Model::Authenticated { delivered_once += 1; }
                                 model = match (once, model) {
                                     (true, _) => Model::Gone,

@@ -25,11 +25,7 @@ use crate::{
         secrets::{self, MeetSecrets, Secrets},
     },
     settings::{Brand, MeetSettings, RefreshSettings, Settings, TraceSettings},
-    store::{
-        Observed, Observer, SessionStore,
-        memory::MemoryStore,
-        redis::{RedisStore, RedisStoreOptions},
-    },
+    store,
     telemetry::{Tracing, TracingError, TracingOptions},
     token::{Issuer, Refresh, Revocations, Verifier},
 };
@@ -105,20 +101,8 @@ pub(crate) async fn build(
     }
     let limits = &settings.limits;
     let registry = Registry::new(limits.max_streams, limits.max_streams_per_session);
-    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), settings.redis.is_none()));
-    let store: Arc<dyn SessionStore> = match &settings.redis {
-        None => MemoryStore::new(registry.clone()),
-        Some(redis) => {
-            let options = RedisStoreOptions {
-                url: redis.url.expose().to_owned(),
-                prefix: redis.prefix.clone(),
-                command_timeout: redis.timeout,
-            };
-            RedisStore::connect(&options, registry.clone()).await?
-        }
-    };
-    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as _;
-    let store: Arc<dyn SessionStore> = Observed::new(store, observer, settings.redis.is_some());
+    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !settings.store.is_shared()));
+    let store = store::open(&settings.store, registry.clone(), metrics.clone()).await?;
     let timing = Timing { delivery_grace: settings.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
     let relay = Relay::new(Arc::clone(&store), registry, timing);
     let secrets = Secrets::of(settings)?;
@@ -142,7 +126,7 @@ pub(crate) async fn build(
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
         refresh: settings.token.refresh.as_ref().map(|refresh| {
             let RefreshSettings { token_ttl, grant_ttl } = *refresh;
-            Refresh::new(Arc::clone(&store), token_ttl, grant_ttl, settings.token.ttl)
+            Refresh::new(store.clone(), token_ttl, grant_ttl, settings.token.ttl)
         }),
         revocations: Revocations::new(store),
         introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),

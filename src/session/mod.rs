@@ -1,13 +1,21 @@
-//! The vocabulary of a session: identifiers, secrets, states, payload.
+//! The terms of a session: identifiers, secrets, states, outcome, sealed payload.
 //!
-//! Used by every other module; knows nothing of HTTP, of stores or of tokens' content.
+//! A secret that travels ([`SessionId`], [`SessionToken`], [`TransitToken`]) is redacted in logs;
+//! what is stored ([`SessionKey`], [`Digest`]) is its SHA-256 and opens nothing.
 
-mod identifier;
+mod digest;
+mod key;
+mod secret;
 mod state;
+mod subscription_id;
+mod user_code;
 
-pub use crate::session::identifier::{
-    Digest, GrantId, InvalidIdentifier, ReaderId, SECRET_BYTES, SessionId, SessionKey,
-    SessionToken, TransitToken, UserCode,
+pub use crate::session::{
+    digest::{Digest, InvalidIdentifier},
+    key::{GrantId, SessionKey},
+    secret::{SECRET_BYTES, SessionId, SessionToken, TransitToken},
+    state::{Failure, GoneReason, Outcome, Profile, SealedPayload, SessionInfo, State},
+    subscription_id::SubscriptionId,
+    user_code::UserCode,
 };
-pub(crate) use crate::session::identifier::{random_bytes, redacted_text};
-pub use crate::session::state::{Failure, GoneReason, Profile, SealedPayload, SessionInfo, State};
+pub(crate) use crate::util::{random::random_bytes, redacted::redacted_text};

@@ -1,9 +1,11 @@
-//! The states of a session and what it carries.
+//! The states of a session, what it carries and how a wait for it ends.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    session::{Digest, UserCode},
+    session::{digest::Digest, user_code::UserCode},
     telemetry::TraceContext,
 };
 
@@ -15,50 +17,50 @@ pub enum Profile {
     Legacy,
     /// Reading needs the session token, entering the transit token.
     Bound,
-    /// The meet-compatible surface: cookie and CSRF token read, exchange enters.
+    /// The Meet surface: reading needs cookie and CSRF token, entering the exchange.
     Meet,
 }
 
-/// What is known of a session besides its state; nothing in it is secret.
+/// What is known of a session besides its state. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// How it is read and entered.
     pub profile: Profile,
-    /// Shown by the dialog before the login when confirmation is on.
+    /// The code of the confirmation page, when confirmation is on.
     pub user_code: Option<UserCode>,
-    /// The add-in's name as it gave it; shown to the person, never trusted.
+    /// The add-in's name as its creator sent it: displayed, never trusted.
     pub client_name: Option<String>,
-    /// The `Origin` header with which the session was created.
+    /// The `Origin` header of the request that created the session.
     pub origin: Option<String>,
-    /// SHA-256 of the session token of a bound session; the reader must present its preimage.
+    /// SHA-256 of the session token, whose preimage a reader of a bound session presents.
     #[serde(skip)]
     pub session_token: Option<Digest>,
-    /// Where its creation is in a trace, so that the dialog goes on there.
+    /// The trace context of the creation, which the dialog continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceContext>,
 }
 
-/// Where a session stands. See the state diagram in the README.
+/// The state of a session; `docs/architecture.md` has the diagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Created; nobody has logged in yet.
+    /// Created; nobody has signed in yet.
     Pending,
-    /// The token is there and nobody has been given it.
+    /// The token is stored and not delivered yet.
     Authenticated,
-    /// A reader was given the token and may ask again until acknowledged or grace is over.
+    /// The token was delivered and stays readable until it is acknowledged or the grace is over.
     Delivered,
-    /// The login failed; the reader is told why.
+    /// The sign-in failed.
     Failed(Failure),
-    /// Over. Kept for a while so that a late caller learns why.
+    /// Over; the reason is remembered for a while, for late callers.
     Gone(GoneReason),
 }
 
-/// Why a login failed, in the terms of RFC 6749 §4.1.2.1 where they fit.
+/// Why a sign-in failed, in the terms of RFC 6749 §4.1.2.1 where they fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Error code: `access_denied`, `server_error`, `temporarily_unavailable`, …
     pub error: String,
-    /// For people; holds no secret.
+    /// Text for developers and people; holds no secret.
     pub error_description: String,
 }
 
@@ -73,18 +75,22 @@ impl Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GoneReason {
-    /// The reader has the token and said so, or read it by a read-once poll.
+    /// The token was acknowledged, or delivered by a poll that delivers once.
     Acknowledged,
-    /// The reader gave up before a token came.
+    /// The reader cancelled it before there was a token.
     Cancelled,
-    /// Its time is over.
+    /// Its lifetime is over.
     Expired,
-    /// Its transit token was used twice; it may have leaked.
+    /// Its transit token was used twice and may have leaked.
     Replayed,
 }
 
 impl GoneReason {
-    /// The name under which stores keep it.
+    /// Every reason.
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Acknowledged, Self::Cancelled, Self::Expired, Self::Replayed];
+
+    /// The name in stores and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Acknowledged => "acknowledged",
@@ -95,8 +101,30 @@ impl GoneReason {
     }
 }
 
-/// The token response, sealed: an AEAD envelope that only the `token` module can open. The store,
-/// the bus and the relay see nothing else of a token.
+/// How a read or a wait ended. Stores, relay and transports share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The token.
+    Token {
+        /// The sealed token response.
+        payload: SealedPayload,
+        /// Time since the sign-in was stored.
+        age: Duration,
+    },
+    /// The token has been written to the client's connection already.
+    WrittenDirectly,
+    /// The sign-in failed.
+    Failed(Failure),
+    /// A newer subscription of the same session took over.
+    Superseded,
+    /// The session is over.
+    Gone(GoneReason),
+    /// This instance is shutting down; the client should reconnect.
+    Draining,
+}
+
+/// The token response in an AEAD envelope that only the `token` module opens. Stores, bus and
+/// relay handle nothing else of a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedPayload(pub bytes::Bytes);
 
@@ -110,7 +138,7 @@ impl std::fmt::Debug for SealedPayload {
 mod tests {
     use super::*;
 
-    /// What a version without traces knows of a session.
+    /// A session as versions without traces write it.
     #[derive(Serialize, Deserialize)]
     struct Earlier {
         profile: Profile,
@@ -127,14 +155,18 @@ mod tests {
             client_name: Some("Add-in".to_owned()),
             origin: None,
         };
-        let kept = serde_json::to_string(&earlier).unwrap();
-        let mut info: SessionInfo = serde_json::from_str(&kept).unwrap();
+        let stored = serde_json::to_string(&earlier).unwrap();
+        let mut info: SessionInfo = serde_json::from_str(&stored).unwrap();
         assert_eq!(info.trace, None);
-        assert_eq!(serde_json::to_string(&info).unwrap(), kept, "without a trace nothing is added");
+        assert_eq!(
+            serde_json::to_string(&info).unwrap(),
+            stored,
+            "without a trace nothing is added"
+        );
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         info.trace = TraceContext::parse(parent);
-        let kept = serde_json::to_string(&info).unwrap();
-        assert!(serde_json::from_str::<Earlier>(&kept).is_ok());
-        assert_eq!(serde_json::from_str::<SessionInfo>(&kept).unwrap(), info);
+        let stored = serde_json::to_string(&info).unwrap();
+        assert!(serde_json::from_str::<Earlier>(&stored).is_ok());
+        assert_eq!(serde_json::from_str::<SessionInfo>(&stored).unwrap(), info);
     }
 }

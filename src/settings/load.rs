@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     settings::{
-        Brand, Limits, MeetSettings, OidcSettings, RedisSettings, RefreshSettings, Secret,
-        Settings, SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings,
-        source::Source, table::TABLE,
+        Brand, Limits, MeetSettings, OidcSettings, RefreshSettings, Secret, Settings,
+        SettingsErrors, SigningAlgorithm, Snapshot, TokenSettings, TraceSettings, source::Source,
+        table::TABLE,
     },
-    store::redis::RedisStoreOptions,
+    store::{RedisSettings, StoreSettings, redis::RedisUrl},
     telemetry::Sampler,
     token::SigningKeys,
     util::tls::Identity,
@@ -119,14 +119,7 @@ fn make(source: &mut Source) -> Result<Settings, SettingsErrors> {
         .parse("LISTEN", "an address such as 127.0.0.1:8080")
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let oidc = oidc(source);
-    let redis = redis(source);
-    if redis.is_some() {
-        for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
-            if !source.has(name) {
-                source.missing(name, " with REDIS_URL, because all instances must share it");
-            }
-        }
-    }
+    let store = store(source);
     let token = token(source);
     let public_url = secure_url(source, "PUBLIC_URL");
     let is_private = listen.ip().is_loopback() || listen.ip().is_unspecified();
@@ -142,7 +135,7 @@ fn make(source: &mut Source) -> Result<Settings, SettingsErrors> {
         tls: tls(source),
         public_url,
         metrics_listen,
-        redis,
+        store,
         token,
         cookie_keys: source.secrets("COOKIE_KEYS", MIN_SECRET_LENGTH),
         sealing_keys: source.secrets("SEALING_KEYS", MIN_SECRET_LENGTH),
@@ -226,18 +219,26 @@ fn oidc(source: &mut Source) -> Option<OidcSettings> {
     })
 }
 
-fn redis(source: &mut Source) -> Option<RedisSettings> {
-    let url = source.secret("REDIS_URL", 1)?;
+fn store(source: &mut Source) -> StoreSettings {
+    let Some(url) = source.secret("REDIS_URL", 1) else { return StoreSettings::Memory };
+    for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
+        if !source.has(name) {
+            source.missing(name, " with REDIS_URL, because all instances must share it");
+        }
+    }
     let prefix = source.text("REDIS_PREFIX").unwrap_or_else(|| "token-relay".to_owned());
-    // Braces choose the cluster's slot; the store sets its own.
     if prefix.contains(['{', '}']) {
         source.reject("REDIS_PREFIX", "a prefix without braces");
     }
-    let timeout = source.duration("REDIS_TIMEOUT", 2 * SECOND, (SECOND / 10, MINUTE));
-    if let Err(error) = RedisStoreOptions::check(url.expose()) {
-        source.reject("REDIS_URL", &format!("a URL such as redis://host:6379/0; this is {error}"));
+    let command_timeout = source.duration("REDIS_TIMEOUT", 2 * SECOND, (SECOND / 10, MINUTE));
+    match RedisUrl::parse(url.expose()) {
+        Ok(url) => StoreSettings::Redis(RedisSettings { url, prefix, command_timeout }),
+        Err(error) => {
+            let wanted = format!("a URL such as redis://host:6379/0; this is {error}");
+            source.reject("REDIS_URL", &wanted);
+            StoreSettings::Memory
+        }
     }
-    Some(RedisSettings { url, prefix, timeout })
 }
 
 fn token(source: &mut Source) -> TokenSettings {
@@ -565,7 +566,7 @@ mod tests {
         let public = settings.public_url_for("127.0.0.1:9".parse().unwrap());
         assert_eq!(public.as_str(), "http://127.0.0.1:9/");
         assert_eq!(settings.token_issuer_for(&public), "http://127.0.0.1:9");
-        assert!(settings.meet.is_none() && settings.redis.is_none());
+        assert!(settings.meet.is_none() && !settings.store.is_shared());
     }
 
     #[test]
@@ -696,7 +697,7 @@ mod tests {
     fn what_is_set_but_empty_is_not_set() {
         let empty = [("TOKEN_RELAY_REDIS_URL", ""), ("TOKEN_RELAY_COOKIE_KEYS_FILE", " ")];
         let settings = Settings::load(environment(&empty), None).unwrap();
-        assert!(settings.redis.is_none() && settings.cookie_keys.is_empty());
+        assert!(!settings.store.is_shared() && settings.cookie_keys.is_empty());
         // Random keys in the place of separators would differ between instances.
         assert!(errors(&[("TOKEN_RELAY_COOKIE_KEYS", ",")]).contains("COOKIE_KEYS: expected"));
     }

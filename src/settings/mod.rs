@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{session::Digest, telemetry::Sampler, util::tls::Identity};
+use crate::{session::Digest, store::StoreSettings, telemetry::Sampler, util::tls::Identity};
 
 /// A secret from the settings; prints itself as `(redacted)`.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// `OIDC_*`.
     pub oidc: OidcSettings,
-    /// `REDIS_URL` and what belongs to it; `None` keeps sessions in memory.
-    pub redis: Option<RedisSettings>,
+    /// `REDIS_*`; in memory without `REDIS_URL`.
+    pub store: StoreSettings,
     /// `SIGNING_*`, `TOKEN_*`.
     pub token: TokenSettings,
     /// `COOKIE_KEYS[_FILE]`: comma- or line-separated secrets of 32 characters or more, the first
@@ -140,18 +140,6 @@ pub struct OidcSettings {
     pub timeout: Duration,
     /// `OIDC_CLOCK_SKEW` tolerated in ID tokens, default 60 s.
     pub clock_skew: Duration,
-}
-
-/// Redis or Valkey.
-#[derive(Clone, Debug)]
-pub struct RedisSettings {
-    /// `REDIS_URL[_FILE]`: `redis[s]://`, `redis-sentinel://`, `redis-cluster://`, `redis+unix://`;
-    /// may hold a password.
-    pub url: Secret,
-    /// `REDIS_PREFIX` of keys and channels, default `token-relay`.
-    pub prefix: String,
-    /// `REDIS_TIMEOUT` of one command, default 2 s.
-    pub timeout: Duration,
 }
 
 /// The access token that the relay forges.

@@ -1,6 +1,4 @@
 //! A store whose calls are counted, timed and traced, whichever store it is.
-//!
-//! Made by `app` around the real one.
 
 use std::{
     sync::Arc,
@@ -10,10 +8,10 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    session::{Digest, Failure, GoneReason, GrantId, SealedPayload, SessionKey},
+    session::{Digest, Failure, GoneReason, GrantId, Outcome, SealedPayload, SessionKey},
     store::{
-        Ended, Entered, Entry, NewSession, Read, ReadMode, ReadOutcome, Rotated, SessionStore,
-        StoreError, Stored,
+        ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, ReadMode,
+        ReadRequest, ReadResult, Rotated, SessionStore, Store, StoreError, Stored,
     },
     telemetry,
 };
@@ -39,35 +37,30 @@ pub const OPERATIONS: [&str; 17] = [
     "subscribe",
 ];
 
-/// Every state that [`Observer::came_into`] hears of.
+/// Every state that [`Observer::state_entered`] reports.
 pub const STATES: [&str; 6] =
     ["pending", "authenticated", "failed", "acknowledged", "cancelled", "replayed"];
 
-/// Who is told of what a store does.
+/// Is informed of what a store does.
 pub trait Observer: Send + Sync + 'static {
-    /// A call ended; `failed` when the store did not do what it was asked.
-    fn called(&self, operation: &'static str, took: Duration, failed: bool);
+    /// A call has returned after `elapsed`, with an error if `failed`.
+    fn call_finished(&self, operation: &'static str, elapsed: Duration, failed: bool);
 
-    /// A session came into a state by a call of this instance.
-    fn came_into(&self, state: &'static str);
+    /// A session entered a state by a call of this instance.
+    fn state_entered(&self, state: &'static str);
 }
 
 /// A store and its observer.
-pub struct Observed {
-    store: Arc<dyn SessionStore>,
+pub(super) struct Instrumented {
+    store: Arc<dyn Store>,
     observer: Arc<dyn Observer>,
-    /// Whether a call leaves the process, and so is a part of a trace.
+    /// Whether a call leaves the process and therefore is a span of its own.
     remote: bool,
 }
 
-impl Observed {
-    /// Observes `store`.
-    pub fn new(
-        store: Arc<dyn SessionStore>,
-        observer: Arc<dyn Observer>,
-        remote: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self { store, observer, remote })
+impl Instrumented {
+    pub(super) fn new(store: Arc<dyn Store>, observer: Arc<dyn Observer>, remote: bool) -> Self {
+        Self { store, observer, remote }
     }
 
     async fn call<T>(
@@ -75,29 +68,29 @@ impl Observed {
         operation: &'static str,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let began = Instant::now();
-        let answer = call.await;
-        let (took, failed) = (began.elapsed(), answer.is_err());
-        self.observer.called(operation, took, failed);
+        let start = Instant::now();
+        let result = call.await;
+        let (elapsed, failed) = (start.elapsed(), result.is_err());
+        self.observer.call_finished(operation, elapsed, failed);
         if self.remote {
-            telemetry::store_call(operation, took, failed);
+            telemetry::store_call(operation, elapsed, failed);
         }
-        answer
+        result
     }
 }
 
 #[async_trait]
-impl SessionStore for Observed {
+impl SessionStore for Instrumented {
     async fn create(&self, key: SessionKey, session: NewSession) -> Result<(), StoreError> {
         self.call("create", self.store.create(key, session)).await?;
-        self.observer.came_into("pending");
+        self.observer.state_entered("pending");
         Ok(())
     }
 
     async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError> {
         let entered = self.call("enter", self.store.enter(key, entry)).await?;
         if entered == Entered::Replayed {
-            self.observer.came_into("replayed");
+            self.observer.state_entered("replayed");
         }
         Ok(entered)
     }
@@ -105,7 +98,7 @@ impl SessionStore for Observed {
     async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
         let stored = self.call("fulfil", self.store.fulfil(key, payload)).await?;
         if stored == Stored::Done {
-            self.observer.came_into("authenticated");
+            self.observer.state_entered("authenticated");
         }
         Ok(stored)
     }
@@ -113,23 +106,23 @@ impl SessionStore for Observed {
     async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
         let stored = self.call("fail", self.store.fail(key, failure)).await?;
         if stored == Stored::Done {
-            self.observer.came_into("failed");
+            self.observer.state_entered("failed");
         }
         Ok(stored)
     }
 
-    async fn read(&self, key: SessionKey, read: Read) -> Result<ReadOutcome, StoreError> {
-        let operation = match read.mode {
+    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
+        let operation = match request.mode {
             ReadMode::Poll => "poll",
             ReadMode::Attach(_) => "attach",
             ReadMode::Claim(_) => "claim",
         };
-        let once = read.grace.is_none();
-        let outcome = self.call(operation, self.store.read(key, read)).await?;
-        if once && matches!(outcome, ReadOutcome::Token { .. }) {
-            self.observer.came_into("acknowledged");
+        let ends_session = request.grace.is_none();
+        let result = self.call(operation, self.store.read(key, request)).await?;
+        if ends_session && matches!(result, ReadResult::Settled(Outcome::Token { .. })) {
+            self.observer.state_entered("acknowledged");
         }
-        Ok(outcome)
+        Ok(result)
     }
 
     async fn end(
@@ -139,8 +132,8 @@ impl SessionStore for Observed {
     ) -> Result<Ended, StoreError> {
         let ended = self.call("acknowledge", self.store.end(key, session_token)).await?;
         match ended {
-            Ended::Acknowledged => self.observer.came_into("acknowledged"),
-            Ended::Cancelled => self.observer.came_into("cancelled"),
+            Ended::Acknowledged => self.observer.state_entered("acknowledged"),
+            Ended::Cancelled => self.observer.state_entered("cancelled"),
             Ended::Already(_) | Ended::Failed | Ended::Unknown | Ended::Unauthorized => {}
         }
         Ok(ended)
@@ -149,11 +142,14 @@ impl SessionStore for Observed {
     async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError> {
         let evicted = self.call("evict", self.store.evict(key, reason)).await?;
         if evicted && reason == GoneReason::Replayed {
-            self.observer.came_into("replayed");
+            self.observer.state_entered("replayed");
         }
         Ok(evicted)
     }
+}
 
+#[async_trait]
+impl MarkStore for Instrumented {
     async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
         self.call("mark", self.store.mark(name, ttl)).await
     }
@@ -161,7 +157,10 @@ impl SessionStore for Observed {
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         self.call("is_marked", self.store.is_marked(name)).await
     }
+}
 
+#[async_trait]
+impl GrantStore for Instrumented {
     async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError> {
         self.call("begin_grant", self.store.begin_grant(grant, ttl)).await
     }
@@ -184,20 +183,26 @@ impl SessionStore for Observed {
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
         self.call("is_grant_ended", self.store.is_grant_ended(grant)).await
     }
+}
 
-    fn held(&self) -> Option<usize> {
-        self.store.held()
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.call("ping", self.store.ping()).await
-    }
-
+#[async_trait]
+impl ChangeFeed for Instrumented {
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
         self.call("subscribe", self.store.subscribe(key)).await
     }
 
     fn unsubscribe(&self, key: SessionKey) {
         self.store.unsubscribe(key);
+    }
+}
+
+#[async_trait]
+impl Health for Instrumented {
+    async fn check(&self) -> Result<(), StoreError> {
+        self.call("ping", self.store.check()).await
+    }
+
+    fn session_count(&self) -> Option<usize> {
+        self.store.session_count()
     }
 }

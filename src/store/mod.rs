@@ -1,211 +1,126 @@
-//! Where sessions live: the trait every store implements, its words and its errors.
+//! Where sessions, grants and one-time marks are stored: the traits, their types and [`open`].
 //!
-//! Called by `relay` (sessions), `token` (revocation) and `login` (single-use values). Knows no
-//! HTTP and sees no token in clear. Every method of [`SessionStore`] is one atomic transition, so
-//! that two instances can never both consume, fulfil or deliver.
+//! Every method is one atomic transition, so that two instances never both consume, fulfil or
+//! deliver. A further store is one more folder here and one more variant of [`StoreSettings`].
 
 mod instrumented;
 pub mod memory;
 pub mod redis;
+mod transition;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use crate::store::instrumented::{OPERATIONS, Observed, Observer, STATES};
-
-use crate::session::{
-    Digest, Failure, GoneReason, GrantId, ReaderId, SealedPayload, SessionInfo, SessionKey, State,
+pub use crate::store::{
+    instrumented::{OPERATIONS, Observer, STATES},
+    redis::RedisSettings,
+    transition::{
+        Ended, Entered, Entry, Fulfilled, NewSession, ReadMode, ReadRequest, ReadResult, Rotated,
+        Stored,
+    },
 };
 
-/// How long a session that is over is remembered, so that a late caller hears 410 and not 404.
+use crate::{
+    session::{Digest, Failure, GoneReason, GrantId, SealedPayload, SessionKey},
+    store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
+};
+
+/// How long the end of a session is remembered, so that a late caller is answered 410 and not 404.
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
 
-/// The store did not do what it was asked.
+/// Which store to open.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// The memory of this process; a restart loses the sessions.
+    Memory,
+    /// Redis or Valkey, shared by any number of instances.
+    Redis(RedisSettings),
+}
+
+impl StoreSettings {
+    /// Whether several instances share it, so that they must also share their keys.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Redis(_))
+    }
+}
+
+/// Opens the store: `notifier` is called on every change of a subscribed session, `observer` after
+/// every call.
+///
+/// # Errors
+/// When the settings are unusable. A server that cannot be reached is none: the store then fails
+/// every call until it can.
+pub async fn open(
+    settings: &StoreSettings,
+    notifier: Arc<dyn Notifier>,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<dyn Store>, StoreError> {
+    let remote = settings.is_shared();
+    let store: Arc<dyn Store> = match settings {
+        StoreSettings::Memory => MemoryStore::new(notifier),
+        StoreSettings::Redis(settings) => RedisStore::connect(settings, notifier).await?,
+    };
+    Ok(Arc::new(Instrumented::new(store, observer, remote)))
+}
+
+/// A call to the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, is full or too slow; the same call may succeed later. Whether the
-    /// transition took place is unknown, so callers must ask again and not assume.
+    /// The store cannot be reached, is full or too slow; the same call may succeed later. Whether
+    /// the transition took place is unknown, so a caller must not assume either.
     #[error("the session store is unavailable: {0}")]
     Unavailable(String),
-    /// It answered something that this version does not understand.
+    /// The store returned something that this version does not understand.
     #[error("the session store answered unexpectedly: {0}")]
     Corrupt(String),
 }
 
-/// A session to be created.
-#[derive(Clone, Debug)]
-pub struct NewSession {
-    /// What is known of it.
-    pub info: SessionInfo,
-    /// SHA-256 of the transit token and its life; `None` in the legacy profile.
-    pub transit: Option<(Digest, Duration)>,
-    /// How long it lives.
-    pub ttl: Duration,
-}
+/// Everything that a store offers.
+pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + Health {}
 
-/// By what right a dialog enters.
-#[derive(Clone, Debug)]
-pub enum Entry {
-    /// By the session ID itself; only in the legacy profile.
-    SessionId,
-    /// By the transit token of which this is the SHA-256; consumed.
-    Transit(Digest),
-}
+impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + Health> Store for T {}
 
-/// What came of entering.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// The dialog may go on to the login.
-    Admitted(SessionInfo),
-    /// No such session, the wrong token, or the wrong way to enter this profile.
-    Unknown,
-    /// The transit token's own life is over; the session lives on.
-    TransitExpired,
-    /// The transit token was used before; the session has been killed for it.
-    Replayed,
-    /// The session is not pending any more.
-    NotPending(State),
-}
-
-/// What came of storing a login's result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// Stored, and every reader told.
-    Done,
-    /// No such session.
-    Unknown,
-    /// It was not pending any more; nothing changed.
-    NotPending(State),
-}
-
-/// What a reader wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadMode {
-    /// Looks once, without waiting and without displacing a reader that waits.
-    Poll,
-    /// Begins to wait: becomes the session's reader in place of any earlier one.
-    Attach(ReaderId),
-    /// Was told of a change and collects, if still the session's reader. The newest reader wins:
-    /// an older one may be a connection that died without a word.
-    Claim(ReaderId),
-}
-
-/// A reader's request.
-#[derive(Clone, Copy, Debug)]
-pub struct Read {
-    /// SHA-256 of the presented session token, if one was.
-    pub session_token: Option<Digest>,
-    /// What it wants.
-    pub mode: ReadMode,
-    /// Read-once: handing out the token ends the session (legacy and meet-compatible polls).
-    /// Otherwise the token stays readable for this long after the first delivery.
-    pub grace: Option<Duration>,
-}
-
-/// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadOutcome {
-    /// No such session.
-    Unknown,
-    /// A bound session, and the token was missing or wrong. Nothing changed.
-    Unauthorized,
-    /// Nothing yet.
-    Pending {
-        /// The session's remaining life.
-        remaining: Duration,
-    },
-    /// The token.
-    Token {
-        /// To be opened by the `token` module.
-        payload: SealedPayload,
-        /// Since the login was stored.
-        age: Duration,
-    },
-    /// The login failed.
-    Failed(Failure),
-    /// A newer reader took this one's place.
-    Superseded,
-    /// Over.
-    Gone(GoneReason),
-}
-
-/// Why a session is being ended by its reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It had its token: acknowledged.
-    Acknowledged,
-    /// It was still pending: cancelled.
-    Cancelled,
-    /// It was over already.
-    Already(GoneReason),
-    /// It had failed; now forgotten.
-    Failed,
-    /// No such session.
-    Unknown,
-    /// A bound session, and the token was missing or wrong. Nothing changed.
-    Unauthorized,
-}
-
-/// What came of using a refresh token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotated {
-    /// It was the newest; the next one takes its place.
-    Done,
-    /// An older one was used again, so it has leaked: the grant is ended for it.
-    Reused,
-    /// The grant was ended before.
-    Ended,
-    /// No such grant, or its time is over.
-    Unknown,
-}
-
-/// Sessions and their atomic transitions.
-///
-/// Every method fails with [`StoreError::Unavailable`] when the store cannot be reached in a
-/// bounded time.
+/// Sessions and their transitions. Every method fails with [`StoreError::Unavailable`] when the
+/// store does not answer within a bounded time.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// Keeps a new session.
+    /// Stores a new session.
     async fn create(&self, key: SessionKey, session: NewSession) -> Result<(), StoreError>;
 
-    /// A dialog enters. A transit token is consumed; its second use kills the session and tells
-    /// its readers.
+    /// A dialog enters and consumes its transit token; a second use ends the session as
+    /// [`GoneReason::Replayed`].
     async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError>;
 
-    /// Pending → authenticated, keeping the session's remaining life; tells every reader.
+    /// Pending → authenticated. The session's expiry does not change.
     async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError>;
 
-    /// Pending → failed; tells every reader.
+    /// Pending → failed.
     async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError>;
 
-    /// Reads and, where the mode and the state call for it, delivers.
-    async fn read(&self, key: SessionKey, read: Read) -> Result<ReadOutcome, StoreError>;
+    /// Reads the session and, where mode and state call for it, delivers the token.
+    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError>;
 
-    /// Acknowledges or cancels; tells every reader. `session_token` as in [`Read`].
+    /// Acknowledges or cancels on behalf of the reader with this session token.
     async fn end(
         &self,
         key: SessionKey,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError>;
 
-    /// Ends the session whatever its profile and state, as when it may have leaked; tells every
-    /// reader. False when there was nothing to end.
+    /// Ends the session whatever its profile and state. False when there was nothing to end.
     async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError>;
+}
 
-    /// Sets a mark for `ttl` (a value already used, a revoked token). True when it was not set
-    /// before: of several callers exactly one hears true.
-    async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError>;
-
-    /// Whether a mark is set.
-    async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
-
-    /// Keeps a new grant, whose first refresh token is generation 1, for `ttl`.
+/// Grants: what a sign-in with refresh tokens granted, and whether it was ended.
+#[async_trait]
+pub trait GrantStore: Send + Sync + 'static {
+    /// Stores a new grant for `ttl`. Its first refresh token is generation 1.
     async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError>;
 
-    /// The refresh token of `generation` is used: the next generation takes its place, for `ttl`.
-    /// The use of an older one ends the grant, which is remembered for `memory`. A newer one than
-    /// the store knows of is taken as the newest: the store forgot (a failover).
+    /// Replaces the refresh token of `generation` by the next one, which lives for `ttl`. An older
+    /// generation ends the grant, which is remembered for `memory`; a newer one than the store knows
+    /// is accepted, because the store may have lost the latest writes in a failover.
     async fn rotate_grant(
         &self,
         grant: GrantId,
@@ -214,47 +129,56 @@ pub trait SessionStore: Send + Sync + 'static {
         memory: Duration,
     ) -> Result<Rotated, StoreError>;
 
-    /// Ends a grant and remembers it for `memory`, by which all access tokens of it have expired.
+    /// Ends a grant and remembers that for `memory`, in which all its access tokens expire.
     async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError>;
 
-    /// Whether a grant was ended.
+    /// Whether the grant was ended.
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError>;
+}
 
-    /// How many sessions it holds, those that have just ended included, if it can tell at once.
-    fn held(&self) -> Option<usize> {
-        None
-    }
+/// One-time marks: values that were used, tokens that were revoked.
+#[async_trait]
+pub trait MarkStore: Send + Sync + 'static {
+    /// Sets a mark for `ttl`. True for the caller that set it, false when it was set already.
+    async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError>;
 
-    /// Asks the store for a sign of life.
-    async fn ping(&self) -> Result<(), StoreError>;
+    /// Whether the mark is set.
+    async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
+}
 
-    /// Begins to hear of changes of `key`; returns when the subscription stands. Calls for the
-    /// same key may nest; each that succeeded is paired with one [`Self::unsubscribe`], one that
-    /// failed or was dropped with none.
+/// Changes of the sessions that somebody on this instance waits for.
+#[async_trait]
+pub trait ChangeFeed: Send + Sync + 'static {
+    /// Subscribes to the changes of `key`; returns once the subscription is confirmed. Calls for one
+    /// key nest: each that succeeded is paired with one [`Self::unsubscribe`], one that failed or
+    /// was dropped with none.
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError>;
 
     /// Ends what [`Self::subscribe`] began. Never blocks and never fails: a leftover subscription
-    /// costs memory and nothing else, and ends with the connection.
+    /// costs memory only and ends with the connection.
     fn unsubscribe(&self, key: SessionKey);
 }
 
-/// A fulfilment as the bus carries it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fulfilled {
-    /// The session's reader at that moment.
-    pub reader: Option<ReaderId>,
-    /// The sealed token response.
-    pub payload: SealedPayload,
+/// Health of a store.
+#[async_trait]
+pub trait Health: Send + Sync + 'static {
+    /// Tries what sessions need.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Number of sessions held, recently ended ones included, if the store knows without asking.
+    fn session_count(&self) -> Option<usize> {
+        None
+    }
 }
 
-/// What a store tells the readers that wait on this instance. Handed in when the store is made.
+/// Receives the changes of subscribed sessions.
 pub trait Notifier: Send + Sync + 'static {
-    /// The session changed; with what it was fulfilled if that was the change.
+    /// The session changed; `fulfilled` carries the payload when the change was a fulfilment.
     fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>);
 
-    /// Messages may have been missed (reconnect, failover): every reader must look again.
+    /// Changes may have been missed (reconnect, failover): every subscription must read again.
     fn resync(&self);
 
-    /// A connection to the store was lost and stands again.
+    /// A connection to the store was lost and has been re-established.
     fn reconnected(&self) {}
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     session::{Digest, GrantId, SessionKey, redacted_text},
-    store::{Rotated, SessionStore, StoreError},
+    store::{GrantStore, Rotated, StoreError},
     token::{
         issuer::Subject,
         response::milliseconds,
@@ -88,7 +88,7 @@ pub enum RefreshError {
 
 /// Issues and takes refresh tokens.
 pub struct Refresh {
-    store: Arc<dyn SessionStore>,
+    store: Arc<dyn GrantStore>,
     /// Life of one token.
     token_ttl: Duration,
     /// Longest life of a family.
@@ -101,7 +101,7 @@ impl Refresh {
     /// Tokens that live for `token_ttl` each and `grant_ttl` together, for access tokens of
     /// `access_token_ttl`.
     pub fn new(
-        store: Arc<dyn SessionStore>,
+        store: Arc<dyn GrantStore>,
         token_ttl: Duration,
         grant_ttl: Duration,
         access_token_ttl: Duration,

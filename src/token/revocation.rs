@@ -4,18 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     session::Digest,
-    store::{SessionStore, StoreError},
+    store::{Store, StoreError},
     token::verify::Claims,
 };
 
 /// The revoked tokens, by their `jti`.
 pub struct Revocations {
-    store: Arc<dyn SessionStore>,
+    store: Arc<dyn Store>,
 }
 
 impl Revocations {
     /// Keeps them in `store`.
-    pub fn new(store: Arc<dyn SessionStore>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
 

@@ -1,4 +1,6 @@
 //! Small things that more than one module needs and no crate has.
 
 pub mod browser;
+pub(crate) mod random;
+pub(crate) mod redacted;
 pub mod tls;

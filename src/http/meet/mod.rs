@@ -30,11 +30,12 @@ use crate::{
         operator::metrics::LoginOutcome,
     },
     oidc::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
-    relay::CreateSession,
+    relay::{CreateSession, Delivery, ReadError},
     session::{
-        Digest, Profile, SessionId, SessionKey, SessionToken, State as SessionState, TransitToken,
+        Digest, Outcome, Profile, SessionId, SessionKey, SessionToken, State as SessionState,
+        TransitToken,
     },
-    store::{Entered, ReadOutcome, StoreError, Stored},
+    store::{Entered, StoreError, Stored},
     telemetry::{self, Kind, TraceContext},
     token::{MeetIssuer, Purpose},
 };
@@ -296,21 +297,18 @@ async fn try_init(
 async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Detail> {
     let meet = app.meet()?;
     let reader = meet.reader(&headers, csrf_header(&headers))?;
-    let outcome = app.relay.poll(reader.key, Some(reader.session_token), true).await?;
-    let told = match outcome {
-        ReadOutcome::Pending { .. } => {
+    let polled = app.relay.poll(reader.key, Some(reader.session_token), Delivery::Once).await;
+    let told = match polled {
+        Ok(None) => {
             let body = Json(json!({"state": "pending"}));
             let headers = [(header::CACHE_CONTROL, "no-store")];
             return Ok((StatusCode::ACCEPTED, headers, body).into_response());
         }
-        ReadOutcome::Token { payload, age } => {
-            StreamMessage::from_payload(&app, reader.key, &payload, age)
+        Ok(Some(outcome @ (Outcome::Token { .. } | Outcome::Failed(_)))) => {
+            StreamMessage::from_outcome(&app, reader.key, outcome)
         }
-        ReadOutcome::Failed(failure) => StreamMessage::Failed(failure),
-        ReadOutcome::Unknown
-        | ReadOutcome::Unauthorized
-        | ReadOutcome::Superseded
-        | ReadOutcome::Gone(_) => return Err(SESSION_NOT_FOUND),
+        Err(ReadError::Store(error)) => return Err(error.into()),
+        Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
     };
     let StreamMessage::Authenticated(_) = &told else { return Err(INVALID_SESSION) };
     let mut response =
@@ -333,7 +331,8 @@ async fn events(
             Err(problem) => Err(detail_of(&problem).into_response()),
         };
     }
-    match app.relay.open(reader.key, Some(reader.session_token), false).await {
+    match app.relay.open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged).await
+    {
         Ok(reader) => Ok(sse::respond(app, reader, handoff)),
         Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
     }
@@ -351,7 +350,7 @@ async fn socket(
     let opened = match reader {
         Ok(reader) => app
             .relay
-            .open(reader.key, Some(reader.session_token), false)
+            .open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged)
             .await
             .map_err(Problem::from),
         Err(Detail(StatusCode::NOT_FOUND, _)) => Err(Problem::SessionNotFound),

@@ -183,7 +183,7 @@ impl Collector for Interrupted {
             (
                 "store_resynced_readers",
                 "Waiting readers that looked again after a resync",
-                interruptions.readers,
+                interruptions.subscriptions,
             ),
         ] {
             let counter = ConstCounter::new(value);
@@ -396,15 +396,15 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn called(&self, operation: &'static str, took: Duration, failed: bool) {
+    fn call_finished(&self, operation: &'static str, elapsed: Duration, failed: bool) {
         let operation = ByOperation { operation };
-        self.store_seconds.get_or_create(&operation).observe(took.as_secs_f64());
+        self.store_seconds.get_or_create(&operation).observe(elapsed.as_secs_f64());
         if failed {
             self.store_errors.get_or_create(&operation).inc();
         }
     }
 
-    fn came_into(&self, state: &'static str) {
+    fn state_entered(&self, state: &'static str) {
         self.transitions.get_or_create(&ByState { state }).inc();
     }
 }

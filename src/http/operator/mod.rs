@@ -20,7 +20,7 @@ pub async fn healthz() -> Response {
 
 /// `GET /readyz`: 200 when this instance should get traffic, 503 with the reason otherwise.
 pub async fn readyz(State(app): State<AppState>) -> Response {
-    let store = app.relay.store().ping().await;
+    let store = app.relay.store().check().await;
     app.metrics.store_answered(store.is_ok());
     let draining = app.relay.registry().is_draining();
     let ready = store.is_ok() && !draining;
@@ -42,7 +42,7 @@ pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.
 /// whoever else asks.
 pub async fn metrics(State(app): State<AppState>) -> Response {
     let store = app.relay.store();
-    app.metrics.store_answered(store.ping().await.is_ok());
-    let text = app.metrics.encode(store.held());
+    app.metrics.store_answered(store.check().await.is_ok());
+    let text = app.metrics.encode(store.session_count());
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }

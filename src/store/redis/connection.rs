@@ -1,8 +1,6 @@
-//! From a URL to clients of `fred`: which servers, which credentials, how patient.
-//!
-//! Called by the store when it is made and by the subscriber when it replaces its connection.
-//! Knows nothing of sessions.
+//! From a URL to clients of `fred`: servers, credentials, TLS, timeouts.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +14,46 @@ use fred::types::config::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::store::StoreError;
 
-/// Messages that may wait between the connection and the task that hands them on. When more come
-/// at once the task notices and has every reader look again.
+/// Capacity of the queue between the connection and the task that forwards messages. On overflow
+/// the task notices and every subscription reads again.
 const MESSAGES: usize = 8192;
 
-/// The longest pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Maximum pause between two attempts to connect.
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where Redis is. One of
+/// `redis://[user:password@]host[:port][/database]`,
+/// `redis+unix:///path/to/socket[?db=database]`,
+/// `redis-sentinel://[user:password@]host[:port][/database]?sentinelServiceName=name` with further
+/// sentinels as `&node=host:port` and their own credentials as `&sentinelUsername=` and
+/// `&sentinelPassword=`, or
+/// `redis-cluster://[user:password@]host[:port]` with further nodes as `?node=host:port`.
+/// `rediss` instead of `redis` is TLS; `ca=/path/to/file.pem` then replaces the system's
+/// certificates. `valkey` and `valkeys` mean the same.
+#[derive(Clone)]
+pub struct RedisUrl(Zeroizing<String>);
+
+impl RedisUrl {
+    /// Checks a URL as far as possible without connecting.
+    ///
+    /// # Errors
+    /// When no connection can be made with it.
+    pub fn parse(text: &str) -> Result<Self, UnusableUrl> {
+        let url = Self(Zeroizing::new(text.to_owned()));
+        Plan::new(&url, Duration::from_secs(1)).and_then(|plan| plan.client())?;
+        Ok(url)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RedisUrl(redacted)")
+    }
+}
 
 /// How to connect, checked and ready for use.
 pub(crate) struct Plan {
@@ -32,7 +61,7 @@ pub(crate) struct Plan {
     timeout: Duration,
 }
 
-/// A URL that no connection can be made with. Does not repeat it, for it may hold a password.
+/// No connection can be made with the URL. Does not repeat it, because it may hold a password.
 #[derive(Debug, thiserror::Error)]
 #[error("unusable: {0}")]
 pub struct UnusableUrl(String);
@@ -48,9 +77,9 @@ fn malformed(why: &str) -> UnusableUrl {
 }
 
 impl Plan {
-    /// Reads the URL. The errors never repeat it, for it may hold a password.
-    pub(crate) fn new(url: &str, timeout: Duration) -> Result<Self, UnusableUrl> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| malformed("no scheme"))?;
+    /// Reads the URL.
+    pub(crate) fn new(url: &RedisUrl, timeout: Duration) -> Result<Self, UnusableUrl> {
+        let (scheme, rest) = url.0.split_once("://").ok_or_else(|| malformed("no scheme"))?;
         let (family, suffix) = match scheme.find(['-', '+']) {
             Some(at) => scheme.split_at(at),
             None => (scheme, ""),
@@ -64,8 +93,8 @@ impl Plan {
         {
             return Err(malformed("unknown scheme"));
         }
-        // The TLS of the library trusts only the system's certificates and takes the process-wide
-        // provider; ours is set below, so the library is shown the plain form.
+        // The library's TLS trusts only the system's certificates and uses the process-wide crypto
+        // provider; ours is set below, so the library gets the scheme without TLS.
         let plain = format!("redis{suffix}://{rest}");
         let parsed = Url::parse(&plain).map_err(|_| malformed("syntax"))?;
         let mut config =
@@ -86,10 +115,10 @@ impl Plan {
             config.tls = Some(tls_config(authority.as_deref(), suffix == "-cluster")?);
         }
         if let ServerConfig::Clustered { policy, .. } = &mut config.server {
-            // The servers named in the URL may be the ones that are gone.
+            // The servers in the URL may be the ones that failed.
             *policy = ClusterDiscoveryPolicy::UseCache;
         }
-        // Come up without Redis and wait for it.
+        // Start without Redis and wait for it.
         config.fail_fast = false;
         config.version = RespVersion::RESP3;
         Ok(Self { config, timeout })
@@ -112,10 +141,10 @@ impl Plan {
                 interval: Duration::from_secs(1),
             };
         });
-        // For ever: without Redis there is nothing else to do. The library waits before the very
-        // first attempt, too, so a start takes as long as the first pause.
-        let longest = u32::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(2000);
-        let mut policy = ReconnectPolicy::new_exponential(0, 5, longest, 2);
+        // Without end. The library also waits before the very first attempt, so a start takes at
+        // least the first pause.
+        let max_pause = u32::try_from(MAX_RECONNECT_PAUSE.as_millis()).unwrap_or(2000);
+        let mut policy = ReconnectPolicy::new_exponential(0, 5, max_pause, 2);
         policy.set_jitter(15);
         builder.set_policy(policy);
         builder
@@ -173,7 +202,7 @@ mod tests {
     use super::*;
 
     fn plan(url: &str) -> Result<Plan, UnusableUrl> {
-        Plan::new(url, Duration::from_secs(1))
+        Plan::new(&RedisUrl(Zeroizing::new(url.to_owned())), Duration::from_secs(1))
     }
 
     #[test]

@@ -1,20 +1,19 @@
-//! Sessions in Redis or Valkey (7.0 or later), shared by any number of instances.
+//! Redis or Valkey, shared by any number of instances.
 //!
-//! Called by whoever holds a [`SessionStore`]. One hash holds one session; each transition is one
-//! Lua script on that hash, which also publishes the change. Keys and channels:
+//! One hash holds one session; each transition is one Lua script on that hash, which also publishes
+//! the change. Keys and channels:
 //!
-//! - `<prefix>:{<session key>}`: the session; in a cluster its hash tag puts the channel beside it.
-//! - `<prefix>:{<session key>}:events`: one letter, or `p` and the sealed payload.
+//! - `<prefix>:{<session key>}`: the session; in a cluster the hash tag keeps its channel beside it.
+//! - `<prefix>:{<session key>}:events`: one letter, or `p`, the subscription and the sealed payload.
 //! - `<prefix>:mark:{<digest>}`: a mark.
-//! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or that it ended.
-//!
-//! Knows no HTTP and sees no token in clear.
+//! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 
 mod connection;
+mod names;
+mod reply;
 mod script;
 mod subscriber;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,63 +30,36 @@ use fred::util::redis_keyslot;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use crate::store::redis::connection::UnusableUrl;
+pub use crate::store::redis::connection::{RedisUrl, UnusableUrl};
 use crate::{
     session::{
-        Digest, Failure, GoneReason, GrantId, Profile, SealedPayload, SessionInfo, SessionKey,
-        State,
+        Digest, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload, SessionInfo,
+        SessionKey,
     },
     store::{
-        Ended, Entered, Entry, NewSession, Notifier, Read, ReadMode, ReadOutcome, Rotated,
-        SessionStore, StoreError, Stored, TOMBSTONE,
-        redis::{connection::Plan, script::SCRIPTS, subscriber::Subscriber},
+        ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, Notifier,
+        ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored, TOMBSTONE,
+        redis::{
+            connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
+        },
     },
 };
 
-/// The value of a grant that was ended, as `rotate_grant.lua` writes it too.
+/// The value of a grant that was ended; `rotate_grant.lua` writes it too.
 const ENDED: &str = "x";
 
 /// How to reach Redis.
-#[derive(Clone)]
-pub struct RedisStoreOptions {
-    /// One of
-    /// `redis://[user:password@]host[:port][/database]`,
-    /// `redis+unix:///path/to/socket[?db=database]`,
-    /// `redis-sentinel://[user:password@]host[:port][/database]?sentinelServiceName=name` with
-    /// further sentinels as `&node=host:port` and their own credentials as `&sentinelUsername=` and
-    /// `&sentinelPassword=`, or
-    /// `redis-cluster://[user:password@]host[:port]` with further nodes as `?node=host:port`.
-    /// `rediss` in place of `redis` is TLS; `ca=/path/to/file.pem` then replaces the system's
-    /// certificates. `valkey` and `valkeys` mean the same.
-    pub url: String,
-    /// What every key and channel begins with.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// Prefix of every key and channel, without braces.
     pub prefix: String,
-    /// The longest that one call may take.
+    /// Maximum duration of one command.
     pub command_timeout: Duration,
 }
 
-impl RedisStoreOptions {
-    /// Whether `url` can be connected to, as far as can be told without trying.
-    ///
-    /// # Errors
-    /// When it cannot.
-    pub fn check(url: &str) -> Result<(), UnusableUrl> {
-        let plan = Plan::new(url, Duration::from_secs(1)).and_then(|plan| plan.client());
-        plan.map(drop)
-    }
-}
-
-impl fmt::Debug for RedisStoreOptions {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("RedisStoreOptions")
-            .field("prefix", &self.prefix)
-            .field("command_timeout", &self.command_timeout)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The store. It connects, and reconnects for ever, in tasks of its own that end with it.
+/// The store. Tasks of its own keep it connected and end with it.
 pub struct RedisStore {
     client: WithOptions<Client>,
     names: Names,
@@ -98,52 +70,22 @@ pub struct RedisStore {
     _reconnects: AbortOnDropHandle<()>,
 }
 
-/// The names of keys and channels.
-#[derive(Clone)]
-struct Names {
-    prefix: Arc<str>,
-}
-
-impl Names {
-    fn session(&self, key: SessionKey) -> String {
-        format!("{}:{{{}}}", self.prefix, key.to_base64url())
-    }
-
-    fn channel(&self, key: SessionKey) -> String {
-        format!("{}:{{{}}}:events", self.prefix, key.to_base64url())
-    }
-
-    /// The session whose channel this is.
-    fn session_of(&self, channel: &str) -> Option<SessionKey> {
-        let key = channel.strip_prefix(&*self.prefix)?.strip_prefix(":{")?;
-        SessionKey::from_base64url(key.strip_suffix("}:events")?).ok()
-    }
-
-    fn grant(&self, grant: GrantId) -> String {
-        format!("{}:grant:{{{}}}", self.prefix, grant.to_base64url())
-    }
-
-    fn mark(&self, name: Digest) -> String {
-        format!("{}:mark:{{{}}}", self.prefix, name.to_base64url())
-    }
-}
-
 impl RedisStore {
-    /// Makes the store and gives Redis one command's time to be reached. When it is away the store
-    /// comes up all the same, fails every call at once and connects when Redis is there.
+    /// Opens the store and waits up to one command timeout for the first connection. While Redis is
+    /// unreachable every call fails at once; the store connects as soon as it can.
     ///
     /// # Errors
-    /// When the URL or the file of certificates that it names is unusable.
+    /// When the URL, the certificates that it names or the prefix are unusable.
     pub async fn connect(
-        settings: &RedisStoreOptions,
+        settings: &RedisSettings,
         notifier: Arc<dyn Notifier>,
     ) -> Result<Arc<Self>, StoreError> {
         let timeout = settings.command_timeout;
         if settings.prefix.contains(['{', '}']) {
-            return Err(StoreError::Unavailable("the prefix of keys holds a brace".to_owned()));
+            return Err(StoreError::Unavailable("the key prefix contains a brace".to_owned()));
         }
         let plan = Plan::new(&settings.url, timeout)?;
-        let names = Names { prefix: settings.prefix.as_str().into() };
+        let names = Names::new(&settings.prefix);
         let client = plan.client()?;
         let publish = if plan.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let first = client.clone();
@@ -162,13 +104,13 @@ impl RedisStore {
             subscriber.first_connection().await;
         };
         if tokio::time::timeout(timeout, both).await.is_err() {
-            tracing::warn!("redis cannot be reached; still trying");
+            tracing::warn!("Redis cannot be reached; retrying");
         }
         Ok(Arc::new(Self {
             client: client.with_options(&Options {
                 timeout: Some(timeout),
-                // While Redis is away calls must not queue up to be carried out later, and one
-                // that was under way must not be carried out twice.
+                // While Redis is unreachable calls must not be queued for later, and a call that was
+                // in flight must not be executed twice.
                 fail_fast: true,
                 ..Options::default()
             }),
@@ -181,7 +123,7 @@ impl RedisStore {
         }))
     }
 
-    /// Runs a script on a session. The first two arguments of all are how and where to publish.
+    /// Runs a script on a session. Its first two arguments are the publish command and the channel.
     async fn run(
         &self,
         script: &Script,
@@ -211,18 +153,18 @@ impl RedisStore {
                 other => other,
             }
         };
-        // The library has the same limit for each attempt and knows better how to take a command
-        // back, so this one, for both attempts together, must not come first.
+        // The library applies the same limit to each attempt and cancels a command properly, so this
+        // limit, for both attempts together, must not fire first.
         let limit = self.timeout + Duration::from_millis(50);
         match tokio::time::timeout(limit, answered).await {
-            Ok(Ok(fields)) => Ok(Reply { fields }),
+            Ok(Ok(fields)) => Ok(Reply::new(fields)),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
     }
 
-    /// `EVAL` or `EVALSHA`. The library's own methods for these pay no heed to the options of the
-    /// client: they would repeat a script whose answer was lost.
+    /// `EVAL` or `EVALSHA`. The library's own methods for these ignore the client's options: they
+    /// would repeat a script whose answer was lost.
     async fn evaluate(
         &self,
         command: &'static str,
@@ -249,7 +191,7 @@ impl RedisStore {
 
     fn failed(&self, error: &Error) -> StoreError {
         if error.details().starts_with("READONLY") {
-            // The server was demoted and kept the connection: look for the new primary.
+            // The server became a replica and kept the connection: find the new primary.
             let client = self.client.clone();
             tokio::spawn(async move { client.force_reconnection().await });
         }
@@ -257,8 +199,8 @@ impl RedisStore {
     }
 }
 
-/// Connects and stays connected. The library gives up by itself only when it takes an answer for a
-/// mistake in the configuration, as during the making of a cluster; then it starts anew.
+/// Connects and stays connected. The library gives up only when it takes an answer for a
+/// configuration error, for instance while a cluster is being formed; then this starts over.
 async fn keep_connected(client: Client) {
     loop {
         // Aborting the outer task must end the inner one too.
@@ -268,7 +210,7 @@ async fn keep_connected(client: Client) {
     }
 }
 
-/// Tells of each time that a server was reached again. A cluster's primaries count one by one.
+/// Reports every reconnect. A cluster's primaries count one by one.
 fn report_reconnects(
     client: Client,
     cluster: bool,
@@ -279,7 +221,7 @@ fn report_reconnects(
         let mut known = Vec::new();
         loop {
             match connections.recv().await {
-                // Elsewhere any server after the first one stands in for it.
+                // Without a cluster any server after the first one replaces it.
                 Ok(server) if known.contains(&server) || (!cluster && !known.is_empty()) => {
                     notifier.reconnected();
                 }
@@ -291,8 +233,8 @@ fn report_reconnects(
     }
 }
 
-/// What a caller learns of the library's error. Redis quotes arguments in the answer to an unknown
-/// command; they end here.
+/// Converts the library's error. Redis repeats the arguments of an unknown command in its answer;
+/// they are cut off.
 fn store_error(error: &Error) -> StoreError {
     let details = error.details();
     let details = details.split(", with args").next().unwrap_or_default();
@@ -306,80 +248,7 @@ fn store_error(error: &Error) -> StoreError {
     }
 }
 
-/// A script's answer: a word and what belongs to it.
-struct Reply {
-    fields: Vec<Bytes>,
-}
-
-impl Reply {
-    fn word(&self) -> &[u8] {
-        self.fields.first().map(Bytes::as_ref).unwrap_or_default()
-    }
-
-    /// This word was not expected. It is one of ours, so it holds no secret.
-    fn unexpected(&self) -> StoreError {
-        let word: String = String::from_utf8_lossy(self.word()).chars().take(20).collect();
-        StoreError::Corrupt(format!("answer `{word}`"))
-    }
-
-    fn field(&self, index: usize) -> Result<&Bytes, StoreError> {
-        self.fields.get(index).ok_or_else(|| self.unexpected())
-    }
-
-    fn text(&self, index: usize) -> Result<&str, StoreError> {
-        std::str::from_utf8(self.field(index)?).map_err(|_| self.unexpected())
-    }
-
-    fn milliseconds(&self, index: usize) -> Result<Duration, StoreError> {
-        // A clock that was set back between two transitions makes an age negative.
-        let number: i64 = self.text(index)?.parse().map_err(|_| self.unexpected())?;
-        Ok(Duration::from_millis(number.max(0).unsigned_abs()))
-    }
-
-    fn digest(&self, index: usize) -> Result<Option<Digest>, StoreError> {
-        match self.text(index)? {
-            "" => Ok(None),
-            text => Digest::from_base64url(text).map(Some).map_err(|_| self.unexpected()),
-        }
-    }
-
-    fn reason(&self, index: usize) -> Result<GoneReason, StoreError> {
-        let text = self.text(index)?;
-        [GoneReason::Acknowledged, GoneReason::Cancelled, GoneReason::Expired, GoneReason::Replayed]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .ok_or_else(|| self.unexpected())
-    }
-
-    fn failure(&self, index: usize) -> Result<Failure, StoreError> {
-        Ok(Failure {
-            error: self.text(index)?.to_owned(),
-            error_description: self.text(index + 1)?.to_owned(),
-        })
-    }
-
-    /// After the word `not_pending`.
-    fn state(&self) -> Result<State, StoreError> {
-        match self.text(1)? {
-            "a" => Ok(State::Authenticated),
-            "d" => Ok(State::Delivered),
-            "f" => self.failure(2).map(State::Failed),
-            "g" => self.reason(2).map(State::Gone),
-            _ => Err(self.unexpected()),
-        }
-    }
-
-    fn stored(&self) -> Result<Stored, StoreError> {
-        match self.word() {
-            b"done" => Ok(Stored::Done),
-            b"unknown" => Ok(Stored::Unknown),
-            b"not_pending" => self.state().map(Stored::NotPending),
-            _ => Err(self.unexpected()),
-        }
-    }
-}
-
-/// At least one: Redis refuses a life of no milliseconds.
+/// At least one: Redis refuses an expiry of zero.
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1)
 }
@@ -451,33 +320,34 @@ impl SessionStore for RedisStore {
         self.run(&SCRIPTS.fail, key, arguments).await?.stored()
     }
 
-    async fn read(&self, key: SessionKey, read: Read) -> Result<ReadOutcome, StoreError> {
-        let (mode, reader) = match read.mode {
+    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
+        let (mode, subscription) = match request.mode {
             ReadMode::Poll => ("poll", String::new()),
-            ReadMode::Attach(reader) => ("attach", reader.as_u64().to_string()),
-            ReadMode::Claim(reader) => ("claim", reader.as_u64().to_string()),
+            ReadMode::Attach(subscription) => ("attach", subscription.as_u64().to_string()),
+            ReadMode::Claim(subscription) => ("claim", subscription.as_u64().to_string()),
         };
-        let grace = read.grace.map(|grace| grace.as_millis().to_string()).unwrap_or_default();
+        let grace = request.grace.map(|grace| grace.as_millis().to_string()).unwrap_or_default();
         let arguments = vec![
-            optional(read.session_token),
+            optional(request.session_token),
             Value::from_static_str(mode),
-            reader.into(),
+            subscription.into(),
             grace.into(),
         ];
         let reply = self.run(&SCRIPTS.read, key, arguments).await?;
-        match reply.word() {
-            b"unknown" => Ok(ReadOutcome::Unknown),
-            b"unauthorized" => Ok(ReadOutcome::Unauthorized),
-            b"pending" => Ok(ReadOutcome::Pending { remaining: reply.milliseconds(1)? }),
-            b"token" => Ok(ReadOutcome::Token {
+        let outcome = match reply.word() {
+            b"unknown" => return Ok(ReadResult::Unknown),
+            b"unauthorized" => return Ok(ReadResult::Unauthorized),
+            b"pending" => return Ok(ReadResult::Pending { remaining: reply.milliseconds(1)? }),
+            b"token" => Outcome::Token {
                 payload: SealedPayload(reply.field(1)?.clone()),
                 age: reply.milliseconds(2)?,
-            }),
-            b"failed" => reply.failure(1).map(ReadOutcome::Failed),
-            b"superseded" => Ok(ReadOutcome::Superseded),
-            b"gone" => reply.reason(1).map(ReadOutcome::Gone),
-            _ => Err(reply.unexpected()),
-        }
+            },
+            b"failed" => Outcome::Failed(reply.failure(1)?),
+            b"superseded" => Outcome::Superseded,
+            b"gone" => Outcome::Gone(reply.reason(1)?),
+            _ => return Err(reply.unexpected()),
+        };
+        Ok(ReadResult::Settled(outcome))
     }
 
     async fn end(
@@ -506,7 +376,10 @@ impl SessionStore for RedisStore {
             _ => Err(reply.unexpected()),
         }
     }
+}
 
+#[async_trait]
+impl MarkStore for RedisStore {
     async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
         let expiry = Some(Expiration::PX(milliseconds(ttl)));
         let set: Option<String> = self
@@ -522,7 +395,10 @@ impl SessionStore for RedisStore {
             self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
         Ok(found > 0)
     }
+}
 
+#[async_trait]
+impl GrantStore for RedisStore {
     async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError> {
         self.set_grant(grant, "1", ttl).await
     }
@@ -555,22 +431,28 @@ impl SessionStore for RedisStore {
     }
 
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
-        let kept: Option<String> =
+        let value: Option<String> =
             self.client.get(self.names.grant(grant)).await.map_err(|error| self.failed(&error))?;
-        Ok(kept.as_deref() == Some(ENDED))
+        Ok(value.as_deref() == Some(ENDED))
     }
+}
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        let _: Value = self.client.ping(None).await.map_err(|error| self.failed(&error))?;
-        // An instance that hears of nothing should not get new clients either.
-        self.subscriber.standing()
-    }
-
+#[async_trait]
+impl ChangeFeed for RedisStore {
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
         self.subscriber.subscribe(key).await
     }
 
     fn unsubscribe(&self, key: SessionKey) {
         self.subscriber.unsubscribe(key);
+    }
+}
+
+#[async_trait]
+impl Health for RedisStore {
+    async fn check(&self) -> Result<(), StoreError> {
+        let _: Value = self.client.ping(None).await.map_err(|error| self.failed(&error))?;
+        // Without its subscriptions an instance should get no clients.
+        self.subscriber.check()
     }
 }

@@ -1,27 +1,27 @@
-//! The transitions as Lua scripts, one a method of the store.
+//! The transitions as Lua scripts, one for each method of the store.
 //!
-//! Called by the store alone. A script is sent by its digest and in full only where the server
-//! does not know it: at the first use, after a restart, after a failover.
+//! A script is sent by its digest, and in full only when the server does not know it: on first use,
+//! after a restart, after a failover.
 
 use std::sync::LazyLock;
 
 use fred::types::scripts::Script;
 
-/// `allow-oom` lets a full server still hand out, end and forget; only what stores more must wait.
+/// `allow-oom` lets a full server still deliver and end; only what stores more has to wait.
 macro_rules! script {
     ($flags:literal, $($file:literal),+) => {
-        Script::from_lua(concat!("#!lua ", $flags, "\n", $(include_str!($file)),+))
+        Script::from_lua(concat!("#!lua ", $flags, "\n", $(include_str!(concat!("scripts/", $file))),+))
     };
 }
 
-/// One on a session that is there.
+/// A script on a stored session.
 macro_rules! transition {
     ($flags:literal, $file:literal) => {
-        script!($flags, "clock.lua", "prelude.lua", $file)
+        script!($flags, "time.lua", "session.lua", $file)
     };
 }
 
-/// All of them.
+/// Every script.
 pub(crate) struct Scripts {
     pub(crate) rotate_grant: Script,
     pub(crate) create: Script,
@@ -34,10 +34,10 @@ pub(crate) struct Scripts {
 }
 
 pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    // Writes a few bytes in the place of others, so that a full server is no reason to refuse.
+    // Replaces a few bytes by others, so a full server need not refuse it.
     rotate_grant: script!("flags=allow-oom", "rotate_grant.lua"),
-    // Without the functions that look at a session.
-    create: script!("flags=", "clock.lua", "create.lua"),
+    // Needs none of the functions on a stored session.
+    create: script!("flags=", "time.lua", "create.lua"),
     enter: transition!("flags=allow-oom", "enter.lua"),
     fulfil: transition!("flags=", "fulfil.lua"),
     fail: transition!("flags=allow-oom", "fail.lua"),

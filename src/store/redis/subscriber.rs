@@ -1,16 +1,14 @@
-//! Hears of changes: one connection an instance (in a cluster one to each primary), one channel
-//! for each session that somebody here waits for.
+//! Subscriptions to changes: one connection per instance (in a cluster one to each primary), one
+//! channel for each session that somebody on this instance waits for.
 //!
-//! Called by the store alone. Callers count in [`Local`]; a single task then makes the server
-//! agree with what is counted, so that the commands for one channel can never overtake each
-//! other. The task looks at what is wanted now, not at what was asked for when: a session that was
-//! left and entered again meanwhile costs nothing.
+//! Callers count in [`Local`]; a single task makes the server agree with the counts, so that the
+//! commands for one channel never overtake each other. The task compares with what is wanted now:
+//! a session that was left and joined again in the meantime costs nothing.
 //!
-//! `fred` answers `SUBSCRIBE` as soon as it is written, hence the `PING` behind each batch: its
-//! answer follows those of the batch. `SSUBSCRIBE` it answers when the server confirms, but only
-//! for one channel a command; there many commands travel at once instead. It does not report that
-//! a slot moved (the server then drops the subscription and says so), hence the regular look at
-//! the cluster's map.
+//! `fred` answers `SUBSCRIBE` as soon as it is written, hence the `PING` after each batch: its
+//! answer follows those of the batch. It answers `SSUBSCRIBE` when the server confirms, but takes
+//! one channel per command; there many commands are in flight instead. It does not report that a
+//! slot moved (the server then drops the subscription), hence the regular check of the slot map.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,29 +29,29 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    session::{ReaderId, SealedPayload, SessionKey},
+    session::{SealedPayload, SessionKey, SubscriptionId},
     store::{
         Fulfilled, Notifier, StoreError,
-        redis::{Names, connection::Plan, keep_connected, store_error},
+        redis::{connection::Plan, keep_connected, names::Names, store_error},
     },
 };
 
-/// Channels in one `SUBSCRIBE`, and requests taken up together.
+/// Maximum number of channels in one `SUBSCRIBE`, and of requests handled together.
 const BATCH: usize = 512;
 
-/// `SSUBSCRIBE` commands under way at once.
+/// Maximum number of `SSUBSCRIBE` commands in flight.
 const IN_FLIGHT: usize = 256;
 
-/// Between two looks at the cluster's map; the longest that a moved slot goes unnoticed.
+/// Interval between two checks of the slot map: the maximum time until a moved slot is noticed.
 const MAP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two signs of life asked of a connection that may hear nothing for hours.
+/// Interval between two pings on a connection that may receive nothing for hours.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Before what failed is tried again.
+/// Pause before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The part that callers hold.
+/// The callers' side.
 pub(crate) struct Subscriber {
     local: Arc<Local>,
     requests: mpsc::UnboundedSender<Request>,
@@ -63,21 +61,22 @@ pub(crate) struct Subscriber {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What is wanted here.
+/// The channels wanted on this instance.
 #[derive(Default)]
 struct Local {
     channels: Mutex<HashMap<SessionKey, Channel>>,
-    /// Every channel stands; false from a lost connection until all are subscribed again.
-    standing: AtomicBool,
+    /// Whether every channel is subscribed; false from a lost connection until all are again.
+    complete: AtomicBool,
 }
 
 struct Channel {
-    registry: usize,
-    /// The server confirmed, on the present connection as far as is known.
+    /// Number of callers that subscribed.
+    subscribers: usize,
+    /// Whether the server confirmed the subscription on the current connection.
     confirmed: bool,
 }
 
-/// Somebody came (and waits to hear that the subscription stands) or the last one left.
+/// A caller subscribed, and waits for the confirmation, or the last one left.
 struct Request {
     key: SessionKey,
     answer: Option<oneshot::Sender<Result<(), StoreError>>>,
@@ -85,16 +84,16 @@ struct Request {
 
 impl Local {
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Channel>> {
-        // Nothing panics while holding it; counts stay right in any case.
+        // Nothing panics while holding it, and the counts stay right in any case.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one less; true when it was the last.
+    /// Removes one subscriber; true when it was the last.
     fn leave(&self, key: SessionKey) -> bool {
         let mut channels = self.lock();
         let Some(channel) = channels.get_mut(&key) else { return false };
-        channel.registry -= 1;
-        let last = channel.registry == 0;
+        channel.subscribers -= 1;
+        let last = channel.subscribers == 0;
         if last {
             channels.remove(&key);
         }
@@ -102,7 +101,7 @@ impl Local {
     }
 }
 
-/// Takes the count back when a caller gives up before its subscription stood.
+/// Reverts the count when a caller gives up before its subscription is confirmed.
 struct Undo<'a> {
     subscriber: &'a Subscriber,
     key: SessionKey,
@@ -139,37 +138,38 @@ impl Subscriber {
             incoming,
             connected: connected_sender,
             connection,
-            map: None,
+            slot_map: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
         Ok(Self { local, requests, connected, commands, timeout, _task: task })
     }
 
-    /// Returns when the first connection stands.
+    /// Returns once the first connection is established.
     pub(crate) async fn first_connection(&self) {
-        // An error means that the task is gone, and then there is nothing to wait for.
+        // An error means that the task has ended, and then there is nothing to wait for.
         let _ = self.connected.clone().wait_for(|connected| *connected).await;
     }
 
-    pub(crate) fn standing(&self) -> Result<(), StoreError> {
-        if self.local.standing.load(Ordering::Acquire) {
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        if self.local.complete.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err(StoreError::Unavailable("subscriptions do not stand".to_owned()))
+            Err(StoreError::Unavailable("subscriptions are not re-established yet".to_owned()))
         }
     }
 
     /// On an error the caller is not counted and need not unsubscribe.
     pub(crate) async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
-        // While Redis is away a caller hears at once; while it is only the subscriptions that do
-        // not stand yet, the request below waits its turn.
+        // While Redis is unreachable a caller fails at once; while only the subscriptions are being
+        // re-established, the request below waits its turn.
         if !self.commands.is_connected() {
             return Err(StoreError::Unavailable("not connected".to_owned()));
         }
         let confirmed = {
             let mut channels = self.local.lock();
-            let channel = channels.entry(key).or_insert(Channel { registry: 0, confirmed: false });
-            channel.registry += 1;
+            let channel =
+                channels.entry(key).or_insert(Channel { subscribers: 0, confirmed: false });
+            channel.subscribers += 1;
             channel.confirmed
         };
         let mut undo = Undo { subscriber: self, key, armed: true };
@@ -195,15 +195,14 @@ impl Subscriber {
     }
 }
 
-/// One client of the library with the tasks that drive it. Replaced as a whole when it is not
-/// trusted any more: an error that answers a subscription cannot be told apart by the library and
-/// would shift all later answers.
+/// One client of the library with the tasks that drive it. Replaced as a whole after an error: the
+/// library cannot match an error to a subscription, which would shift all later answers.
 struct Connection {
     client: SubscriberClient,
     reconnects: Receiver<Server>,
-    /// Also tells of attempts to connect that failed; those name no server.
+    /// Also reports failed attempts to connect; those name no server.
     errors: Receiver<(Error, Option<Server>)>,
-    /// Says that messages were lost on their way through this process.
+    /// Reports that messages were lost within this process.
     lagged: mpsc::Receiver<()>,
     _driver: AbortOnDropHandle<()>,
     _messages: AbortOnDropHandle<()>,
@@ -216,7 +215,7 @@ impl Connection {
         let (reconnects, errors) = (client.reconnect_rx(), client.error_rx());
         let (lag, lagged) = mpsc::channel(1);
         let messages =
-            tokio::spawn(hand_on(client.message_rx(), names.clone(), Arc::clone(notifier), lag));
+            tokio::spawn(forward(client.message_rx(), names.clone(), Arc::clone(notifier), lag));
         let driver = tokio::spawn(keep_connected(client.to_client()));
         Ok(Self {
             client,
@@ -229,18 +228,18 @@ impl Connection {
     }
 }
 
-/// What a message says of a fulfilment: `p`, the reader's number, a colon, the payload.
+/// Reads the message of a fulfilment: `p`, the subscription, a colon, the payload.
 fn fulfilled(message: &Bytes) -> Option<Fulfilled> {
     let rest = message.strip_prefix(b"p")?;
     let colon = rest.iter().position(|byte| *byte == b':')?;
-    let reader = std::str::from_utf8(&rest[..colon]).ok()?.parse().ok()?;
+    let subscription = std::str::from_utf8(&rest[..colon]).ok()?.parse().ok()?;
     // The prefix letter and the colon.
     let payload = SealedPayload(message.slice(colon + 2..));
-    Some(Fulfilled { reader: ReaderId::from_u64(reader), payload })
+    Some(Fulfilled { subscription: SubscriptionId::from_u64(subscription), payload })
 }
 
-/// Gives each message to the notifier.
-async fn hand_on(
+/// Forwards each message to the notifier.
+async fn forward(
     mut messages: Receiver<Message>,
     names: Names,
     notifier: Arc<dyn Notifier>,
@@ -258,7 +257,7 @@ async fn hand_on(
                 notifier.changed(key, fulfilled(&payload));
             }
             Err(RecvError::Lagged(_)) => {
-                // Full means that it has been said already.
+                // A full queue means that it has been reported already.
                 let _ = lag.try_send(());
             }
             Err(RecvError::Closed) => return,
@@ -276,8 +275,8 @@ struct Task {
     incoming: mpsc::UnboundedReceiver<Request>,
     connected: watch::Sender<bool>,
     connection: Connection,
-    /// The cluster's map as it was just before everything was subscribed.
-    map: Option<Vec<Slots>>,
+    /// The slot map just before everything was subscribed.
+    slot_map: Option<Vec<Slots>>,
 }
 
 impl Task {
@@ -285,8 +284,8 @@ impl Task {
         let mut batch = Vec::with_capacity(BATCH);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(MAP_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut map_check = tokio::time::interval(MAP_INTERVAL);
+        map_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -295,30 +294,30 @@ impl Task {
                         if *self.connected.borrow() {
                             self.notifier.reconnected();
                         }
-                        self.stand_again().await;
+                        self.resubscribe().await;
                     }
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
                 event = self.connection.errors.recv() => match event {
-                    // A connection was lost. This waits for the next one, or when that is slow
-                    // leaves the rest to its event. If all is well already it is done once more.
-                    Ok((_, Some(_))) | Err(RecvError::Lagged(_)) => self.stand_again().await,
+                    // A connection was lost. This waits for the next one, or, when that is slow,
+                    // leaves the rest to its event. Resubscribing once too often does no harm.
+                    Ok((_, Some(_))) | Err(RecvError::Lagged(_)) => self.resubscribe().await,
                     Ok((_, None)) => {}
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
                 Some(()) = self.connection.lagged.recv() => {
-                    tracing::warn!("messages came faster than they were taken; readers look again");
+                    tracing::warn!("bus messages overflowed; every subscription reads again");
                     self.notifier.resync();
                 }
                 _ = heartbeat.tick() => {
-                    if let Err(error) = self.alive().await {
+                    if let Err(error) = self.ping().await {
                         self.replace(error.details().to_owned()).await;
                     }
                 }
-                _ = look.tick(), if self.cluster && self.local.standing.load(Ordering::Acquire) => {
-                    // None: no answer, and then there will be an event or the next look.
-                    if let Some(found) = self.map().await
-                        && self.map.as_ref() != Some(&found)
+                _ = map_check.tick(), if self.cluster && self.local.complete.load(Ordering::Acquire) => {
+                    // Without an answer there will be an event or the next check.
+                    if let Some(found) = self.fetch_slot_map().await
+                        && self.slot_map.as_ref() != Some(&found)
                     {
                         self.replace("slots moved".to_owned()).await;
                     }
@@ -327,14 +326,14 @@ impl Task {
                     if count == 0 {
                         return;
                     }
-                    self.settle(&mut batch).await;
+                    self.reconcile(&mut batch).await;
                 }
             }
         }
     }
 
     /// Makes the server agree with what is wanted now of the sessions in `batch`.
-    async fn settle(&mut self, batch: &mut Vec<Request>) {
+    async fn reconcile(&mut self, batch: &mut Vec<Request>) {
         let (mut wanted, mut unwanted) = (HashSet::new(), HashSet::new());
         {
             let channels = self.local.lock();
@@ -346,15 +345,13 @@ impl Task {
                 }
             }
         }
-        let result = self
-            .settle_with(wanted.iter().copied().collect(), unwanted.into_iter().collect())
-            .await;
+        let result =
+            self.apply(wanted.iter().copied().collect(), unwanted.into_iter().collect()).await;
         let answer = result.as_ref().copied().map_err(store_error);
         for request in batch.drain(..) {
             if let Some(sender) = request.answer {
-                // Whoever is confirmed already needs nothing of this attempt.
-                let own =
-                    if wanted.contains(&request.key) { answer_again(&answer) } else { Ok(()) };
+                // A channel that was confirmed already does not depend on this attempt.
+                let own = if wanted.contains(&request.key) { repeat(&answer) } else { Ok(()) };
                 let _ = sender.send(own);
             }
         }
@@ -365,22 +362,18 @@ impl Task {
         }
     }
 
-    async fn settle_with(
-        &self,
-        wanted: Vec<SessionKey>,
-        unwanted: Vec<SessionKey>,
-    ) -> Result<(), Error> {
+    async fn apply(&self, wanted: Vec<SessionKey>, unwanted: Vec<SessionKey>) -> Result<(), Error> {
         if !unwanted.is_empty() {
-            self.forget(&unwanted).await?;
+            self.unsubscribe(&unwanted).await?;
         }
         if !wanted.is_empty() {
-            self.begin(&wanted).await?;
+            self.subscribe(&wanted).await?;
         }
         Ok(())
     }
 
-    /// Subscribes and notes what stands.
-    async fn begin(&self, keys: &[SessionKey]) -> Result<(), Error> {
+    /// Subscribes and marks the channels as confirmed.
+    async fn subscribe(&self, keys: &[SessionKey]) -> Result<(), Error> {
         if self.cluster {
             self.each(keys, |client, name| async move { client.ssubscribe(name).await }).await?;
         } else {
@@ -399,7 +392,7 @@ impl Task {
         Ok(())
     }
 
-    async fn forget(&self, keys: &[SessionKey]) -> Result<(), Error> {
+    async fn unsubscribe(&self, keys: &[SessionKey]) -> Result<(), Error> {
         if self.cluster {
             self.each(keys, |client, name| async move { client.sunsubscribe(name).await }).await
         } else {
@@ -407,7 +400,7 @@ impl Task {
         }
     }
 
-    /// One command a channel, several under way: in a cluster each may be for another node.
+    /// One command for each channel, many in flight: in a cluster each may go to another node.
     async fn each<Answer>(
         &self,
         keys: &[SessionKey],
@@ -427,31 +420,31 @@ impl Task {
         keys.iter().map(|key| self.names.channel(*key)).collect()
     }
 
-    /// The connection is new: subscribes to everything again, then has every reader look.
-    async fn stand_again(&mut self) {
-        self.local.standing.store(false, Ordering::Release);
+    /// Subscribes to everything on a new connection, then makes every subscription read again.
+    async fn resubscribe(&mut self) {
+        self.local.complete.store(false, Ordering::Release);
         loop {
             let attempt = async {
-                // Answered only when the whole connecting is done.
+                // Answered only once the connection is complete.
                 let _: Value = self.connection.client.ping(None).await?;
                 // Further events from the same connecting (a cluster has one for each primary)
                 // are covered by what follows.
                 while self.connection.reconnects.try_recv().is_ok() {}
                 while self.connection.errors.try_recv().is_ok() {}
                 if self.cluster {
-                    self.map = self.map().await;
+                    self.slot_map = self.fetch_slot_map().await;
                 }
                 let keys: Vec<SessionKey> = {
                     let mut channels = self.local.lock();
                     channels.values_mut().for_each(|channel| channel.confirmed = false);
                     channels.keys().copied().collect()
                 };
-                self.begin(&keys).await
+                self.subscribe(&keys).await
             };
             match attempt.await {
                 Ok(()) => break,
                 Err(error) if self.connection.client.is_connected() => {
-                    tracing::warn!(error = error.details(), "redis refuses subscriptions");
+                    tracing::warn!(error = error.details(), "Redis refuses subscriptions");
                     tokio::time::sleep(PAUSE).await;
                     if self.reopen().is_err() {
                         return;
@@ -464,13 +457,13 @@ impl Task {
                 Err(_) => return,
             }
         }
-        self.local.standing.store(true, Ordering::Release);
+        self.local.complete.store(true, Ordering::Release);
         self.connected.send_replace(true);
         self.notifier.resync();
     }
 
-    /// Until a connection just opened stands, for a while; false when it is slower than that and
-    /// its event has to be awaited as ever.
+    /// Waits for a connection just opened; false when it takes longer than the timeout and its
+    /// event has to be awaited.
     async fn wait_for_connection(&mut self) -> bool {
         let client = self.connection.client.clone();
         tokio::time::timeout(self.timeout, client.wait_for_connect()).await.is_ok()
@@ -481,21 +474,21 @@ impl Task {
         Ok(())
     }
 
-    /// Begins with a new connection; its first event brings the subscriptions back.
-    async fn replace(&mut self, why: String) {
-        tracing::warn!(why, "new connection for subscriptions");
-        self.local.standing.store(false, Ordering::Release);
+    /// Opens a new connection; its first event re-establishes the subscriptions.
+    async fn replace(&mut self, reason: String) {
+        tracing::warn!(reason, "replacing the connection for subscriptions");
+        self.local.complete.store(false, Ordering::Release);
         while let Err(error) = self.reopen() {
-            tracing::error!(%error, "no client for subscriptions");
+            tracing::error!(%error, "cannot create a client for subscriptions");
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Asks each server that it is connected to for a sign of life.
-    async fn alive(&self) -> Result<(), Error> {
+    /// Pings each connected server.
+    async fn ping(&self) -> Result<(), Error> {
         let client = &self.connection.client;
         if !client.is_connected() {
-            // It is trying already.
+            // It is reconnecting already.
             return Ok(());
         }
         for server in client.active_connections() {
@@ -509,8 +502,8 @@ impl Task {
         Ok(())
     }
 
-    /// Which primary has which slots.
-    async fn map(&self) -> Option<Vec<Slots>> {
+    /// Which primary serves which slots.
+    async fn fetch_slot_map(&self) -> Option<Vec<Slots>> {
         let options =
             Options { timeout: Some(self.timeout), fail_fast: true, ..Options::default() };
         let client = self.connection.client.with_options(&options);
@@ -522,17 +515,17 @@ impl Task {
     }
 }
 
-fn answer_again(answer: &Result<(), StoreError>) -> Result<(), StoreError> {
+fn repeat(answer: &Result<(), StoreError>) -> Result<(), StoreError> {
     match answer {
         Ok(()) => Ok(()),
         Err(error) => Err(StoreError::Unavailable(error.to_string())),
     }
 }
 
-/// First and last slot, host and port of the primary.
+/// First and last slot, host and port of their primary.
 type Slots = (u64, u64, String, u64);
 
-/// One range of the answer to `CLUSTER SLOTS`.
+/// Reads one range of the answer to `CLUSTER SLOTS`.
 fn slots(range: Value) -> Option<Slots> {
     let Value::Array(range) = range else { return None };
     let [first, last, Value::Array(primary), ..] = &range[..] else { return None };

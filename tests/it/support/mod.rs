@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod redis;
+pub mod store;
 
 use std::{
     io::{BufRead as _, BufReader},

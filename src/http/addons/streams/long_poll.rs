@@ -17,9 +17,8 @@ use crate::{
         error::Problem,
         operator::metrics::Reconnect,
     },
-    relay::{Outcome, Subscription},
-    session::GoneReason,
-    store::ReadOutcome,
+    relay::{Delivery, Subscription},
+    session::{GoneReason, Outcome},
 };
 
 const LONGEST_WAIT: u64 = 60;
@@ -75,17 +74,21 @@ pub async fn poll(
         query.map_err(|_| Problem::BadRequest("The only query parameter is `wait`.".to_owned()))?;
     let (seconds, preferred) = wait(&query, &headers)?;
     let Credentials { key, session_token } = credentials;
-    // A session that the ID alone opens is read once, as its clients expect.
-    let once = session_token.is_none();
-    let mut response = if seconds == 0 {
-        answer_read(&app, key, app.relay.poll(key, session_token, once).await?)?
+    // Clients of legacy sessions expect that a poll delivers once.
+    let delivery = match session_token {
+        None => Delivery::Once,
+        Some(_) => Delivery::UntilAcknowledged,
+    };
+    let outcome = if seconds == 0 {
+        app.relay.poll(key, session_token, delivery).await?
     } else {
-        let reader = app.relay.open(key, session_token, once).await?;
+        let subscription = app.relay.open(key, session_token, delivery).await?;
         let _open = app.metrics.stream_opened(Transport::LongPoll);
-        match settle(reader, Duration::from_secs(seconds)).await {
-            Some(outcome) => answer(&app, key, outcome)?,
-            None => pending(),
-        }
+        settle(subscription, Duration::from_secs(seconds)).await
+    };
+    let mut response = match outcome {
+        Some(outcome) => answer(&app, key, outcome)?,
+        None => pending(),
     };
     if preferred {
         let applied = HeaderValue::from_str(&format!("wait={seconds}"));
@@ -96,29 +99,9 @@ pub async fn poll(
     Ok(response)
 }
 
-/// The outcome, or `None` when the time was over first.
-pub async fn settle(mut reader: Subscription, longest: Duration) -> Option<Outcome> {
-    tokio::time::timeout(longest, reader.outcome()).await.ok()
-}
-
-fn answer_read(
-    app: &Arc<crate::http::App>,
-    key: crate::session::SessionKey,
-    outcome: ReadOutcome,
-) -> Result<Response, Problem> {
-    answer(
-        app,
-        key,
-        match outcome {
-            ReadOutcome::Unknown => return Err(Problem::SessionNotFound),
-            ReadOutcome::Unauthorized => return Err(Problem::ReaderUnauthorized),
-            ReadOutcome::Pending { .. } => return Ok(pending()),
-            ReadOutcome::Token { payload, age } => Outcome::Token(payload, age),
-            ReadOutcome::Failed(failure) => Outcome::Failed(failure),
-            ReadOutcome::Superseded => Outcome::Superseded,
-            ReadOutcome::Gone(reason) => Outcome::Gone(reason),
-        },
-    )
+/// The outcome, or `None` when there is none within `timeout`.
+pub async fn settle(mut subscription: Subscription, timeout: Duration) -> Option<Outcome> {
+    tokio::time::timeout(timeout, subscription.outcome()).await.ok()
 }
 
 fn answer(

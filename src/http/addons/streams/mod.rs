@@ -13,8 +13,7 @@ use serde::Serialize;
 
 use crate::{
     http::{AppState, operator::metrics::Reconnect},
-    relay::Outcome,
-    session::{Failure, GoneReason, SealedPayload, SessionKey},
+    session::{Failure, GoneReason, Outcome, SealedPayload, SessionKey},
     telemetry,
     token::TokenResponse,
 };
@@ -58,7 +57,7 @@ impl StreamMessage {
     /// Translates an outcome of the relay; opens the sealed payload.
     pub fn from_outcome(app: &AppState, key: SessionKey, outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Token(payload, age) => Self::from_payload(app, key, &payload, age),
+            Outcome::Token { payload, age } => Self::from_payload(app, key, &payload, age),
             Outcome::Failed(failure) => Self::Failed(failure),
             Outcome::Superseded => {
                 app.metrics.stream_reconnected(Reconnect::NewestReader);

@@ -28,8 +28,8 @@ use crate::{
         error::Problem,
         operator::metrics::{OpenStream, Reconnect},
     },
-    relay::{DirectWriter, Outcome, Subscription},
-    session::{GoneReason, ReaderId},
+    relay::{Delivery, DirectWriter, Subscription},
+    session::{GoneReason, Outcome, SubscriptionId},
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
@@ -142,7 +142,7 @@ impl EventStream {
 
 /// A random number of the range.
 fn one_of(range: Range<u64>) -> u64 {
-    range.start + ReaderId::generate().as_u64() % (range.end - range.start)
+    range.start + SubscriptionId::generate().as_u64() % (range.end - range.start)
 }
 
 /// A request extension of the SSE fast path, by which a handler hands its stream to the connection.
@@ -182,7 +182,7 @@ pub async fn events(
         app.end_session(key, session_token).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let reader = app.relay.open(key, session_token, false).await?;
+    let reader = app.relay.open(key, session_token, Delivery::UntilAcknowledged).await?;
     Ok(respond(app, reader, handoff))
 }
 

@@ -30,8 +30,8 @@ use crate::{
         },
         error::Problem,
     },
-    relay::{DirectWriter, Outcome, Subscription},
-    session::{SealedPayload, SessionKey},
+    relay::{Delivery, DirectWriter, Subscription},
+    session::{Outcome, SealedPayload, SessionKey},
 };
 
 /// The subprotocol's close codes.
@@ -83,7 +83,8 @@ pub async fn websocket(
 ) -> Response {
     let opened = match credentials {
         Ok(Credentials { key, session_token }) => {
-            app.relay.open(key, session_token, false).await.map_err(Problem::from)
+            let opened = app.relay.open(key, session_token, Delivery::UntilAcknowledged);
+            opened.await.map_err(Problem::from)
         }
         Err(problem) => Err(problem),
     };

@@ -6,7 +6,7 @@ end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
--- Named with the reader of this moment, which may hand it on before it asks the store.
-tell('p' .. (get('r') or '0') .. ':' .. ARGV[3])
+-- Carries the newest subscription, which may deliver the payload before it has read the store.
+publish('p' .. (get('r') or '0') .. ':' .. ARGV[3])
 redis.call('HSET', key, 's', 'a', 'y', ARGV[3], 'ya', integer(now))
 return {'done'}

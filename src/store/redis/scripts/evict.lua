@@ -3,6 +3,6 @@ local letter = state()
 if not letter or letter == 'g' then
   return {'nothing'}
 end
-tell('c')
-bury(ARGV[3])
+publish('c')
+close(ARGV[3])
 return {'evicted'}

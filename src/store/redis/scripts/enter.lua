@@ -17,8 +17,8 @@ else
   end
   if transit[2] then
     if letter ~= 'g' then
-      tell('c')
-      bury('replayed')
+      publish('c')
+      close('replayed')
     end
     return {'replayed'}
   end

@@ -6,6 +6,6 @@ end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
-tell('c')
+publish('c')
 redis.call('HSET', key, 's', 'f', 'fe', ARGV[3], 'fd', ARGV[4])
 return {'done'}

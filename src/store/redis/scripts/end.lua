@@ -3,18 +3,18 @@ local letter, reason = state()
 if not letter then
   return {'unknown'}
 end
-if not authorised(ARGV[3]) then
+if not authorized(ARGV[3]) then
   return {'unauthorized'}
 end
 if letter == 'g' then
   return {'already', reason}
 end
-tell('c')
+publish('c')
 if letter == 'p' then
-  bury('cancelled')
+  close('cancelled')
   return {'cancelled'}
 end
-bury('acknowledged')
+close('acknowledged')
 if letter == 'f' then
   return {'failed'}
 end

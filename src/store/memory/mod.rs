@@ -1,41 +1,32 @@
-//! Sessions in the memory of one process: the store when no Redis URL is set.
+//! The store of a single process: a restart loses everything.
 //!
-//! Called through [`SessionStore`]. A transition holds the lock of one shard and never waits in
-//! it. Times are tokio's, so that tests can move the clock.
+//! A transition holds the lock of one shard and never waits in it. Times are tokio's, so that tests
+//! can move the clock.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod expiring;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::{
     session::{
-        Digest, Failure, GoneReason, GrantId, Profile, ReaderId, SealedPayload, SessionInfo,
-        SessionKey, State,
+        Digest, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload, SessionInfo,
+        SessionKey, State, SubscriptionId,
     },
     store::{
-        Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Read, ReadMode, ReadOutcome,
-        Rotated, SessionStore, StoreError, Stored, TOMBSTONE,
+        ChangeFeed, Ended, Entered, Entry, Fulfilled, GrantStore, Health, MarkStore, NewSession,
+        Notifier, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored,
+        TOMBSTONE, memory::expiring::ExpiringMap,
     },
 };
 
-const SHARDS: usize = 64;
-
-/// Sessions or marks that one process keeps at most; beyond it creation answers "unavailable"
-/// instead of eating the machine's memory.
-const CAPACITY: usize = 2_000_000;
-
-/// A [`SessionStore`] for a single process. Nothing survives a restart.
+/// The store.
 pub struct MemoryStore {
-    sessions: Expiring<SessionKey, Record>,
-    marks: Expiring<Digest, ()>,
-    grants: Expiring<GrantId, Grant>,
+    sessions: ExpiringMap<SessionKey, Record>,
+    marks: ExpiringMap<Digest, ()>,
+    grants: ExpiringMap<GrantId, Grant>,
     notifier: Arc<dyn Notifier>,
 }
 
@@ -43,14 +34,15 @@ struct Record {
     info: SessionInfo,
     transit: Option<Transit>,
     expires_at: Instant,
-    reader: Option<ReaderId>,
-    /// Readers of this session that wait to be told.
+    /// The newest subscription, which gets the token.
+    subscription: Option<SubscriptionId>,
+    /// Number of subscribers to changes.
     subscribers: usize,
     phase: Phase,
 }
 
 enum Grant {
-    Standing {
+    Active {
         /// Of the newest refresh token.
         generation: u32,
     },
@@ -72,14 +64,14 @@ enum Phase {
 }
 
 impl Record {
-    /// Turns what time has overtaken into `Gone(Expired)`, so that no transition sees it.
+    /// Applies the expiry, so that no transition sees an expired state.
     fn at(&mut self, now: Instant) -> &mut Self {
-        let over = match &self.phase {
+        let expired = match &self.phase {
             Phase::Gone(_) => false,
             Phase::Delivered { until, .. } => now >= *until || now >= self.expires_at,
             _ => now >= self.expires_at,
         };
-        if over {
+        if expired {
             self.phase = Phase::Gone(GoneReason::Expired);
         }
         self
@@ -98,32 +90,32 @@ impl Record {
     fn admits(&self, presented: Option<&Digest>) -> bool {
         match (&self.info.session_token, presented) {
             (None, _) => true,
-            (Some(kept), Some(presented)) => kept.matches(presented),
+            (Some(expected), Some(presented)) => expected.matches(presented),
             (Some(_), None) => false,
         }
     }
 
+    /// Delivers the token until `until`, or for the last time.
     fn deliver(
         &mut self,
         payload: SealedPayload,
         since: Instant,
-        until: Instant,
-        once: bool,
+        until: Option<Instant>,
         now: Instant,
-    ) -> ReadOutcome {
-        self.phase = if once {
-            Phase::Gone(GoneReason::Acknowledged)
-        } else {
-            Phase::Delivered { payload: payload.clone(), since, until }
+    ) -> ReadResult {
+        self.phase = match until {
+            None => Phase::Gone(GoneReason::Acknowledged),
+            Some(until) => Phase::Delivered { payload: payload.clone(), since, until },
         };
-        ReadOutcome::Token { payload, age: now - since }
+        ReadResult::Settled(Outcome::Token { payload, age: now - since })
     }
 }
 
 impl MemoryStore {
-    /// An empty store that tells `notifier` of every change.
+    /// An empty store.
     pub fn new(notifier: Arc<dyn Notifier>) -> Arc<Self> {
-        let (sessions, marks, grants) = (Expiring::new(), Expiring::new(), Expiring::new());
+        let (sessions, marks, grants) =
+            (ExpiringMap::new(), ExpiringMap::new(), ExpiringMap::new());
         Arc::new(Self { sessions, marks, grants, notifier })
     }
 
@@ -135,15 +127,15 @@ impl MemoryStore {
     ) -> Option<T> {
         let now = Instant::now();
         let mut shard = self.sessions.shard(&key);
-        let (record, forget_at) = shard.entries.get_mut(&key)?;
-        if now >= *forget_at {
+        let (record, forgotten_at) = shard.entries.get_mut(&key)?;
+        if now >= *forgotten_at {
             return None;
         }
         Some(transition(record.at(now), now))
     }
 
-    /// Tells the readers of a change, outside the lock.
-    fn tell(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+    /// Publishes a change, outside the lock.
+    fn publish(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
         if self.with(key, |record, _| record.subscribers > 0) == Some(true) {
             self.notifier.changed(key, fulfilled);
         }
@@ -178,7 +170,7 @@ impl SessionStore for MemoryStore {
                 used: false,
             }),
             expires_at,
-            reader: None,
+            subscription: None,
             subscribers: 0,
             phase: Phase::Pending,
         };
@@ -207,19 +199,19 @@ impl SessionStore for MemoryStore {
             }
         });
         if entered == Some(Entered::Replayed) {
-            self.tell(key, None);
+            self.publish(key, None);
         }
         Ok(entered.unwrap_or(Entered::Unknown))
     }
 
     async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
-        let mut reader = None;
+        let mut subscription = None;
         let stored = self.store_result(key, |record, since| {
-            reader = record.reader;
+            subscription = record.subscription;
             Phase::Authenticated { payload: payload.clone(), since }
         });
         if stored == Stored::Done {
-            self.tell(key, Some(Fulfilled { reader, payload }));
+            self.publish(key, Some(Fulfilled { subscription, payload }));
         }
         Ok(stored)
     }
@@ -227,43 +219,42 @@ impl SessionStore for MemoryStore {
     async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
         let stored = self.store_result(key, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
-            self.tell(key, None);
+            self.publish(key, None);
         }
         Ok(stored)
     }
 
-    async fn read(&self, key: SessionKey, read: Read) -> Result<ReadOutcome, StoreError> {
-        let outcome = self.with(key, |record, now| {
-            if !record.admits(read.session_token.as_ref()) {
-                return ReadOutcome::Unauthorized;
+    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
+        let result = self.with(key, |record, now| {
+            if !record.admits(request.session_token.as_ref()) {
+                return ReadResult::Unauthorized;
             }
-            if let ReadMode::Attach(reader) = read.mode {
-                record.reader = Some(reader);
+            if let ReadMode::Attach(subscription) = request.mode {
+                record.subscription = Some(subscription);
             }
-            let displaced = match read.mode {
-                ReadMode::Claim(reader) => record.reader != Some(reader),
+            let superseded = match request.mode {
+                ReadMode::Claim(subscription) => record.subscription != Some(subscription),
                 ReadMode::Poll | ReadMode::Attach(_) => false,
             };
-            let once = read.grace.is_none();
             match &record.phase {
-                Phase::Pending => ReadOutcome::Pending { remaining: record.expires_at - now },
-                Phase::Authenticated { .. } | Phase::Delivered { .. } if displaced => {
-                    ReadOutcome::Superseded
+                Phase::Pending => ReadResult::Pending { remaining: record.expires_at - now },
+                Phase::Authenticated { .. } | Phase::Delivered { .. } if superseded => {
+                    ReadResult::Settled(Outcome::Superseded)
                 }
                 Phase::Authenticated { payload, since } => {
                     let (payload, since) = (payload.clone(), *since);
-                    let until = (now + read.grace.unwrap_or_default()).min(record.expires_at);
-                    record.deliver(payload, since, until, once, now)
+                    let until = request.grace.map(|grace| (now + grace).min(record.expires_at));
+                    record.deliver(payload, since, until, now)
                 }
                 Phase::Delivered { payload, since, until } => {
                     let (payload, since, until) = (payload.clone(), *since, *until);
-                    record.deliver(payload, since, until, once, now)
+                    record.deliver(payload, since, request.grace.map(|_| until), now)
                 }
-                Phase::Failed(failure) => ReadOutcome::Failed(failure.clone()),
-                Phase::Gone(reason) => ReadOutcome::Gone(*reason),
+                Phase::Failed(failure) => ReadResult::Settled(Outcome::Failed(failure.clone())),
+                Phase::Gone(reason) => ReadResult::Settled(Outcome::Gone(*reason)),
             }
         });
-        Ok(outcome.unwrap_or(ReadOutcome::Unknown))
+        Ok(result.unwrap_or(ReadResult::Unknown))
     }
 
     async fn end(
@@ -288,7 +279,7 @@ impl SessionStore for MemoryStore {
         });
         let ended = ended.unwrap_or(Ended::Unknown);
         if !matches!(ended, Ended::Unknown | Ended::Unauthorized | Ended::Already(_)) {
-            self.tell(key, None);
+            self.publish(key, None);
         }
         Ok(ended)
     }
@@ -302,11 +293,14 @@ impl SessionStore for MemoryStore {
             alive
         });
         if evicted == Some(true) {
-            self.tell(key, None);
+            self.publish(key, None);
         }
         Ok(evicted.unwrap_or(false))
     }
+}
 
+#[async_trait]
+impl MarkStore for MemoryStore {
     async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
         let now = Instant::now();
         self.marks.insert(name, (), now, now + ttl)
@@ -316,10 +310,13 @@ impl SessionStore for MemoryStore {
         let shard = self.marks.shard(&name);
         Ok(shard.entries.get(&name).is_some_and(|((), until)| Instant::now() < *until))
     }
+}
 
+#[async_trait]
+impl GrantStore for MemoryStore {
     async fn begin_grant(&self, grant: GrantId, ttl: Duration) -> Result<(), StoreError> {
         let now = Instant::now();
-        self.grants.insert(grant, Grant::Standing { generation: 1 }, now, now + ttl).map(|_| ())
+        self.grants.insert(grant, Grant::Active { generation: 1 }, now, now + ttl).map(|_| ())
     }
 
     async fn rotate_grant(
@@ -331,17 +328,17 @@ impl SessionStore for MemoryStore {
     ) -> Result<Rotated, StoreError> {
         let now = Instant::now();
         let mut shard = self.grants.shard(&grant);
-        let Some((kept, until)) = shard.entries.get_mut(&grant).filter(|(_, until)| now < *until)
+        let Some((stored, until)) = shard.entries.get_mut(&grant).filter(|(_, until)| now < *until)
         else {
             return Ok(Rotated::Unknown);
         };
-        Ok(match kept {
+        Ok(match stored {
             Grant::Ended => Rotated::Ended,
-            Grant::Standing { generation } if presented < *generation => {
-                (*kept, *until) = (Grant::Ended, now + memory);
+            Grant::Active { generation } if presented < *generation => {
+                (*stored, *until) = (Grant::Ended, now + memory);
                 Rotated::Reused
             }
-            Grant::Standing { generation } => {
+            Grant::Active { generation } => {
                 (*generation, *until) = (presented.saturating_add(1), now + ttl);
                 Rotated::Done
             }
@@ -351,26 +348,21 @@ impl SessionStore for MemoryStore {
     async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError> {
         let now = Instant::now();
         self.grants.insert(grant, Grant::Ended, now, now + memory)?;
-        if let Some(kept) = self.grants.shard(&grant).entries.get_mut(&grant) {
-            *kept = (Grant::Ended, now + memory);
+        if let Some(stored) = self.grants.shard(&grant).entries.get_mut(&grant) {
+            *stored = (Grant::Ended, now + memory);
         }
         Ok(())
     }
 
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
         let shard = self.grants.shard(&grant);
-        let kept = shard.entries.get(&grant).filter(|(_, until)| Instant::now() < *until);
-        Ok(matches!(kept, Some((Grant::Ended, _))))
+        let stored = shard.entries.get(&grant).filter(|(_, until)| Instant::now() < *until);
+        Ok(matches!(stored, Some((Grant::Ended, _))))
     }
+}
 
-    fn held(&self) -> Option<usize> {
-        Some(self.sessions.len())
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
+#[async_trait]
+impl ChangeFeed for MemoryStore {
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError> {
         self.with(key, |record, _| record.subscribers += 1);
         Ok(())
@@ -381,73 +373,13 @@ impl SessionStore for MemoryStore {
     }
 }
 
-/// A map in shards whose entries are forgotten at a time of their own. Forgetting happens while
-/// inserting (two for one, so that it keeps up), hence needs no task.
-struct Expiring<K, V> {
-    shards: Vec<Mutex<Shard<K, V>>>,
-}
-
-struct Shard<K, V> {
-    entries: HashMap<K, (V, Instant)>,
-    queue: BinaryHeap<Reverse<(Instant, K)>>,
-}
-
-impl<K: Copy + Ord + Hash + AsRef<[u8; 32]>, V> Expiring<K, V> {
-    fn new() -> Self {
-        let shard = || Mutex::new(Shard { entries: HashMap::new(), queue: BinaryHeap::new() });
-        Self { shards: (0..SHARDS).map(|_| shard()).collect() }
+#[async_trait]
+impl Health for MemoryStore {
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
-    fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
-        // A transition changes a record in one assignment; a panic elsewhere leaves it whole.
-        self.shards[usize::from(key.as_ref()[0]) % SHARDS]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Entries, those whose time is over and that are not forgotten yet included.
-    fn len(&self) -> usize {
-        let lengths = self
-            .shards
-            .iter()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).entries.len());
-        lengths.sum()
-    }
-
-    /// True when the key was free.
-    fn insert(
-        &self,
-        key: K,
-        value: V,
-        now: Instant,
-        forget_at: Instant,
-    ) -> Result<bool, StoreError> {
-        let mut guard = self.shard(&key);
-        let shard = &mut *guard;
-        for _ in 0..2 {
-            match shard.queue.peek() {
-                Some(Reverse((when, _))) if *when <= now => {
-                    if let Some(Reverse((_, due))) = shard.queue.pop()
-                        && let Some((_, until)) = shard.entries.get(&due)
-                    {
-                        // Its life may have been prolonged since.
-                        match *until {
-                            until if until <= now => drop(shard.entries.remove(&due)),
-                            until => shard.queue.push(Reverse((until, due))),
-                        }
-                    }
-                }
-                _ => break,
-            }
-        }
-        if shard.entries.get(&key).is_some_and(|(_, until)| now < *until) {
-            return Ok(false);
-        }
-        if shard.entries.len() >= CAPACITY / SHARDS {
-            return Err(StoreError::Unavailable("the in-memory store is full".to_owned()));
-        }
-        shard.entries.insert(key, (value, forget_at));
-        shard.queue.push(Reverse((forget_at, key)));
-        Ok(true)
+    fn session_count(&self) -> Option<usize> {
+        Some(self.sessions.len())
     }
 }

@@ -1,0 +1,204 @@
+//! One wait for a session's outcome.
+//!
+//! The order makes the guarantee: join and subscribe first, then read the state, then wait. A change
+//! comes either before the read, which sees it, or after, and then it signals the mailbox.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    relay::{
+        Delivery, ReadError, Relay,
+        registry::{BusDelivery, DirectWriter, Mailbox, Signal},
+    },
+    session::{Digest, GoneReason, Outcome, SessionKey},
+    store::{ReadMode, ReadRequest, ReadResult, StoreError},
+};
+
+/// First pause before the store is asked again while it is unavailable; doubles up to
+/// [`MAX_RETRY_PAUSE`].
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(250);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(4);
+
+/// A client that waits for a session's outcome. Dropping it ends the wait.
+pub struct Subscription {
+    relay: Arc<Relay>,
+    key: SessionKey,
+    mailbox: Arc<Mailbox>,
+    session_token: Option<Digest>,
+    delivery: Delivery,
+    /// When the session expires; set by the first read.
+    expires_at: Instant,
+    /// The outcome, if the first read found one. Boxed, because most subscriptions wait and their
+    /// size matters.
+    found: Option<Box<Outcome>>,
+    /// Whether a change was signalled and not looked into; survives a cancelled `outcome`.
+    changed: bool,
+    /// Whether the store's subscription was confirmed and must be ended.
+    subscribed: bool,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        relay: Arc<Relay>,
+        key: SessionKey,
+        mailbox: Arc<Mailbox>,
+        session_token: Option<Digest>,
+        delivery: Delivery,
+    ) -> Self {
+        let expires_at = Instant::now();
+        Self {
+            relay,
+            key,
+            mailbox,
+            session_token,
+            delivery,
+            expires_at,
+            found: None,
+            changed: false,
+            subscribed: false,
+        }
+    }
+
+    pub(crate) async fn subscribe(&mut self) -> Result<(), StoreError> {
+        self.relay.store.subscribe(self.key).await?;
+        self.subscribed = true;
+        Ok(())
+    }
+
+    pub(crate) async fn attach(&mut self) -> Result<(), ReadError> {
+        self.found = match self.read(ReadMode::Attach(self.mailbox.subscription())).await? {
+            ReadResult::Unknown => return Err(ReadError::Unknown),
+            ReadResult::Unauthorized => return Err(ReadError::Unauthorized),
+            ReadResult::Pending { remaining } => {
+                self.expires_at = Instant::now() + remaining;
+                None
+            }
+            ReadResult::Settled(outcome) => Some(Box::new(outcome)),
+        };
+        Ok(())
+    }
+
+    async fn read(&self, mode: ReadMode) -> Result<ReadResult, StoreError> {
+        let grace = self.relay.grace(self.delivery);
+        let request = ReadRequest { session_token: self.session_token, mode, grace };
+        self.relay.store.read(self.key, request).await
+    }
+
+    /// The session.
+    pub fn key(&self) -> SessionKey {
+        self.key
+    }
+
+    /// SHA-256 of the session token that was presented.
+    pub fn session_token(&self) -> Option<Digest> {
+        self.session_token
+    }
+
+    /// When the session expires unless something happens.
+    pub fn expires_at(&self) -> Instant {
+        self.expires_at
+    }
+
+    /// The outcome that was found without waiting.
+    pub fn take_found(&mut self) -> Option<Outcome> {
+        self.found.take().map(|found| *found)
+    }
+
+    /// Puts back what [`Self::take_found`] returned.
+    pub fn put_back(&mut self, found: Outcome) {
+        self.found = Some(Box::new(found));
+    }
+
+    /// Whether a payload on the bus may be delivered before the store is asked: only clients with
+    /// the session token read a bound session, so the one that the bus names is entitled to it. The
+    /// claim follows, to start the grace.
+    fn trusts_bus(&self) -> bool {
+        self.session_token.is_some() && self.delivery == Delivery::UntilAcknowledged
+    }
+
+    /// Lets the thread that receives the token write it by `direct_writer`, if the store need not
+    /// be asked first.
+    pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
+        if self.trusts_bus() {
+            self.mailbox.set_direct_writer(direct_writer);
+        }
+    }
+
+    /// Waits for the outcome. Cancel-safe: a dropped call loses no wake-up.
+    ///
+    /// While the store is unavailable the subscription keeps waiting and asks again with growing
+    /// pauses; a `resync` of the store ends the pause early.
+    pub async fn outcome(&mut self) -> Outcome {
+        if let Some(found) = self.take_found() {
+            return found;
+        }
+        loop {
+            if self.changed {
+                let outcome = self.collect().await;
+                self.changed = false;
+                if let Some(outcome) = outcome {
+                    return outcome;
+                }
+            }
+            tokio::select! {
+                biased;
+                signal = self.mailbox.signalled() => match signal {
+                    Signal::Draining => return Outcome::Draining,
+                    Signal::Changed => self.changed = true,
+                },
+                () = tokio::time::sleep_until(self.expires_at) => {
+                    return Outcome::Gone(GoneReason::Expired);
+                }
+            }
+        }
+    }
+
+    /// Reads what became of the session; `None` when it is still pending.
+    async fn collect(&self) -> Option<Outcome> {
+        let subscription = self.mailbox.subscription();
+        if self.trusts_bus()
+            && let Some(delivery) = self.mailbox.take_delivery()
+        {
+            self.relay.claim_later(self.key, subscription, self.session_token);
+            return Some(match delivery {
+                BusDelivery::Payload(payload) => Outcome::Token { payload, age: Duration::ZERO },
+                BusDelivery::WrittenDirectly => Outcome::WrittenDirectly,
+            });
+        }
+        let mut pause = FIRST_RETRY_PAUSE;
+        loop {
+            match self.read(ReadMode::Claim(subscription)).await {
+                Ok(ReadResult::Pending { .. }) => return None,
+                Ok(ReadResult::Settled(outcome)) => return Some(outcome),
+                // The store lost the session during the wait.
+                Ok(ReadResult::Unknown | ReadResult::Unauthorized) => {
+                    return Some(Outcome::Gone(GoneReason::Expired));
+                }
+                Err(error) => {
+                    tracing::debug!(session = %self.key, %error, "claim deferred");
+                    tokio::select! {
+                        signal = self.mailbox.signalled() => if signal == Signal::Draining {
+                            return Some(Outcome::Draining);
+                        },
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(MAX_RETRY_PAUSE);
+                    if Instant::now() >= self.expires_at {
+                        return Some(Outcome::Gone(GoneReason::Expired));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.relay.registry.leave(self.key, &self.mailbox);
+        if self.subscribed {
+            self.relay.store.unsubscribe(self.key);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The user code of RFC 8628 §6.1.
+
+use crate::util::random::random_bytes;
+
+/// A short code that a person compares or types: `BCDF-GHJK`, twenty consonants, so that no word
+/// appears (RFC 8628 §6.1).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct UserCode(String);
+
+impl UserCode {
+    const ALPHABET: &'static [u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
+
+    /// A new one, every letter equally likely.
+    pub fn generate() -> Self {
+        let mut code = String::with_capacity(9);
+        while code.len() < 9 {
+            let [byte] = random_bytes::<1>();
+            // 240 is the largest multiple of 20 in a byte; above it letters would be unequal.
+            if byte < 240 {
+                if code.len() == 4 {
+                    code.push('-');
+                }
+                code.push(char::from(Self::ALPHABET[usize::from(byte % 20)]));
+            }
+        }
+        Self(code)
+    }
+
+    /// The code as it is displayed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `text` has the form of a code.
+    pub fn is_well_formed(text: &str) -> bool {
+        text.len() == 9
+            && text.bytes().enumerate().all(|(position, byte)| match position {
+                4 => byte == b'-',
+                _ => Self::ALPHABET.contains(&byte),
+            })
+    }
+
+    /// A code as a store returned it.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn only_user_codes_look_like_user_codes(
+            text in prop_oneof!["[A-Z]{4}-[A-Z]{4}", "[BCDF]{4}.[BCDF]{4}", any::<String>()],
+        ) {
+            let expected = text.len() == 9
+                && text.chars().enumerate().all(|(position, letter)| {
+                    if position == 4 { letter == '-' } else { "BCDFGHJKLMNPQRSTVWXZ".contains(letter) }
+                });
+            prop_assert_eq!(UserCode::is_well_formed(&text), expected);
+        }
+    }
+
+    #[test]
+    fn user_codes_have_the_alphabet_of_rfc_8628() {
+        for _ in 0..200 {
+            let code = UserCode::generate();
+            let (left, right) = code.as_str().split_once('-').expect("a dash");
+            assert_eq!((left.len(), right.len()), (4, 4));
+            assert!(
+                left.chars()
+                    .chain(right.chars())
+                    .all(|letter| "BCDFGHJKLMNPQRSTVWXZ".contains(letter))
+            );
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Names of keys and channels.
+
+use std::sync::Arc;
+
+use crate::session::{Digest, GrantId, SessionKey};
+
+/// The names of keys and channels.
+#[derive(Clone)]
+pub(super) struct Names {
+    prefix: Arc<str>,
+}
+
+impl Names {
+    /// Names that begin with `prefix`, which has no braces: they choose a cluster's slot.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    pub(super) fn session(&self, key: SessionKey) -> String {
+        format!("{}:{{{}}}", self.prefix, key.to_base64url())
+    }
+
+    pub(super) fn channel(&self, key: SessionKey) -> String {
+        format!("{}:{{{}}}:events", self.prefix, key.to_base64url())
+    }
+
+    /// The session that a channel belongs to.
+    pub(super) fn session_of(&self, channel: &str) -> Option<SessionKey> {
+        let key = channel.strip_prefix(&*self.prefix)?.strip_prefix(":{")?;
+        SessionKey::from_base64url(key.strip_suffix("}:events")?).ok()
+    }
+
+    pub(super) fn grant(&self, grant: GrantId) -> String {
+        format!("{}:grant:{{{}}}", self.prefix, grant.to_base64url())
+    }
+
+    pub(super) fn mark(&self, name: Digest) -> String {
+        format!("{}:mark:{{{}}}", self.prefix, name.to_base64url())
+    }
+}

@@ -1,0 +1,55 @@
+-- Shared by every script on a stored session. KEYS[1] is the session's hash, ARGV[1] the command
+-- that publishes (PUBLISH, or SPUBLISH in a cluster), ARGV[2] the session's channel; the arguments
+-- of a script's own begin at ARGV[3].
+--
+-- Fields: s state (p pending, a authenticated, d delivered, f failed, g gone), m profile,
+-- i info as JSON, k digest of the session token, t digest of the transit token, tx its expiry,
+-- tu set once it was used, x expiry of the session, r the newest subscription, y payload,
+-- ya when that was stored, du until when it stays readable, fe/fd failure, w why gone.
+local function get(field)
+  return redis.call('HGET', key, field)
+end
+
+-- The state with its expiry applied: nil, or the letter and, when gone, the reason.
+local function state()
+  local found = redis.call('HMGET', key, 's', 'x', 'du', 'w')
+  if not found[1] then
+    return nil
+  end
+  if found[1] == 'g' then
+    return 'g', found[4]
+  end
+  if now >= tonumber(found[2]) then
+    return 'g', 'expired'
+  end
+  if found[1] == 'd' and now >= tonumber(found[3]) then
+    return 'g', 'expired'
+  end
+  return found[1]
+end
+
+-- Called before anything is written: when publishing is refused, the session is unchanged. No
+-- subscriber receives a message before the script has ended.
+local function publish(message)
+  redis.call(ARGV[1], ARGV[2], message)
+end
+
+-- Ends the session: keeps the reason and what identifies its tokens, drops the rest.
+local function close(reason)
+  redis.call('HSET', key, 's', 'g', 'w', reason)
+  redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd')
+end
+
+local function authorized(digest)
+  local expected = get('k')
+  return not expected or expected == digest
+end
+
+-- The answer when a transition needs a pending session and this one is in another state.
+local function not_pending(letter, reason)
+  if letter == 'f' then
+    local failure = redis.call('HMGET', key, 'fe', 'fd')
+    return {'not_pending', letter, failure[1], failure[2]}
+  end
+  return {'not_pending', letter, reason or '', ''}
+end

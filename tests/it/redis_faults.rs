@@ -1,0 +1,437 @@
+//! How the Redis store fails and recovers, and what it costs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use token_relay::{
+    session::{GoneReason, GrantId, SessionKey, SubscriptionId},
+    store::{
+        ChangeFeed as _, Ended, Entry, GrantStore as _, Health as _, MarkStore as _, ReadRequest,
+        ReadResult, Rotated, SessionStore as _, StoreError, Stored, TOMBSTONE, redis::RedisStore,
+    },
+};
+
+use crate::support::{
+    redis::{Cluster, Directory, Sentinels, Server, command, eventually, tls_server, within},
+    store::*,
+};
+
+fn name(key: SessionKey) -> String {
+    format!("test:{{{}}}", key.to_base64url())
+}
+
+/// The store sees a login pass: everything works.
+async fn works(store: &Arc<RedisStore>, notices: &Recorder) {
+    let key = key();
+    store.create(key, legacy()).await.expect("created");
+    store.subscribe(key).await.expect("subscribed");
+    assert_eq!(store.fulfil(key, sealed()).await.expect("stored"), Stored::Done);
+    assert_eq!(notices.heard(key, 1).await, [Some(sealed())]);
+    assert!(is_token(&store.read(key, poll(None)).await.expect("read")));
+    store.unsubscribe(key);
+    assert!(store.mark(digest(), LIFE).await.expect("marked"));
+    let grant = GrantId::generate();
+    store.begin_grant(grant, LIFE).await.expect("begun");
+    assert_eq!(store.rotate_grant(grant, 1, LIFE, LIFE).await.expect("taken"), Rotated::Done);
+    assert!(!store.is_grant_ended(grant).await.expect("an answer"));
+}
+
+async fn works_at(url: &str) {
+    let (store, notices) = redis_at(url).await;
+    store.check().await.expect("redis answers");
+    works(&store, &notices).await;
+}
+
+/// Waits until the store works again and every subscription stands.
+async fn recovered(store: &Arc<RedisStore>, limit: Duration) {
+    within(limit, "the store is back", || async { store.check().await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn the_key_outlives_the_session_by_the_tombstone_and_nothing_prolongs_it() {
+    let server = Server::start(&[]).await;
+    let (store, _notices) = redis_at(&server.url()).await;
+    let hand = server.client().await;
+    let (key, transit) = (key(), digest());
+    store.create(key, bound(digest(), transit)).await.unwrap();
+    let expiry = async || command(&hand, &["PEXPIRETIME", &name(key)]).await.as_i64().unwrap();
+    let created = expiry().await;
+    let left = command(&hand, &["PTTL", &name(key)]).await.as_i64().unwrap();
+    let full = i64::try_from((LIFE + TOMBSTONE).as_millis()).unwrap();
+    assert!(left <= full && left > full - 5000, "{left}");
+    store.enter(key, Entry::Transit(transit)).await.unwrap();
+    assert_eq!(expiry().await, created);
+    store.fulfil(key, sealed()).await.unwrap();
+    assert_eq!(expiry().await, created);
+    store.evict(key, GoneReason::Replayed).await.unwrap();
+    assert_eq!(expiry().await, created);
+    let mut left: Vec<String> = hand_fields(&hand, key).await;
+    left.sort();
+    // No payload, no name, no address: only what a late caller is recognised by.
+    assert_eq!(left, ["k", "m", "s", "t", "tu", "tx", "w", "x"]);
+}
+
+async fn hand_fields(hand: &fred::clients::Client, key: SessionKey) -> Vec<String> {
+    command(hand, &["HKEYS", &name(key)]).await.convert().expect("names")
+}
+
+#[tokio::test]
+async fn a_sign_in_costs_a_fixed_number_of_commands() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    let hand = server.client().await;
+    command(&hand, &["CONFIG", "RESETSTAT"]).await;
+    let sign_ins = 50;
+    for _ in 0..sign_ins {
+        let (key, session_token, transit) = (key(), Some(digest()), digest());
+        store.create(key, bound(session_token.unwrap(), transit)).await.unwrap();
+        store.subscribe(key).await.unwrap();
+        let subscription = SubscriptionId::generate();
+        let read = ReadRequest { session_token, ..attach(subscription) };
+        assert!(is_pending(&store.read(key, read).await.unwrap()));
+        store.enter(key, Entry::Transit(transit)).await.unwrap();
+        store.fulfil(key, sealed()).await.unwrap();
+        notices.heard(key, 1).await;
+        let read = ReadRequest { session_token, ..claim(subscription) };
+        assert!(is_token(&store.read(key, read).await.unwrap()));
+        store.end(key, session_token).await.unwrap();
+        store.unsubscribe(key);
+    }
+    let stats = command(&hand, &["INFO", "commandstats"]).await.as_string().unwrap();
+    let calls = |command: &str| {
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+        calls.map_or(0, |calls| calls.parse::<usize>().expect("a number"))
+    };
+    let (scripts, subscribes, pings) = (calls("evalsha"), calls("subscribe"), calls("ping"));
+    let unsubscribes = calls("unsubscribe");
+    let sent = scripts + calls("eval") + subscribes + unsubscribes + pings;
+    println!(
+        "{sign_ins} sign-ins: {scripts} scripts, {subscribes} subscribe, {unsubscribes} \
+         unsubscribe, {pings} ping; {:.2} commands each",
+        sent as f64 / f64::from(sign_ins)
+    );
+    let sign_ins = usize::try_from(sign_ins).unwrap();
+    assert_eq!(scripts, 6 * sign_ins);
+    // In full only once each.
+    assert!(calls("eval") <= 6, "scripts are sent by their digest");
+    assert!(subscribes == sign_ins && unsubscribes <= sign_ins);
+    // One behind each subscription, and a heartbeat now and then.
+    assert!(pings <= sign_ins + 10, "{pings}");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    command(&server.client().await, &["SCRIPT", "FLUSH"]).await;
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn a_killed_subscription_stands_again_and_subscriptions_look() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    let hand = server.client().await;
+    let keys: Vec<SessionKey> = (0..200).map(|_| key()).collect();
+    for key in &keys {
+        store.create(*key, legacy()).await.unwrap();
+        store.subscribe(*key).await.unwrap();
+    }
+    for round in 0..3 {
+        let before = notices.resyncs();
+        let killed = command(&hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        assert_eq!(killed.as_i64(), Some(1), "one connection, however many sessions");
+        eventually("subscriptions are told to look", || async { notices.resyncs() > before }).await;
+        for key in keys.iter().skip(round).step_by(3) {
+            store.fulfil(*key, sealed()).await.unwrap();
+        }
+        for key in keys.iter().skip(round).step_by(3) {
+            assert_eq!(notices.heard(*key, 1).await, [Some(sealed())]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_thousands_of_subscriptions_stand_again_quickly() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    let keys: Vec<SessionKey> = (0..20_000).map(|_| key()).collect();
+    let start = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for keys in keys.chunks(200) {
+        let (store, keys) = (store.clone(), keys.to_vec());
+        tasks.spawn(async move {
+            for key in keys {
+                store.subscribe(key).await.expect("subscribed");
+            }
+        });
+    }
+    tasks.join_all().await;
+    println!("20 000 subscriptions in {:?}", start.elapsed());
+    let hand = server.client().await;
+    let before = notices.resyncs();
+    let start = Instant::now();
+    command(&hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    eventually("subscriptions are told to look", || async { notices.resyncs() > before }).await;
+    println!("20 000 subscriptions again in {:?}", start.elapsed());
+    let channels = command(&hand, &["PUBSUB", "CHANNELS", "test:*"]).await;
+    let fred::types::Value::Array(channels) = channels else { panic!("{channels:?}") };
+    assert_eq!(channels.len(), keys.len());
+    for key in &keys {
+        store.unsubscribe(*key);
+    }
+    eventually("none is left", || async {
+        let left = command(&hand, &["PUBSUB", "CHANNELS", "test:*"]).await;
+        matches!(left, fred::types::Value::Array(left) if left.is_empty())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_and_restarted_server_is_taken_up_again() {
+    let mut server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    let waiting = key();
+    store.create(waiting, legacy()).await.unwrap();
+    store.subscribe(waiting).await.unwrap();
+    let before = notices.resyncs();
+    server.kill();
+    within(TIMEOUT, "the loss is noticed", || async { store.check().await.is_err() }).await;
+    let start = Instant::now();
+    for _ in 0..20 {
+        let error = store.create(key(), legacy()).await.expect_err("Redis is unreachable");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    store.subscribe(key()).await.expect_err("Redis is unreachable");
+    // At most the first call waits, for a connection that was just lost; the others hear at once.
+    let limit = TIMEOUT + Duration::from_millis(500);
+    assert!(start.elapsed() < limit, "calls queue up: {:?}", start.elapsed());
+    server.restart();
+    recovered(&store, Duration::from_secs(10)).await;
+    assert!(notices.resyncs() > before);
+    // The server was empty after its restart, but the subscription stands.
+    store.create(waiting, legacy()).await.unwrap();
+    assert_eq!(store.fulfil(waiting, sealed()).await.unwrap(), Stored::Done);
+    assert_eq!(notices.heard(waiting, 1).await, [Some(sealed())]);
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn the_store_comes_up_before_redis() {
+    let mut server = Server::start(&[]).await;
+    server.kill();
+    let start = Instant::now();
+    let (store, notices) = redis_at(&server.url()).await;
+    assert!(start.elapsed() < TIMEOUT * 2, "{:?}", start.elapsed());
+    assert!(matches!(store.check().await, Err(StoreError::Unavailable(_))));
+    server.restart();
+    recovered(&store, Duration::from_secs(10)).await;
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_unavailable_in_time() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    command(&server.client().await, &["CLIENT", "PAUSE", "3000", "ALL"]).await;
+    let start = Instant::now();
+    let error = store.create(key(), legacy()).await.expect_err("the server is paused");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(start.elapsed() < TIMEOUT + Duration::from_millis(500), "{:?}", start.elapsed());
+    recovered(&store, Duration::from_secs(15)).await;
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn a_full_server_still_hands_out_and_ends() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    let (ready, pending) = (key(), key());
+    for key in [ready, pending] {
+        store.create(key, legacy()).await.unwrap();
+        store.subscribe(key).await.unwrap();
+    }
+    store.fulfil(ready, sealed()).await.unwrap();
+    notices.heard(ready, 1).await;
+    command(&server.client().await, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    for result in [
+        store.create(key(), legacy()).await.map(drop),
+        store.fulfil(pending, sealed()).await.map(drop),
+        store.mark(digest(), LIFE).await.map(drop),
+    ] {
+        let error = result.expect_err("the server is full");
+        assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("OOM")), "{error}");
+    }
+    assert!(is_token(&store.read(ready, poll(GRACE)).await.unwrap()));
+    assert_eq!(store.end(ready, None).await.unwrap(), Ended::Acknowledged);
+    // Nothing was half done: the session is pending and nobody heard anything.
+    assert!(is_pending(&store.read(pending, poll(None)).await.unwrap()));
+    assert!(notices.of(pending).is_empty());
+    assert_eq!(store.end(pending, None).await.unwrap(), Ended::Cancelled);
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_unavailable() {
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    let hand = server.client().await;
+    command(&hand, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let error = store.create(key(), legacy()).await.expect_err("it only reads");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    command(&hand, &["REPLICAOF", "NO", "ONE"]).await;
+    recovered(&store, Duration::from_secs(10)).await;
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn a_user_with_few_rights_suffices() {
+    let server = Server::start(&[]).await;
+    let hand = server.client().await;
+    command(
+        &hand,
+        &[
+            "ACL",
+            "SETUSER",
+            "relay",
+            "on",
+            ">p@ss:w/rd",
+            "~test:*",
+            "&test:*",
+            "-@all",
+            "+@connection",
+            "+@pubsub",
+            "+@hash",
+            "+eval",
+            "+evalsha",
+            "+del",
+            "+exists",
+            "+get",
+            "+set",
+            "+pexpireat",
+            "+time",
+        ],
+    )
+    .await;
+    command(&hand, &["ACL", "SETUSER", "default", "off"]).await;
+    works_at(&format!("redis://relay:p%40ss%3Aw%2Frd@127.0.0.1:{}", server.port)).await;
+    let (store, _notices) =
+        redis_at(&format!("redis://relay:hunter2@127.0.0.1:{}", server.port)).await;
+    let error = store.check().await.expect_err("the password is wrong");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn databases_and_prefixes_keep_stores_apart() {
+    let server = Server::start(&[]).await;
+    works_at(&format!("{}/3", server.url())).await;
+    let (store, _notices) = redis_at(&format!("{}/3", server.url())).await;
+    let (here, _notices) = redis_at(&server.url()).await;
+    let key = key();
+    store.create(key, legacy()).await.unwrap();
+    assert!(is_pending(&store.read(key, poll(None)).await.unwrap()));
+    assert_eq!(here.read(key, poll(None)).await.unwrap(), ReadResult::Unknown);
+}
+
+#[tokio::test]
+async fn a_unix_socket_works() {
+    let directory = Directory::new();
+    let socket = directory.file("redis.sock");
+    let _server = Server::start(&["--unixsocket", &socket]).await;
+    works_at(&format!("redis+unix://{socket}?db=2")).await;
+}
+
+#[tokio::test]
+async fn tls_works_and_is_checked() {
+    let (server, authority) = tls_server().await;
+    let url = |host: &str| format!("rediss://{host}:{}", server.port);
+    works_at(&format!("{}?ca={authority}", url("localhost"))).await;
+    works_at(&format!("{}?ca={authority}", url("127.0.0.1"))).await;
+    // Signed by nobody whom the system knows.
+    let (store, _notices) = redis_at(&url("localhost")).await;
+    assert!(matches!(store.check().await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn two_stores_hear_each_other() {
+    let server = Server::start(&[]).await;
+    let (one, one_hears) = redis_at(&server.url()).await;
+    let (two, _two_hears) = redis_at(&server.url()).await;
+    let key = key();
+    one.create(key, legacy()).await.unwrap();
+    one.subscribe(key).await.unwrap();
+    two.fulfil(key, sealed()).await.unwrap();
+    assert_eq!(one_hears.heard(key, 1).await, [Some(sealed())]);
+}
+
+#[tokio::test]
+async fn a_moved_slot_takes_its_sessions_along() {
+    let cluster = Cluster::start().await;
+    let (store, notices) = redis_at(&cluster.url()).await;
+    works(&store, &notices).await;
+    let key = key();
+    store.create(key, legacy()).await.unwrap();
+    store.subscribe(key).await.unwrap();
+    let slot = fred::util::redis_keyslot(name(key).as_bytes());
+    let from = cluster.owner(slot).await;
+    let before = notices.resyncs();
+    cluster.move_slot(slot, from, (from + 1) % 3).await;
+    eventually("subscriptions are told to look", || async { notices.resyncs() > before }).await;
+    recovered(&store, Duration::from_secs(10)).await;
+    assert_eq!(store.fulfil(key, sealed()).await.unwrap(), Stored::Done);
+    assert_eq!(notices.heard(key, 1).await, [Some(sealed())]);
+    works(&store, &notices).await;
+}
+
+#[tokio::test]
+async fn a_cluster_node_that_was_killed_comes_back() {
+    let mut cluster = Cluster::start().await;
+    let (store, notices) = redis_at(&cluster.url()).await;
+    let keys: Vec<SessionKey> = (0..30).map(|_| key()).collect();
+    for key in &keys {
+        store.subscribe(*key).await.unwrap();
+    }
+    let before = notices.resyncs();
+    cluster.servers[1].restart();
+    within(Duration::from_secs(20), "subscriptions are told to look", || async {
+        notices.resyncs() > before && store.check().await.is_ok()
+    })
+    .await;
+    for key in &keys {
+        within(Duration::from_secs(20), "each slot is served", || async {
+            store.create(*key, legacy()).await.is_ok()
+        })
+        .await;
+        assert_eq!(store.fulfil(*key, sealed()).await.unwrap(), Stored::Done);
+        notices.heard(*key, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinels_is_followed() {
+    let mut it = Sentinels::start().await;
+    let (store, notices) = redis_at(&it.url()).await;
+    works(&store, &notices).await;
+    let waiting = key();
+    store.create(waiting, legacy()).await.unwrap();
+    store.subscribe(waiting).await.unwrap();
+    let follower = it.replica.client().await;
+    eventually("the session is replicated", || async {
+        command(&follower, &["EXISTS", &name(waiting)]).await.as_i64() == Some(1)
+    })
+    .await;
+    let before = notices.resyncs();
+    it.primary.kill();
+    within(TIMEOUT, "the loss is noticed", || async { store.check().await.is_err() }).await;
+    recovered(&store, Duration::from_secs(40)).await;
+    assert!(notices.resyncs() > before);
+    assert_eq!(store.fulfil(waiting, sealed()).await.unwrap(), Stored::Done);
+    assert_eq!(notices.heard(waiting, 1).await, [Some(sealed())]);
+    works(&store, &notices).await;
+}
