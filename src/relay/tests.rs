@@ -321,7 +321,7 @@ proptest! {
                         let once = matches!(call, Call::PollOnce);
                         let outcome = relay.poll(key, token, if once { Delivery::Once } else { Delivery::UntilAcknowledged }).await.unwrap();
                         match model {
-                            Model::Pending => prop_assert!(matches!(outcome, None), "{outcome:?}"),
+                            Model::Pending => prop_assert!(outcome.is_none(), "{outcome:?}"),
                             Model::Failed => prop_assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}"),
                             Model::Gone => prop_assert!(matches!(outcome, Some(Outcome::Gone(_))), "{outcome:?}"),
                             Model::Authenticated | Model::Delivered(_) => {
