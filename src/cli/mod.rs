@@ -27,6 +27,9 @@ use crate::{
 /// What is logged, such as `debug` or `token_relay::relay=trace,info`.
 const LOG: &str = "TOKEN_RELAY_LOG";
 
+/// What `--version` prints: the version and the commit it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TOKEN_RELAY_COMMIT"), ")");
+
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
 
@@ -38,7 +41,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Pushes the result of a browser sign-in to the add-in that waits for it.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version = VERSION, arg_required_else_help = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
