@@ -21,9 +21,10 @@ use token_relay::{
     },
     relay::{CreateSession, Delivery, Subscription},
     server::Server,
-    session::{Profile, SessionId, SessionKey, SessionToken, TransitToken},
+    session::{Identity, Profile, SessionId, SessionKey, SessionToken, TransitToken},
     settings::Snapshot,
-    token::{Issuer, KeyRing, Purpose, SigningKeys, Subject, TokenResponse, Verifier},
+    telemetry::Trace,
+    token::{Issuer, KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
 };
 use tokio::runtime::Runtime;
 
@@ -55,7 +56,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock")
 }
 
-fn issuer() -> (Issuer, Subject) {
+fn issuer() -> (Issuer, Identity) {
     let issuer = Issuer {
         issuer: ISSUER.to_owned(),
         audience: vec![ISSUER.to_owned()],
@@ -65,7 +66,7 @@ fn issuer() -> (Issuer, Subject) {
     };
     let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
     let claims = claims.as_object().expect("an object").clone();
-    (issuer, Subject { subject: "alice".to_owned(), claims })
+    (issuer, Identity { subject: "alice".to_owned(), claims })
 }
 
 fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
@@ -98,6 +99,7 @@ impl Session {
             ttl: Duration::from_secs(900),
             transit_token_ttl: Duration::from_secs(120),
             random_bytes: 32,
+            trace: None,
         }
     }
 
@@ -291,7 +293,8 @@ mod events {
             .counter(ItemsCount::new(1usize))
             .with_inputs(|| {
                 let session = Session::created();
-                let mut events = EventStream::new(Arc::clone(&APP), session.reader());
+                let mut events =
+                    EventStream::new(Arc::clone(&APP), session.reader(), Trace::none().link());
                 RUNTIME.block_on(events.next()).expect("an opening");
                 session.fulfil(&token);
                 events

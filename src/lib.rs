@@ -17,6 +17,7 @@ pub mod relay;
 pub mod server;
 pub mod session;
 pub mod settings;
+pub mod signin;
 pub mod store;
 pub mod telemetry;
 pub mod token;

@@ -11,12 +11,12 @@ use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
     relay::{Registry, Relay, Timing},
-    session::SessionKey,
+    session::{Identity, SessionKey},
     store::{
         Stored,
         redis::{RedisSettings, RedisStore, RedisUrl},
     },
-    token::{Issuer, KeyRing, SigningKeys, Subject, TokenResponse},
+    token::{Issuer, KeyRing, SigningKeys, TokenResponse},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream},
@@ -151,7 +151,7 @@ pub fn token() -> TokenResponse {
         claims: vec!["name".to_owned(), "email".to_owned()],
     };
     let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
-    let subject = Subject {
+    let subject = Identity {
         subject: "alice".to_owned(),
         claims: claims.as_object().expect("an object").clone(),
     };

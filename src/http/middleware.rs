@@ -17,7 +17,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
     http::{App, AppState, error::Problem},
-    telemetry::{RequestHead, TraceContext},
+    telemetry::{RequestHead, Trace, TraceContext},
 };
 
 /// How long a request's body may take to arrive.
@@ -142,8 +142,8 @@ pub async fn log(request: Request, next: Next) -> Response {
     response
 }
 
-/// Routes whose requests belong to the trace of a session, which their handlers find out.
-const ADOPTS: [&str; 9] = [
+/// Routes whose handlers find out which trace their request belongs to: that of its session.
+const DEFERRED: [&str; 9] = [
     "/addons/transit",
     "/addons/transit/",
     "/addons/transit/confirm",
@@ -157,7 +157,7 @@ const ADOPTS: [&str; 9] = [
 
 /// A span for each request of an add-in, a browser or an API; not for files and probes. As in the
 /// log, the URI is left out.
-pub async fn trace(State(app): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn trace(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
     let wanted = |route: &String| {
         let ours = ["/addons/", "/callback", "/api/v1.0/"];
@@ -168,14 +168,24 @@ pub async fn trace(State(app): State<AppState>, request: Request, next: Next) ->
     };
     let head = RequestHead {
         method: request.method().clone(),
-        adopts: ADOPTS.contains(&route.as_str()),
+        deferred: DEFERRED.contains(&route.as_str()),
         route,
         scheme: if app.is_https() { "https" } else { "http" },
         host: app.public_url.host_str().map(str::to_owned),
         port: app.public_url.port_or_known_default(),
         incoming: TraceContext::from_headers(request.headers()),
     };
-    tracing.request(head, next.run(request)).await
+    let span = tracing.request(head);
+    request.extensions_mut().insert(span.trace());
+    span.run(next.run(request)).await
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Trace {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
 }
 
 /// The answer after a panic in a handler, which is a defect but must not take others along.

@@ -13,7 +13,8 @@ use crate::{
     oidc,
     relay::Relay,
     session::Digest,
-    telemetry::Tracing,
+    signin::SignIn,
+    telemetry::{Trace, Tracing},
     token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
 };
 
@@ -112,6 +113,19 @@ impl App {
                 origin == self.public_url.origin().ascii_serialization()
                     || self.allowed_origins.iter().any(|allowed| allowed == origin)
             }),
+        }
+    }
+
+    /// What completes or fails a sign-in within `trace`.
+    pub fn sign_in(&self, trace: &Trace) -> SignIn<'_> {
+        SignIn {
+            relay: self.relay.in_trace(trace),
+            issuer: &self.issuer,
+            signing_keys: &self.signing_keys,
+            sealing_keys: &self.sealing_keys,
+            refresh: self.refresh.as_ref().map(|refresh| refresh.in_trace(trace)),
+            observer: &*self.metrics,
+            trace: trace.clone(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
-use crate::telemetry::{self, Kind};
+use crate::telemetry::{Kind, TRACEPARENT, Trace};
 
 /// Largest answer that is read, in bytes. Metadata and key sets are a few kilobytes.
 const MAX_RESPONSE: usize = 256 * 1024;
@@ -45,7 +45,10 @@ impl From<reqwest::Error> for HttpError {
 
 /// The back channel.
 #[derive(Clone)]
-pub struct BackChannel(reqwest::Client);
+pub struct BackChannel {
+    client: reqwest::Client,
+    trace: Trace,
+}
 
 impl BackChannel {
     /// A client whose every call takes `timeout` at the most.
@@ -58,12 +61,18 @@ impl BackChannel {
             .timeout(timeout)
             .user_agent(concat!("token-relay/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self(client))
+        Ok(Self { client, trace: Trace::none() })
     }
 
-    /// Sends one request, which is part of the trace of the one that is being handled, if any.
+    /// The same, with its calls recorded in `trace` and continued by the provider.
+    #[must_use]
+    pub fn in_trace(&self, trace: &Trace) -> Self {
+        Self { client: self.client.clone(), trace: trace.clone() }
+    }
+
+    /// Sends one request.
     pub async fn send(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let call = telemetry::child(request.method().to_string(), Kind::Client);
+        let call = self.trace.child(request.method().to_string(), Kind::Client);
         if let Some(context) = call.context() {
             let uri = request.uri();
             let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("-"));
@@ -74,10 +83,10 @@ impl BackChannel {
             // Without the query, and without a user that an address could name.
             call.set("url.full", format!("{scheme}://{host}:{port}{}", uri.path()));
             if let Some(value) = context.to_header() {
-                request.headers_mut().insert(telemetry::TRACEPARENT, value);
+                request.headers_mut().insert(TRACEPARENT, value);
             }
         }
-        let answer = call.run(self.exchange(request)).await;
+        let answer = self.exchange(request).await;
         match &answer {
             Ok(answer) => {
                 let status = answer.status();
@@ -92,7 +101,7 @@ impl BackChannel {
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let mut response = self.0.execute(request.try_into()?).await?;
+        let mut response = self.client.execute(request.try_into()?).await?;
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {
             *headers = std::mem::take(response.headers_mut());

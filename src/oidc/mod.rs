@@ -14,4 +14,4 @@ mod tests;
 pub use crate::oidc::attempt::{CallbackQuery, InvalidCallback, LoginAttempt};
 pub use crate::oidc::browser_login::{BrowserLogin, NotAllowed, ReturnTo};
 pub use crate::oidc::error::LoginError;
-pub use crate::oidc::provider::{AuthorizationOptions, Identity, LoginSettings, Provider};
+pub use crate::oidc::provider::{AuthorizationOptions, LoginSettings, Provider};

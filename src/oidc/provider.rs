@@ -26,9 +26,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::oidc::{
-    CallbackQuery, LoginAttempt, LoginError,
-    http_client::{BackChannel, HttpError},
+use crate::{
+    oidc::{
+        CallbackQuery, LoginAttempt, LoginError,
+        http_client::{BackChannel, HttpError},
+    },
+    session::Identity,
+    telemetry::Trace,
 };
 
 /// How long metadata and keys are used before they are fetched again.
@@ -65,35 +69,6 @@ pub struct AuthorizationOptions {
     pub login_hint: Option<String>,
     /// `ui_locales`.
     pub ui_locales: Option<String>,
-}
-
-/// Who logged in.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Identity {
-    /// The provider's `sub`.
-    pub subject: String,
-    /// Further claims of the ID token and of userinfo, as far as they were asked for.
-    pub claims: Map<String, Value>,
-}
-
-impl Identity {
-    /// What a person calls this account.
-    pub fn display_name(&self) -> &str {
-        ["name", "preferred_username", "email"]
-            .iter()
-            .find_map(|claim| self.claims.get(*claim)?.as_str())
-            .unwrap_or(&self.subject)
-    }
-
-    /// A claim as text; numbers too, since some providers number their users.
-    pub fn claim_text(&self, name: &str) -> Option<String> {
-        match self.claims.get(name) {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            None if name == "sub" => Some(self.subject.clone()),
-            _ => None,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -136,7 +111,10 @@ struct Known {
 
 /// The provider. Cheap to clone.
 #[derive(Clone)]
-pub struct Provider(Arc<Inner>);
+pub struct Provider {
+    inner: Arc<Inner>,
+    http: BackChannel,
+}
 
 struct Inner {
     settings: LoginSettings,
@@ -145,7 +123,6 @@ struct Inner {
     issuer: IssuerUrl,
     /// The same with a slash at the end, if its path is empty: some providers write theirs so.
     issuer_with_slash: Option<IssuerUrl>,
-    http: BackChannel,
     known: RwLock<Option<Known>>,
     /// Locked while a fetch is under way, so that there is one only.
     fetches: Mutex<Fetches>,
@@ -180,20 +157,26 @@ impl Provider {
         };
         let http = BackChannel::new(settings.timeout)
             .map_err(|error| LoginError::Configuration(error.to_string()))?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             client_secret: ArcSwapOption::from(settings.client_secret.clone().map(Arc::new)),
             settings,
             issuer,
             issuer_with_slash,
-            http,
             known: RwLock::new(None),
             fetches: Mutex::default(),
-        })))
+        });
+        Ok(Self { inner, http })
+    }
+
+    /// The same provider, with the calls of the back channel recorded in `trace`.
+    #[must_use]
+    pub fn in_trace(&self, trace: &Trace) -> Self {
+        Self { inner: Arc::clone(&self.inner), http: self.http.in_trace(trace) }
     }
 
     /// Logs in at the provider with another secret from now on.
     pub fn replace_client_secret(&self, secret: Option<String>) {
-        self.0.client_secret.store(secret.map(Arc::new));
+        self.inner.client_secret.store(secret.map(Arc::new));
     }
 
     /// Begins to look for the provider, so that the first person need not wait for it.
@@ -202,7 +185,7 @@ impl Provider {
         tokio::spawn(async move {
             match provider.metadata().await {
                 Ok(_) => {
-                    tracing::info!(issuer = %provider.0.issuer.as_str(), "provider discovered")
+                    tracing::info!(issuer = %provider.inner.issuer.as_str(), "provider discovered")
                 }
                 Err(error) => tracing::warn!(%error, "provider not discovered yet"),
             }
@@ -215,7 +198,7 @@ impl Provider {
     }
 
     fn known(&self) -> Option<Known> {
-        self.0.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The authorization endpoint.
@@ -238,7 +221,7 @@ impl Provider {
     /// Fetches metadata and keys, unless somebody else just did.
     async fn fetch(&self, outdated: Option<&Known>) -> Result<Arc<Metadata>, LoginError> {
         let arrived = Instant::now();
-        let mut last = self.0.fetches.lock().await;
+        let mut last = self.inner.fetches.lock().await;
         if let Some(known) = self.known()
             && outdated.is_none_or(|outdated| known.since > outdated.since)
         {
@@ -256,7 +239,8 @@ impl Provider {
             return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
         }
         // One deadline for discovery document and key set together.
-        let fetched = match tokio::time::timeout(self.0.settings.timeout, self.discover()).await {
+        let fetched = match tokio::time::timeout(self.inner.settings.timeout, self.discover()).await
+        {
             Ok(fetched) => fetched.map_err(|error| format!("discovery failed: {}", chain(&error))),
             Err(_) => Err("discovery took too long".to_owned()),
         };
@@ -268,7 +252,7 @@ impl Provider {
             Ok(metadata) => {
                 let metadata = Arc::new(metadata);
                 let known = Known { metadata: Arc::clone(&metadata), since: Instant::now() };
-                *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+                *self.inner.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
                 Ok(metadata)
             }
             Err(reason) => {
@@ -280,10 +264,10 @@ impl Provider {
 
     /// Fetches metadata and keys; refuses metadata of another issuer.
     async fn discover(&self) -> Result<Metadata, DiscoveryError<HttpError>> {
-        let found = Metadata::discover_async(self.0.issuer.clone(), &self.0.http).await;
-        match (found, &self.0.issuer_with_slash) {
+        let found = Metadata::discover_async(self.inner.issuer.clone(), &self.http).await;
+        match (found, &self.inner.issuer_with_slash) {
             (Err(DiscoveryError::Validation(_)), Some(other)) => {
-                Metadata::discover_async(other.clone(), &self.0.http).await
+                Metadata::discover_async(other.clone(), &self.http).await
             }
             (found, _) => found,
         }
@@ -294,8 +278,8 @@ impl Provider {
             .map_err(|error| LoginError::Configuration(error.to_string()))?;
         let mut client = CoreClient::from_provider_metadata(
             metadata.clone(),
-            ClientId::new(self.0.settings.client_id.clone()),
-            self.0
+            ClientId::new(self.inner.settings.client_id.clone()),
+            self.inner
                 .client_secret
                 .load()
                 .as_ref()
@@ -319,7 +303,7 @@ impl Provider {
         &self,
         options: &AuthorizationOptions,
     ) -> Result<(url::Url, LoginAttempt), LoginError> {
-        self.begin_at(&self.0.settings.redirect_uri, options).await
+        self.begin_at(&self.inner.settings.redirect_uri, options).await
     }
 
     /// Begins a login that comes back to `redirect_uri`: code flow with PKCE S256, state, nonce.
@@ -341,7 +325,7 @@ impl Provider {
                 || Nonce::new_random_len(32),
             )
             .set_pkce_challenge(challenge);
-        for scope in self.0.settings.scopes.iter().filter(|scope| *scope != "openid") {
+        for scope in self.inner.settings.scopes.iter().filter(|scope| *scope != "openid") {
             request = request.add_scope(Scope::new(scope.clone()));
         }
         if let Some(hint) = &options.login_hint {
@@ -368,7 +352,7 @@ impl Provider {
         attempt: LoginAttempt,
         query: CallbackQuery,
     ) -> Result<Identity, LoginError> {
-        self.finish_at(&self.0.settings.redirect_uri, attempt, query).await
+        self.finish_at(&self.inner.settings.redirect_uri, attempt, query).await
     }
 
     /// Ends a login begun by [`Self::begin_at`] with the same `redirect_uri`.
@@ -418,12 +402,12 @@ impl Provider {
             Some(Value::String(subject)) if !subject.is_empty() => subject.clone(),
             _ => return Err(LoginError::IdToken("no subject".to_owned())),
         };
-        if self.0.settings.claims.iter().any(|name| !claims.contains_key(name)) {
+        if self.inner.settings.claims.iter().any(|name| !claims.contains_key(name)) {
             self.add_userinfo(&metadata, tokens.access_token(), &subject, &mut claims).await;
         }
         let wanted = ["name", "preferred_username", "email"];
         claims.retain(|name, _| {
-            wanted.contains(&name.as_str()) || self.0.settings.claims.contains(name)
+            wanted.contains(&name.as_str()) || self.inner.settings.claims.contains(name)
         });
         Ok(Identity { subject, claims })
     }
@@ -438,7 +422,7 @@ impl Provider {
             .exchange_code(AuthorizationCode::new(code))
             .map_err(|_| LoginError::Unavailable("the provider has no token endpoint".to_owned()))?
             .set_pkce_verifier(PkceCodeVerifier::new(verifier))
-            .request_async(&self.0.http)
+            .request_async(&self.http)
             .await
             .map_err(|error| match error {
                 RequestTokenError::ServerResponse(response) => match response.error().as_ref() {
@@ -466,7 +450,7 @@ impl Provider {
         nonce: &Nonce,
         access_token: &AccessToken,
     ) -> Result<Map<String, Value>, Unverified> {
-        let skew = chrono::TimeDelta::from_std(self.0.settings.clock_skew).unwrap_or_default();
+        let skew = chrono::TimeDelta::from_std(self.inner.settings.clock_skew).unwrap_or_default();
         // `none` and the HMAC family are never among them: a key that the provider publishes must
         // not become a shared secret.
         let algorithms = metadata
@@ -475,7 +459,7 @@ impl Provider {
             .filter(|algorithm| is_asymmetric(algorithm))
             .cloned();
         let verifier = CoreIdTokenVerifier::new_public_client(
-            ClientId::new(self.0.settings.client_id.clone()),
+            ClientId::new(self.inner.settings.client_id.clone()),
             metadata.issuer().clone(),
             metadata.jwks().clone(),
         )
@@ -499,7 +483,7 @@ impl Provider {
             }
         }
         // The library leaves the authorized party to its caller (§3.1.3.7, step 5).
-        if claims.authorized_party().is_some_and(|party| **party != self.0.settings.client_id) {
+        if claims.authorized_party().is_some_and(|party| **party != self.inner.settings.client_id) {
             return Err(Unverified::Claims("its authorized party is another client".to_owned()));
         }
         // The library keeps the standard claims; the operator may have configured others.
@@ -533,7 +517,7 @@ impl Provider {
             .header(http::header::ACCEPT, "application/json")
             .body(Vec::new());
         let Ok(request) = request else { return };
-        let answer = match self.0.http.send(request).await {
+        let answer = match self.http.send(request).await {
             Ok(answer) if answer.status().is_success() => answer,
             Ok(answer) => {
                 tracing::warn!(status = answer.status().as_u16(), "userinfo refused");

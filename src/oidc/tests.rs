@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::{oidc::*, token::jws::PrivateKey};
+use crate::{oidc::*, session::Identity, token::jws::PrivateKey};
 
 const CLIENT_ID: &str = "relay-under-test";
 const CLIENT_SECRET: &str = "client-secret-0123456789abcdef0123";
@@ -887,13 +887,15 @@ async fn the_back_channel_hands_on_the_trace_of_the_request() {
         host: None,
         port: None,
         incoming: TraceContext::parse(incoming),
-        adopts: true,
+        deferred: true,
     };
-    let sign_in = async {
-        fake.sign_in().await.unwrap();
+    let span = tracing.request(head);
+    let provider = fake.relying_party().in_trace(&span.trace());
+    span.run(async {
+        fake.sign_in_at(&provider).await.unwrap();
         http::Response::new(())
-    };
-    tracing.request(head, sign_in).await;
+    })
+    .await;
     let parents = calls(&fake);
     // Discovery, keys, token.
     assert_eq!(parents.len(), 3);

@@ -23,10 +23,10 @@ use crate::{
         SessionKey, State, SubscriptionId, TransitToken, UserCode,
     },
     store::{
-        Ended, Entered, Entry, NewSession, ReadMode, ReadRequest, ReadResult, Store, StoreError,
-        Stored,
+        self, Ended, Entered, Entry, NewSession, ReadMode, ReadRequest, ReadResult, Store,
+        StoreError, Stored,
     },
-    telemetry,
+    telemetry::{Trace, TraceContext},
 };
 
 /// Times of a session.
@@ -68,6 +68,8 @@ pub struct CreateSession {
     pub transit_token_ttl: Duration,
     /// Number of random bytes in the transit token.
     pub random_bytes: usize,
+    /// The creation's place in a trace.
+    pub trace: Option<TraceContext>,
 }
 
 /// The secrets of a new session, for its creator. The relay keeps only their digests.
@@ -101,12 +103,33 @@ pub struct Relay {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
     timing: Timing,
+    /// The relay that this one is within a trace.
+    untraced: Option<Arc<Relay>>,
 }
 
 impl Relay {
     /// A relay over `store`, which was opened with `registry` as its notifier.
     pub fn new(store: Arc<dyn Store>, registry: Arc<Registry>, timing: Timing) -> Arc<Self> {
-        Arc::new(Self { store, registry, timing })
+        Arc::new(Self { store, registry, timing, untraced: None })
+    }
+
+    /// The same relay, with its calls to the store recorded in `trace`.
+    pub fn in_trace(self: &Arc<Self>, trace: &Trace) -> Arc<Self> {
+        if trace.is_none() {
+            return Arc::clone(self);
+        }
+        let untraced = self.untraced();
+        Arc::new(Self {
+            store: store::in_trace(&untraced.store, trace),
+            registry: Arc::clone(&self.registry),
+            timing: self.timing.clone(),
+            untraced: Some(untraced),
+        })
+    }
+
+    /// For work that outlives the request.
+    fn untraced(self: &Arc<Self>) -> Arc<Self> {
+        Arc::clone(self.untraced.as_ref().unwrap_or(self))
     }
 
     /// The subscriptions that wait on this instance.
@@ -146,7 +169,7 @@ impl Relay {
                 client_name: request.client_name,
                 origin: request.origin,
                 session_token: request.session_token,
-                trace: telemetry::current(),
+                trace: request.trace,
             },
             transit: transit_token
                 .as_ref()
@@ -245,9 +268,9 @@ impl Relay {
         let mailbox = self.registry.join(key)?;
         // Created at once, so that its drop leaves and unsubscribes whatever fails below.
         let mut subscription =
-            Subscription::new(Arc::clone(self), key, mailbox, session_token, delivery);
-        subscription.subscribe().await?;
-        subscription.attach().await?;
+            Subscription::new(self.untraced(), key, mailbox, session_token, delivery);
+        subscription.subscribe(&*self.store).await?;
+        subscription.attach(&*self.store).await?;
         Ok(subscription)
     }
 

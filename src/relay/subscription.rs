@@ -13,7 +13,7 @@ use crate::{
         registry::{BusDelivery, DirectWriter, Mailbox, Signal},
     },
     session::{Digest, GoneReason, Outcome, SessionKey},
-    store::{ReadMode, ReadRequest, ReadResult, StoreError},
+    store::{ReadMode, ReadRequest, ReadResult, Store, StoreError},
 };
 
 /// First pause before the store is asked again while it is unavailable; doubles up to
@@ -61,14 +61,15 @@ impl Subscription {
         }
     }
 
-    pub(crate) async fn subscribe(&mut self) -> Result<(), StoreError> {
-        self.relay.store.subscribe(self.key).await?;
+    pub(crate) async fn subscribe(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        store.subscribe(self.key).await?;
         self.subscribed = true;
         Ok(())
     }
 
-    pub(crate) async fn attach(&mut self) -> Result<(), ReadError> {
-        self.found = match self.read(ReadMode::Attach(self.mailbox.subscription())).await? {
+    pub(crate) async fn attach(&mut self, store: &dyn Store) -> Result<(), ReadError> {
+        let attach = self.request(ReadMode::Attach(self.mailbox.subscription()));
+        self.found = match store.read(self.key, attach).await? {
             ReadResult::Unknown => return Err(ReadError::Unknown),
             ReadResult::Unauthorized => return Err(ReadError::Unauthorized),
             ReadResult::Pending { remaining } => {
@@ -80,10 +81,9 @@ impl Subscription {
         Ok(())
     }
 
-    async fn read(&self, mode: ReadMode) -> Result<ReadResult, StoreError> {
+    fn request(&self, mode: ReadMode) -> ReadRequest {
         let grace = self.relay.grace(self.delivery);
-        let request = ReadRequest { session_token: self.session_token, mode, grace };
-        self.relay.store.read(self.key, request).await
+        ReadRequest { session_token: self.session_token, mode, grace }
     }
 
     /// The session.
@@ -169,7 +169,8 @@ impl Subscription {
         }
         let mut pause = FIRST_RETRY_PAUSE;
         loop {
-            match self.read(ReadMode::Claim(subscription)).await {
+            let claim = self.request(ReadMode::Claim(subscription));
+            match self.relay.store.read(self.key, claim).await {
                 Ok(ReadResult::Pending { .. }) => return None,
                 Ok(ReadResult::Settled(outcome)) => return Some(outcome),
                 // The store lost the session during the wait.

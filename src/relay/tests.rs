@@ -30,6 +30,7 @@ fn request(profile: Profile) -> CreateSession {
         ttl: Duration::from_secs(900),
         transit_token_ttl: Duration::from_secs(120),
         random_bytes: 32,
+        trace: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! what is stored ([`SessionKey`], [`Digest`]) is its SHA-256 and opens nothing.
 
 mod digest;
+mod identity;
 mod key;
 mod secret;
 mod state;
@@ -12,6 +13,7 @@ mod user_code;
 
 pub use crate::session::{
     digest::{Digest, InvalidIdentifier},
+    identity::Identity,
     key::{GrantId, SessionKey},
     secret::{SECRET_BYTES, SessionId, SessionToken, TransitToken},
     state::{Failure, GoneReason, Outcome, Profile, SealedPayload, SessionInfo, State},

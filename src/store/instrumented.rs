@@ -11,9 +11,9 @@ use crate::{
     session::{Digest, Failure, GoneReason, GrantId, Outcome, SealedPayload, SessionKey},
     store::{
         ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, ReadMode,
-        ReadRequest, ReadResult, Rotated, SessionStore, Store, StoreError, Stored,
+        ReadRequest, ReadResult, Rotated, SessionStore, Store, StoreError, Stored, Traced,
     },
-    telemetry,
+    telemetry::Trace,
 };
 
 /// Every operation by name.
@@ -56,11 +56,12 @@ pub(super) struct Instrumented {
     observer: Arc<dyn Observer>,
     /// Whether a call leaves the process and therefore is a span of its own.
     remote: bool,
+    trace: Trace,
 }
 
 impl Instrumented {
     pub(super) fn new(store: Arc<dyn Store>, observer: Arc<dyn Observer>, remote: bool) -> Self {
-        Self { store, observer, remote }
+        Self { store, observer, remote, trace: Trace::none() }
     }
 
     async fn call<T>(
@@ -73,9 +74,18 @@ impl Instrumented {
         let (elapsed, failed) = (start.elapsed(), result.is_err());
         self.observer.call_finished(operation, elapsed, failed);
         if self.remote {
-            telemetry::store_call(operation, elapsed, failed);
+            self.trace.store_call(operation, elapsed, failed);
         }
         result
+    }
+}
+
+impl Traced for Instrumented {
+    fn recording(&self, trace: &Trace) -> Option<Arc<dyn Store>> {
+        self.remote.then(|| {
+            let (store, observer) = (Arc::clone(&self.store), Arc::clone(&self.observer));
+            Arc::new(Self { store, observer, remote: true, trace: trace.clone() }) as _
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub use crate::store::{
 use crate::{
     session::{Digest, Failure, GoneReason, GrantId, SealedPayload, SessionKey},
     store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
+    telemetry::Trace,
 };
 
 /// How long the end of a session is remembered, so that a late caller is answered 410 and not 404.
@@ -64,6 +65,12 @@ pub async fn open(
     Ok(Arc::new(Instrumented::new(store, observer, remote)))
 }
 
+/// `store`, with its calls recorded in `trace` where there is one.
+pub fn in_trace(store: &Arc<dyn Store>, trace: &Trace) -> Arc<dyn Store> {
+    let traced = if trace.is_none() { None } else { store.recording(trace) };
+    traced.unwrap_or_else(|| Arc::clone(store))
+}
+
 /// A call to the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -77,9 +84,18 @@ pub enum StoreError {
 }
 
 /// Everything that a store offers.
-pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + Health {}
+pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + Health + Traced {}
 
-impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + Health> Store for T {}
+impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + Health + Traced> Store for T {}
+
+/// A store that can record its calls in a trace.
+pub trait Traced {
+    /// The same store, recording in `trace`; `None` if its calls are no spans.
+    fn recording(&self, trace: &Trace) -> Option<Arc<dyn Store>> {
+        let _ = trace;
+        None
+    }
+}
 
 /// Sessions and their transitions. Every method fails with [`StoreError::Unavailable`] when the
 /// store does not answer within a bounded time.

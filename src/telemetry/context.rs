@@ -1,20 +1,20 @@
-//! A place in a trace, as it travels: W3C Trace Context, `traceparent`.
+//! A place in a trace as `traceparent` carries it (W3C Trace Context).
 
 use std::fmt;
 
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Header by which callers hand on their place in a trace, and we ours.
+/// Header that carries the caller's place in a trace.
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Length of a `traceparent` of version 00.
 const LENGTH: usize = 55;
 
-/// What follows the `traceparent` where it is kept, if a caller brought the trace.
+/// Follows the stored `traceparent` of a trace that a caller brought.
 const BROUGHT: &str = "+";
 
-/// A span in a trace. Random numbers and no secret, but only of use to whoever sees the trace.
+/// A span in a trace. Random numbers and no secret, but only of use with access to the trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     pub(crate) trace_id: [u8; 16],
@@ -171,13 +171,13 @@ mod tests {
         }
 
         #[test]
-        fn what_is_kept_is_what_is_found_again(
+        fn what_is_stored_is_what_is_read(
             trace_id: [u8; 16], span_id: [u8; 8], sampled: bool, brought: bool,
         ) {
             prop_assume!(trace_id != [0; 16] && span_id != [0; 8]);
             let context = TraceContext { trace_id, span_id, sampled, brought };
-            let kept = serde_json::to_string(&context).unwrap();
-            prop_assert_eq!(serde_json::from_str::<TraceContext>(&kept).unwrap(), context);
+            let stored = serde_json::to_string(&context).unwrap();
+            prop_assert_eq!(serde_json::from_str::<TraceContext>(&stored).unwrap(), context);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sends spans to the receiver with the HTTP client that the back channel uses too, and says once
+//! Sends spans to the receiver with reqwest, and logs once
 //! when that fails and once when it works again.
 
 use std::{
@@ -20,10 +20,10 @@ use opentelemetry_sdk::{
 
 use crate::telemetry::{Sampler, TracingError, TracingOptions};
 
-/// Longest export. A receiver that is slower loses spans and holds up nothing.
+/// Time limit for one export. A slower receiver loses spans and delays nothing else.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest answer that is read, in bytes; it says at the most which spans were refused.
+/// Maximum size of an answer in bytes; it only names refused spans.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// The HTTP client. The exporter calls it from a thread of its own, outside of the runtime.
@@ -55,10 +55,7 @@ impl Sender {
             return;
         }
         match problem {
-            Some(problem) => tracing::warn!(
-                problem,
-                "traces are not exported; said once until they are again, sign-ins go on"
-            ),
+            Some(problem) => tracing::warn!(problem, "traces are not exported; sign-ins continue"),
             None => tracing::info!("traces are exported again"),
         }
     }

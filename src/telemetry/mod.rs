@@ -1,11 +1,11 @@
 //! Traces: which request belongs to which sign-in, from the dialog to the delivery, across
 //! instances. Off unless `OTLP_ENDPOINT` is set, and then without cost.
 //!
-//! `http` begins a span for each request and keeps the sign-in's place in the trace with the
-//! session, in the dialog's sealed cookie and in the sealed payload; `login`, `token`, `relay` and
-//! `store` add what they do by way of the request that is being handled, which is ambient here.
-//! Whatever happens outside of a request (a stream that waits) has no span and keeps none.
-//! Spans hold no session ID, token, secret, code or claim; a session is its hash, as in the log.
+//! A request's handler gets its [`Trace`] as a parameter and hands it to whatever it calls. The
+//! sign-in's place in the trace is stored with the session, in the dialog's sealed cookie and in the
+//! sealed payload, so that it continues across requests and instances. Work outside of a request
+//! (a stream that waits) has no span. Spans hold no session ID, token, secret, code or claim;
+//! a session is its hash, as in the log.
 //!
 //! Without the cargo feature `opentelemetry` every function does nothing.
 
@@ -23,11 +23,11 @@ use std::time::Duration;
 pub use crate::telemetry::context::{TRACEPARENT, TraceContext};
 #[cfg(feature = "opentelemetry")]
 pub use crate::telemetry::spans::{
-    Child, Link, Tracing, adopt, child, current, deliver, go_on, log_ids, note, store_call,
+    Child, DeliverySpan, Link, RequestSpan, Trace, Tracing, log_ids,
 };
 #[cfg(not(feature = "opentelemetry"))]
 pub use crate::telemetry::without::{
-    Child, Link, Tracing, adopt, child, current, deliver, go_on, log_ids, note, store_call,
+    Child, DeliverySpan, Link, RequestSpan, Trace, Tracing, log_ids,
 };
 
 /// Which traces are exported; the names are those of `OTEL_TRACES_SAMPLER`.
@@ -71,14 +71,14 @@ pub enum TracingError {
     Exporter(String),
 }
 
-/// What a span is in relation to its parent.
+/// How a span relates to its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Work of this service.
     Internal,
     /// A call to another one.
     Client,
-    /// Hands on what another instance takes up.
+    /// Hands work on to another instance.
     Producer,
 }
 
@@ -97,9 +97,9 @@ pub struct RequestHead {
     pub port: Option<u16>,
     /// The caller's place in a trace.
     pub incoming: Option<TraceContext>,
-    /// The trace that it continues is known to its handler only: [`adopt`] says it.
-    pub adopts: bool,
+    /// The span waits for its handler to name the trace that it continues ([`Trace::adopt`]).
+    pub deferred: bool,
 }
 
-/// How long the end of an export may be waited for when the process ends.
-pub const LONGEST_FLUSH: Duration = Duration::from_secs(5);
+/// Time limit for the last export when the process ends.
+pub const MAX_FLUSH: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
-//! Spans of requests, of what they do, and of deliveries.
+//! Spans of requests, of their parts, and of deliveries.
 //!
-//! The request that is being handled is a value in the ambient OpenTelemetry context. Its own span
-//! begins as late as possible, with the time of its arrival: a dialog's request belongs to the
-//! trace of its session, which is known only once its cookie or its token has been read.
+//! A request's span begins as late as possible, with the time of its arrival: a dialog's request
+//! belongs to the trace of its session, which is known only once its cookie or its token has been
+//! read.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use crate::telemetry::{
-    Kind, LONGEST_FLUSH, RequestHead, TraceContext, TracingError, TracingOptions, exporter,
+    Kind, MAX_FLUSH, RequestHead, TraceContext, TracingError, TracingOptions, exporter,
 };
 
 /// Which session a span is about: the beginning of its key, as in the log.
@@ -86,29 +86,28 @@ struct StoreCall {
     failed: bool,
 }
 
-/// The request in the ambient context.
-struct Current(Arc<Request>);
-
 impl Request {
-    /// The context of its span, which begins now if it has not yet. `kept` is the place in a trace
+    /// The context of its span, which begins now if it has not yet. `stored` is the place in a trace
     /// that the session or the dialog has.
     ///
     /// A trace that a caller brought wins over one begun here. If both were brought and are not
     /// the same, the sign-in stays in its own, and the span is linked to the other.
-    fn begin(&self, kept: Option<TraceContext>) -> (Context, bool) {
+    fn begin(&self, stored: Option<TraceContext>) -> (Context, bool) {
         let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
         let early = match &mut *span {
             Begun::Begun { context, brought } => return (context.clone(), *brought),
             Begun::NotYet(early) => std::mem::take(early),
         };
-        let (parent, other) = match (self.head.incoming, kept) {
-            (Some(incoming), Some(kept)) if kept.brought && incoming.trace_id != kept.trace_id => {
-                (Some(kept), Some(incoming))
+        let (parent, other) = match (self.head.incoming, stored) {
+            (Some(incoming), Some(stored))
+                if stored.brought && incoming.trace_id != stored.trace_id =>
+            {
+                (Some(stored), Some(incoming))
             }
-            (Some(incoming), kept) => {
-                (Some(incoming), kept.filter(|kept| kept.trace_id != incoming.trace_id))
+            (Some(incoming), stored) => {
+                (Some(incoming), stored.filter(|stored| stored.trace_id != incoming.trace_id))
             }
-            (None, kept) => (kept, None),
+            (None, stored) => (stored, None),
         };
         let brought = parent.is_some_and(|parent| parent.brought);
         let mut builder = self.builder();
@@ -181,45 +180,31 @@ impl Tracing {
     /// Begins to export. Must be called within the runtime.
     ///
     /// # Errors
-    /// When the exporter cannot be made. A receiver that is away is no error.
+    /// When the exporter cannot be made. An unavailable receiver is no error.
     pub fn start(options: &TracingOptions) -> Result<Self, TracingError> {
         let provider = exporter::provider(options)?;
         let tracer = provider.tracer("token-relay");
         Ok(Self(Arc::new(Inner { provider, tracer })))
     }
 
-    /// Handles a request in a span of its own.
-    pub async fn request<B>(
-        &self,
-        head: RequestHead,
-        handler: impl Future<Output = Response<B>>,
-    ) -> Response<B> {
-        let adopts = head.adopts;
+    /// Begins the span of a request, whose handler gets [`RequestSpan::trace`].
+    pub fn request(&self, head: RequestHead) -> RequestSpan {
+        let deferred = head.deferred;
         let request = Arc::new(Request {
             tracing: self.clone(),
             head,
             arrived: SystemTime::now(),
             span: Mutex::new(Begun::NotYet(Vec::new())),
         });
-        if !adopts {
+        if !deferred {
             request.begin(None);
         }
-        let ambient = Context::new().with_value(Current(Arc::clone(&request)));
-        let response = handler.with_context(ambient).await;
-        let (context, _) = request.begin(None);
-        let (span, status) = (context.span(), response.status());
-        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-        if status.is_server_error() {
-            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
-            span.set_status(Status::error(""));
-        }
-        span.end();
-        response
+        RequestSpan(request)
     }
 
     /// Exports what is left and ends, in `within` at the most.
     pub async fn shut_down(&self, within: Duration) {
-        let within = within.min(LONGEST_FLUSH);
+        let within = within.min(MAX_FLUSH);
         let (done, ended) = tokio::sync::oneshot::channel();
         let provider = self.0.provider.clone();
         // Not a thread of the runtime, whose end would wait for it.
@@ -233,73 +218,230 @@ impl Tracing {
     }
 }
 
-/// The request that is being handled, and the context of the part of it that has a span of its own.
-fn handled() -> Option<(Arc<Request>, Option<Context>)> {
-    Context::map_current(|context| {
-        let request = Arc::clone(&context.get::<Current>()?.0);
-        Some((request, context.has_active_span().then(|| context.clone())))
-    })
-}
+/// The span of one request.
+pub struct RequestSpan(Arc<Request>);
 
-/// The request that is being handled, and the context in which its next child belongs.
-fn ambient() -> Option<(Arc<Request>, Context)> {
-    let (request, context) = handled()?;
-    let context = context.unwrap_or_else(|| request.begin(None).0);
-    Some((request, context))
-}
-
-/// A token is handed to its reader: continues the trace of the login that stored it, and links to
-/// the request by which the reader waits.
-pub fn deliver(
-    tracing: Option<&Tracing>,
-    session: impl fmt::Display,
-    login: Option<TraceContext>,
-) -> Child {
-    let Some((tracing, login)) = tracing.zip(login) else { return Child(None) };
-    let mut builder = SpanBuilder::from_name("deliver")
-        .with_kind(SpanKind::Consumer)
-        .with_attributes([KeyValue::new(SESSION, session.to_string())]);
-    let reader = ambient().map_or_else(Context::current, |(_, context)| context);
-    let reader = reader.span().span_context().clone();
-    if reader.is_valid() {
-        builder = builder.with_links(vec![SpanLink::with_context(reader)]);
+impl RequestSpan {
+    /// The request's place in its trace, for its handler.
+    pub fn trace(&self) -> Trace {
+        Trace(Some(Position { request: Arc::clone(&self.0), part: None }))
     }
-    let above = Context::new().with_remote_span_context(login.to_span_context());
-    let span = tracing.0.tracer.build_with_context(builder, &above);
-    Child(Some(above.with_span(span)))
-}
 
-/// Says which session the request is about, and to which trace it belongs: what the session or the
-/// dialog kept of it. The first word on the trace counts.
-pub fn adopt(session: impl fmt::Display, kept: Option<TraceContext>) {
-    if let Some(request) = request() {
-        let (context, _) = request.begin(kept);
-        context.span().set_attribute(KeyValue::new(SESSION, session.to_string()));
+    /// Runs the handler and ends the span with its answer. Log lines written meanwhile name the
+    /// trace.
+    pub async fn run<B>(self, handler: impl Future<Output = Response<B>>) -> Response<B> {
+        let response =
+            handler.with_context(Context::new().with_value(Logged(self.0.clone()))).await;
+        let (context, _) = self.0.begin(None);
+        let (span, status) = (context.span(), response.status());
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        if status.is_server_error() {
+            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
+            span.set_status(Status::error(""));
+        }
+        span.end();
+        response
     }
 }
 
-/// Says to which trace a request belongs that is about no session yet.
-pub fn go_on(kept: Option<TraceContext>) {
-    if let Some(request) = request() {
-        request.begin(kept);
+/// A place in the trace of a request, or nowhere. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Trace(Option<Position>);
+
+#[derive(Clone)]
+struct Position {
+    request: Arc<Request>,
+    /// The context of a part of the request that has a span of its own.
+    part: Option<Context>,
+}
+
+impl Position {
+    /// Where its next child belongs.
+    fn context(&self) -> Context {
+        self.part.clone().unwrap_or_else(|| self.request.begin(None).0)
     }
 }
 
-fn request() -> Option<Arc<Request>> {
-    Context::map_current(|context| Some(Arc::clone(&context.get::<Current>()?.0)))
+impl fmt::Debug for Trace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.0.is_some() { "Trace" } else { "Trace(none)" })
+    }
 }
 
-/// Where the request is in its trace, to be kept or handed on.
-pub fn current() -> Option<TraceContext> {
-    let (request, context) = ambient()?;
-    let (_, brought) = request.begin(None);
-    TraceContext::of(context.span().span_context(), brought)
+impl Trace {
+    /// No trace.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Names the session that the request is about, and the trace that the request continues: what
+    /// the session or the dialog has stored of it. Only the first call decides on the trace.
+    pub fn adopt(&self, session: impl fmt::Display, stored: Option<TraceContext>) {
+        if let Some(position) = &self.0 {
+            let (context, _) = position.request.begin(stored);
+            context.span().set_attribute(KeyValue::new(SESSION, session.to_string()));
+        }
+    }
+
+    /// Names the trace that a request without a session continues.
+    pub fn resume(&self, stored: Option<TraceContext>) {
+        if let Some(position) = &self.0 {
+            position.request.begin(stored);
+        }
+    }
+
+    /// This place, to be stored or handed on.
+    pub fn context(&self) -> Option<TraceContext> {
+        let position = self.0.as_ref()?;
+        let (_, brought) = position.request.begin(None);
+        TraceContext::of(position.context().span().span_context(), brought)
+    }
+
+    /// Sets an attribute of the request's span.
+    pub fn note(&self, name: &'static str, value: impl Into<String>) {
+        if let Some(position) = &self.0 {
+            let (context, _) = position.request.begin(None);
+            context.span().set_attribute(KeyValue::new(name, value.into()));
+        }
+    }
+
+    /// Begins a part of the work here; its span ends when the value is dropped.
+    pub fn child(&self, name: impl Into<std::borrow::Cow<'static, str>>, kind: Kind) -> Child {
+        Child(Self(self.0.as_ref().map(|position| {
+            let builder = SpanBuilder::from_name(name).with_kind(match kind {
+                Kind::Internal => SpanKind::Internal,
+                Kind::Client => SpanKind::Client,
+                Kind::Producer => SpanKind::Producer,
+            });
+            let above = position.context();
+            let span = position.request.tracing.0.tracer.build_with_context(builder, &above);
+            let part = Some(above.with_span(span));
+            Position { request: Arc::clone(&position.request), part }
+        })))
+    }
+
+    /// Records a call of the store that has just ended.
+    pub fn store_call(&self, operation: &'static str, took: Duration, failed: bool) {
+        let Some(Position { request, part }) = &self.0 else { return };
+        let call = StoreCall { operation, ended: SystemTime::now(), took, failed };
+        let mut span = request.span.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *span, part) {
+            (Begun::NotYet(early), _) => early.push(call),
+            (Begun::Begun { .. }, Some(part)) => call.record(&request.tracing.0.tracer, part),
+            (Begun::Begun { context, .. }, None) => call.record(&request.tracing.0.tracer, context),
+        }
+    }
+
+    /// What a waiting stream keeps of this place.
+    pub fn link(&self) -> Link {
+        Link(self.context().filter(TraceContext::is_sampled).map(Arc::new))
+    }
 }
 
-/// What a log line says of the trace, if there is one. Unlike [`current`] it begins nothing.
+/// A span that ends when this is dropped; none where there is no trace.
+#[derive(Debug)]
+pub struct Child(Trace);
+
+impl std::ops::Deref for Child {
+    type Target = Trace;
+
+    fn deref(&self) -> &Trace {
+        &self.0
+    }
+}
+
+impl Child {
+    fn set_attribute(&self, attribute: KeyValue) {
+        if let Some(Position { part: Some(part), .. }) = &self.0.0 {
+            part.span().set_attribute(attribute);
+        }
+    }
+
+    /// Sets an attribute.
+    pub fn set(&self, name: &'static str, value: impl Into<String>) {
+        self.set_attribute(KeyValue::new(name, value.into()));
+    }
+
+    /// Sets a numeric attribute.
+    pub fn set_number(&self, name: &'static str, value: i64) {
+        self.set_attribute(KeyValue::new(name, value));
+    }
+
+    /// Marks the span as failed: `kind` is a word for the failure, such as a status.
+    pub fn failed(&self, kind: impl Into<String>) {
+        self.set("error.type", kind);
+        if let Some(Position { part: Some(part), .. }) = &self.0.0 {
+            part.span().set_status(Status::error(""));
+        }
+    }
+
+    /// Ends the span.
+    pub fn end(self) {}
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(Position { part: Some(part), .. }) = &self.0.0 {
+            part.span().end();
+        }
+    }
+}
+
+/// What a waiting stream keeps of the request that opened it: nothing unless that is exported.
+#[derive(Clone, Debug)]
+pub struct Link(Option<Arc<TraceContext>>);
+
+/// The delivery of one token to its reader.
+pub struct DeliverySpan(Option<Context>);
+
+impl DeliverySpan {
+    /// Continues the trace of the login, and links to the request with which the reader waits.
+    pub fn new(
+        tracing: Option<&Tracing>,
+        session: impl fmt::Display,
+        login: Option<TraceContext>,
+        reader: &Link,
+    ) -> Self {
+        let Some((tracing, login)) = tracing.zip(login) else { return Self(None) };
+        let mut builder = SpanBuilder::from_name("deliver")
+            .with_kind(SpanKind::Consumer)
+            .with_attributes([KeyValue::new(SESSION, session.to_string())]);
+        if let Some(reader) = &reader.0 {
+            builder = builder.with_links(vec![SpanLink::with_context(reader.to_span_context())]);
+        }
+        let above = Context::new().with_remote_span_context(login.to_span_context());
+        let span = tracing.0.tracer.build_with_context(builder, &above);
+        Self(Some(above.with_span(span)))
+    }
+
+    /// Writes log lines that name this span.
+    pub fn log(&self, write: impl FnOnce()) {
+        let _guard = self.0.clone().map(Context::attach);
+        write();
+    }
+}
+
+impl Drop for DeliverySpan {
+    fn drop(&mut self) {
+        if let Some(context) = &self.0 {
+            context.span().end();
+        }
+    }
+}
+
+/// The request whose log lines are being written. The one thing here that is ambient, because
+/// a log line takes no parameters.
+struct Logged(Arc<Request>);
+
+/// The IDs for the log line that is being written. Unlike [`Trace::context`] it begins no span.
 pub fn log_ids() -> Option<TraceContext> {
     let (span, request) = Context::map_current(|context| {
-        let request = context.get::<Current>().map(|current| Arc::clone(&current.0));
+        let request = context.get::<Logged>().map(|logged| Arc::clone(&logged.0));
         (TraceContext::of(context.span().span_context(), false), request)
     });
     span.or_else(|| {
@@ -310,110 +452,4 @@ pub fn log_ids() -> Option<TraceContext> {
             Begun::NotYet(_) => request.head.incoming,
         }
     })
-}
-
-/// An attribute of the span of the request.
-pub fn note(name: &'static str, value: impl Into<String>) {
-    if let Some((request, _)) = ambient() {
-        request.begin(None).0.span().set_attribute(KeyValue::new(name, value.into()));
-    }
-}
-
-/// A part of what the request does; its span ends with the value.
-pub fn child(name: impl Into<std::borrow::Cow<'static, str>>, kind: Kind) -> Child {
-    Child(ambient().map(|(request, context)| {
-        let builder = SpanBuilder::from_name(name).with_kind(match kind {
-            Kind::Internal => SpanKind::Internal,
-            Kind::Client => SpanKind::Client,
-            Kind::Producer => SpanKind::Producer,
-        });
-        let span = request.tracing.0.tracer.build_with_context(builder, &context);
-        // Still with the request in it.
-        Context::current().with_span(span)
-    }))
-}
-
-/// A call of the store that has just ended. Outside of a request it has no span.
-pub fn store_call(operation: &'static str, took: Duration, failed: bool) {
-    let Some((request, context)) = handled() else { return };
-    let call = StoreCall { operation, ended: SystemTime::now(), took, failed };
-    let mut span = request.span.lock().unwrap_or_else(PoisonError::into_inner);
-    match (&mut *span, context) {
-        (Begun::NotYet(early), _) => early.push(call),
-        (Begun::Begun { .. }, Some(context)) => call.record(&request.tracing.0.tracer, &context),
-        (Begun::Begun { context, .. }, None) => call.record(&request.tracing.0.tracer, context),
-    }
-}
-
-/// A span that ends when this is dropped; none when there is no trace.
-pub struct Child(Option<Context>);
-
-impl Child {
-    /// Does `work` in it.
-    pub async fn run<F: Future>(&self, work: F) -> F::Output {
-        let context = self.0.clone().unwrap_or_else(Context::current);
-        work.with_context(context).await
-    }
-
-    /// Does `work` in it.
-    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _guard = self.0.clone().map(Context::attach);
-        work()
-    }
-
-    /// Its place in the trace.
-    pub fn context(&self) -> Option<TraceContext> {
-        TraceContext::of(self.0.as_ref()?.span().span_context(), false)
-    }
-
-    /// Sets an attribute.
-    pub fn set(&self, name: &'static str, value: impl Into<String>) {
-        if let Some(context) = &self.0 {
-            context.span().set_attribute(KeyValue::new(name, value.into()));
-        }
-    }
-
-    /// Sets an attribute that is a number.
-    pub fn set_number(&self, name: &'static str, value: i64) {
-        if let Some(context) = &self.0 {
-            context.span().set_attribute(KeyValue::new(name, value));
-        }
-    }
-
-    /// Ends it.
-    pub fn end(self) {}
-
-    /// It failed: `kind` is a word for it, such as a status.
-    pub fn failed(&self, kind: impl Into<String>) {
-        if let Some(context) = &self.0 {
-            context.span().set_attribute(KeyValue::new("error.type", kind.into()));
-            context.span().set_status(Status::error(""));
-        }
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(context) = &self.0 {
-            context.span().end();
-        }
-    }
-}
-
-/// What a waiting stream keeps of the request that opened it: nothing unless that is exported.
-#[derive(Clone)]
-pub struct Link(Option<Arc<TraceContext>>);
-
-impl Link {
-    /// To the request that is being handled.
-    pub fn to_current() -> Self {
-        Self(current().filter(TraceContext::is_sampled).map(Arc::new))
-    }
-
-    /// Does `work`, from which [`deliver`] links here.
-    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let span = self.0.as_ref().map(|context| context.to_span_context());
-        let _guard = span.map(|span| Context::new().with_remote_span_context(span).attach());
-        work()
-    }
 }

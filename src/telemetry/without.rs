@@ -1,4 +1,4 @@
-//! What `trace` is in a build without the feature `opentelemetry`: nothing.
+//! What `telemetry` is in a build without the feature `opentelemetry`: nothing.
 
 use std::{borrow::Cow, convert::Infallible, fmt, time::Duration};
 
@@ -20,11 +20,7 @@ impl Tracing {
     }
 
     /// Cannot be called.
-    pub async fn request<B>(
-        &self,
-        _: RequestHead,
-        _: impl Future<Output = Response<B>>,
-    ) -> Response<B> {
+    pub fn request(&self, _: RequestHead) -> RequestSpan {
         match self.0 {}
     }
 
@@ -34,28 +30,77 @@ impl Tracing {
     }
 }
 
-/// No span.
-pub struct Child;
+/// Cannot exist.
+pub struct RequestSpan(Infallible);
 
-impl Child {
-    /// Runs `work`.
-    pub async fn run<F: Future>(&self, work: F) -> F::Output {
-        work.await
+impl RequestSpan {
+    /// Cannot be called.
+    pub fn trace(&self) -> Trace {
+        match self.0 {}
     }
 
-    /// Runs `work`.
-    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        work()
+    /// Cannot be called.
+    pub async fn run<B>(self, _: impl Future<Output = Response<B>>) -> Response<B> {
+        match self.0 {}
+    }
+}
+
+/// No trace.
+#[derive(Clone, Debug, Default)]
+pub struct Trace;
+
+impl Trace {
+    /// No trace.
+    pub fn none() -> Self {
+        Self
+    }
+
+    /// Always.
+    pub fn is_none(&self) -> bool {
+        true
     }
 
     /// Nothing.
-    pub fn end(self) {}
+    pub fn adopt(&self, _: impl fmt::Display, _: Option<TraceContext>) {}
+
+    /// Nothing.
+    pub fn resume(&self, _: Option<TraceContext>) {}
 
     /// None.
     pub fn context(&self) -> Option<TraceContext> {
         None
     }
 
+    /// Nothing.
+    pub fn note(&self, _: &'static str, _: impl Into<String>) {}
+
+    /// No span.
+    pub fn child(&self, _: impl Into<Cow<'static, str>>, _: Kind) -> Child {
+        Child(Self)
+    }
+
+    /// Nothing.
+    pub fn store_call(&self, _: &'static str, _: Duration, _: bool) {}
+
+    /// No link.
+    pub fn link(&self) -> Link {
+        Link
+    }
+}
+
+/// No span.
+#[derive(Debug)]
+pub struct Child(Trace);
+
+impl std::ops::Deref for Child {
+    type Target = Trace;
+
+    fn deref(&self) -> &Trace {
+        &self.0
+    }
+}
+
+impl Child {
     /// Nothing.
     pub fn set(&self, _: &'static str, _: impl Into<String>) {}
 
@@ -64,52 +109,36 @@ impl Child {
 
     /// Nothing.
     pub fn failed(&self, _: impl Into<String>) {}
+
+    /// Nothing.
+    pub fn end(self) {}
 }
 
 /// No link.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Link;
 
-impl Link {
-    /// None.
-    pub fn to_current() -> Self {
+/// No span.
+pub struct DeliverySpan;
+
+impl DeliverySpan {
+    /// No span.
+    pub fn new(
+        _: Option<&Tracing>,
+        _: impl fmt::Display,
+        _: Option<TraceContext>,
+        _: &Link,
+    ) -> Self {
         Self
     }
 
-    /// Runs `work`.
-    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        work()
+    /// Writes log lines.
+    pub fn log(&self, write: impl FnOnce()) {
+        write();
     }
-}
-
-/// Nothing.
-pub fn adopt(_: impl fmt::Display, _: Option<TraceContext>) {}
-
-/// Nothing.
-pub fn go_on(_: Option<TraceContext>) {}
-
-/// No span.
-pub fn child(_: impl Into<Cow<'static, str>>, _: Kind) -> Child {
-    Child
-}
-
-/// No span.
-pub fn deliver(_: Option<&Tracing>, _: impl fmt::Display, _: Option<TraceContext>) -> Child {
-    Child
-}
-
-/// None.
-pub fn current() -> Option<TraceContext> {
-    None
 }
 
 /// None.
 pub fn log_ids() -> Option<TraceContext> {
     None
 }
-
-/// Nothing.
-pub fn note(_: &'static str, _: impl Into<String>) {}
-
-/// Nothing.
-pub fn store_call(_: &'static str, _: Duration, _: bool) {}

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{GrantId, random_bytes, redacted_text},
+    session::{GrantId, Identity, random_bytes, redacted_text},
     token::{
         error::{KeyError, SignError},
         jws::PrivateKey,
@@ -37,15 +37,6 @@ impl AccessToken {
     }
 }
 
-/// Whom a token is about.
-#[derive(Clone, Debug)]
-pub struct Subject {
-    /// The provider's `sub`.
-    pub subject: String,
-    /// What else the provider said of them.
-    pub claims: Map<String, Value>,
-}
-
 /// How access tokens are made.
 #[derive(Clone, Debug)]
 pub struct Issuer {
@@ -69,10 +60,10 @@ impl Issuer {
     pub fn issue(
         &self,
         keys: &SigningKeys,
-        subject: &Subject,
+        identity: &Identity,
         now: Duration,
     ) -> Result<TokenResponse, IssueError> {
-        self.issue_under(None, keys, subject, now)
+        self.issue_under(None, keys, identity, now)
     }
 
     /// Makes a token that ends with `grant` and names it as `sid`. `now` is the time since the Unix
@@ -84,14 +75,14 @@ impl Issuer {
         &self,
         grant: Option<GrantId>,
         keys: &SigningKeys,
-        subject: &Subject,
+        identity: &Identity,
         now: Duration,
     ) -> Result<TokenResponse, IssueError> {
         let mut claims = self
             .claims
             .iter()
             .filter(|name| !REGISTERED.contains(&name.as_str()))
-            .filter_map(|name| Some((name.clone(), subject.claims.get(name)?.clone())))
+            .filter_map(|name| Some((name.clone(), identity.claims.get(name)?.clone())))
             .collect::<Map<_, _>>();
         let audience = match self.audience.as_slice() {
             [one] => json!(one),
@@ -101,7 +92,7 @@ impl Issuer {
         let jti = URL_SAFE_NO_PAD.encode(random_bytes::<16>());
         for (name, value) in [
             ("iss", json!(self.issuer)),
-            ("sub", json!(subject.subject)),
+            ("sub", json!(identity.subject)),
             ("aud", audience),
             ("exp", json!(issued_at + self.ttl.as_secs())),
             ("iat", json!(issued_at)),

@@ -14,7 +14,7 @@ mod sealing;
 mod verify;
 
 pub use crate::token::error::{KeyError, SignError};
-pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer, Subject};
+pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer};
 pub use crate::token::keys::SigningKeys;
 pub use crate::token::refresh::{Grant, Refresh, RefreshError, RefreshToken};
 pub use crate::token::response::TokenResponse;

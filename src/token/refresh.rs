@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{Digest, GrantId, SessionKey, redacted_text},
-    store::{GrantStore, Rotated, StoreError},
+    session::{Digest, GrantId, Identity, SessionKey, redacted_text},
+    store::{self, Rotated, Store, StoreError},
+    telemetry::Trace,
     token::{
-        issuer::Subject,
         response::milliseconds,
         sealing::{KeyRing, Purpose},
     },
@@ -42,8 +42,8 @@ pub struct Grant {
     session: SessionKey,
     /// SHA-256 of its session token, which a client presents with the refresh token.
     client: Digest,
-    /// Whom it is about.
-    pub subject: Subject,
+    /// The person.
+    pub identity: Identity,
     /// When the login ended, since the Unix epoch.
     pub authenticated_at: Duration,
     /// When this token expires, likewise.
@@ -88,7 +88,7 @@ pub enum RefreshError {
 
 /// Issues and takes refresh tokens.
 pub struct Refresh {
-    store: Arc<dyn GrantStore>,
+    store: Arc<dyn Store>,
     /// Life of one token.
     token_ttl: Duration,
     /// Longest life of a family.
@@ -101,7 +101,7 @@ impl Refresh {
     /// Tokens that live for `token_ttl` each and `grant_ttl` together, for access tokens of
     /// `access_token_ttl`.
     pub fn new(
-        store: Arc<dyn GrantStore>,
+        store: Arc<dyn Store>,
         token_ttl: Duration,
         grant_ttl: Duration,
         access_token_ttl: Duration,
@@ -109,6 +109,12 @@ impl Refresh {
         // Verifiers tolerate clocks that differ a little.
         let memory = access_token_ttl + Duration::from_secs(60);
         Self { store, token_ttl, grant_ttl, memory }
+    }
+
+    /// The same, with the calls of the store recorded in `trace`.
+    #[must_use]
+    pub fn in_trace(&self, trace: &Trace) -> Self {
+        Self { store: store::in_trace(&self.store, trace), ..*self }
     }
 
     /// The first refresh token of a login that ended at `now`, for the session whose token has the
@@ -121,7 +127,7 @@ impl Refresh {
         keys: &KeyRing,
         session: SessionKey,
         client: Digest,
-        subject: Subject,
+        identity: Identity,
         now: Duration,
     ) -> Result<(GrantId, RefreshToken), StoreError> {
         let id = GrantId::generate();
@@ -130,7 +136,7 @@ impl Refresh {
             generation: 1,
             session,
             client,
-            subject,
+            identity,
             authenticated_at: now,
             expires_at: now + self.token_ttl.min(self.grant_ttl),
             ends_at: now + self.grant_ttl,
@@ -193,8 +199,8 @@ impl Grant {
             g: self.generation,
             s: self.session,
             k: self.client,
-            u: self.subject.subject.clone(),
-            c: self.subject.claims.clone(),
+            u: self.identity.subject.clone(),
+            c: self.identity.claims.clone(),
             a: milliseconds(self.authenticated_at),
             x: self.expires_at.as_secs(),
             e: self.ends_at.as_secs(),
@@ -214,7 +220,7 @@ impl Grant {
             generation: kept.g,
             session: kept.s,
             client: kept.k,
-            subject: Subject { subject: kept.u, claims: kept.c },
+            identity: Identity { subject: kept.u, claims: kept.c },
             authenticated_at: Duration::from_millis(kept.a),
             expires_at: Duration::from_secs(kept.x),
             ends_at: Duration::from_secs(kept.e),
@@ -241,22 +247,22 @@ mod tests {
         Refresh::new(MemoryStore::new(Arc::new(Nobody)), 24 * HOUR, 30 * HOUR, HOUR)
     }
 
-    fn subject() -> Subject {
+    fn identity() -> Identity {
         let claims = serde_json::json!({"name": "Alice"}).as_object().cloned().unwrap_or_default();
-        Subject { subject: "alice".to_owned(), claims }
+        Identity { subject: "alice".to_owned(), claims }
     }
 
     #[tokio::test]
     async fn tokens_rotate_and_a_second_use_ends_the_family() {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
-        let (id, first) = refresh.begin(&keys, session, client, subject(), NOW).await.unwrap();
+        let (id, first) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
         let rotate = async |token: &RefreshToken, now| {
             refresh.rotate(&keys, token.expose(), session, client, now).await
         };
         let (grant, second) = rotate(&first, NOW + HOUR).await.unwrap();
-        assert_eq!((grant.id, grant.subject.subject.as_str()), (id, "alice"));
-        assert_eq!(grant.subject.claims["name"], "Alice");
+        assert_eq!((grant.id, grant.identity.subject.as_str()), (id, "alice"));
+        assert_eq!(grant.identity.claims["name"], "Alice");
         assert_eq!(grant.authenticated_at, NOW);
         let (_, third) = rotate(&second, NOW + 2 * HOUR).await.unwrap();
         assert!(matches!(rotate(&first, NOW + 2 * HOUR).await, Err(RefreshError::Reused)));
@@ -268,7 +274,7 @@ mod tests {
     async fn a_token_is_of_no_use_to_another_client_or_after_its_time() {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
-        let (_, token) = refresh.begin(&keys, session, client, subject(), NOW).await.unwrap();
+        let (_, token) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
         let rotate = async |keys, session, client, now| {
             refresh.rotate(keys, token.expose(), session, client, now).await
         };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     session::{SealedPayload, SessionKey},
-    telemetry::{self, TraceContext},
+    telemetry::TraceContext,
     token::{
         issuer::AccessToken,
         refresh::RefreshToken,
@@ -91,18 +91,23 @@ impl TokenResponse {
         Self { refresh_token: Some(token), authenticated_at, ..self }
     }
 
+    /// Adds the login's place in a trace, if that is exported.
+    #[must_use]
+    pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace: trace.filter(TraceContext::is_sampled), ..self }
+    }
+
     /// The access token.
     pub fn access_token(&self) -> &AccessToken {
         &self.access_token
     }
 
-    /// Where its login is in a trace; known once it was sealed and opened again.
+    /// The login's place in a trace.
     pub fn trace(&self) -> Option<TraceContext> {
         self.trace
     }
 
-    /// Seals it for the session that it belongs to, and with it the place in the trace of the
-    /// request that is being handled.
+    /// Seals it for the session that it belongs to.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
         let kept = SealedClaims {
             t: self.access_token.expose().to_owned(),
@@ -111,7 +116,7 @@ impl TokenResponse {
             a: self.authenticated_at,
             e: self.expires_at,
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
-            c: telemetry::current().filter(TraceContext::is_sampled),
+            c: self.trace,
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     session::Digest,
-    store::{Store, StoreError},
+    store::{self, Store, StoreError},
+    telemetry::Trace,
     token::verify::Claims,
 };
 
@@ -17,6 +18,12 @@ impl Revocations {
     /// Keeps them in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
+    }
+
+    /// The same, with the calls of the store recorded in `trace`.
+    #[must_use]
+    pub fn in_trace(&self, trace: &Trace) -> Self {
+        Self { store: store::in_trace(&self.store, trace) }
     }
 
     fn name(jti: &str) -> Digest {

@@ -117,7 +117,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::token::{Issuer, Subject};
+    use crate::{session::Identity, token::Issuer};
 
     fn now() -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
@@ -133,9 +133,9 @@ mod tests {
         }
     }
 
-    fn subject() -> Subject {
+    fn identity() -> Identity {
         let claims = json!({"name": "Alice", "sub": "somebody else", "email": "a@example"});
-        Subject { subject: "alice".to_owned(), claims: claims.as_object().unwrap().clone() }
+        Identity { subject: "alice".to_owned(), claims: claims.as_object().unwrap().clone() }
     }
 
     fn verifier(keys: &Arc<SigningKeys>, issuer: &Issuer) -> Verifier {
@@ -147,7 +147,7 @@ mod tests {
         for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256] {
             let keys = Arc::new(SigningKeys::generate(algorithm).unwrap());
             let issuer = issuer();
-            let token = issuer.issue(&keys, &subject(), now()).unwrap();
+            let token = issuer.issue(&keys, &identity(), now()).unwrap();
             let claims = verifier(&keys, &issuer).verify(token.access_token().expose()).unwrap();
             assert_eq!((claims.sub.as_str(), claims.scope.as_str()), ("alice", "addons"));
             assert_eq!(claims.extra.get("name"), Some(&json!("Alice")));
@@ -161,7 +161,7 @@ mod tests {
         let issuer = issuer();
         let verifier = verifier(&keys, &issuer);
         let make = |issuer: &Issuer, now| {
-            issuer.issue(&keys, &subject(), now).unwrap().access_token().expose().to_owned()
+            issuer.issue(&keys, &identity(), now).unwrap().access_token().expose().to_owned()
         };
         let hours_ago = now() - Duration::from_secs(7200);
         assert_eq!(verifier.verify(&make(&issuer, hours_ago)).unwrap_err(), Rejected::Expired);
@@ -175,7 +175,7 @@ mod tests {
         let altered = format!("{}.{signature}", head.replace('.', ".e"));
         assert!(verifier.verify(&altered).is_err());
         let other = SigningKeys::generate(Algorithm::ES256).unwrap();
-        let unknown = issuer.issue(&other, &subject(), now()).unwrap();
+        let unknown = issuer.issue(&other, &identity(), now()).unwrap();
         assert_eq!(
             verifier.verify(unknown.access_token().expose()).unwrap_err(),
             Rejected::Signature
@@ -205,7 +205,7 @@ mod tests {
         let (old, new) = ([1u8; 32], [2u8; 32]);
         let before = SigningKeys::from_secret(Algorithm::HS256, &old).unwrap();
         let issuer = issuer();
-        let token = issuer.issue(&before, &subject(), now()).unwrap();
+        let token = issuer.issue(&before, &identity(), now()).unwrap();
         let token = token.access_token().expose();
         let after = SigningKeys::from_secret(Algorithm::HS256, &new).unwrap();
         let during = SigningKeys::from_secret(Algorithm::HS256, &new)

@@ -1,9 +1,6 @@
 //! Fulfil and subscribe at the same moment, over real sockets, by every transport.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::support::{Events, client, create, text};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -11,10 +8,10 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use token_relay::{
     server::Server,
-    session::{SessionId, SessionKey},
+    session::{Identity, SessionId, SessionKey},
     settings::Settings,
-    store::Stored,
-    token::Subject,
+    signin::NotCompleted,
+    telemetry::Trace,
 };
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
@@ -42,13 +39,10 @@ fn key(session: &Value) -> SessionKey {
     SessionId::parse(text(session, "session_id")).unwrap().key()
 }
 
-/// Ends the login of a session, as `/addons/redirect` does.
-async fn fulfil(server: &Server, session: SessionKey) -> Stored {
-    let app = server.app();
-    let subject = Subject { subject: "alice".to_owned(), claims: serde_json::Map::new() };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let token = app.issuer.issue(&app.signing_keys, &subject, now).unwrap();
-    app.relay.fulfil(session, token.seal(&app.sealing_keys, session)).await.unwrap()
+/// Completes the sign-in of a session, as the dialog does.
+async fn fulfil(server: &Server, session: SessionKey) -> Result<(), NotCompleted> {
+    let identity = Identity { subject: "alice".to_owned(), claims: serde_json::Map::new() };
+    server.app().sign_in(&Trace::none()).complete(session, None, &identity).await
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +104,7 @@ async fn race(transport: Transport, body: Option<Value>) {
                 let key = key(&session);
                 let reading = tokio::spawn(wait(transport, session));
                 let fulfilling = tokio::spawn(async move { fulfil(&server, key).await });
-                assert_eq!(fulfilling.await.unwrap(), Stored::Done);
+                fulfilling.await.unwrap().unwrap();
                 reading.await.unwrap()
             })
         })
@@ -155,7 +149,7 @@ async fn tokens_and_heartbeats_share_a_socket() {
             events.until("retry: ").await;
             // Around the first heartbeat, a few on either side and many at it.
             tokio::time::sleep(Duration::from_micros(970_000 + number * 150)).await;
-            assert_eq!(fulfil(&server, key(&session)).await, Stored::Done);
+            fulfil(&server, key(&session)).await.unwrap();
             assert_eq!(events.next().await.unwrap().name, "authenticated");
             assert_eq!(events.next().await, None);
             assert_eq!(events.raw.matches("data: ").count(), 1);
@@ -183,7 +177,7 @@ async fn of_two_streams_that_wait_the_newest_wins() {
                 events.until("retry: ").await;
                 readers.push(events);
             }
-            fulfil(&server, key(&session)).await;
+            fulfil(&server, key(&session)).await.unwrap();
             let older = readers[0].next().await.unwrap();
             let newer = readers[1].next().await.unwrap();
             assert_eq!((older.name.as_str(), newer.name.as_str()), ("failed", "authenticated"));
@@ -197,7 +191,7 @@ async fn of_many_polls_exactly_one_wins() {
     let server = server(&[]).await;
     for _ in 0..50 {
         let session = create(&base(&server), None).await;
-        fulfil(&server, key(&session)).await;
+        fulfil(&server, key(&session)).await.unwrap();
         let polls = (0..4).map(|_| client().get(text(&session, "poll_url")).send());
         let answers = futures_util::future::join_all(polls).await;
         let statuses = answers.into_iter().map(|answer| answer.unwrap().status());
@@ -232,7 +226,7 @@ async fn a_stream_on_a_reused_connection_works_as_well() {
     drop(poll.bytes().await);
     let events = client.get(text(&session, "events_url")).send().await.unwrap();
     assert_eq!(events.headers()["content-type"], "text/event-stream");
-    fulfil(&server, key(&session)).await;
+    fulfil(&server, key(&session)).await.unwrap();
     let body = tokio::time::timeout(Duration::from_secs(10), events.text()).await.unwrap();
     assert!(body.unwrap().contains("event: authenticated"));
 }

@@ -19,7 +19,7 @@ use crate::{
     relay::{CreateSession, Created},
     session::{Digest, Profile, SECRET_BYTES, SessionId, SessionKey, SessionToken},
     store::Ended,
-    telemetry,
+    telemetry::Trace,
 };
 
 /// Longest name that an add-in may give itself, in characters.
@@ -108,6 +108,7 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<CreateRequest, Problem> {
 pub async fn create(
     State(app): State<AppState>,
     address: ClientAddress,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
@@ -125,6 +126,7 @@ pub async fn create(
     let session_token = request.bind.then(SessionToken::generate);
     let created = app
         .relay
+        .in_trace(&trace)
         .create(CreateSession {
             session_id: session_id.clone(),
             session_token: session_token.as_ref().map(SessionToken::digest),
@@ -135,10 +137,11 @@ pub async fn create(
             ttl: app.session_ttl,
             transit_token_ttl: app.transit_token_ttl,
             random_bytes: SECRET_BYTES,
+            trace: trace.context(),
         })
         .await?;
     app.metrics.session_created();
-    telemetry::adopt(session_id.key(), None);
+    trace.adopt(session_id.key(), None);
     tracing::info!(
         target: "audit",
         session = %session_id.key(),
@@ -192,8 +195,9 @@ fn answer(
 pub async fn end(
     State(app): State<AppState>,
     Credentials { key, session_token }: Credentials,
+    trace: Trace,
 ) -> Result<Response, Problem> {
-    app.end_session(key, session_token).await?;
+    app.end_session(key, session_token, &trace).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     let name = cookies::reader_name(&app, key);
     response
@@ -211,8 +215,9 @@ impl App {
         &self,
         key: SessionKey,
         session_token: Option<Digest>,
+        trace: &Trace,
     ) -> Result<(), Problem> {
-        let ended = self.relay.end(key, session_token).await?;
+        let ended = self.relay.in_trace(trace).end(key, session_token).await?;
         match ended {
             Ended::Unknown => return Err(Problem::SessionNotFound),
             Ended::Unauthorized => return Err(Problem::ReaderUnauthorized),

@@ -6,7 +6,7 @@
 
 pub mod pages;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::{
     extract::{RawQuery, State},
@@ -21,16 +21,16 @@ use crate::{
         dialog::pages::{ConfirmPage, ErrorPage},
         error::Problem,
         middleware::LimitedBody,
-        operator::metrics::LoginOutcome,
     },
-    oidc::{CallbackQuery, Identity, LoginAttempt, LoginError},
+    oidc::{CallbackQuery, LoginAttempt, LoginError},
     session::{
-        Digest, Failure, Profile, SessionId, SessionInfo, SessionKey, State as SessionState,
-        TransitToken, UserCode,
+        Digest, Failure, Identity, Profile, SessionId, SessionInfo, SessionKey,
+        State as SessionState, TransitToken, UserCode,
     },
-    store::{Entered, StoreError, Stored},
-    telemetry::{self, Kind, TraceContext},
-    token::{IssueError, Purpose, Subject, TokenResponse},
+    signin::{NotCompleted, Outcome},
+    store::{Entered, StoreError},
+    telemetry::{Trace, TraceContext},
+    token::Purpose,
 };
 
 /// How long a person may take from entering to the end.
@@ -60,9 +60,9 @@ struct AddIn {
 
 impl AddIn {
     /// The request goes on where the last one was in the trace, and the next one where this is.
-    fn go_on(&mut self) {
-        telemetry::adopt(self.session, self.trace);
-        self.trace = telemetry::current().or(self.trace);
+    fn go_on(&mut self, trace: &Trace) {
+        trace.adopt(self.session, self.trace);
+        self.trace = trace.context().or(self.trace);
     }
 }
 
@@ -115,11 +115,11 @@ pub(crate) fn single(query: Option<&str>, name: &str) -> Option<String> {
 }
 
 impl App {
-    fn dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
+    fn dialog(&self, trace: &Trace, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
         let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
         let mut dialog: Dialog =
             self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()?;
-        dialog.add_in.go_on();
+        dialog.add_in.go_on(trace);
         Some(dialog)
     }
 
@@ -162,27 +162,28 @@ impl App {
 
     pub(crate) fn error_page(
         &self,
+        trace: &Trace,
         headers: &HeaderMap,
         status: StatusCode,
         kind: ErrorPage,
     ) -> Response {
-        let reference = reference(kind);
+        let reference = reference(trace, kind);
         self.pages.error(status, self.pages.language(headers), kind, &reference)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
-    pub(crate) fn to_error_page(&self, kind: ErrorPage) -> Response {
-        let reference = reference(kind);
+    pub(crate) fn to_error_page(&self, trace: &Trace, kind: ErrorPage) -> Response {
+        let reference = reference(trace, kind);
         found(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
     }
 
     /// Sends the browser to the provider.
-    async fn begin_login(&self, headers: &HeaderMap, add_in: AddIn) -> Response {
-        let (url, attempt) = match self.login.begin(&Default::default()).await {
+    async fn begin_login(&self, trace: &Trace, headers: &HeaderMap, add_in: AddIn) -> Response {
+        let (url, attempt) = match self.login.in_trace(trace).begin(&Default::default()).await {
             Ok(begun) => begun,
             Err(error) => {
-                let kind = self.fail_login(add_in.session, &error).await;
-                return self.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+                let kind = self.fail_login(trace, add_in.session, &error).await;
+                return self.error_page(trace, headers, StatusCode::BAD_GATEWAY, kind);
             }
         };
         let handle = Handle::of(attempt.state());
@@ -191,6 +192,7 @@ impl App {
         self.make_room(&mut response, headers);
         if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
             return self.error_page(
+                trace,
                 headers,
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ErrorPage::Unavailable,
@@ -200,74 +202,29 @@ impl App {
     }
 
     /// Tells the waiting reader that the login failed, and picks the person's page.
-    async fn fail_login(&self, session: SessionKey, error: &LoginError) -> ErrorPage {
+    async fn fail_login(
+        &self,
+        trace: &Trace,
+        session: SessionKey,
+        error: &LoginError,
+    ) -> ErrorPage {
         let failure = error.failure();
         let kind = page_of(&failure);
         tracing::warn!(session = %session, %error, "login failed");
-        self.fail(session, failure, kind.outcome()).await;
+        self.sign_in(trace).fail(session, failure, kind.outcome()).await;
         kind
-    }
-
-    /// The access token of a finished login, with a refresh token where they are on and the add-in
-    /// can be recognised.
-    async fn make_token(
-        &self,
-        add_in: &AddIn,
-        subject: &Subject,
-    ) -> Result<TokenResponse, NotMade> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Some((refresh, client)) = self.refresh.as_ref().zip(add_in.session_token) else {
-            return Ok(self.issuer.issue(&self.signing_keys, subject, now)?);
-        };
-        let (grant, token) =
-            refresh.begin(&self.sealing_keys, add_in.session, client, subject.clone(), now).await?;
-        let made = self.issuer.issue_under(Some(grant), &self.signing_keys, subject, now)?;
-        Ok(made.with_refresh(token, now))
-    }
-
-    /// Seals the token and stores it, by which every instance is told. Who delivers it goes on with
-    /// the trace from here.
-    pub(crate) async fn publish(
-        &self,
-        session: SessionKey,
-        token: &TokenResponse,
-    ) -> Result<Stored, StoreError> {
-        let fulfil = telemetry::child("fulfil", Kind::Internal);
-        let publish = fulfil.during(|| telemetry::child("publish", Kind::Producer));
-        let stored = publish.run(async {
-            self.relay.fulfil(session, token.seal(&self.sealing_keys, session)).await
-        });
-        let stored = stored.await;
-        if stored.is_err() {
-            publish.failed("unavailable");
-            fulfil.failed("unavailable");
-        }
-        stored
     }
 
     /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
     /// single-use: a kept copy of it could be sent again.
-    pub(crate) async fn use_state_once(&self, query: &CallbackQuery) -> Result<bool, StoreError> {
+    pub(crate) async fn use_state_once(
+        &self,
+        trace: &Trace,
+        query: &CallbackQuery,
+    ) -> Result<bool, StoreError> {
         let used = Digest::of(format!("state:{}", query.state()).as_bytes());
-        self.relay.store().mark(used, DIALOG_TTL).await
+        self.relay.in_trace(trace).store().mark(used, DIALOG_TTL).await
     }
-
-    async fn fail(&self, session: SessionKey, failure: Failure, outcome: LoginOutcome) {
-        self.metrics.login(outcome);
-        tracing::info!(target: "audit", session = %session, error = failure.error, "login failed");
-        if let Err(error) = self.relay.fail(session, failure).await {
-            tracing::warn!(session = %session, %error, "failure not stored");
-        }
-    }
-}
-
-/// Why there is no token for a finished login.
-#[derive(Debug, thiserror::Error)]
-enum NotMade {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Issuer(#[from] IssueError),
 }
 
 /// The page for a login that failed at the provider.
@@ -281,18 +238,18 @@ pub(crate) fn page_of(failure: &Failure) -> ErrorPage {
 
 impl ErrorPage {
     /// What the operator counts when a login ends at the provider with this page.
-    pub(crate) fn outcome(self) -> LoginOutcome {
+    pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::Denied => LoginOutcome::Denied,
-            _ => LoginOutcome::ProviderFailed,
+            Self::Denied => Outcome::Denied,
+            _ => Outcome::ProviderFailed,
         }
     }
 }
 
 /// A reference that the person reads out and the operator finds in the log, and in the trace.
-fn reference(kind: ErrorPage) -> String {
+fn reference(trace: &Trace, kind: ErrorPage) -> String {
     let reference = UserCode::generate().as_str().to_owned();
-    telemetry::note("token_relay.reference", reference.as_str());
+    trace.note("token_relay.reference", reference.as_str());
     tracing::info!(reference, ?kind, "dialog ended with an error page");
     reference
 }
@@ -308,6 +265,7 @@ pub(crate) fn found(url: &str) -> Response {
 /// `GET /addons/transit/?session_id=…` or `?transit_token=…`: the dialog enters.
 pub async fn transit(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
@@ -316,21 +274,38 @@ pub async fn transit(
     let by_token = single(query, "transit_token");
     let (session, entered) = match (by_id, by_token) {
         (Some(id), None) if !app.require_bound_sessions => match SessionId::parse(&id) {
-            Ok(id) => (id.key(), app.relay.enter_by_id(&id).await),
+            Ok(id) => (id.key(), app.relay.in_trace(&trace).enter_by_id(&id).await),
             Err(_) => {
-                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+                return app.error_page(
+                    &trace,
+                    &headers,
+                    StatusCode::BAD_REQUEST,
+                    ErrorPage::BadRequest,
+                );
             }
         },
         (None, Some(token)) => match TransitToken::parse(&token) {
-            Ok(token) => (token.session(), app.relay.enter(&token).await),
+            Ok(token) => (token.session(), app.relay.in_trace(&trace).enter(&token).await),
             Err(_) => {
-                return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+                return app.error_page(
+                    &trace,
+                    &headers,
+                    StatusCode::BAD_REQUEST,
+                    ErrorPage::BadRequest,
+                );
             }
         },
-        _ => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest),
+        _ => {
+            return app.error_page(
+                &trace,
+                &headers,
+                StatusCode::BAD_REQUEST,
+                ErrorPage::BadRequest,
+            );
+        }
     };
     let (status, kind) = match entered {
-        Ok(Entered::Admitted(info)) => return admit(&app, &headers, session, info).await,
+        Ok(Entered::Admitted(info)) => return admit(&app, &trace, &headers, session, info).await,
         Ok(Entered::Unknown) => (StatusCode::NOT_FOUND, ErrorPage::BadRequest),
         Ok(Entered::TransitExpired) => (StatusCode::GONE, ErrorPage::Expired),
         Ok(Entered::Replayed) => {
@@ -346,24 +321,30 @@ pub async fn transit(
             (problem.status(), ErrorPage::Unavailable)
         }
     };
-    app.error_page(&headers, status, kind)
+    app.error_page(&trace, &headers, status, kind)
 }
 
-async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: SessionInfo) -> Response {
+async fn admit(
+    app: &App,
+    trace: &Trace,
+    headers: &HeaderMap,
+    session: SessionKey,
+    info: SessionInfo,
+) -> Response {
     let session_token = info.session_token.filter(|_| matches!(info.profile, Profile::Bound));
     let mut add_in = AddIn { session, session_token, name: info.client_name, trace: info.trace };
-    add_in.go_on();
+    add_in.go_on(trace);
     let Some(user_code) = info.user_code else {
-        return app.begin_login(headers, add_in).await;
+        return app.begin_login(trace, headers, add_in).await;
     };
     let csrf = SessionId::generate().expose().to_owned();
     let handle = Handle::of(&csrf);
     // The page must name the provider in its policy, and without one there is nothing to go on to.
-    let provider = match app.login.authorization_endpoint().await {
+    let provider = match app.login.in_trace(trace).authorization_endpoint().await {
         Ok(provider) => provider,
         Err(error) => {
-            let kind = app.fail_login(session, &error).await;
-            return app.error_page(headers, StatusCode::BAD_GATEWAY, kind);
+            let kind = app.fail_login(trace, session, &error).await;
+            return app.error_page(trace, headers, StatusCode::BAD_GATEWAY, kind);
         }
     };
     let page = ConfirmPage {
@@ -379,24 +360,31 @@ async fn admit(app: &App, headers: &HeaderMap, session: SessionKey, info: Sessio
     app.make_room(&mut response, headers);
     match app.keep_dialog(&mut response, &handle, &dialog) {
         Some(()) => response,
-        None => app.error_page(headers, StatusCode::INTERNAL_SERVER_ERROR, ErrorPage::Unavailable),
+        None => app.error_page(
+            trace,
+            headers,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorPage::Unavailable,
+        ),
     }
 }
 
 /// `POST /addons/transit/confirm`: the person compared the codes and decided.
 pub async fn confirm(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+    let refuse =
+        || app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     let form = std::str::from_utf8(&body).ok();
     let (Some(handle), Some(csrf), Some(decision)) =
         (Handle::query(form), single(form, "csrf"), single(form, "decision"))
     else {
         return refuse();
     };
-    let Some(dialog) = app.dialog(&headers, &handle) else { return refuse() };
+    let Some(dialog) = app.dialog(&trace, &headers, &handle) else { return refuse() };
     let Stage::Confirming { csrf: expected } = &dialog.stage else { return refuse() };
     let same = Digest::of(expected.as_bytes()).matches(&Digest::of(csrf.as_bytes()));
     // The page forbids referrers, so browsers send `null` for its own origin; the token is what
@@ -409,11 +397,11 @@ pub async fn confirm(
         return refuse();
     }
     let mut response = if decision == "continue" {
-        app.begin_login(&headers, dialog.add_in).await
+        app.begin_login(&trace, &headers, dialog.add_in).await
     } else {
         let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
-        app.fail(dialog.add_in.session, failure, LoginOutcome::Denied).await;
-        app.error_page(&headers, StatusCode::OK, ErrorPage::NotMe)
+        app.sign_in(&trace).fail(dialog.add_in.session, failure, Outcome::Denied).await;
+        app.error_page(&trace, &headers, StatusCode::OK, ErrorPage::NotMe)
     };
     app.forget_dialog(&mut response, &handle);
     response
@@ -422,35 +410,48 @@ pub async fn confirm(
 /// `GET /callback`: the provider sends the person back (RFC 6749 §4.1.2).
 pub async fn callback(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
-        return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
+        return app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     };
     let handle = Handle::of(query.state());
-    let (add_in, attempt) = match app.dialog(&headers, &handle) {
+    let (add_in, attempt) = match app.dialog(&trace, &headers, &handle) {
         Some(Dialog { add_in, stage: Stage::LoggingIn { attempt } }) => (add_in, attempt),
         // Reloaded, or the back button was used: the next step still knows what to do.
         Some(_) => return found(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
-        None => return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser),
+        None => {
+            return app.error_page(
+                &trace,
+                &headers,
+                StatusCode::BAD_REQUEST,
+                ErrorPage::WrongBrowser,
+            );
+        }
     };
-    match app.use_state_once(&query).await {
+    match app.use_state_once(&trace, &query).await {
         Ok(true) => {}
         Ok(false) => {
-            return app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+            return app.error_page(
+                &trace,
+                &headers,
+                StatusCode::BAD_REQUEST,
+                ErrorPage::WrongBrowser,
+            );
         }
         Err(error) => {
             let status = Problem::from(error).status();
-            return app.error_page(&headers, status, ErrorPage::Unavailable);
+            return app.error_page(&trace, &headers, status, ErrorPage::Unavailable);
         }
     }
     let session = add_in.session;
-    let identity = match app.login.finish(attempt, query).await {
+    let identity = match app.login.in_trace(&trace).finish(attempt, query).await {
         Ok(identity) => identity,
         Err(error) => {
-            let kind = app.fail_login(session, &error).await;
-            let mut response = app.to_error_page(kind);
+            let kind = app.fail_login(&trace, session, &error).await;
+            let mut response = app.to_error_page(&trace, kind);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
@@ -459,8 +460,8 @@ pub async fn callback(
     let mut response = found(&app.path(&format!("addons/redirect?dialog={}", handle.0)));
     if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
         let failure = Failure::new("server_error", "The provider's claims are too large.");
-        app.fail(session, failure, LoginOutcome::ProviderFailed).await;
-        response = app.to_error_page(ErrorPage::LoginFailed);
+        app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
+        response = app.to_error_page(&trace, ErrorPage::LoginFailed);
         app.forget_dialog(&mut response, &handle);
     }
     response
@@ -469,60 +470,40 @@ pub async fn callback(
 /// `GET /addons/redirect`: forges the access token and hands it to the session.
 pub async fn redirect(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let refuse = || app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
+    let refuse =
+        || app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
     let Some(handle) = Handle::query(query.as_deref()) else { return refuse() };
     let success = app.path(&format!("addons/success?dialog={}", handle.0));
-    let (add_in, identity) = match app.dialog(&headers, &handle) {
+    let (add_in, identity) = match app.dialog(&trace, &headers, &handle) {
         Some(Dialog { add_in, stage: Stage::LoggedIn { identity } }) => (add_in, identity),
         Some(Dialog { stage: Stage::Finished { .. }, .. }) => return found(&success),
         _ => return refuse(),
     };
     let account = identity.display_name().to_owned();
-    let subject = Subject { subject: identity.subject, claims: identity.claims };
     let session = add_in.session;
-    let issue_span = telemetry::child("issue", Kind::Internal);
-    let stored = match issue_span.run(app.make_token(&add_in, &subject)).await {
-        Ok(token) => {
-            issue_span.end();
-            app.publish(session, &token).await
-        }
-        Err(NotMade::Store(error)) => Err(error),
-        Err(NotMade::Issuer(error)) => {
-            tracing::error!(%error, "access token not forged");
-            let failure = Failure::new("server_error", "The access token could not be made.");
-            app.fail(session, failure, LoginOutcome::ProviderFailed).await;
-            return app.to_error_page(ErrorPage::Unavailable);
-        }
-    };
-    match stored {
-        Ok(Stored::Done) => {
-            app.metrics.login(LoginOutcome::Succeeded);
-            tracing::info!(
-                target: "audit",
-                session = %session,
-                subject = ?Digest::of(subject.subject.as_bytes()),
-                "login stored"
-            );
+    let completed = app.sign_in(&trace).complete(session, add_in.session_token, &identity).await;
+    match completed {
+        Ok(()) => {
             let mut response = found(&success);
             let dialog = Dialog { add_in, stage: Stage::Finished { account } };
             // Without it the success page merely names no account.
             let _ = app.keep_dialog(&mut response, &handle, &dialog);
             response
         }
-        Ok(Stored::Unknown | Stored::NotPending(_)) => {
-            app.metrics.login(LoginOutcome::TooLate);
-            let mut response = app.to_error_page(ErrorPage::Expired);
+        Err(NotCompleted::TooLate) => {
+            let mut response = app.to_error_page(&trace, ErrorPage::Expired);
             app.forget_dialog(&mut response, &handle);
             response
         }
+        Err(NotCompleted::Issuer(_)) => app.to_error_page(&trace, ErrorPage::Unavailable),
         // The cookie stays: the person can reload this very page when the store is back.
-        Err(error) => {
-            app.metrics.login(LoginOutcome::StoreFailed);
+        Err(NotCompleted::Store(error)) => {
             let status = Problem::from(error).status();
-            app.error_page(&headers, status, ErrorPage::Unavailable)
+            app.error_page(&trace, &headers, status, ErrorPage::Unavailable)
         }
     }
 }
@@ -530,10 +511,12 @@ pub async fn redirect(
 /// `GET /addons/success`.
 pub async fn success(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let dialog = Handle::query(query.as_deref()).and_then(|handle| app.dialog(&headers, &handle));
+    let dialog =
+        Handle::query(query.as_deref()).and_then(|handle| app.dialog(&trace, &headers, &handle));
     let (account, client_name) = match dialog {
         Some(Dialog { stage: Stage::Finished { account }, add_in }) => (Some(account), add_in.name),
         _ => (None, None),

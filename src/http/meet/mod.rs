@@ -3,7 +3,7 @@
 //!
 //! Its errors keep their own shape, `{"detail": …}`. Off unless configured.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -27,7 +27,6 @@ use crate::{
         dialog::{DIALOG_TTL, Handle, found, page_of, pages::ErrorPage, single},
         error::Problem,
         middleware::{self, ClientAddress, LimitedBody},
-        operator::metrics::LoginOutcome,
     },
     oidc::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
     relay::{CreateSession, Delivery, ReadError},
@@ -35,8 +34,9 @@ use crate::{
         Digest, Outcome, Profile, SessionId, SessionKey, SessionToken, State as SessionState,
         TransitToken,
     },
-    store::{Entered, StoreError, Stored},
-    telemetry::{self, Kind, TraceContext},
+    signin::NotCompleted,
+    store::{Entered, StoreError},
+    telemetry::{Trace, TraceContext},
     token::{MeetIssuer, Purpose},
 };
 
@@ -179,7 +179,12 @@ impl Meet {
     }
 
     /// The session and the credentials of a request of the add-in.
-    fn reader(&self, headers: &HeaderMap, csrf: Option<&str>) -> Result<Reader, Detail> {
+    fn reader(
+        &self,
+        headers: &HeaderMap,
+        csrf: Option<&str>,
+        trace: &Trace,
+    ) -> Result<Reader, Detail> {
         let cookie = cookies::get(headers, &self.session_id_cookie)
             .filter(|value| !value.is_empty())
             .ok_or(MISSING_CREDENTIALS)?;
@@ -189,7 +194,7 @@ impl Meet {
         if !self.csrf_keys.load().made(&session_id, &token) {
             return Err(WRONG_CSRF);
         }
-        telemetry::adopt(session_id.key(), None);
+        trace.adopt(session_id.key(), None);
         Ok(Reader {
             key: session_id.key(),
             session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
@@ -237,8 +242,13 @@ struct Initialised {
     csrf_token: String,
 }
 
-async fn init(State(app): State<AppState>, address: ClientAddress, headers: HeaderMap) -> Response {
-    match try_init(&app, address, &headers).await {
+async fn init(
+    State(app): State<AppState>,
+    address: ClientAddress,
+    trace: Trace,
+    headers: HeaderMap,
+) -> Response {
+    match try_init(&app, address, &trace, &headers).await {
         Ok(response) => response,
         Err(detail) => detail,
     }
@@ -247,6 +257,7 @@ async fn init(State(app): State<AppState>, address: ClientAddress, headers: Head
 async fn try_init(
     app: &App,
     address: ClientAddress,
+    trace: &Trace,
     headers: &HeaderMap,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
@@ -263,6 +274,7 @@ async fn try_init(
     let csrf_token = meet.csrf_token(&session_id);
     let created = app
         .relay
+        .in_trace(trace)
         .create(CreateSession {
             session_id: session_id.clone(),
             // Reading needs both, so that the cookie alone opens nothing anywhere.
@@ -278,11 +290,12 @@ async fn try_init(
             ttl: meet.session_ttl,
             transit_token_ttl: meet.transit_token_ttl,
             random_bytes: meet.random_bytes,
+            trace: trace.context(),
         })
         .await
         .map_err(|error| Detail::from(error).into_response())?;
     app.metrics.session_created();
-    telemetry::adopt(session_id.key(), None);
+    trace.adopt(session_id.key(), None);
     tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
     let transit_token =
         created.transit_token.map(|token| token.expose().to_owned()).unwrap_or_default();
@@ -294,10 +307,15 @@ async fn try_init(
     Ok(response)
 }
 
-async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Detail> {
+async fn poll(
+    State(app): State<AppState>,
+    trace: Trace,
+    headers: HeaderMap,
+) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let reader = meet.reader(&headers, csrf_header(&headers))?;
-    let polled = app.relay.poll(reader.key, Some(reader.session_token), Delivery::Once).await;
+    let reader = meet.reader(&headers, csrf_header(&headers), &trace)?;
+    let relay = app.relay.in_trace(&trace);
+    let polled = relay.poll(reader.key, Some(reader.session_token), Delivery::Once).await;
     let told = match polled {
         Ok(None) => {
             let body = Json(json!({"state": "pending"}));
@@ -305,7 +323,7 @@ async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Respons
             return Ok((StatusCode::ACCEPTED, headers, body).into_response());
         }
         Ok(Some(outcome @ (Outcome::Token { .. } | Outcome::Failed(_)))) => {
-            StreamMessage::from_outcome(&app, reader.key, outcome)
+            StreamMessage::from_outcome(&app, reader.key, outcome, &trace.link())
         }
         Err(ReadError::Store(error)) => return Err(error.into()),
         Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
@@ -319,21 +337,23 @@ async fn poll(State(app): State<AppState>, headers: HeaderMap) -> Result<Respons
 
 async fn events(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     handoff: Option<Extension<sse::Handoff>>,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
-    let reader =
-        meet.reader(&headers, csrf_header(&headers)).map_err(IntoResponse::into_response)?;
+    let reader = meet
+        .reader(&headers, csrf_header(&headers), &trace)
+        .map_err(IntoResponse::into_response)?;
     if sse::had_last_event(&headers) {
-        return match app.end_session(reader.key, Some(reader.session_token)).await {
+        return match app.end_session(reader.key, Some(reader.session_token), &trace).await {
             Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
             Err(problem) => Err(detail_of(&problem).into_response()),
         };
     }
-    match app.relay.open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged).await
-    {
-        Ok(reader) => Ok(sse::respond(app, reader, handoff)),
+    let relay = app.relay.in_trace(&trace);
+    match relay.open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged).await {
+        Ok(reader) => Ok(sse::respond(app, reader, handoff, &trace)),
         Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
     }
 }
@@ -341,22 +361,24 @@ async fn events(
 async fn socket(
     State(app): State<AppState>,
     upgrade: websocket::Upgrade,
+    trace: Trace,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let csrf = credentials::offered(&headers)
         .find_map(|offer| offer.strip_prefix("csrf."))
         .map(str::to_owned);
-    let reader = app.meet()?.reader(&headers, csrf.as_deref().or(csrf_header(&headers)));
+    let reader = app.meet()?.reader(&headers, csrf.as_deref().or(csrf_header(&headers)), &trace);
     let opened = match reader {
         Ok(reader) => app
             .relay
+            .in_trace(&trace)
             .open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged)
             .await
             .map_err(Problem::from),
         Err(Detail(StatusCode::NOT_FOUND, _)) => Err(Problem::SessionNotFound),
         Err(_) => Err(Problem::ReaderUnauthorized),
     };
-    Ok(websocket::respond(app, upgrade, opened))
+    Ok(websocket::respond(app, upgrade, opened, &trace))
 }
 
 fn detail_of(problem: &Problem) -> Detail {
@@ -385,6 +407,7 @@ fn attempt_cookie(app: &App, handle: &Handle) -> String {
 
 async fn authenticate(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
@@ -392,18 +415,19 @@ async fn authenticate(
     let return_to = single(query.as_deref(), "returnTo")
         .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
         .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
-    let begun = app.login.begin_at(&app.public(CALLBACK), &Default::default()).await;
+    let login = app.login.in_trace(&trace);
+    let begun = login.begin_at(&app.public(CALLBACK), &Default::default()).await;
     let (url, attempt) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             tracing::warn!(%error, "login could not begin");
             let status = StatusCode::BAD_GATEWAY;
-            return Ok(app.error_page(&headers, status, ErrorPage::LoginUnavailable));
+            return Ok(app.error_page(&trace, &headers, status, ErrorPage::LoginUnavailable));
         }
     };
     let handle = Handle::of(attempt.state());
     let return_to = return_to.as_str().to_owned();
-    let logging_in = LoggingIn { attempt, return_to, trace: telemetry::current() };
+    let logging_in = LoggingIn { attempt, return_to, trace: trace.context() };
     let sealed = app
         .cookie_keys
         .seal_text(
@@ -427,12 +451,18 @@ async fn authenticate(
 
 async fn callback(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
     let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
-        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest));
+        return Ok(app.error_page(
+            &trace,
+            &headers,
+            StatusCode::BAD_REQUEST,
+            ErrorPage::BadRequest,
+        ));
     };
     let handle = Handle::of(query.state());
     let name = attempt_cookie(&app, &handle);
@@ -445,26 +475,37 @@ async fn callback(
             )
             .ok()
     });
-    let Some(LoggingIn { attempt, return_to, trace }) = logging_in else {
-        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
+    let Some(LoggingIn { attempt, return_to, trace: begun }) = logging_in else {
+        return Ok(app.error_page(
+            &trace,
+            &headers,
+            StatusCode::BAD_REQUEST,
+            ErrorPage::WrongBrowser,
+        ));
     };
-    telemetry::go_on(trace);
-    if !app.use_state_once(&query).await? {
-        return Ok(app.error_page(&headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser));
+    trace.resume(begun);
+    if !app.use_state_once(&trace, &query).await? {
+        return Ok(app.error_page(
+            &trace,
+            &headers,
+            StatusCode::BAD_REQUEST,
+            ErrorPage::WrongBrowser,
+        ));
     }
-    let identity = match app.login.finish_at(&app.public(CALLBACK), attempt, query).await {
+    let login = app.login.in_trace(&trace);
+    let identity = match login.finish_at(&app.public(CALLBACK), attempt, query).await {
         Ok(identity) => identity,
         Err(error) => {
             tracing::warn!(%error, "login failed");
             let kind = page_of(&error.failure());
             app.metrics.login(kind.outcome());
-            return Ok(app.to_error_page(kind));
+            return Ok(app.to_error_page(&trace, kind));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);
     let Some(user_id) = user_id else {
         tracing::error!(claim = meet.user_id_claim, "the provider gave no such claim");
-        return Ok(app.to_error_page(ErrorPage::LoginFailed));
+        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed));
     };
     let csrf = SessionToken::generate();
     let login = BrowserLogin::new(identity.subject.clone(), user_id, csrf.expose().to_owned());
@@ -516,6 +557,7 @@ struct Exchange {
 
 async fn exchange(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Detail> {
@@ -541,13 +583,12 @@ async fn exchange(
     };
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
-    match app.relay.enter(&token).await? {
-        Entered::Admitted(info) if info.profile == Profile::Meet => {
-            telemetry::adopt(key, info.trace)
-        }
+    let relay = app.relay.in_trace(&trace);
+    match relay.enter(&token).await? {
+        Entered::Admitted(info) if info.profile == Profile::Meet => trace.adopt(key, info.trace),
         // A native session is entered by its own dialog, which would have asked for more.
         Entered::Admitted(_) => {
-            app.relay.evict(key).await?;
+            relay.evict(key).await?;
             return Err(INVALID_TRANSIT);
         }
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
@@ -559,27 +600,21 @@ async fn exchange(
             return Err(INVALID_TRANSIT);
         }
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let issue_span = telemetry::child("issue", Kind::Internal);
-    let token =
-        issue_span.during(|| meet.issuer.load().issue(&login.user_id, now)).map_err(|error| {
-            tracing::error!(%error, "access token not forged");
-            Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made.")
-        })?;
-    issue_span.end();
-    match app.publish(key, &token).await? {
-        Stored::Done => {
-            app.metrics.login(LoginOutcome::Succeeded);
-            tracing::info!(
-                target: "audit",
-                session = %key,
-                subject = ?Digest::of(login.subject.as_bytes()),
-                "login stored"
-            );
+    let issuer = meet.issuer.load();
+    let completed = app
+        .sign_in(&trace)
+        .complete_with(key, &login.subject, |now| issuer.issue(&login.user_id, now))
+        .await;
+    match completed {
+        Ok(()) => {
             let headers = [(header::CACHE_CONTROL, "no-store")];
             Ok((headers, Json(json!({"status": "ok"}))).into_response())
         }
-        Stored::Unknown | Stored::NotPending(_) => Err(SESSION_NOT_FOUND),
+        Err(NotCompleted::TooLate) => Err(SESSION_NOT_FOUND),
+        Err(NotCompleted::Store(error)) => Err(error.into()),
+        Err(NotCompleted::Issuer(_)) => {
+            Err(Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be issued."))
+        }
     }
 }
 

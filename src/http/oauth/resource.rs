@@ -17,6 +17,7 @@ use crate::{
         oauth::client_credentials,
     },
     session::Digest,
+    telemetry::Trace,
     token::Claims,
 };
 
@@ -62,7 +63,7 @@ impl IntoResponse for Refused {
 }
 
 /// The claims behind `Authorization: Bearer`.
-async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused> {
+async fn authenticate(app: &App, trace: &Trace, headers: &HeaderMap) -> Result<Claims, Refused> {
     let value = headers.get(header::AUTHORIZATION).ok_or(Refused::Missing)?;
     let token = value
         .to_str()
@@ -72,7 +73,7 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused>
         .map(|(_, token)| token.trim())
         .ok_or(Refused::Missing)?;
     let claims = app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
-    match app.revocations.is_revoked(&claims).await {
+    match app.revocations.in_trace(trace).is_revoked(&claims).await {
         Ok(false) => Ok(claims),
         Ok(true) => Err(Refused::Invalid("The token was revoked".to_owned())),
         Err(error) => Err(Refused::Problem(error.into())),
@@ -80,16 +81,16 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Claims, Refused>
 }
 
 /// `GET /addons/me`: the claims behind the presented token.
-pub async fn me(State(app): State<AppState>, headers: HeaderMap) -> Response {
-    match authenticate(&app, &headers).await {
+pub async fn me(State(app): State<AppState>, trace: Trace, headers: HeaderMap) -> Response {
+    match authenticate(&app, &trace, &headers).await {
         Ok(claims) => ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response(),
         Err(refused) => refused.into_response(),
     }
 }
 
 /// `GET /addons/verify`: forward authentication for nginx `auth_request`, Traefik and Caddy.
-pub async fn verify(State(app): State<AppState>, headers: HeaderMap) -> Response {
-    let claims = match authenticate(&app, &headers).await {
+pub async fn verify(State(app): State<AppState>, trace: Trace, headers: HeaderMap) -> Response {
+    let claims = match authenticate(&app, &trace, &headers).await {
         Ok(claims) => claims,
         Err(refused) => return refused.into_response(),
     };
@@ -145,6 +146,7 @@ fn token_of(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
 /// 400, 401, 503 as problem details.
 pub async fn introspect(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
@@ -152,7 +154,7 @@ pub async fn introspect(
     let token = token_of(&headers, &body)?;
     let mut answer = json!({"active": false});
     if let Ok(claims) = app.verifier.verify(&token)
-        && !app.revocations.is_revoked(&claims).await?
+        && !app.revocations.in_trace(&trace).is_revoked(&claims).await?
     {
         answer = serde_json::to_value(&claims).map_err(|_| Problem::Internal)?;
         if let Some(members) = answer.as_object_mut() {
@@ -171,6 +173,7 @@ pub async fn introspect(
 /// 400, 401, 503 as problem details.
 pub async fn revoke(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
@@ -180,12 +183,12 @@ pub async fn revoke(
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     if let Ok(claims) = app.verifier.verify(&token) {
-        app.revocations.revoke(&claims.jti, claims.remaining()).await?;
+        app.revocations.in_trace(&trace).revoke(&claims.jti, claims.remaining()).await?;
         tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
     } else if let Some(refresh) = &app.refresh
         && let Ok(grant) = refresh.open(&app.sealing_keys, &token, now)
     {
-        refresh.end(grant.id).await?;
+        refresh.in_trace(&trace).end(grant.id).await?;
         tracing::info!(target: "audit", grant = ?grant.id, "grant revoked");
     }
     Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response())

@@ -21,8 +21,8 @@ use crate::{
         oauth::{client_credentials, resource},
         operator::metrics::RefreshOutcome,
     },
-    session::{Digest, SessionId, SessionToken},
-    telemetry,
+    session::{SessionId, SessionToken},
+    telemetry::Trace,
     token::RefreshError,
 };
 
@@ -100,8 +100,14 @@ fn client(headers: &HeaderMap, form: Option<&str>) -> Result<(SessionId, Session
     }
 }
 
-async fn refresh(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
-    let refresh = app.refresh.as_ref().ok_or(Refused::Problem(Problem::NotFound))?;
+async fn refresh(
+    app: &App,
+    trace: &Trace,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Refused> {
+    let sign_in = app.sign_in(trace);
+    let refresh = sign_in.refresh.as_ref().ok_or(Refused::Problem(Problem::NotFound))?;
     let form = resource::form(headers, body)
         .ok_or(Refused::InvalidRequest("Send `grant_type` and `refresh_token` as a form."))?;
     match single(Some(form), "grant_type").as_deref() {
@@ -110,7 +116,7 @@ async fn refresh(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Response
         None => return Err(Refused::InvalidRequest("Send one `grant_type`.")),
     }
     let (session, secret) = client(headers, Some(form))?;
-    telemetry::adopt(session.key(), None);
+    trace.adopt(session.key(), None);
     let token = single(Some(form), "refresh_token")
         .ok_or(Refused::InvalidRequest("Send one `refresh_token`."))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -126,30 +132,21 @@ async fn refresh(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Response
             return Err(Refused::InvalidGrant(error));
         }
     };
-    let token = app
-        .issuer
-        .issue_under(Some(grant.id), &app.signing_keys, &grant.subject, now)
-        .map_err(|error| {
-            tracing::error!(%error, "access token not forged");
-            Refused::Problem(Problem::Internal)
-        })?
-        .with_refresh(next, grant.authenticated_at);
-    tracing::info!(
-        target: "audit",
-        session = %session.key(),
-        subject = ?Digest::of(grant.subject.subject.as_bytes()),
-        "access token refreshed"
-    );
+    let token = sign_in.refreshed(session.key(), &grant, next).map_err(|error| {
+        tracing::error!(%error, "access token not issued");
+        Refused::Problem(Problem::Internal)
+    })?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
 /// `POST /addons/token`.
 pub async fn token(
     State(app): State<AppState>,
+    trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let refreshed = refresh(&app, &headers, &body).await;
+    let refreshed = refresh(&app, &trace, &headers, &body).await;
     let outcome = match &refreshed {
         Ok(_) => RefreshOutcome::Refreshed,
         Err(Refused::InvalidGrant(RefreshError::Reused)) => RefreshOutcome::Reused,

@@ -17,9 +17,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use strum::IntoEnumIterator as _;
 
 use crate::{
-    relay,
+    relay, signin,
     store::{OPERATIONS, Observer, STATES},
     telemetry,
 };
@@ -31,21 +32,6 @@ pub enum Transport {
     Sse,
     WebSocket,
     LongPoll,
-}
-
-/// How a login ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum LoginOutcome {
-    /// The token was stored for its session.
-    Succeeded,
-    /// The person or the provider said no.
-    Denied,
-    /// The provider could not be reached or answered nonsense.
-    ProviderFailed,
-    /// The store stayed away.
-    StoreFailed,
-    /// The session was over.
-    TooLate,
 }
 
 /// How it was noticed that a reader came back.
@@ -107,7 +93,13 @@ struct ByTransport {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
-    outcome: LoginOutcome,
+    outcome: &'static str,
+}
+
+impl From<signin::Outcome> for ByOutcome {
+    fn from(outcome: signin::Outcome) -> Self {
+        Self { outcome: outcome.into() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -308,14 +300,8 @@ impl Metrics {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
         // From the start, so that the first of its kind is an increase.
-        for outcome in [
-            LoginOutcome::Succeeded,
-            LoginOutcome::Denied,
-            LoginOutcome::ProviderFailed,
-            LoginOutcome::StoreFailed,
-            LoginOutcome::TooLate,
-        ] {
-            drop(metrics.logins.get_or_create(&ByOutcome { outcome }));
+        for outcome in signin::Outcome::iter() {
+            drop(metrics.logins.get_or_create(&outcome.into()));
         }
         for state in STATES {
             drop(metrics.transitions.get_or_create(&ByState { state }));
@@ -341,9 +327,9 @@ impl Metrics {
         self.sessions_created.inc();
     }
 
-    /// Counts the end of a login.
-    pub fn login(&self, outcome: LoginOutcome) {
-        self.logins.get_or_create(&ByOutcome { outcome }).inc();
+    /// Counts the end of a sign-in.
+    pub fn login(&self, outcome: signin::Outcome) {
+        self.logins.get_or_create(&outcome.into()).inc();
     }
 
     /// Counts the use of a refresh token.
@@ -392,6 +378,12 @@ impl Metrics {
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl signin::Observer for Metrics {
+    fn ended(&self, outcome: signin::Outcome) {
+        self.login(outcome);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     store::{
         ChangeFeed, Ended, Entered, Entry, Fulfilled, GrantStore, Health, MarkStore, NewSession,
         Notifier, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored,
-        TOMBSTONE, memory::expiring::ExpiringMap,
+        TOMBSTONE, Traced, memory::expiring::ExpiringMap,
     },
 };
 
@@ -372,6 +372,8 @@ impl ChangeFeed for MemoryStore {
         self.with(key, |record, _| record.subscribers = record.subscribers.saturating_sub(1));
     }
 }
+
+impl Traced for MemoryStore {}
 
 #[async_trait]
 impl Health for MemoryStore {

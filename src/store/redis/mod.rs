@@ -39,6 +39,7 @@ use crate::{
     store::{
         ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, Notifier,
         ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored, TOMBSTONE,
+        Traced,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
@@ -447,6 +448,8 @@ impl ChangeFeed for RedisStore {
         self.subscriber.unsubscribe(key);
     }
 }
+
+impl Traced for RedisStore {}
 
 #[async_trait]
 impl Health for RedisStore {

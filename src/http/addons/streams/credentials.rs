@@ -8,7 +8,7 @@ use http::{HeaderMap, header, request::Parts};
 use crate::{
     http::{AppState, cookies, error::Problem},
     session::{Digest, SessionId, SessionKey, SessionToken},
-    telemetry,
+    telemetry::Trace,
 };
 
 /// Subprotocol of the stream itself.
@@ -36,7 +36,9 @@ impl FromRequestParts<AppState> for Credentials {
             .and_then(|text| SessionId::parse(text).ok())
             .ok_or(Problem::SessionNotFound)?;
         let key = id.key();
-        telemetry::adopt(key, None);
+        if let Some(trace) = parts.extensions.get::<Trace>() {
+            trace.adopt(key, None);
+        }
         if let Some(token) = bearer(&parts.headers)? {
             return Ok(Self { key, session_token: Some(token.digest()) });
         }

@@ -19,6 +19,7 @@ use crate::{
     },
     relay::{Delivery, Subscription},
     session::{GoneReason, Outcome},
+    telemetry::Trace,
 };
 
 const LONGEST_WAIT: u64 = 60;
@@ -68,6 +69,7 @@ pub async fn poll(
     State(app): State<AppState>,
     credentials: Credentials,
     query: Result<Query<PollQuery>, QueryRejection>,
+    trace: Trace,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) =
@@ -79,15 +81,16 @@ pub async fn poll(
         None => Delivery::Once,
         Some(_) => Delivery::UntilAcknowledged,
     };
+    let relay = app.relay.in_trace(&trace);
     let outcome = if seconds == 0 {
-        app.relay.poll(key, session_token, delivery).await?
+        relay.poll(key, session_token, delivery).await?
     } else {
-        let subscription = app.relay.open(key, session_token, delivery).await?;
+        let subscription = relay.open(key, session_token, delivery).await?;
         let _open = app.metrics.stream_opened(Transport::LongPoll);
         settle(subscription, Duration::from_secs(seconds)).await
     };
     let mut response = match outcome {
-        Some(outcome) => answer(&app, key, outcome)?,
+        Some(outcome) => answer(&app, key, outcome, &trace)?,
         None => pending(),
     };
     if preferred {
@@ -108,6 +111,7 @@ fn answer(
     app: &Arc<crate::http::App>,
     key: crate::session::SessionKey,
     outcome: Outcome,
+    trace: &Trace,
 ) -> Result<Response, Problem> {
     match outcome {
         Outcome::Gone(reason) => Err(Problem::SessionGone(reason)),
@@ -118,7 +122,7 @@ fn answer(
         }
         Outcome::Draining => Ok(pending()),
         outcome => {
-            let told = StreamMessage::from_outcome(app, key, outcome);
+            let told = StreamMessage::from_outcome(app, key, outcome, &trace.link());
             if let StreamMessage::Expired | StreamMessage::Nothing = told {
                 return Err(Problem::SessionGone(GoneReason::Expired));
             }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     http::{AppState, operator::metrics::Reconnect},
     session::{Failure, GoneReason, Outcome, SealedPayload, SessionKey},
-    telemetry,
+    telemetry::{DeliverySpan, Link},
     token::TokenResponse,
 };
 
@@ -55,9 +55,9 @@ struct Failed<'a> {
 
 impl StreamMessage {
     /// Translates an outcome of the relay; opens the sealed payload.
-    pub fn from_outcome(app: &AppState, key: SessionKey, outcome: Outcome) -> Self {
+    pub fn from_outcome(app: &AppState, key: SessionKey, outcome: Outcome, reader: &Link) -> Self {
         match outcome {
-            Outcome::Token { payload, age } => Self::from_payload(app, key, &payload, age),
+            Outcome::Token { payload, age } => Self::from_payload(app, key, &payload, age, reader),
             Outcome::Failed(failure) => Self::Failed(failure),
             Outcome::Superseded => {
                 app.metrics.stream_reconnected(Reconnect::NewestReader);
@@ -85,10 +85,11 @@ impl StreamMessage {
         key: SessionKey,
         payload: &SealedPayload,
         age: Duration,
+        reader: &Link,
     ) -> Self {
         match TokenResponse::unseal(&app.sealing_keys, key, payload) {
             Ok(token) => {
-                note_delivery(app, key, &token, age);
+                note_delivery(app, key, &token, age, reader);
                 Self::Authenticated(token)
             }
             Err(error) => {
@@ -120,18 +121,18 @@ impl StreamMessage {
 pub struct Encoder {
     app: AppState,
     /// To the request that opened the stream, for the traces.
-    opened_by: telemetry::Link,
+    opened_by: Link,
 }
 
 impl Encoder {
-    /// Of a stream that the request which is being handled opens.
-    pub fn new(app: AppState) -> Self {
-        Self { app, opened_by: telemetry::Link::to_current() }
+    /// For a stream of the request that `opened_by` links to.
+    pub fn new(app: AppState, opened_by: Link) -> Self {
+        Self { app, opened_by }
     }
 
     /// What an outcome is in words; a token counts as delivered.
     pub fn tell(&self, key: SessionKey, outcome: Outcome) -> StreamMessage {
-        self.opened_by.during(|| StreamMessage::from_outcome(&self.app, key, outcome))
+        StreamMessage::from_outcome(&self.app, key, outcome, &self.opened_by)
     }
 
     /// Opens a sealed token that is about to be handed over; `None` when it cannot be opened.
@@ -152,7 +153,7 @@ impl DirectDelivery<'_> {
     /// Counts and logs it, once it is sent.
     pub fn done(self) {
         let Encoder { app, opened_by } = self.encoder;
-        opened_by.during(|| note_delivery(app, self.key, &self.token, Duration::ZERO));
+        note_delivery(app, self.key, &self.token, Duration::ZERO, opened_by);
     }
 }
 
@@ -167,8 +168,14 @@ fn or_empty(json: serde_json::Result<String>) -> String {
 }
 
 /// Counts and logs a token that was handed out, `age` after its login was stored.
-fn note_delivery(app: &AppState, key: SessionKey, token: &TokenResponse, age: Duration) {
+fn note_delivery(
+    app: &AppState,
+    key: SessionKey,
+    token: &TokenResponse,
+    age: Duration,
+    reader: &Link,
+) {
     app.metrics.delivered(age);
-    let delivery = telemetry::deliver(app.tracing.as_ref(), key, token.trace());
-    delivery.during(|| tracing::info!(target: "audit", session = %key, "token delivered"));
+    let delivery = DeliverySpan::new(app.tracing.as_ref(), key, token.trace(), reader);
+    delivery.log(|| tracing::info!(target: "audit", session = %key, "token delivered"));
 }

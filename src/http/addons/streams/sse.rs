@@ -30,6 +30,7 @@ use crate::{
     },
     relay::{Delivery, DirectWriter, Subscription},
     session::{GoneReason, Outcome, SubscriptionId},
+    telemetry::{Link, Trace},
 };
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
@@ -69,10 +70,10 @@ enum Stage {
 
 impl EventStream {
     /// The stream of a reader that was let in.
-    pub fn new(app: AppState, reader: Subscription) -> Self {
+    pub fn new(app: AppState, reader: Subscription, opened_by: Link) -> Self {
         let open = app.metrics.stream_opened(Transport::Sse);
         let next_heartbeat = Instant::now() + app.heartbeat;
-        let encoder = Encoder::new(app);
+        let encoder = Encoder::new(app, opened_by);
         Self { encoder, reader, next_heartbeat, stage: Stage::Opening, _open: open }
     }
 
@@ -173,17 +174,19 @@ pub fn had_last_event(headers: &HeaderMap) -> bool {
 pub async fn events(
     State(app): State<AppState>,
     credentials: Credentials,
+    trace: Trace,
     headers: HeaderMap,
     handoff: Option<Extension<Handoff>>,
 ) -> Result<Response, Problem> {
     let Credentials { key, session_token } = credentials;
     if had_last_event(&headers) {
         app.metrics.stream_reconnected(Reconnect::LastEventId);
-        app.end_session(key, session_token).await?;
+        app.end_session(key, session_token, &trace).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let reader = app.relay.open(key, session_token, Delivery::UntilAcknowledged).await?;
-    Ok(respond(app, reader, handoff))
+    let relay = app.relay.in_trace(&trace);
+    let reader = relay.open(key, session_token, Delivery::UntilAcknowledged).await?;
+    Ok(respond(app, reader, handoff, &trace))
 }
 
 /// The answer to a reader that was let in.
@@ -191,6 +194,7 @@ pub fn respond(
     app: AppState,
     mut reader: Subscription,
     handoff: Option<Extension<Handoff>>,
+    trace: &Trace,
 ) -> Response {
     match reader.take_found() {
         // 204 tells an EventSource to stop reconnecting.
@@ -200,7 +204,7 @@ pub fn respond(
         Some(found) => reader.put_back(found),
         None => {}
     }
-    let events = EventStream::new(app, reader);
+    let events = EventStream::new(app, reader, trace.link());
     let body = match handoff {
         Some(Extension(handoff)) => {
             handoff.put(events);
@@ -234,10 +238,7 @@ mod tests {
 
     #[test]
     fn what_a_waiting_stream_keeps_stays_small() {
-        assert_eq!(
-            size_of::<crate::telemetry::Link>(),
-            if cfg!(feature = "opentelemetry") { 8 } else { 0 }
-        );
+        assert_eq!(size_of::<Link>(), if cfg!(feature = "opentelemetry") { 8 } else { 0 });
         assert!(size_of::<EventStream>() <= 160, "{}", size_of::<EventStream>());
     }
 

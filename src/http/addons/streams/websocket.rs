@@ -32,6 +32,7 @@ use crate::{
     },
     relay::{Delivery, DirectWriter, Subscription},
     session::{Outcome, SealedPayload, SessionKey},
+    telemetry::Trace,
 };
 
 /// The subprotocol's close codes.
@@ -80,20 +81,27 @@ pub async fn websocket(
     State(app): State<AppState>,
     upgrade: Upgrade,
     credentials: Result<Credentials, Problem>,
+    trace: Trace,
 ) -> Response {
     let opened = match credentials {
         Ok(Credentials { key, session_token }) => {
-            let opened = app.relay.open(key, session_token, Delivery::UntilAcknowledged);
+            let relay = app.relay.in_trace(&trace);
+            let opened = relay.open(key, session_token, Delivery::UntilAcknowledged);
             opened.await.map_err(Problem::from)
         }
         Err(problem) => Err(problem),
     };
-    respond(app, upgrade, opened)
+    respond(app, upgrade, opened, &trace)
 }
 
 /// Upgrades and streams, or upgrades and closes with a code that says why.
-pub fn respond(app: AppState, upgrade: Upgrade, opened: Result<Subscription, Problem>) -> Response {
-    let encoder = Encoder::new(Arc::clone(&app));
+pub fn respond(
+    app: AppState,
+    upgrade: Upgrade,
+    opened: Result<Subscription, Problem>,
+    trace: &Trace,
+) -> Response {
+    let encoder = Encoder::new(Arc::clone(&app), trace.link());
     upgrade.0.on_upgrade(async move |socket| {
         let socket = Arc::new(SharedSocket::new(socket, encoder));
         match opened {
@@ -291,7 +299,7 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
     }
     if acknowledged_early || acknowledged(socket).await {
         let (key, session_token) = (reader.key(), reader.session_token());
-        if let Err(problem) = app.end_session(key, session_token).await {
+        if let Err(problem) = app.end_session(key, session_token, &Trace::none()).await {
             tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
         }
     }

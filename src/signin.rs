@@ -1,0 +1,215 @@
+//! Completes or fails a sign-in: issues the token, seals it, stores it for the waiting reader, and
+//! records the outcome. Every way to a token ends here.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    relay::Relay,
+    session::{Digest, Failure, Identity, SessionKey},
+    store::{StoreError, Stored},
+    telemetry::{Kind, Trace},
+    token::{
+        Grant, IssueError, Issuer, KeyRing, Refresh, RefreshToken, SigningKeys, TokenResponse,
+    },
+};
+
+/// How a sign-in ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
+pub enum Outcome {
+    /// The token was stored for its session.
+    Succeeded,
+    /// The person or the provider refused.
+    Denied,
+    /// The provider was unreachable, or its answer not acceptable.
+    ProviderFailed,
+    /// The store stayed unavailable.
+    StoreFailed,
+    /// The session was over.
+    TooLate,
+}
+
+/// Counts outcomes.
+pub trait Observer: Send + Sync {
+    /// A sign-in ended.
+    fn ended(&self, outcome: Outcome);
+}
+
+/// Why a token did not reach its session.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCompleted {
+    /// The session is over or unknown; there is nobody left to tell.
+    #[error("the session is over")]
+    TooLate,
+    /// The session is still pending; the same call may succeed later.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No token could be issued. The session has failed.
+    #[error(transparent)]
+    Issuer(#[from] IssueError),
+}
+
+/// One sign-in's means, for the length of a request.
+pub struct SignIn<'a> {
+    /// Stores the result.
+    pub relay: Arc<Relay>,
+    /// Issues access tokens.
+    pub issuer: &'a Issuer,
+    /// Signs them.
+    pub signing_keys: &'a SigningKeys,
+    /// Seals them.
+    pub sealing_keys: &'a KeyRing,
+    /// Issues refresh tokens, where they are enabled.
+    pub refresh: Option<Refresh>,
+    /// Counts outcomes.
+    pub observer: &'a dyn Observer,
+    /// The request's place in its trace.
+    pub trace: Trace,
+}
+
+/// Time since the Unix epoch.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl SignIn<'_> {
+    /// Issues an access token for `identity` and hands it to `session`. A session with a session
+    /// token gets a refresh token too, bound to it, where they are enabled.
+    ///
+    /// # Errors
+    /// [`NotCompleted`].
+    pub async fn complete(
+        &self,
+        session: SessionKey,
+        session_token: Option<Digest>,
+        identity: &Identity,
+    ) -> Result<(), NotCompleted> {
+        let span = self.trace.child("issue", Kind::Internal);
+        let issued = self.issue(session, session_token, identity).await;
+        span.end();
+        match issued {
+            Ok(token) => self.hand_over(session, token, &identity.subject).await,
+            Err(NotCompleted::Issuer(error)) => Err(self.not_issued(session, error).await),
+            Err(error) => {
+                self.observer.ended(Outcome::StoreFailed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Hands the token that `issue` makes to `session`; `subject` is for the audit log.
+    ///
+    /// # Errors
+    /// [`NotCompleted`].
+    pub async fn complete_with(
+        &self,
+        session: SessionKey,
+        subject: &str,
+        issue: impl FnOnce(Duration) -> Result<TokenResponse, IssueError>,
+    ) -> Result<(), NotCompleted> {
+        let span = self.trace.child("issue", Kind::Internal);
+        let issued = issue(now());
+        span.end();
+        match issued {
+            Ok(token) => self.hand_over(session, token, subject).await,
+            Err(error) => Err(self.not_issued(session, error).await),
+        }
+    }
+
+    async fn issue(
+        &self,
+        session: SessionKey,
+        session_token: Option<Digest>,
+        identity: &Identity,
+    ) -> Result<TokenResponse, NotCompleted> {
+        let now = now();
+        let grant = match self.refresh.as_ref().zip(session_token) {
+            Some((refresh, client)) => {
+                let identity = identity.clone();
+                Some(refresh.begin(self.sealing_keys, session, client, identity, now).await?)
+            }
+            None => None,
+        };
+        let id = grant.as_ref().map(|(id, _)| *id);
+        let token = self.issuer.issue_under(id, self.signing_keys, identity, now)?;
+        Ok(match grant {
+            Some((_, refresh_token)) => token.with_refresh(refresh_token, now),
+            None => token,
+        })
+    }
+
+    /// The next access token of a grant, whose next refresh token is `next`.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn refreshed(
+        &self,
+        session: SessionKey,
+        grant: &Grant,
+        next: RefreshToken,
+    ) -> Result<TokenResponse, IssueError> {
+        let token =
+            self.issuer.issue_under(Some(grant.id), self.signing_keys, &grant.identity, now())?;
+        tracing::info!(
+            target: "audit",
+            session = %session,
+            subject = ?Digest::of(grant.identity.subject.as_bytes()),
+            "access token refreshed"
+        );
+        Ok(token.with_refresh(next, grant.authenticated_at))
+    }
+
+    /// Seals the token and stores it, which notifies every instance. Its delivery continues the
+    /// trace from here.
+    async fn hand_over(
+        &self,
+        session: SessionKey,
+        token: TokenResponse,
+        subject: &str,
+    ) -> Result<(), NotCompleted> {
+        let fulfil = self.trace.child("fulfil", Kind::Internal);
+        let publish = fulfil.child("publish", Kind::Producer);
+        let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session);
+        match self.relay.in_trace(&publish).fulfil(session, payload).await {
+            Ok(Stored::Done) => {
+                self.observer.ended(Outcome::Succeeded);
+                tracing::info!(
+                    target: "audit",
+                    session = %session,
+                    subject = ?Digest::of(subject.as_bytes()),
+                    "sign-in completed"
+                );
+                Ok(())
+            }
+            Ok(Stored::Unknown | Stored::NotPending(_)) => {
+                self.observer.ended(Outcome::TooLate);
+                Err(NotCompleted::TooLate)
+            }
+            Err(error) => {
+                publish.failed("unavailable");
+                fulfil.failed("unavailable");
+                self.observer.ended(Outcome::StoreFailed);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn not_issued(&self, session: SessionKey, error: IssueError) -> NotCompleted {
+        tracing::error!(session = %session, %error, "access token not issued");
+        let failure = Failure::new("server_error", "The access token could not be issued.");
+        self.fail(session, failure, Outcome::ProviderFailed).await;
+        error.into()
+    }
+
+    /// Fails the sign-in: its stream gets `failure`. A store that is unavailable leaves the session
+    /// pending until it expires.
+    pub async fn fail(&self, session: SessionKey, failure: Failure, outcome: Outcome) {
+        self.observer.ended(outcome);
+        tracing::info!(target: "audit", session = %session, error = failure.error, "sign-in failed");
+        if let Err(error) = self.relay.fail(session, failure).await {
+            tracing::warn!(session = %session, %error, "failure not stored");
+        }
+    }
+}
