@@ -8,7 +8,7 @@ use std::{
     hint::black_box,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, LazyLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use divan::{Bencher, counter::ItemsCount};
@@ -25,6 +25,7 @@ use token_relay::{
     settings::Snapshot,
     telemetry::Trace,
     token::{Issuer, KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
+    util::clock::UnixTime,
 };
 use tokio::runtime::Runtime;
 
@@ -52,10 +53,6 @@ fn main() {
     divan::main();
 }
 
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock")
-}
-
 fn issuer() -> (Issuer, Identity) {
     let issuer = Issuer {
         issuer: ISSUER.to_owned(),
@@ -72,7 +69,7 @@ fn issuer() -> (Issuer, Identity) {
 fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
     let keys = Arc::new(SigningKeys::generate(algorithm).expect("a key"));
     let (issuer, subject) = issuer();
-    let token = issuer.issue(&keys, &subject, now()).expect("a token");
+    let token = issuer.issue(&keys, &subject, UnixTime::now()).expect("a token");
     (keys, token)
 }
 
@@ -169,7 +166,7 @@ mod tokens {
     fn issue(bencher: Bencher<'_, '_>, algorithm: Algorithm) {
         let keys = SigningKeys::generate(algorithm).expect("a key");
         let (issuer, subject) = super::issuer();
-        bencher.bench(|| issuer.issue(&keys, black_box(&subject), now()).unwrap());
+        bencher.bench(|| issuer.issue(&keys, black_box(&subject), UnixTime::now()).unwrap());
     }
 
     #[divan::bench(args = ALGORITHMS)]

@@ -1,10 +1,7 @@
 //! Completes or fails a sign-in: issues the token, seals it, stores it for the waiting reader, and
 //! records the outcome. Every way to a token ends here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use crate::{
     relay::Relay,
@@ -14,6 +11,7 @@ use crate::{
     token::{
         Grant, IssueError, Issuer, KeyRing, Refresh, RefreshToken, SigningKeys, TokenResponse,
     },
+    util::clock::UnixTime,
 };
 
 /// How a sign-in ended.
@@ -69,11 +67,6 @@ pub struct SignIn<'a> {
     pub trace: Trace,
 }
 
-/// Time since the Unix epoch.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 impl SignIn<'_> {
     /// Issues an access token for `identity` and hands it to `session`. A session with a session
     /// token gets a refresh token too, bound to it, where they are enabled.
@@ -107,10 +100,10 @@ impl SignIn<'_> {
         &self,
         session: SessionKey,
         subject: &str,
-        issue: impl FnOnce(Duration) -> Result<TokenResponse, IssueError>,
+        issue: impl FnOnce(UnixTime) -> Result<TokenResponse, IssueError>,
     ) -> Result<(), NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
-        let issued = issue(now());
+        let issued = issue(UnixTime::now());
         span.end();
         match issued {
             Ok(token) => self.hand_over(session, token, subject).await,
@@ -124,7 +117,7 @@ impl SignIn<'_> {
         session_token: Option<Digest>,
         identity: &Identity,
     ) -> Result<TokenResponse, NotCompleted> {
-        let now = now();
+        let now = UnixTime::now();
         let grant = match self.refresh.as_ref().zip(session_token) {
             Some((refresh, client)) => {
                 let identity = identity.clone();
@@ -150,8 +143,12 @@ impl SignIn<'_> {
         grant: &Grant,
         next: RefreshToken,
     ) -> Result<TokenResponse, IssueError> {
-        let token =
-            self.issuer.issue_under(Some(grant.id), self.signing_keys, &grant.identity, now())?;
+        let token = self.issuer.issue_under(
+            Some(grant.id),
+            self.signing_keys,
+            &grant.identity,
+            UnixTime::now(),
+        )?;
         tracing::info!(
             target: "audit",
             session = %session,

@@ -17,6 +17,7 @@ use token_relay::{
         redis::{RedisSettings, RedisStore, RedisUrl},
     },
     token::{Issuer, KeyRing, SigningKeys, TokenResponse},
+    util::clock::UnixTime,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream},
@@ -156,7 +157,7 @@ pub fn token() -> TokenResponse {
         claims: claims.as_object().expect("an object").clone(),
     };
     let keys = SigningKeys::generate(Algorithm::ES256).expect("a key");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    let now = UnixTime::now();
     issuer.issue(&keys, &subject, now).expect("a token")
 }
 

@@ -1,10 +1,13 @@
 //! One attempt to log in: what the browser carries to the provider, and what comes back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::{Digest, Failure};
+use crate::{
+    session::{Digest, Failure},
+    util::clock::UnixTime,
+};
 
 /// How long a person may take at the provider.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -27,13 +30,9 @@ impl std::fmt::Debug for LoginAttempt {
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 impl LoginAttempt {
     pub(crate) fn new(state: String, nonce: String, pkce_verifier: String) -> Self {
-        Self { state, nonce, pkce_verifier, begun_at: now() }
+        Self { state, nonce, pkce_verifier, begun_at: UnixTime::now().as_secs() }
     }
 
     /// The `state` parameter, by which the callback finds its attempt.
@@ -42,7 +41,7 @@ impl LoginAttempt {
     }
 
     pub(crate) fn is_too_old(&self) -> bool {
-        now().saturating_sub(self.begun_at) > LONGEST.as_secs()
+        UnixTime::now().saturating_since(UnixTime::from_secs(self.begun_at)) > LONGEST
     }
 
     pub(crate) fn has_state(&self, other: &str) -> bool {

@@ -20,4 +20,4 @@ pub use crate::session::{
     subscription_id::SubscriptionId,
     user_code::UserCode,
 };
-pub(crate) use crate::util::{random::random_bytes, redacted::redacted_text};
+pub(crate) use crate::util::random::random_bytes;

@@ -1,43 +1,33 @@
-//! Makes access tokens: JWTs after RFC 9068, and the plainer ones of the meet-compatible surface.
+//! Issues access tokens: JWTs of RFC 9068, and the plainer ones of the meet-compatible surface.
 
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Map, json};
-use zeroize::Zeroizing;
 
 use crate::{
-    session::{GrantId, Identity, random_bytes, redacted_text},
+    session::{GrantId, Identity},
     token::{
         error::{KeyError, SignError},
         jws::PrivateKey,
         keys::SigningKeys,
         response::TokenResponse,
+        secret::AccessToken,
     },
+    util::{clock::UnixTime, random::random_bytes},
 };
 
-/// Claims that the service sets itself and copies from nobody.
+/// Claims that the relay sets itself and never copies from the provider.
 const REGISTERED: [&str; 11] =
     ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "scope", "client_id", "cnf"];
 
-/// The token cannot be signed.
+/// The token cannot be issued.
 #[derive(Debug, thiserror::Error)]
 #[error("the access token cannot be signed: {0}")]
 pub struct IssueError(#[from] SignError);
 
-redacted_text! {
-    /// An access token; prints itself as `(redacted)`.
-    AccessToken
-}
-
-impl AccessToken {
-    pub(crate) fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-}
-
-/// How access tokens are made.
+/// Issues the access tokens of the native surface.
 #[derive(Clone, Debug)]
 pub struct Issuer {
     /// `iss`.
@@ -48,12 +38,12 @@ pub struct Issuer {
     pub scope: String,
     /// From `iat` to `exp`.
     pub ttl: Duration,
-    /// Names of claims that are copied from the provider.
+    /// Names of the claims that are copied from the provider.
     pub claims: Vec<String>,
 }
 
 impl Issuer {
-    /// Makes a token that belongs to no grant. `now` is the time since the Unix epoch.
+    /// Issues a token that belongs to no grant.
     ///
     /// # Errors
     /// When the key does not sign.
@@ -61,13 +51,12 @@ impl Issuer {
         &self,
         keys: &SigningKeys,
         identity: &Identity,
-        now: Duration,
+        now: UnixTime,
     ) -> Result<TokenResponse, IssueError> {
         self.issue_under(None, keys, identity, now)
     }
 
-    /// Makes a token that ends with `grant` and names it as `sid`. `now` is the time since the Unix
-    /// epoch.
+    /// Issues a token that ends with `grant` and names it as `sid`.
     ///
     /// # Errors
     /// When the key does not sign.
@@ -76,7 +65,7 @@ impl Issuer {
         grant: Option<GrantId>,
         keys: &SigningKeys,
         identity: &Identity,
-        now: Duration,
+        now: UnixTime,
     ) -> Result<TokenResponse, IssueError> {
         let mut claims = self
             .claims
@@ -115,7 +104,7 @@ impl Issuer {
     }
 }
 
-/// How access tokens of the meet-compatible surface are made.
+/// Issues the access tokens of the meet-compatible surface.
 pub struct MeetIssuer {
     key: PrivateKey,
     issuer: String,
@@ -125,7 +114,7 @@ pub struct MeetIssuer {
     ttl: Duration,
 }
 
-/// What a [`MeetIssuer`] puts into its tokens.
+/// The constant claims of a [`MeetIssuer`], and how long its tokens are valid.
 #[derive(Clone, Debug)]
 pub struct MeetClaims {
     /// `iss`.
@@ -134,14 +123,14 @@ pub struct MeetClaims {
     pub audience: String,
     /// `scope`.
     pub scope: String,
-    /// `token_type` of the answer.
+    /// `token_type` of the response.
     pub token_type: String,
     /// From `iat` to `exp`.
     pub ttl: Duration,
 }
 
 impl MeetIssuer {
-    /// Signs with the secret that the API knows as well.
+    /// An issuer that signs with the secret that the API verifies with.
     ///
     /// # Errors
     /// When the algorithm is none of HS256, HS384, HS512, or the secret is too short.
@@ -160,11 +149,11 @@ impl MeetIssuer {
         Ok(Self { key, issuer, audience, scope, token_type, ttl })
     }
 
-    /// Makes a token. `now` is the time since the Unix epoch.
+    /// Issues a token.
     ///
     /// # Errors
     /// When the key does not sign.
-    pub fn issue(&self, user_id: &str, now: Duration) -> Result<TokenResponse, IssueError> {
+    pub fn issue(&self, user_id: &str, now: UnixTime) -> Result<TokenResponse, IssueError> {
         let claims = json!({
             "iat": now.as_secs(),
             "exp": now.as_secs() + self.ttl.as_secs(),

@@ -1,4 +1,4 @@
-//! Signing keys of access tokens: the current one, and those that are rotated in or out.
+//! Signing keys of access tokens: the current one, and those that are being rotated in or out.
 
 use std::{
     sync::Arc,
@@ -15,11 +15,11 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::random_bytes,
     token::{
         error::{KeyError, SignError},
         jws::{self, PrivateKey},
     },
+    util::random::random_bytes,
 };
 
 /// Minimum length of a shared secret, in bytes (RFC 7518 §3.2 asks for the size of the hash).
@@ -82,20 +82,20 @@ impl SigningKey {
     }
 }
 
-/// The current key, which signs, and others, which verify. They can be replaced while in use.
+/// The current key, which signs, and others, which only verify. They can be replaced while in use.
 pub struct SigningKeys(ArcSwap<Keys>);
 
 #[derive(Clone)]
 struct Keys {
     current: Arc<SigningKey>,
-    /// On their way in or out.
+    /// Configured beside the current one.
     others: Vec<Arc<SigningKey>>,
-    /// Signed until they were replaced, and verify until the time given, named in settings or not.
+    /// Former current keys, and until when they verify what they signed.
     retired: Vec<(Instant, Arc<SigningKey>)>,
 }
 
 impl Keys {
-    /// All that verify now, each once, the current one first.
+    /// All that verify now, the current one first.
     fn all(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
         let now = Instant::now();
         let retired = self.retired.iter().filter(move |(until, _)| now < *until);
@@ -132,7 +132,7 @@ impl SigningKeys {
         }
     }
 
-    /// Verifies and publishes `secret` beside the current key.
+    /// Adds a key that verifies and is published but does not sign.
     ///
     /// # Errors
     /// When it is no such key or too weak.
@@ -146,9 +146,9 @@ impl SigningKeys {
         Ok(Self(ArcSwap::from_pointee(keys)))
     }
 
-    /// Takes the keys of `new` in the place of its own. The key that signed until now still verifies
-    /// for `keep`, the life of its last token, and so do earlier ones until their time is over.
-    /// Called by one task at a time.
+    /// Replaces the keys by those of `new`. The former current key still verifies for `keep`, the
+    /// remaining lifetime of the last token that it signed; so do earlier ones for the rest of
+    /// theirs. Calls must not overlap.
     pub fn replace(&self, new: Self, keep: Duration) {
         let (old, mut keys) = (self.0.load(), Keys::clone(&new.0.load()));
         let now = Instant::now();
@@ -158,7 +158,7 @@ impl SigningKeys {
         self.0.store(Arc::new(keys));
     }
 
-    /// Draws a key that lives as long as this process.
+    /// Generates a key that is lost when the process ends.
     ///
     /// # Errors
     /// For RS256, which would take seconds.
@@ -216,21 +216,21 @@ mod tests {
         keys.jwks().keys.into_iter().filter_map(|key| key.common.key_id).collect()
     }
 
-    fn drawn() -> SigningKeys {
+    fn generated() -> SigningKeys {
         SigningKeys::generate(Algorithm::ES256).unwrap()
     }
 
     #[test]
     fn a_key_that_signed_verifies_for_a_while_after_it_was_replaced() {
         let hour = Duration::from_secs(3600);
-        let keys = drawn();
+        let keys = generated();
         let first = ids(&keys);
-        let (second, third) = (drawn(), drawn());
+        let (second, third) = (generated(), generated());
         let (second_id, third_id) = (ids(&second), ids(&third));
         keys.replace(second, hour);
         assert_eq!(ids(&keys), [second_id.clone(), first.clone()].concat());
         assert_eq!(keys.current().id, second_id[0]);
-        // Another reload does not make it go early, nor does it keep what has had its time.
+        // Another replacement neither drops it early nor extends a key that has had its time.
         keys.replace(third, Duration::ZERO);
         assert_eq!(ids(&keys), [third_id, first.clone()].concat());
         assert!(keys.find(&first[0]).is_some() && keys.find(&second_id[0]).is_none());

@@ -1,7 +1,6 @@
-//! Access tokens: forging, keys, verification, revocation, sealing; refresh tokens.
+//! Access and refresh tokens: issuing, verifying, revoking, and sealing them for the store.
 //!
-//! Called by `http`; calls `store` for revocation. The only module that sees a token in clear
-//! between its making and its delivery.
+//! No other module sees a token in clear between its issue and its delivery.
 
 mod error;
 mod issuer;
@@ -11,13 +10,17 @@ mod refresh;
 mod response;
 mod revocation;
 mod sealing;
+mod secret;
 mod verify;
 
-pub use crate::token::error::{KeyError, SignError};
-pub use crate::token::issuer::{AccessToken, IssueError, Issuer, MeetClaims, MeetIssuer};
-pub use crate::token::keys::SigningKeys;
-pub use crate::token::refresh::{Grant, Refresh, RefreshError, RefreshToken};
-pub use crate::token::response::TokenResponse;
-pub use crate::token::revocation::Revocations;
-pub use crate::token::sealing::{KeyRing, OpenError, Purpose};
-pub use crate::token::verify::{Claims, Rejected, Verifier};
+pub use crate::token::{
+    error::{KeyError, SignError},
+    issuer::{IssueError, Issuer, MeetClaims, MeetIssuer},
+    keys::SigningKeys,
+    refresh::{Grant, Refresh, RefreshError},
+    response::TokenResponse,
+    revocation::Revocations,
+    sealing::{KeyRing, OpenError, Purpose},
+    secret::{AccessToken, RefreshToken},
+    verify::{Claims, Rejected, Verifier},
+};

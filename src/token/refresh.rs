@@ -1,7 +1,7 @@
-//! Refresh tokens: rotating, bound to the session's creator, self-contained.
+//! Refresh tokens: rotated on every use, bound to the session's creator, self-contained.
 //!
-//! A refresh token is an envelope with everything that the next access token needs; the store
-//! keeps no more of it than the generation of the newest one (RFC 9700 §4.14.2). Called by `http`.
+//! A refresh token is an envelope with everything that the next access token needs; the store holds
+//! only the generation of the newest one (RFC 9700 §4.14.2).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,50 +11,40 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{Digest, GrantId, Identity, SessionKey, redacted_text},
+    session::{Digest, GrantId, Identity, SessionKey},
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
-        response::milliseconds,
         sealing::{KeyRing, Purpose},
+        secret::RefreshToken,
     },
+    util::clock::UnixTime,
 };
 
-redacted_text! {
-    /// A refresh token; prints itself as `(redacted)`.
-    RefreshToken
-}
-
-impl RefreshToken {
-    pub(crate) fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-}
-
-/// What a login granted, as a refresh token carries it.
+/// A grant, as a refresh token carries it.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// Its name, the `sid` of the access tokens made with it.
+    /// The `sid` of the access tokens issued under it.
     pub id: GrantId,
-    /// Which token of the family this is.
+    /// Counts the refresh tokens of the grant, from 1.
     generation: u32,
-    /// The session of the login.
+    /// The session that the person signed in for.
     session: SessionKey,
     /// SHA-256 of its session token, which a client presents with the refresh token.
     client: Digest,
     /// The person.
     pub identity: Identity,
-    /// When the login ended, since the Unix epoch.
-    pub authenticated_at: Duration,
-    /// When this token expires, likewise.
-    expires_at: Duration,
-    /// When the family expires, likewise.
-    ends_at: Duration,
+    /// When the person signed in.
+    pub authenticated_at: UnixTime,
+    /// When this refresh token expires.
+    expires_at: UnixTime,
+    /// When the grant expires, however often its token is rotated.
+    ends_at: UnixTime,
 }
 
-/// What is sealed.
+/// What the envelope holds, in the order of [`Grant`]'s fields.
 #[derive(Serialize, Deserialize)]
-struct SealedClaims {
+struct Sealed {
     i: GrantId,
     g: u32,
     s: SessionKey,
@@ -66,40 +56,40 @@ struct SealedClaims {
     e: u64,
 }
 
-/// Why a refresh token is of no use.
+/// Why a refresh token is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// Not one of ours, or its time is over.
+    /// It was not issued here, or has expired.
     #[error("the refresh token is not valid or has expired")]
     Invalid,
-    /// It belongs to another session, or the session token is another.
+    /// It belongs to another session, or the session token does not match.
     #[error("the refresh token was not given to this client")]
     WrongClient,
-    /// It was used before. The grant is ended.
+    /// It was used before, which ends the grant.
     #[error("the refresh token was used before; sign in again")]
     Reused,
-    /// The grant was ended before: by revocation, or because a token of it was used twice.
-    #[error("the grant was ended; sign in again")]
+    /// The grant has ended: it was revoked, or one of its refresh tokens was used twice.
+    #[error("the grant has ended; sign in again")]
     Ended,
-    /// The store is away.
+    /// The store is unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Issues and takes refresh tokens.
+/// Issues, rotates and ends grants.
 pub struct Refresh {
     store: Arc<dyn Store>,
-    /// Life of one token.
+    /// Lifetime of one refresh token.
     token_ttl: Duration,
-    /// Longest life of a family.
+    /// Maximum lifetime of a grant.
     grant_ttl: Duration,
-    /// How long an end must be remembered: the life of an access token.
+    /// How long the store remembers that a grant ended: as long as an access token can be valid.
     memory: Duration,
 }
 
 impl Refresh {
-    /// Tokens that live for `token_ttl` each and `grant_ttl` together, for access tokens of
-    /// `access_token_ttl`.
+    /// Refresh tokens that expire after `token_ttl` each, and after `grant_ttl` together;
+    /// `access_token_ttl` is the lifetime of the access tokens beside them.
     pub fn new(
         store: Arc<dyn Store>,
         token_ttl: Duration,
@@ -117,18 +107,18 @@ impl Refresh {
         Self { store: store::in_trace(&self.store, trace), ..*self }
     }
 
-    /// The first refresh token of a login that ended at `now`, for the session whose token has the
+    /// Begins a grant with its first refresh token, for the session whose session token has the
     /// digest `client`.
     ///
     /// # Errors
-    /// When the store is away.
+    /// When the store is unavailable.
     pub async fn begin(
         &self,
         keys: &KeyRing,
         session: SessionKey,
         client: Digest,
         identity: Identity,
-        now: Duration,
+        now: UnixTime,
     ) -> Result<(GrantId, RefreshToken), StoreError> {
         let id = GrantId::generate();
         let grant = Grant {
@@ -141,19 +131,20 @@ impl Refresh {
             expires_at: now + self.token_ttl.min(self.grant_ttl),
             ends_at: now + self.grant_ttl,
         };
-        self.store.begin_grant(id, grant.expires_at - now).await?;
+        self.store.begin_grant(id, grant.expires_at.saturating_since(now)).await?;
         Ok((id, grant.seal(keys)))
     }
 
-    /// What a refresh token stands for, if it is one of ours and its time is not over at `now`.
+    /// The grant of a refresh token that was issued here and has not expired at `now`.
     ///
     /// # Errors
     /// [`RefreshError::Invalid`].
-    pub fn open(&self, keys: &KeyRing, text: &str, now: Duration) -> Result<Grant, RefreshError> {
+    pub fn open(&self, keys: &KeyRing, text: &str, now: UnixTime) -> Result<Grant, RefreshError> {
         Grant::open(keys, text).filter(|grant| now < grant.expires_at).ok_or(RefreshError::Invalid)
     }
 
-    /// Takes a refresh token of the client with this session and session token, and gives the next.
+    /// Exchanges a refresh token for the next one, for the client with this session and session
+    /// token.
     ///
     /// # Errors
     /// [`RefreshError`].
@@ -163,14 +154,14 @@ impl Refresh {
         text: &str,
         session: SessionKey,
         client: Digest,
-        now: Duration,
+        now: UnixTime,
     ) -> Result<(Grant, RefreshToken), RefreshError> {
         let mut grant = self.open(keys, text, now)?;
         if grant.session != session || !grant.client.matches(&client) {
             return Err(RefreshError::WrongClient);
         }
         let expires_at = (now + self.token_ttl).min(grant.ends_at);
-        let ttl = expires_at.saturating_sub(now);
+        let ttl = expires_at.saturating_since(now);
         match self.store.rotate_grant(grant.id, grant.generation, ttl, self.memory).await? {
             Rotated::Done => {}
             Rotated::Reused => return Err(RefreshError::Reused),
@@ -186,7 +177,7 @@ impl Refresh {
     /// Ends a grant: its refresh tokens at once, and its access tokens wherever they are verified.
     ///
     /// # Errors
-    /// When the store is away.
+    /// When the store is unavailable.
     pub async fn end(&self, grant: GrantId) -> Result<(), StoreError> {
         self.store.end_grant(grant, self.memory).await
     }
@@ -194,36 +185,36 @@ impl Refresh {
 
 impl Grant {
     fn seal(&self, keys: &KeyRing) -> RefreshToken {
-        let kept = SealedClaims {
+        let sealed = Sealed {
             i: self.id,
             g: self.generation,
             s: self.session,
             k: self.client,
             u: self.identity.subject.clone(),
             c: self.identity.claims.clone(),
-            a: milliseconds(self.authenticated_at),
+            a: self.authenticated_at.as_millis(),
             x: self.expires_at.as_secs(),
             e: self.ends_at.as_secs(),
         };
         // Strings, numbers and JSON always serialise.
-        let plaintext = Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
-        let sealed = keys.seal(Purpose::RefreshToken, &[], &plaintext);
-        RefreshToken::new(URL_SAFE_NO_PAD.encode(sealed))
+        let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
+        let envelope = keys.seal(Purpose::RefreshToken, &[], &plaintext);
+        RefreshToken::new(URL_SAFE_NO_PAD.encode(envelope))
     }
 
     fn open(keys: &KeyRing, text: &str) -> Option<Self> {
-        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let plaintext = keys.open(Purpose::RefreshToken, &[], &sealed).ok()?;
-        let kept: SealedClaims = serde_json::from_slice(&plaintext).ok()?;
+        let envelope = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plaintext = keys.open(Purpose::RefreshToken, &[], &envelope).ok()?;
+        let sealed: Sealed = serde_json::from_slice(&plaintext).ok()?;
         Some(Self {
-            id: kept.i,
-            generation: kept.g,
-            session: kept.s,
-            client: kept.k,
-            identity: Identity { subject: kept.u, claims: kept.c },
-            authenticated_at: Duration::from_millis(kept.a),
-            expires_at: Duration::from_secs(kept.x),
-            ends_at: Duration::from_secs(kept.e),
+            id: sealed.i,
+            generation: sealed.g,
+            session: sealed.s,
+            client: sealed.k,
+            identity: Identity { subject: sealed.u, claims: sealed.c },
+            authenticated_at: UnixTime::from_millis(sealed.a),
+            expires_at: UnixTime::from_secs(sealed.x),
+            ends_at: UnixTime::from_secs(sealed.e),
         })
     }
 }
@@ -241,7 +232,7 @@ mod tests {
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
     fn refresh() -> Refresh {
         Refresh::new(MemoryStore::new(Arc::new(Nobody)), 24 * HOUR, 30 * HOUR, HOUR)
@@ -253,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tokens_rotate_and_a_second_use_ends_the_family() {
+    async fn tokens_rotate_and_a_second_use_ends_the_grant() {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
         let (id, first) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
@@ -271,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_of_no_use_to_another_client_or_after_its_time() {
+    async fn a_token_is_refused_from_another_client_and_after_it_expired() {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
         let (_, token) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
@@ -289,9 +280,9 @@ mod tests {
         assert!(matches!(rotate(&keys, session, client, later).await, Err(RefreshError::Invalid)));
         let foreign = KeyRing::random();
         assert!(matches!(rotate(&foreign, session, client, NOW).await, Err(RefreshError::Invalid)));
-        // None of that used it up.
+        // None of that consumed it.
         let (_, next) = rotate(&keys, session, client, NOW + 20 * HOUR).await.unwrap();
-        // The family has a longest life, whenever its last token was made.
+        // The grant ends, whenever its last token was issued.
         let end = NOW + 30 * HOUR;
         let late = refresh.rotate(&keys, next.expose(), session, client, end).await;
         assert!(matches!(late, Err(RefreshError::Invalid)));

@@ -1,6 +1,6 @@
-//! The token response as it lies sealed in the store and as the reader gets it.
+//! The token response, as it is sealed in the store and as the reader gets it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -8,13 +8,13 @@ use crate::{
     session::{SealedPayload, SessionKey},
     telemetry::TraceContext,
     token::{
-        issuer::AccessToken,
-        refresh::RefreshToken,
         sealing::{KeyRing, OpenError, Purpose},
+        secret::{AccessToken, RefreshToken},
     },
+    util::clock::UnixTime,
 };
 
-/// The members of RFC 6749 §5.1, and when the login ended.
+/// The members of RFC 6749 §5.1, and when the person signed in.
 #[derive(Clone, Debug, Serialize)]
 pub struct TokenResponse {
     #[serde(serialize_with = "expose")]
@@ -22,21 +22,16 @@ pub struct TokenResponse {
     #[serde(serialize_with = "expose_refresh", skip_serializing_if = "Option::is_none")]
     refresh_token: Option<RefreshToken>,
     token_type: String,
-    /// Remaining life in seconds at the time of delivery.
+    /// Remaining lifetime at delivery, in seconds.
     expires_in: u64,
     scope: String,
-    /// When the login ended, in milliseconds since the Unix epoch.
+    /// When the person signed in, in milliseconds since the Unix epoch.
     authenticated_at: u64,
     #[serde(skip)]
     expires_at: u64,
-    /// Where its login is in a trace.
+    /// The sign-in's place in a trace.
     #[serde(skip)]
     trace: Option<TraceContext>,
-}
-
-/// A time since the Unix epoch as the answer writes it.
-pub(crate) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn expose<S: Serializer>(token: &AccessToken, serializer: S) -> Result<S::Ok, S::Error> {
@@ -50,9 +45,10 @@ fn expose_refresh<S: Serializer>(
     token.as_ref().map(RefreshToken::expose).serialize(serializer)
 }
 
-/// What is sealed; short names, because it is kept once for every session.
+/// What the envelope holds: access token, type, scope, times, refresh token, trace. The names are
+/// short because every waiting session stores one.
 #[derive(Serialize, Deserialize)]
-struct SealedClaims {
+struct Sealed {
     t: String,
     y: String,
     s: String,
@@ -65,13 +61,13 @@ struct SealedClaims {
 }
 
 impl TokenResponse {
-    /// A response for a token made at `now`, the time since the Unix epoch.
+    /// The response for a token issued at `now`.
     pub fn new(
         access_token: AccessToken,
         token_type: &str,
         ttl: Duration,
         scope: &str,
-        now: Duration,
+        now: UnixTime,
     ) -> Self {
         Self {
             access_token,
@@ -79,19 +75,19 @@ impl TokenResponse {
             token_type: token_type.to_owned(),
             expires_in: ttl.as_secs(),
             scope: scope.to_owned(),
-            authenticated_at: milliseconds(now),
+            authenticated_at: now.as_millis(),
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
         }
     }
 
-    /// Adds a refresh token, for a login that ended at `authenticated_at`, since the Unix epoch.
-    pub fn with_refresh(self, token: RefreshToken, authenticated_at: Duration) -> Self {
-        let authenticated_at = milliseconds(authenticated_at);
+    /// Adds a refresh token, for a person who signed in at `authenticated_at`.
+    pub fn with_refresh(self, token: RefreshToken, authenticated_at: UnixTime) -> Self {
+        let authenticated_at = authenticated_at.as_millis();
         Self { refresh_token: Some(token), authenticated_at, ..self }
     }
 
-    /// Adds the login's place in a trace, if that is exported.
+    /// Adds the sign-in's place in a trace, if that is exported.
     #[must_use]
     pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
         Self { trace: trace.filter(TraceContext::is_sampled), ..self }
@@ -102,14 +98,14 @@ impl TokenResponse {
         &self.access_token
     }
 
-    /// The login's place in a trace.
+    /// The sign-in's place in a trace.
     pub fn trace(&self) -> Option<TraceContext> {
         self.trace
     }
 
-    /// Seals it for the session that it belongs to.
+    /// Seals the response for its session.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
-        let kept = SealedClaims {
+        let sealed = Sealed {
             t: self.access_token.expose().to_owned(),
             y: self.token_type.clone(),
             s: self.scope.clone(),
@@ -119,7 +115,7 @@ impl TokenResponse {
             c: self.trace,
         };
         // Strings and numbers always serialise.
-        let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&kept).unwrap_or_default());
+        let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
         let context = session.digest().as_bytes();
         SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into())
     }
@@ -127,25 +123,23 @@ impl TokenResponse {
     /// Opens what [`Self::seal`] sealed for the same session.
     ///
     /// # Errors
-    /// When it was sealed for another session or with a key that is gone.
+    /// When it was sealed for another session or with a key that is no longer in the ring.
     pub fn unseal(
         keys: &KeyRing,
         session: SessionKey,
         payload: &SealedPayload,
     ) -> Result<Self, OpenError> {
         let plaintext = keys.open(Purpose::Payload, session.digest().as_bytes(), &payload.0)?;
-        let kept: SealedClaims =
-            serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let sealed: Sealed = serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
         Ok(Self {
-            access_token: AccessToken::new(kept.t),
-            refresh_token: kept.r.map(RefreshToken::new),
-            token_type: kept.y,
-            expires_in: kept.e.saturating_sub(now),
-            scope: kept.s,
-            authenticated_at: kept.a,
-            expires_at: kept.e,
-            trace: kept.c,
+            access_token: AccessToken::new(sealed.t),
+            refresh_token: sealed.r.map(RefreshToken::new),
+            token_type: sealed.y,
+            expires_in: sealed.e.saturating_sub(UnixTime::now().as_secs()),
+            scope: sealed.s,
+            authenticated_at: sealed.a,
+            expires_at: sealed.e,
+            trace: sealed.c,
         })
     }
 }
@@ -155,7 +149,7 @@ mod tests {
     use super::*;
     use crate::session::SessionId;
 
-    /// What a version without traces keeps.
+    /// What a version without traces seals.
     #[derive(Serialize, Deserialize)]
     struct Earlier {
         t: String,
@@ -176,7 +170,7 @@ mod tests {
         assert_eq!((read.access_token.expose(), read.trace()), ("token", None));
 
         let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let kept = SealedClaims {
+        let sealed = Sealed {
             t: "token".to_owned(),
             y: "Bearer".to_owned(),
             s: "a".to_owned(),
@@ -185,7 +179,7 @@ mod tests {
             r: None,
             c: trace,
         };
-        let plaintext = serde_json::to_vec(&kept).unwrap();
+        let plaintext = serde_json::to_vec(&sealed).unwrap();
         assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");
         let payload = SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into());
         let read = TokenResponse::unseal(&keys, session, &payload).unwrap();

@@ -1,4 +1,4 @@
-//! Access tokens that end before their time, known to every instance through the store.
+//! Access tokens that were revoked before they expired, known to every instance through the store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use crate::{
     token::verify::Claims,
 };
 
-/// The revoked tokens, by their `jti`.
+/// The revoked access tokens, by their `jti`.
 pub struct Revocations {
     store: Arc<dyn Store>,
 }
 
 impl Revocations {
-    /// Keeps them in `store`.
+    /// Revocations in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
@@ -30,10 +30,10 @@ impl Revocations {
         Digest::of(format!("revoked:{jti}").as_bytes())
     }
 
-    /// Revokes a token for what remains of its life; revoking it again changes nothing.
+    /// Revokes a token for the rest of its lifetime, `remaining`. Revoking it again changes nothing.
     ///
     /// # Errors
-    /// When the store is away.
+    /// When the store is unavailable.
     pub async fn revoke(&self, jti: &str, remaining: Duration) -> Result<(), StoreError> {
         self.store.mark(Self::name(jti), remaining).await.map(|_| ())
     }
@@ -41,7 +41,7 @@ impl Revocations {
     /// Whether a token was revoked, or the grant that it belongs to.
     ///
     /// # Errors
-    /// When the store is away; the caller must then refuse the token.
+    /// When the store is unavailable; the caller must then refuse the token.
     pub async fn is_revoked(&self, claims: &Claims) -> Result<bool, StoreError> {
         let token = self.store.is_marked(Self::name(&claims.jti));
         let Some(grant) = claims.sid else { return token.await };

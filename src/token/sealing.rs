@@ -1,11 +1,11 @@
-//! Authenticated encryption for what leaves this process: payloads in the store and on the bus,
-//! cookies in browsers.
+//! Authenticated encryption of what leaves this process: payloads in the store and on the bus,
+//! refresh tokens, cookies.
 //!
-//! Envelope: version (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. Its random
-//! 192-bit nonces need no counter shared between instances. Purpose and context are authenticated
-//! with it, so that an envelope means something in one place only.
+//! Envelope: version (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. The random
+//! 192-bit nonces need no counter shared between instances. Purpose and context are authenticated,
+//! so that an envelope is valid in one place only.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::{session::random_bytes, token::error::KeyError};
+use crate::{
+    token::error::KeyError,
+    util::{clock::UnixTime, random::random_bytes},
+};
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
@@ -25,7 +28,7 @@ const NONCE: usize = 24;
 const TAG: usize = 16;
 const HEAD: usize = 1 + KEY_ID + NONCE;
 
-/// Shortest secret, in bytes, from which a key is derived.
+/// Minimum length of a secret from which a key is derived, in bytes.
 const MIN_SECRET_LENGTH: usize = 32;
 
 /// What an envelope is for.
@@ -33,9 +36,9 @@ const MIN_SECRET_LENGTH: usize = 32;
 pub enum Purpose {
     /// A token response in the store.
     Payload,
-    /// The cookie of one dialog.
+    /// The cookie of a dialog.
     Dialog,
-    /// The cookie of a browser login on its way to the provider.
+    /// The cookie of a browser login that is at the provider.
     BrowserLoginAttempt,
     /// The cookie of a browser login.
     BrowserLogin,
@@ -55,21 +58,21 @@ impl Purpose {
     }
 }
 
-/// The envelope cannot be opened.
+/// Why an envelope cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It is not one of ours, was altered, or belongs elsewhere.
-    #[error("not an envelope of this service for this place")]
+    /// It was not sealed here, was altered, or is for another purpose or context.
+    #[error("not an envelope for this purpose and context")]
     Invalid,
-    /// It was sealed with a key that is not in the ring (any more).
+    /// It was sealed with a key that is not in the ring, or no longer.
     #[error("sealed with an unknown key")]
     UnknownKey,
-    /// Its time is over.
+    /// Its lifetime is over.
     #[error("expired")]
     Expired,
 }
 
-/// Keys by ID: the first seals, all open. They can be replaced while the ring is in use.
+/// Sealing keys: the first seals, all open. They can be replaced while the ring is in use.
 pub struct KeyRing {
     keys: ArcSwap<Vec<Key>>,
 }
@@ -81,8 +84,8 @@ struct Key {
 
 impl Key {
     fn derive(secret: &[u8]) -> Self {
-        // The secret is random by contract, so one hash with a label of its own for each use is a
-        // sound key derivation (NIST SP 800-56C, one-step).
+        // The secret is random by contract, so one hash with a label for each use is a sound key
+        // derivation (NIST SP 800-56C, one-step).
         let labelled = |label: &[u8]| {
             Sha256::new().chain_update(label).chain_update([0]).chain_update(secret).finalize()
         };
@@ -118,7 +121,7 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyError::Missing) } else { Ok(Self::of(keys)) }
     }
 
-    /// A ring with one key that nobody else has.
+    /// A ring with one random key, lost when the process ends.
     pub fn random() -> Self {
         Self::of(vec![Key::derive(&*Zeroizing::new(random_bytes::<32>()))])
     }
@@ -127,13 +130,13 @@ impl KeyRing {
         Self { keys: ArcSwap::from_pointee(keys) }
     }
 
-    /// Takes the keys of `other` in the place of its own. What was sealed with a key that is not
-    /// among them cannot be opened any more.
+    /// Replaces the keys by those of `other`. What was sealed with a key that is not among them can
+    /// no longer be opened.
     pub fn replace(&self, other: Self) {
         self.keys.store(other.keys.into_inner());
     }
 
-    /// Seals `plaintext` for `purpose` at the place that `context` names.
+    /// Seals `plaintext` for `purpose` and `context`; empty beyond XChaCha20's 256 GiB.
     pub fn seal(&self, purpose: Purpose, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let keys = self.keys.load();
         let Some(key) = keys.first() else { return Vec::new() };
@@ -147,7 +150,7 @@ impl KeyRing {
         let text = InOutBuf::from(&mut envelope[HEAD..]);
         match key.cipher.encrypt_inout_detached(&XNonce::from(nonce), &aad, text) {
             Ok(tag) => envelope.extend_from_slice(&tag),
-            // Only beyond 256 GiB; nothing is then better than something in clear.
+            // Nothing is better than plaintext.
             Err(_) => envelope.clear(),
         }
         envelope
@@ -156,7 +159,7 @@ impl KeyRing {
     /// Opens what [`Self::seal`] sealed for the same purpose and context.
     ///
     /// # Errors
-    /// [`OpenError`], without a word on which part of it was wrong.
+    /// [`OpenError`], which does not say which part was wrong.
     pub fn open(
         &self,
         purpose: Purpose,
@@ -178,7 +181,7 @@ impl KeyRing {
         Ok(text)
     }
 
-    /// Seals a value for `life` as base64url text, for a cookie.
+    /// Seals a value for `ttl` as base64url text, for a cookie.
     ///
     /// # Errors
     /// When the value cannot be serialised.
@@ -187,9 +190,9 @@ impl KeyRing {
         purpose: Purpose,
         context: &[u8],
         value: &T,
-        life: Duration,
+        ttl: Duration,
     ) -> Result<String, serde_json::Error> {
-        let until = now().saturating_add(life.as_secs());
+        let until = UnixTime::now().as_secs().saturating_add(ttl.as_secs());
         let plaintext = Zeroizing::new(serde_json::to_vec(&Timed { until, value })?);
         Ok(URL_SAFE_NO_PAD.encode(self.seal(purpose, context, &plaintext)))
     }
@@ -197,7 +200,7 @@ impl KeyRing {
     /// Opens what [`Self::seal_text`] sealed.
     ///
     /// # Errors
-    /// [`OpenError`], also when its life is over.
+    /// [`OpenError`].
     pub fn open_text<T: DeserializeOwned>(
         &self,
         purpose: Purpose,
@@ -207,7 +210,8 @@ impl KeyRing {
         let envelope = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Invalid)?;
         let plaintext = self.open(purpose, context, &envelope)?;
         let timed: Timed<T> = serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
-        if now() < timed.until { Ok(timed.value) } else { Err(OpenError::Expired) }
+        let expired = UnixTime::now().as_secs() >= timed.until;
+        if expired { Err(OpenError::Expired) } else { Ok(timed.value) }
     }
 }
 
@@ -217,12 +221,8 @@ struct Timed<T> {
     value: T,
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 fn associated(purpose: Purpose, context: &[u8]) -> Vec<u8> {
-    // Labels hold no zero byte, so the border between them and the context is certain.
+    // No label has a zero byte, so the boundary to the context is unambiguous.
     [purpose.label(), &[0], context].concat()
 }
 
@@ -237,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens_at_its_place_only(
+        fn an_envelope_opens_for_its_purpose_and_context_only(
             plaintext in proptest::collection::vec(any::<u8>(), 0..300),
             context in proptest::collection::vec(any::<u8>(), 0..40),
             flip in any::<prop::sample::Index>(),

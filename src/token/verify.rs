@@ -1,9 +1,6 @@
-//! Verifies access tokens that this service made.
+//! Verifies access tokens that the relay issued.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -12,24 +9,25 @@ use serde_json::{Map, Value};
 use crate::{
     session::GrantId,
     token::{jws, keys::SigningKeys},
+    util::clock::UnixTime,
 };
 
 /// Tolerated difference between the clocks of two instances, in seconds.
 const LEEWAY: u64 = 5;
 
-/// Why a token is refused; fit for `error_description` (RFC 6750 §3).
+/// Why a token is refused; its text is the `error_description` (RFC 6750 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// Not a JWT, or without the members of ours.
+    /// Not a JWT, or without a claim that every token has.
     #[error("The token is malformed")]
     Malformed,
-    /// Signed by somebody else, altered, or of another algorithm.
+    /// Signed with another key or algorithm, or altered.
     #[error("The token's signature is not valid")]
     Signature,
-    /// Its time is over.
+    /// Expired.
     #[error("The token expired")]
     Expired,
-    /// For another service, or from another one.
+    /// From another issuer or for another audience.
     #[error("The token is not for this service")]
     Foreign,
 }
@@ -39,21 +37,21 @@ pub enum Rejected {
 pub struct Claims {
     /// Issuer.
     pub iss: String,
-    /// Whom the token is about.
+    /// Subject: the person.
     pub sub: String,
     /// Audience: a string or an array of them.
     pub aud: Value,
-    /// Expiry, in seconds since the Unix epoch.
+    /// Expiration time, in seconds since the Unix epoch.
     pub exp: u64,
-    /// Time of issue, likewise.
+    /// Time of issue, in seconds since the Unix epoch.
     pub iat: u64,
-    /// Not valid before, likewise.
+    /// Start of validity, in seconds since the Unix epoch.
     pub nbf: u64,
     /// The token's ID.
     pub jti: String,
     /// Scopes, separated by spaces.
     pub scope: String,
-    /// The grant that the token ends with, of a login with refresh tokens.
+    /// The grant that the token ends with, if it came with a refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<GrantId>,
     /// Claims copied from the provider.
@@ -62,10 +60,10 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// How long the token would still be accepted.
+    /// How long the token will still be accepted, at least a second.
     pub fn remaining(&self) -> Duration {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Duration::from_secs((self.exp + LEEWAY).saturating_sub(now).max(1))
+        let end = UnixTime::from_secs(self.exp.saturating_add(LEEWAY));
+        end.saturating_since(UnixTime::now()).max(Duration::from_secs(1))
     }
 }
 
@@ -78,7 +76,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts what `keys` signed for `audience` as `issuer`.
+    /// Accepts tokens that `keys` signed as `issuer` for `audience`.
     pub fn new(keys: Arc<SigningKeys>, issuer: String, audience: Vec<String>) -> Self {
         Self { keys, issuer, audience }
     }
@@ -91,7 +89,7 @@ impl Verifier {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Rejected::Malformed)?;
         let id = header.kid.ok_or(Rejected::Signature)?;
         let key = self.keys.find(&id).ok_or(Rejected::Signature)?;
-        // The algorithm is the key's, never the token's word (RFC 8725 §3.1).
+        // The key decides on the algorithm, never the token (RFC 8725 §3.1).
         let mut validation = Validation::new(key.algorithm);
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
@@ -119,10 +117,6 @@ mod tests {
     use super::*;
     use crate::{session::Identity, token::Issuer};
 
-    fn now() -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
-    }
-
     fn issuer() -> Issuer {
         Issuer {
             issuer: "https://relay.example/".to_owned(),
@@ -143,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_token_verifies_and_carries_what_was_asked() {
+    fn an_issued_token_verifies_and_carries_the_claims_that_were_asked_for() {
         for algorithm in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256] {
             let keys = Arc::new(SigningKeys::generate(algorithm).unwrap());
             let issuer = issuer();
-            let token = issuer.issue(&keys, &identity(), now()).unwrap();
+            let token = issuer.issue(&keys, &identity(), UnixTime::now()).unwrap();
             let claims = verifier(&keys, &issuer).verify(token.access_token().expose()).unwrap();
             assert_eq!((claims.sub.as_str(), claims.scope.as_str()), ("alice", "addons"));
             assert_eq!(claims.extra.get("name"), Some(&json!("Alice")));
@@ -163,19 +157,25 @@ mod tests {
         let make = |issuer: &Issuer, now| {
             issuer.issue(&keys, &identity(), now).unwrap().access_token().expose().to_owned()
         };
-        let hours_ago = now() - Duration::from_secs(7200);
+        let hours_ago = UnixTime::from_secs(UnixTime::now().as_secs() - 7200);
         assert_eq!(verifier.verify(&make(&issuer, hours_ago)).unwrap_err(), Rejected::Expired);
         let elsewhere =
             Issuer { audience: vec!["https://other.example".to_owned()], ..issuer.clone() };
-        assert_eq!(verifier.verify(&make(&elsewhere, now())).unwrap_err(), Rejected::Foreign);
+        assert_eq!(
+            verifier.verify(&make(&elsewhere, UnixTime::now())).unwrap_err(),
+            Rejected::Foreign
+        );
         let impostor = Issuer { issuer: "https://evil.example/".to_owned(), ..issuer.clone() };
-        assert_eq!(verifier.verify(&make(&impostor, now())).unwrap_err(), Rejected::Foreign);
-        let token = make(&issuer, now());
+        assert_eq!(
+            verifier.verify(&make(&impostor, UnixTime::now())).unwrap_err(),
+            Rejected::Foreign
+        );
+        let token = make(&issuer, UnixTime::now());
         let (head, signature) = token.rsplit_once('.').unwrap();
         let altered = format!("{}.{signature}", head.replace('.', ".e"));
         assert!(verifier.verify(&altered).is_err());
         let other = SigningKeys::generate(Algorithm::ES256).unwrap();
-        let unknown = issuer.issue(&other, &identity(), now()).unwrap();
+        let unknown = issuer.issue(&other, &identity(), UnixTime::now()).unwrap();
         assert_eq!(
             verifier.verify(unknown.access_token().expose()).unwrap_err(),
             Rejected::Signature
@@ -193,8 +193,8 @@ mod tests {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = keys.jwks().keys[0].common.key_id.clone();
         let claims = json!({
-            "iss": issuer.issuer, "sub": "eve", "aud": issuer.audience[0], "exp": now().as_secs() + 60,
-            "iat": now().as_secs(), "nbf": now().as_secs(), "jti": "x", "scope": "addons",
+            "iss": issuer.issuer, "sub": "eve", "aud": issuer.audience[0], "exp": UnixTime::now().as_secs() + 60,
+            "iat": UnixTime::now().as_secs(), "nbf": UnixTime::now().as_secs(), "jti": "x", "scope": "addons",
         });
         let token = jws::encode(&header, &claims, &EncodingKey::from_secret(&public)).unwrap();
         assert_eq!(verifier(&keys, &issuer).verify(&token).unwrap_err(), Rejected::Signature);
@@ -205,7 +205,7 @@ mod tests {
         let (old, new) = ([1u8; 32], [2u8; 32]);
         let before = SigningKeys::from_secret(Algorithm::HS256, &old).unwrap();
         let issuer = issuer();
-        let token = issuer.issue(&before, &identity(), now()).unwrap();
+        let token = issuer.issue(&before, &identity(), UnixTime::now()).unwrap();
         let token = token.access_token().expose();
         let after = SigningKeys::from_secret(Algorithm::HS256, &new).unwrap();
         let during = SigningKeys::from_secret(Algorithm::HS256, &new)

@@ -1,6 +1,7 @@
 //! Small things that more than one module needs and no crate has.
 
 pub mod browser;
+pub mod clock;
 pub(crate) mod random;
 pub(crate) mod redacted;
 pub mod tls;

@@ -1,8 +1,6 @@
 //! For the APIs that add-ins call: a protected resource, forward authentication, introspection,
 //! revocation, keys and metadata.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::{
     Json,
     extract::State,
@@ -19,6 +17,7 @@ use crate::{
     session::Digest,
     telemetry::Trace,
     token::Claims,
+    util::clock::UnixTime,
 };
 
 /// Why a bearer token is refused (RFC 6750 §3.1).
@@ -181,7 +180,7 @@ pub async fn revoke(
     if headers.contains_key(header::AUTHORIZATION) {
         authenticate_client(&app, &headers)?;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime::now();
     if let Ok(claims) = app.verifier.verify(&token) {
         app.revocations.in_trace(&trace).revoke(&claims.jti, claims.remaining()).await?;
         tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");

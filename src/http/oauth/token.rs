@@ -2,8 +2,6 @@
 //!
 //! The client is the session's creator: its ID is the session ID, its secret the session token.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::{
     Json,
     extract::State,
@@ -24,6 +22,7 @@ use crate::{
     session::{SessionId, SessionToken},
     telemetry::Trace,
     token::RefreshError,
+    util::clock::UnixTime,
 };
 
 /// Why no token is given (RFC 6749 §5.2).
@@ -119,7 +118,7 @@ async fn refresh(
     trace.adopt(session.key(), None);
     let token = single(Some(form), "refresh_token")
         .ok_or(Refused::InvalidRequest("Send one `refresh_token`."))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime::now();
     let rotated =
         refresh.rotate(&app.sealing_keys, &token, session.key(), secret.digest(), now).await;
     let (grant, next) = match rotated {

@@ -1,0 +1,27 @@
+//! Access and refresh tokens as secrets.
+
+use zeroize::Zeroizing;
+
+use crate::util::redacted::redacted_text;
+
+redacted_text! {
+    /// An access token; prints itself as `(redacted)`.
+    AccessToken
+}
+
+impl AccessToken {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+redacted_text! {
+    /// A refresh token; prints itself as `(redacted)`.
+    RefreshToken
+}
+
+impl RefreshToken {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
