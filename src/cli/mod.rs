@@ -18,8 +18,7 @@ use crate::{
         healthcheck::Instance,
         login::{LoginError, LoginOptions},
     },
-    http::docs::openapi,
-    server,
+    http, server,
     settings::{Settings, Snapshot, environment},
     telemetry::log::Log,
 };
@@ -214,7 +213,7 @@ pub fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         Command::Settings => print(&crate::settings::markdown()),
-        Command::Openapi => match openapi::document("/", openapi::Optional::ALL).to_pretty_json() {
+        Command::Openapi => match http::openapi("/", http::Optional::ALL).to_pretty_json() {
             Ok(json) => print(&format!("{json}\n")),
             Err(error) => failed(&error),
         },

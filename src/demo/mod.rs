@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 pub use crate::demo::provider::{Provider, ProviderError, RegisteredClient};
 
 use crate::{
-    http::meet,
+    api::paths,
     server::{self, AppError, Server, Signals},
     session::SessionToken,
     settings::{SettingsErrors, Snapshot},
@@ -106,8 +106,8 @@ pub async fn start(
     let client = RegisteredClient {
         id: CLIENT_ID.to_owned(),
         secret: secret.clone(),
-        redirect_uris: ["callback", meet::CALLBACK]
-            .map(|path| format!("{}{path}", server.public_url()))
+        redirect_uris: [paths::CALLBACK, paths::MEET_CALLBACK]
+            .map(|path| server.app().public(path))
             .to_vec(),
     };
     let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN").is_some();

@@ -40,7 +40,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    http::oauth::client_credentials,
+    http::extract::ClientBasic,
     session::{Digest, random_bytes},
     token::jws::PrivateKey,
 };
@@ -370,15 +370,17 @@ impl Provider {
     }
 
     fn authenticates_client(&self, headers: &HeaderMap, request: &TokenRequest) -> bool {
-        let mut claimed = client_credentials::basic(headers);
-        if claimed.is_empty() {
-            let id = request.client_id.clone().unwrap_or_default();
-            claimed.push((id, request.client_secret.clone().unwrap_or_default()));
-        }
         let expected = Digest::of(self.client.secret.as_bytes());
-        claimed.iter().any(|(id, secret)| {
+        let is_ours = |id: &str, secret: &str| {
             *id == self.client.id && expected.matches(&Digest::of(secret.as_bytes()))
-        })
+        };
+        match ClientBasic::of(headers) {
+            Ok(Some(basic)) => basic.readings().any(|(id, secret)| is_ours(&id, &secret)),
+            _ => is_ours(
+                request.client_id.as_deref().unwrap_or_default(),
+                request.client_secret.as_deref().unwrap_or_default(),
+            ),
+        }
     }
 
     /// Redeems a code, which is gone whatever comes of it (RFC 6749 §4.1.2).

@@ -1,127 +1,159 @@
-//! Errors of the native surface in one shape: problem details (RFC 9457).
-//!
-//! Every handler returns [`Problem`]; nothing in one is secret. The meet-compatible surface has
-//! a shape of its own.
+//! Errors of every surface as one enum, and their shape on the native surface: problem details
+//! (RFC 9457). The OAuth endpoints and the meet-compatible surface render the same enum in theirs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use serde_json::json;
+use utoipa::{
+    IntoResponses,
+    openapi::{
+        ContentBuilder, Ref, RefOr, Response as DescribedResponse, ResponseBuilder,
+        example::ExampleBuilder,
+    },
+};
 
-use crate::{relay::ReadError, session::GoneReason, store::StoreError};
+use crate::{api::ProblemDetails, relay::ReadError, session::GoneReason, store::StoreError};
 
-/// What went wrong. The variant decides type, status and title; see the table in the README.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// The request cannot be understood; the text says what of it.
-    BadRequest(String),
-    /// No credentials, or wrong ones, for a bound session.
-    ReaderUnauthorized,
-    /// A page of a foreign origin used a cookie that is not meant for it.
-    OriginRefused,
-    /// No such session, or none with an ID of this form.
-    SessionNotFound,
-    /// The session is over.
-    SessionGone(GoneReason),
-    /// Legacy sessions are turned off.
-    BoundSessionRequired,
-    /// No such resource.
-    NotFound,
-    /// The resource exists, the method does not.
-    MethodNotAllowed,
-    /// The body is larger than allowed.
-    BodyTooLarge,
-    /// The body is not JSON by its content type.
-    UnsupportedMediaType,
-    /// This client creates too many sessions.
-    TooManySessions(Duration),
-    /// This session has too many streams.
-    TooManyStreams,
-    /// This instance has no room; another may.
-    InstanceFull,
-    /// This instance shuts down; another is there or will be.
-    ShuttingDown,
-    /// The store is away.
-    StoreUnavailable,
-    /// Client credentials of introspection or revocation are missing or wrong.
-    ClientUnauthorized,
-    /// The service failed in a way that it should not; the reference is in the log.
-    Internal,
+/// Media type of problem details.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Retry interval where the cause is not a rate limit.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+/// Declares each problem once: variant, payload, status, name in `type`, title.
+macro_rules! problems {
+    ($($(#[doc = $meaning:literal])+
+        $name:ident $(($payload:ty))? = $status:ident, $slug:literal, $title:literal;)+) => {
+        /// Why a request is refused; nothing in it is secret.
+        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        pub enum Problem {
+            $($(#[doc = $meaning])+ #[error($title)] $name $(($payload))?,)+
+        }
+
+        /// A problem without its particulars: what `type` names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum ProblemType {
+            $($(#[doc = $meaning])+ $name,)+
+        }
+
+        impl Problem {
+            /// Its type.
+            pub fn r#type(&self) -> ProblemType {
+                match self {
+                    $(Self::$name { .. } => ProblemType::$name,)+
+                }
+            }
+        }
+
+        impl ProblemType {
+            /// Every type.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Its HTTP status.
+            pub fn status(self) -> StatusCode {
+                match self {
+                    $(Self::$name => StatusCode::$status,)+
+                }
+            }
+
+            /// Last part of `type`; stable.
+            pub fn slug(self) -> &'static str {
+                match self {
+                    $(Self::$name => $slug,)+
+                }
+            }
+
+            /// The same for every problem of this type.
+            pub fn title(self) -> &'static str {
+                match self {
+                    $(Self::$name => $title,)+
+                }
+            }
+
+            /// When it is answered.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($meaning),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+problems! {
+    /// The request cannot be understood; `detail` says what of it.
+    BadRequest(String) = BAD_REQUEST, "bad-request", "Bad request";
+    /// The session token of a bound session is missing or wrong.
+    ReaderUnauthorized = UNAUTHORIZED, "session-token-required", "Session token missing or wrong";
+    /// A page of another origin used a cookie that is not meant for it.
+    OriginRefused = FORBIDDEN, "origin-refused", "Origin not allowed";
+    /// There is no such session.
+    SessionNotFound = NOT_FOUND, "session-not-found", "No such session";
+    /// The session has ended; `error` says why.
+    SessionGone(GoneReason) = GONE, "session-gone", "The session is over";
+    /// Legacy sessions are off.
+    BoundSessionRequired = FORBIDDEN, "bound-session-required", "Only bound sessions are accepted";
+    /// There is no such resource.
+    NotFound = NOT_FOUND, "not-found", "No such resource";
+    /// The resource does not answer this method; `Allow` lists those that it does.
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed";
+    /// The body is larger than `MAX_BODY`.
+    BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "Body too large";
+    /// The body is not of the expected media type.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type";
+    /// This client address created too many sessions.
+    TooManySessions(Duration) = TOO_MANY_REQUESTS, "too-many-sessions", "Too many sessions created";
+    /// The session has too many streams.
+    TooManyStreams = TOO_MANY_REQUESTS, "too-many-streams", "Too many streams on this session";
+    /// This instance has no room for another stream.
+    InstanceFull = SERVICE_UNAVAILABLE, "instance-full", "No room for another stream";
+    /// This instance is shutting down.
+    ShuttingDown = SERVICE_UNAVAILABLE, "shutting-down", "This instance is shutting down";
+    /// The session store is unavailable.
+    StoreUnavailable = SERVICE_UNAVAILABLE, "store-unavailable", "The session store is unavailable";
+    /// The access token is missing, malformed, expired or revoked (RFC 6750 §3.1).
+    InvalidToken(Option<String>) = UNAUTHORIZED, "invalid-token", "Access token missing or not valid";
+    /// Client credentials are missing or wrong.
+    InvalidClient = UNAUTHORIZED, "invalid-client", "Client credentials missing or wrong";
+    /// The grant presented is not valid (RFC 6749 §5.2).
+    InvalidGrant(String) = BAD_REQUEST, "invalid-grant", "Grant not valid";
+    /// The token endpoint has no such grant type.
+    UnsupportedGrantType = BAD_REQUEST, "unsupported-grant-type", "Grant type not supported";
+    /// The service failed; its log says why.
+    Internal = INTERNAL_SERVER_ERROR, "internal", "Internal error";
+}
+
+impl ProblemType {
+    /// The URI in `type`.
+    pub fn uri(self) -> String {
+        format!("urn:token-relay:problem:{}", self.slug())
+    }
 }
 
 impl Problem {
-    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as Code;
-        match self {
-            Self::BadRequest(_) => (Code::BAD_REQUEST, "bad-request", "Bad request"),
-            Self::ReaderUnauthorized => {
-                (Code::UNAUTHORIZED, "session-token-required", "Session token missing or wrong")
-            }
-            Self::OriginRefused => (Code::FORBIDDEN, "origin-refused", "Origin not allowed"),
-            Self::SessionNotFound => (Code::NOT_FOUND, "session-not-found", "No such session"),
-            Self::SessionGone(_) => (Code::GONE, "session-gone", "The session is over"),
-            Self::BoundSessionRequired => {
-                (Code::FORBIDDEN, "bound-session-required", "Only bound sessions are accepted")
-            }
-            Self::NotFound => (Code::NOT_FOUND, "not-found", "No such resource"),
-            Self::MethodNotAllowed => {
-                (Code::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
-            }
-            Self::BodyTooLarge => (Code::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
-            Self::UnsupportedMediaType => {
-                (Code::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Body must be JSON")
-            }
-            Self::TooManySessions(_) => {
-                (Code::TOO_MANY_REQUESTS, "too-many-sessions", "Too many sessions created")
-            }
-            Self::TooManyStreams => {
-                (Code::TOO_MANY_REQUESTS, "too-many-streams", "Too many streams on this session")
-            }
-            Self::InstanceFull => {
-                (Code::SERVICE_UNAVAILABLE, "instance-full", "No room for another stream")
-            }
-            Self::ShuttingDown => {
-                (Code::SERVICE_UNAVAILABLE, "shutting-down", "This instance is shutting down")
-            }
-            Self::StoreUnavailable => {
-                (Code::SERVICE_UNAVAILABLE, "store-unavailable", "The session store is away")
-            }
-            Self::ClientUnauthorized => {
-                (Code::UNAUTHORIZED, "invalid-client", "Client credentials missing or wrong")
-            }
-            Self::Internal => (Code::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
-        }
-    }
-
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.parts().0
+        self.r#type().status()
     }
 
-    fn detail(&self) -> Option<String> {
+    /// What is wrong with this request, for people.
+    pub fn detail(&self) -> Option<String> {
         match self {
-            Self::BadRequest(detail) => Some(detail.clone()),
+            Self::BadRequest(detail) | Self::InvalidGrant(detail) => Some(detail.clone()),
             Self::SessionGone(reason) => Some(format!("The session is {}.", reason.as_str())),
             Self::ReaderUnauthorized => Some(
                 "Send the session token as `Authorization: Bearer`, as the cookie set at \
                  creation, or as the WebSocket subprotocol `bearer.<token>`."
                     .to_owned(),
             ),
+            Self::InvalidToken(detail) => {
+                Some(detail.clone().unwrap_or_else(|| "A bearer token is required.".to_owned()))
+            }
             _ => None,
         }
     }
@@ -140,41 +172,59 @@ impl Problem {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManySessions(after) => Some(*after),
-            Self::TooManyStreams | Self::InstanceFull | Self::StoreUnavailable => {
-                Some(Duration::from_secs(5))
-            }
+            Self::TooManyStreams | Self::InstanceFull | Self::StoreUnavailable => Some(RETRY_LATER),
             Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
+        }
+    }
+
+    /// `WWW-Authenticate` (RFC 9110 §11.6.1).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let fixed = match self {
+            Self::ReaderUnauthorized => "Bearer realm=\"session\", error=\"invalid_token\"",
+            Self::InvalidClient => "Basic realm=\"token-relay\", charset=\"UTF-8\"",
+            // Without credentials there is no error to name (RFC 6750 §3.1).
+            Self::InvalidToken(None) => "Bearer realm=\"addons\"",
+            Self::InvalidToken(Some(description)) => {
+                let challenge = format!(
+                    "Bearer realm=\"addons\", error=\"invalid_token\", \
+                     error_description=\"{description}\""
+                );
+                return HeaderValue::from_str(&challenge).ok();
+            }
+            _ => return None,
+        };
+        Some(HeaderValue::from_static(fixed))
+    }
+
+    /// Problem details.
+    pub fn details(&self) -> ProblemDetails {
+        let kind = self.r#type();
+        ProblemDetails {
+            r#type: kind.uri(),
+            title: kind.title().to_owned(),
+            status: kind.status().as_u16(),
+            detail: self.detail(),
+            error: self.error().map(str::to_owned),
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, slug, title) = self.parts();
-        let body = Body {
-            r#type: format!("urn:token-relay:problem:{slug}"),
-            title,
-            status: status.as_u16(),
-            detail: self.detail(),
-            error: self.error(),
-        };
-        let mut response = (status, Json(body)).into_response();
+        let mut response = (self.status(), Json(self.details())).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.retry_after() {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        let challenge = match self {
-            Self::ReaderUnauthorized => Some("Bearer realm=\"session\", error=\"invalid_token\""),
-            Self::ClientUnauthorized => Some("Basic realm=\"token-relay\", charset=\"UTF-8\""),
-            _ => None,
-        };
-        if let Some(challenge) = challenge {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
+        // For the surfaces that render it in a shape of their own.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -205,5 +255,83 @@ impl From<ReadError> for Problem {
             ReadError::Join(JoinError::Draining) => Self::ShuttingDown,
             ReadError::Store(error) => error.into(),
         }
+    }
+}
+
+/// The problems that an endpoint may answer, for its description; `TYPES` is made by [`types`].
+///
+/// Besides them, every endpoint may answer [`Problem::Internal`].
+pub struct Problems<const TYPES: u64>;
+
+/// A set of types, for [`Problems`].
+pub const fn types(types: &[ProblemType]) -> u64 {
+    let (mut set, mut index) = (0, 0);
+    while index < types.len() {
+        set |= 1 << types[index] as u64;
+        index += 1;
+    }
+    set
+}
+
+impl<const TYPES: u64> IntoResponses for Problems<TYPES> {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        let set = TYPES | types(&[ProblemType::Internal]);
+        let mut by_status = BTreeMap::<u16, Vec<ProblemType>>::new();
+        for kind in ProblemType::ALL.iter().filter(|kind| set & types(&[**kind]) != 0) {
+            by_status.entry(kind.status().as_u16()).or_default().push(*kind);
+        }
+        let describe = |(status, kinds): (u16, Vec<ProblemType>)| {
+            let meanings = kinds.iter().map(|kind| kind.meaning()).collect::<Vec<_>>().join(" ");
+            let schema = Ref::from_schema_name("ProblemDetails");
+            let content = kinds.iter().fold(ContentBuilder::new().schema(Some(schema)), example);
+            let response = ResponseBuilder::new()
+                .description(meanings)
+                .content(PROBLEM_JSON, content.build())
+                .build();
+            (status.to_string(), response.into())
+        };
+        by_status.into_iter().map(describe).collect()
+    }
+}
+
+fn example(content: ContentBuilder, kind: &ProblemType) -> ContentBuilder {
+    let value = json!({
+        "type": kind.uri(),
+        "title": kind.title(),
+        "status": kind.status().as_u16(),
+    });
+    let example = ExampleBuilder::new().summary(kind.meaning()).value(Some(value)).build();
+    content.examples_from_iter([(kind.slug(), example)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn problem_types_have_names_of_their_own_and_fit_a_set() {
+        let slugs: BTreeSet<_> = ProblemType::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), ProblemType::ALL.len());
+        assert!(ProblemType::ALL.len() <= 64);
+    }
+
+    #[test]
+    fn the_documentation_lists_every_problem_type() {
+        let documentation = include_str!("../../docs/protocol.md");
+        for kind in ProblemType::ALL {
+            assert!(documentation.contains(&format!("`{}`", kind.slug())), "{}", kind.slug());
+        }
+    }
+
+    #[test]
+    fn an_endpoint_describes_each_status_once_with_every_type_of_it() {
+        type Two = Problems<{ types(&[ProblemType::SessionNotFound, ProblemType::NotFound]) }>;
+        let responses = Two::responses();
+        assert_eq!(responses.keys().collect::<Vec<_>>(), ["404", "500"]);
+        let RefOr::T(response) = &responses["404"] else { panic!("a reference") };
+        let RefOr::T(content) = &response.content[PROBLEM_JSON] else { panic!("a reference") };
+        assert_eq!(content.examples.len(), 2);
     }
 }

@@ -6,22 +6,18 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, FromRequest, FromRequestParts, MatchedPath, Request, State},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
+    api::paths,
     http::{App, AppState, error::Problem},
     telemetry::{RequestHead, Trace, TraceContext},
 };
-
-/// How long a request's body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The address of the client, seen through the configured proxies.
 #[derive(Clone, Copy, Debug)]
@@ -61,23 +57,6 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
         .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
         .map(|address| address.to_canonical())
         .ok()
-}
-
-/// A request body, limited in size and time.
-pub struct LimitedBody(pub Bytes);
-
-impl FromRequest<AppState> for LimitedBody {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
-        let body = Limited::new(request.into_body(), app.max_body);
-        match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
-            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
-            Ok(Err(_)) => Err(Problem::BadRequest("The body broke off.".to_owned())),
-            Err(_) => Err(Problem::BadRequest("The body took too long.".to_owned())),
-        }
-    }
 }
 
 /// Origins by exact match, with credentials; nothing when none is configured.
@@ -145,14 +124,14 @@ pub async fn log(request: Request, next: Next) -> Response {
 /// Routes whose handlers find out which trace their request belongs to: that of its session.
 const DEFERRED: [&str; 9] = [
     "/addons/transit",
-    "/addons/transit/",
-    "/addons/transit/confirm",
-    "/callback",
-    "/addons/redirect",
-    "/addons/success",
-    "/addons/error",
-    "/api/v1.0/callback/",
-    "/api/v1.0/addons/sessions/exchange/",
+    paths::TRANSIT,
+    paths::CONFIRM,
+    paths::CALLBACK,
+    paths::REDIRECT,
+    paths::SUCCESS,
+    paths::ERROR,
+    paths::MEET_CALLBACK,
+    paths::MEET_EXCHANGE,
 ];
 
 /// A span for each request of an add-in, a browser or an API; not for files and probes. As in the

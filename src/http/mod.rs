@@ -9,15 +9,19 @@ mod cookies;
 pub mod dialog;
 pub mod docs;
 pub mod error;
+pub mod extract;
 pub mod meet;
+mod methods;
 pub mod middleware;
 pub mod oauth;
 pub mod operator;
+mod responses;
 mod router;
 mod state;
+mod tags;
 
 pub use self::{
     operator::metrics::Transport,
-    router::{metrics_router, router},
+    router::{Optional, metrics_router, openapi, router},
     state::{App, AppState},
 };

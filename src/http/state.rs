@@ -83,14 +83,14 @@ impl App {
         self.public_url.scheme() == "https"
     }
 
-    /// The public URL of `path`, which has no leading slash.
+    /// The public URL of `path`.
     pub fn public(&self, path: &str) -> String {
-        format!("{}{path}", self.public_url)
+        format!("{}{}", self.public_url, path.trim_start_matches('/'))
     }
 
     /// The path of `path` as browsers see it, for redirects within this service.
     pub fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.public_url.path())
+        format!("{}{}", self.public_url.path(), path.trim_start_matches('/'))
     }
 
     /// The public URL of `path` with the WebSocket scheme.

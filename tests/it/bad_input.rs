@@ -51,11 +51,105 @@ async fn creation_refuses_what_it_does_not_understand() {
     }
     let large = Some((json, vec![b' '; 1001]));
     problem(send(Method::POST, url(), large).await, StatusCode::PAYLOAD_TOO_LARGE).await;
-    for method in [Method::GET, Method::PUT, Method::PATCH] {
-        problem(send(method, url(), None).await, StatusCode::METHOD_NOT_ALLOWED).await;
-    }
+    let with_mark = Some((json, b"\xef\xbb\xbf{\"bind\":true}".to_vec()));
+    assert_eq!(send(Method::POST, url(), with_mark).await.status(), StatusCode::CREATED);
     let elsewhere = send(Method::GET, format!("{}/nowhere", relay.url), None).await;
     problem(elsewhere, StatusCode::NOT_FOUND).await;
+}
+
+/// Every answer 405 of a relay, with `Allow`.
+#[tokio::test]
+async fn a_refused_method_is_answered_with_those_that_are_allowed() {
+    let secret = "a secret of the tests of 32 characters or more";
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
+        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+        ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1/"),
+        ("TOKEN_RELAY_ADDONS_CSRF_SECRET", secret),
+        ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", secret),
+    ]);
+    let document = client().get(format!("{}/openapi.json", relay.url)).send().await.unwrap();
+    let document: Value = document.json().await.unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() > 25, "{}", paths.len());
+    let id = "A".repeat(43);
+    // GETs that hand something out or use something up: HEAD must not.
+    let without_head = |path: &str| {
+        ["{session_id}", "/transit", "/callback", "/redirect", "/authenticate", "/events/", "/ws/"]
+            .iter()
+            .any(|part| path.contains(part))
+    };
+    for (path, item) in paths {
+        let declared = item.as_object().unwrap();
+        let url = format!("{}{}", relay.url, path.replace("{session_id}", &id));
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD] {
+            let name = method.as_str().to_ascii_lowercase();
+            let answers_head = declared.contains_key("get") && !without_head(path);
+            if declared.contains_key(&name) || (method == Method::HEAD && answers_head) {
+                continue;
+            }
+            let answer = send(method.clone(), url.clone(), None).await;
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            let allow = answer.headers()[header::ALLOW].to_str().unwrap().to_owned();
+            let allowed: Vec<_> = allow.split(", ").collect();
+            for name in declared.keys() {
+                assert!(allowed.contains(&name.to_uppercase().as_str()), "{path}: {allow}");
+            }
+            assert_eq!(allowed.contains(&"HEAD"), answers_head, "{path}: {allow}");
+            assert!(!allowed.contains(&method.as_str()), "{path}: {allow}");
+            if method == Method::HEAD {
+                continue;
+            }
+            if path.starts_with("/api/") {
+                let body: Value = answer.json().await.unwrap();
+                let detail = format!("Method \"{method}\" not allowed.");
+                assert_eq!(body, json!({"detail": detail}), "{path}");
+            } else if ["/token", "/introspect", "/revoke"].iter().any(|end| path.ends_with(end)) {
+                let body: Value = answer.json().await.unwrap();
+                assert_eq!(text(&body, "error"), "invalid_request");
+            } else {
+                problem(answer, StatusCode::METHOD_NOT_ALLOWED).await;
+            }
+        }
+    }
+    let poll = format!("{}/api/v1.0/addons/sessions/poll/", relay.url);
+    let answer = send(Method::GET, poll, None).await;
+    assert_eq!(answer.headers()[header::ALLOW], "POST, OPTIONS");
+    let file = format!("{}/addons/static/icon.svg", relay.url);
+    let answer = send(Method::POST, file, None).await;
+    assert!(answer.headers()[header::ALLOW].to_str().unwrap().contains("GET"));
+    problem(answer, StatusCode::METHOD_NOT_ALLOWED).await;
+}
+
+#[tokio::test]
+async fn unknown_parameters_are_ignored_and_known_ones_stand_once() {
+    let relay =
+        Process::demo(&[("TOKEN_RELAY_INTROSPECTION_CLIENTS", "api:a secret of the tests")]);
+    let session = create(&relay.url, None).await;
+    let poll = |query: &str| format!("{}?{query}", text(&session, "poll_url"));
+    for query in ["_=1700000000", "wait=0&_=1700000000&_=2", "utm_source=x&wait=0"] {
+        let answer = send(Method::GET, poll(query), None).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED, "{query}");
+    }
+    let twice = send(Method::GET, poll("wait=0&wait=0"), None).await;
+    problem(twice, StatusCode::BAD_REQUEST).await;
+    let introspect = async |form: &str| {
+        client()
+            .post(format!("{}/addons/introspect", relay.url))
+            .basic_auth("api", Some("a secret of the tests"))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
+            .body(form.to_owned())
+            .send()
+            .await
+            .unwrap()
+    };
+    assert_eq!(introspect("token=x&token_type_hint=y&_=1").await.status(), StatusCode::OK);
+    for form in ["token=x&token=y", "token=", ""] {
+        let answer = introspect(form).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{form}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(text(&body, "error"), "invalid_request");
+    }
 }
 
 #[tokio::test]

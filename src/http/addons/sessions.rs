@@ -1,20 +1,33 @@
 //! `POST /addons/sessions` creates a session, `DELETE /addons/sessions/{id}` ends it.
 
 use axum::{
-    Json,
     extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
+    routes,
+};
 
 use crate::{
+    api::{CreateRequest, CreateResponse, paths},
     http::{
         App, AppState,
-        addons::streams::credentials::Credentials,
+        addons::streams::{credentials::Credentials, long_poll, sse, websocket},
         cookies,
-        error::Problem,
-        middleware::{ClientAddress, LimitedBody},
+        error::{
+            Problem,
+            ProblemType::{
+                BadRequest, BodyTooLarge, BoundSessionRequired, OriginRefused, ReaderUnauthorized,
+                SessionNotFound, StoreUnavailable, TooManySessions, UnsupportedMediaType,
+            },
+            Problems, types,
+        },
+        extract::Json,
+        methods::{Also, MethodsExt as _},
+        middleware::ClientAddress,
+        tags,
     },
     relay::{CreateSession, Created},
     session::{Digest, Profile, SECRET_BYTES, SessionId, SessionKey, SessionToken},
@@ -22,70 +35,28 @@ use crate::{
     telemetry::Trace,
 };
 
-/// Longest name that an add-in may give itself, in characters.
+/// Maximum length of the name of an add-in, in characters.
 const MAX_CLIENT_NAME: usize = 64;
 
-/// Body of the request; an empty body stands for the legacy profile.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateRequest {
-    /// Reading the session will need the session token of the answer.
-    #[serde(default)]
-    bind: bool,
-    /// The dialog shows a user code before the login; needs `bind`.
-    #[serde(default)]
-    confirm: bool,
-    /// The add-in's name, shown to the person.
-    client_name: Option<String>,
+/// The endpoints of sessions and their streams.
+pub fn endpoints() -> OpenApiRouter<AppState> {
+    const CORS: &[Also] = &[Also::Options];
+    let create = routes!(create).answering(CORS);
+    OpenApiRouter::default()
+        .route("/addons/sessions/", create.2.clone())
+        .routes(create)
+        .routes(routes!(long_poll::poll, end).answering(CORS))
+        .routes(routes!(sse::events).answering(CORS))
+        .routes(
+            routes!(websocket::websocket)
+                // WebSocket over HTTP/2 (RFC 8441 §4).
+                .map(|routes| routes.connect(websocket::websocket))
+                .answering(CORS),
+        )
 }
 
-/// A created session.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct CreateResponse {
-    /// Names the session; in the legacy profile it also reads it.
-    session_id: String,
-    /// Remaining life in seconds.
-    expires_in: u64,
-    /// To be opened in the dialog.
-    transit_url: String,
-    /// Server-sent events.
-    events_url: String,
-    /// WebSocket.
-    websocket_url: String,
-    /// Long poll; `DELETE` acknowledges or cancels.
-    poll_url: String,
-    /// Reads a bound session. Given once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session_token: Option<String>,
-    /// Enters a bound session, once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transit_token: Option<String>,
-    /// To be shown beside the dialog when confirmation is on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_code: Option<String>,
-}
-
-fn parse(headers: &HeaderMap, body: &[u8]) -> Result<CreateRequest, Problem> {
-    if body.is_empty() {
-        return Ok(CreateRequest::default());
-    }
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"));
-    if !json {
-        return Err(Problem::UnsupportedMediaType);
-    }
-    // The parser's own message could repeat what was sent; its position is enough.
-    let request: CreateRequest = serde_json::from_slice(body).map_err(|error| {
-        Problem::BadRequest(format!(
-            "The body is not `{{\"bind\": …, \"confirm\": …, \"client_name\": …}}` \
-             (line {}, column {}).",
-            error.line(),
-            error.column()
-        ))
-    })?;
+/// The checks that the types of the request leave over.
+fn check(request: &CreateRequest) -> Result<(), Problem> {
     if request.confirm && !request.bind {
         return Err(Problem::BadRequest("`confirm` needs `bind`.".to_owned()));
     }
@@ -98,21 +69,61 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<CreateRequest, Problem> {
             "`client_name` has 1 to {MAX_CLIENT_NAME} printable characters."
         )));
     }
-    Ok(request)
+    Ok(())
 }
 
-/// Creates a session.
-///
-/// # Errors
-/// 400, 403, 413, 415, 429, 503 as problem details.
+/// Creates a session
+#[utoipa::path(
+    post,
+    path = paths::SESSIONS,
+    tag = tags::ADD_IN,
+    request_body = Option<CreateRequest>,
+    responses(
+        (
+            status = 201,
+            description = "The session. Its tokens are answered once.",
+            body = CreateResponse,
+            links(
+                ("poll" = (
+                    operation_id = "get_addons_sessions_session_id",
+                    parameters(("session_id" = "$response.body#/session_id")),
+                )),
+                ("end" = (
+                    operation_id = "delete_addons_sessions_session_id",
+                    parameters(("session_id" = "$response.body#/session_id")),
+                )),
+                ("events" = (
+                    operation_id = "get_addons_sessions_session_id_events",
+                    parameters(("session_id" = "$response.body#/session_id")),
+                )),
+                ("websocket" = (
+                    operation_id = "get_addons_sessions_session_id_ws",
+                    parameters(("session_id" = "$response.body#/session_id")),
+                )),
+                ("transit" = (
+                    operation_id = "get_addons_transit",
+                    parameters(("transit_token" = "$response.body#/transit_token")),
+                )),
+            ),
+        ),
+        Problems<{
+            types(&[
+                BadRequest, BoundSessionRequired, OriginRefused, BodyTooLarge,
+                UnsupportedMediaType, TooManySessions, StoreUnavailable,
+            ])
+        }>,
+    ),
+)]
 pub async fn create(
     State(app): State<AppState>,
     address: ClientAddress,
     trace: Trace,
     headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    body: Option<Json<CreateRequest>>,
 ) -> Result<Response, Problem> {
-    let request = parse(&headers, &body)?;
+    // An empty body stands for a legacy session.
+    let request = body.map(|Json(request)| request).unwrap_or_default();
+    check(&request)?;
     if app.require_bound_sessions && !request.bind {
         return Err(Problem::BoundSessionRequired);
     }
@@ -160,22 +171,22 @@ fn answer(
 ) -> Response {
     let id = session_id.expose();
     let transit = match &created.transit_token {
-        Some(token) => format!("addons/transit/?transit_token={}", token.expose()),
-        None => format!("addons/transit/?session_id={id}"),
+        Some(token) => format!("{}?transit_token={}", paths::TRANSIT, token.expose()),
+        None => format!("{}?session_id={id}", paths::TRANSIT),
     };
-    let stream = format!("addons/sessions/{id}");
+    let path = |template| paths::of_session(template, id);
     let body = CreateResponse {
-        session_id: id.to_owned(),
+        session_id: id.into(),
         expires_in: app.session_ttl.as_secs(),
         transit_url: app.public(&transit),
-        events_url: app.public(&format!("{stream}/events")),
-        websocket_url: app.public_websocket(&format!("{stream}/ws")),
-        poll_url: app.public(&stream),
-        session_token: session_token.map(|token| token.expose().to_owned()),
-        transit_token: created.transit_token.as_ref().map(|token| token.expose().to_owned()),
+        events_url: app.public(&path(paths::SESSION_EVENTS)),
+        websocket_url: app.public_websocket(&path(paths::SESSION_WEBSOCKET)),
+        poll_url: app.public(&path(paths::SESSION)),
+        session_token: session_token.map(|token| token.expose().into()),
+        transit_token: created.transit_token.as_ref().map(|token| token.expose().into()),
         user_code: created.user_code.as_ref().map(|code| code.as_str().to_owned()),
     };
-    let mut response = (StatusCode::CREATED, Json(body)).into_response();
+    let mut response = (StatusCode::CREATED, axum::Json(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(token) = session_token {
@@ -187,11 +198,22 @@ fn answer(
     response
 }
 
-/// Acknowledges a token or cancels a pending session; for one that is over already it is a
-/// success as well (RFC 9110 §9.2.2).
+/// Acknowledges the token, or cancels the sign-in
 ///
-/// # Errors
-/// 401, 404, 503 as problem details.
+/// For a session that has ended it is a success as well (RFC 9110 §9.2.2).
+#[utoipa::path(
+    delete,
+    path = paths::SESSION,
+    tag = tags::ADD_IN,
+    params(("session_id" = String, Path, description = "The session.")),
+    security((), ("session_token" = [])),
+    responses(
+        (status = 204, description = "The session has ended."),
+        Problems<{
+            types(&[ReaderUnauthorized, OriginRefused, SessionNotFound, StoreUnavailable])
+        }>,
+    ),
+)]
 pub async fn end(
     State(app): State<AppState>,
     Credentials { key, session_token }: Credentials,

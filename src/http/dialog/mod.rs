@@ -14,13 +14,22 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    api::{ProblemDetails, paths},
     http::{
         App, AppState, cookies,
         dialog::pages::{ConfirmPage, ErrorPage},
-        error::Problem,
-        middleware::LimitedBody,
+        error::{
+            PROBLEM_JSON, Problem,
+            ProblemType::{BadRequest, BodyTooLarge},
+            Problems, types,
+        },
+        extract::LimitedBody,
+        methods::{Also, MethodsExt as _},
+        responses::{ErrorPages, FORM, HTML, statuses},
+        tags,
     },
     oidc::{CallbackQuery, LoginAttempt, LoginError},
     session::{
@@ -33,11 +42,36 @@ use crate::{
     token::Purpose,
 };
 
+/// The endpoints of this folder.
+pub fn endpoints() -> OpenApiRouter<AppState> {
+    let transit = routes!(transit).answering(&[]);
+    OpenApiRouter::default()
+        .route("/addons/transit", transit.2.clone())
+        .routes(transit)
+        .routes(routes!(confirm).answering(&[]))
+        .routes(routes!(callback).answering(&[]))
+        .routes(routes!(redirect).answering(&[]))
+        .routes(routes!(success).answering(&[Also::Head]))
+        .routes(routes!(error).answering(&[Also::Head]))
+}
+
 /// How long a person may take from entering to the end.
 pub(crate) const DIALOG_TTL: Duration = Duration::from_secs(600);
 
 /// Dialogs of one browser that may be open at once; more would overflow the request head.
 const MAX_DIALOGS: usize = 8;
+
+/// Form of the confirmation page.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "describes the form")]
+struct Decision {
+    /// Handle of the dialog.
+    dialog: String,
+    /// As in the page.
+    csrf: String,
+    /// `continue`; anything else refuses.
+    decision: String,
+}
 
 /// What the cookie of one dialog holds.
 #[derive(Serialize, Deserialize)]
@@ -174,7 +208,11 @@ impl App {
     /// An error after the provider's redirect: leaves the URL with the code behind.
     pub(crate) fn to_error_page(&self, trace: &Trace, kind: ErrorPage) -> Response {
         let reference = reference(trace, kind);
-        found(&self.path(&format!("addons/error?error={}&reference={reference}", kind.as_str())))
+        found(&self.path(&format!(
+            "{}?error={}&reference={reference}",
+            paths::ERROR,
+            kind.as_str()
+        )))
     }
 
     /// Sends the browser to the provider.
@@ -262,7 +300,27 @@ pub(crate) fn found(url: &str) -> Response {
     response
 }
 
-/// `GET /addons/transit/?session_id=…` or `?transit_token=…`: the dialog enters.
+/// The dialog opens
+#[utoipa::path(
+    get,
+    path = paths::TRANSIT,
+    tag = tags::DIALOG,
+    params(
+        ("session_id" = Option<String>, Query, description = "The session, if it is legacy."),
+        (
+            "transit_token" = Option<String>, Query,
+            description = "The transit token of a bound session; single use.",
+        ),
+    ),
+    responses(
+        (
+            status = 200, description = "Asks to compare the user code.",
+            body = String, content_type = HTML,
+        ),
+        (status = 302, description = "To the OpenID provider."),
+        ErrorPages<{ statuses(&[400, 404, 409, 410, 500, 502, 503]) }>,
+    ),
+)]
 pub async fn transit(
     State(app): State<AppState>,
     trace: Trace,
@@ -369,7 +427,26 @@ async fn admit(
     }
 }
 
-/// `POST /addons/transit/confirm`: the person compared the codes and decided.
+/// The person decides on the user code
+#[utoipa::path(
+    post,
+    path = paths::CONFIRM,
+    tag = tags::DIALOG,
+    request_body(content = Decision, content_type = FORM),
+    responses(
+        (
+            status = 200, description = "The sign-in was refused.",
+            body = String, content_type = HTML,
+        ),
+        (status = 302, description = "To the OpenID provider."),
+        Problems<{ types(&[BadRequest, BodyTooLarge]) }>,
+        ErrorPages<{ statuses(&[500, 502, 503]) }>,
+        (
+            status = 400, description = "The form cannot be understood.",
+            content((String = HTML), (ProblemDetails = PROBLEM_JSON)),
+        ),
+    ),
+)]
 pub async fn confirm(
     State(app): State<AppState>,
     trace: Trace,
@@ -407,7 +484,23 @@ pub async fn confirm(
     response
 }
 
-/// `GET /callback`: the provider sends the person back (RFC 6749 §4.1.2).
+/// The provider sends the browser back (RFC 6749 §4.1.2)
+#[utoipa::path(
+    get,
+    path = paths::CALLBACK,
+    tag = tags::DIALOG,
+    params(
+        ("state" = Option<String>, Query, description = "As sent to the provider."),
+        ("code" = Option<String>, Query, description = "The authorization code."),
+        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
+        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
+        ("error_description" = Option<String>, Query, description = "The same for people."),
+    ),
+    responses(
+        (status = 302, description = "To the next step."),
+        ErrorPages<{ statuses(&[400, 500, 503]) }>,
+    ),
+)]
 pub async fn callback(
     State(app): State<AppState>,
     trace: Trace,
@@ -421,7 +514,7 @@ pub async fn callback(
     let (add_in, attempt) = match app.dialog(&trace, &headers, &handle) {
         Some(Dialog { add_in, stage: Stage::LoggingIn { attempt } }) => (add_in, attempt),
         // Reloaded, or the back button was used: the next step still knows what to do.
-        Some(_) => return found(&app.path(&format!("addons/redirect?dialog={}", handle.0))),
+        Some(_) => return found(&app.path(&format!("{}?dialog={}", paths::REDIRECT, handle.0))),
         None => {
             return app.error_page(
                 &trace,
@@ -457,7 +550,7 @@ pub async fn callback(
         }
     };
     let dialog = Dialog { add_in, stage: Stage::LoggedIn { identity } };
-    let mut response = found(&app.path(&format!("addons/redirect?dialog={}", handle.0)));
+    let mut response = found(&app.path(&format!("{}?dialog={}", paths::REDIRECT, handle.0)));
     if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
         let failure = Failure::new("server_error", "The provider's claims are too large.");
         app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
@@ -467,7 +560,17 @@ pub async fn callback(
     response
 }
 
-/// `GET /addons/redirect`: forges the access token and hands it to the session.
+/// Issues the access token and delivers it
+#[utoipa::path(
+    get,
+    path = paths::REDIRECT,
+    tag = tags::DIALOG,
+    params(("dialog" = Option<String>, Query, description = "Handle of the dialog.")),
+    responses(
+        (status = 302, description = "To the success or the error page."),
+        ErrorPages<{ statuses(&[400, 500, 503]) }>,
+    ),
+)]
 pub async fn redirect(
     State(app): State<AppState>,
     trace: Trace,
@@ -477,7 +580,7 @@ pub async fn redirect(
     let refuse =
         || app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, ErrorPage::WrongBrowser);
     let Some(handle) = Handle::query(query.as_deref()) else { return refuse() };
-    let success = app.path(&format!("addons/success?dialog={}", handle.0));
+    let success = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.0));
     let (add_in, identity) = match app.dialog(&trace, &headers, &handle) {
         Some(Dialog { add_in, stage: Stage::LoggedIn { identity } }) => (add_in, identity),
         Some(Dialog { stage: Stage::Finished { .. }, .. }) => return found(&success),
@@ -508,7 +611,17 @@ pub async fn redirect(
     }
 }
 
-/// `GET /addons/success`.
+/// The person is signed in
+#[utoipa::path(
+    get,
+    path = paths::SUCCESS,
+    tag = tags::DIALOG,
+    params(("dialog" = Option<String>, Query, description = "Handle of the dialog.")),
+    responses(
+        (status = 200, description = "The page.", body = String, content_type = HTML),
+        ErrorPages<{ statuses(&[500]) }>,
+    ),
+)]
 pub async fn success(
     State(app): State<AppState>,
     trace: Trace,
@@ -524,7 +637,20 @@ pub async fn success(
     app.pages.success(app.pages.language(&headers), account.as_deref(), client_name.as_deref())
 }
 
-/// `GET /addons/error?error=…&reference=…`.
+/// The person is not signed in
+#[utoipa::path(
+    get,
+    path = paths::ERROR,
+    tag = tags::DIALOG,
+    params(
+        ("error" = Option<String>, Query, description = "Which error."),
+        ("reference" = Option<String>, Query, description = "What the log has as `reference`."),
+    ),
+    responses(
+        (status = 200, description = "The page.", body = String, content_type = HTML),
+        ErrorPages<{ statuses(&[500]) }>,
+    ),
+)]
 pub async fn error(
     State(app): State<AppState>,
     RawQuery(query): RawQuery,

@@ -1,20 +1,15 @@
-//! The description of what a waiting reader is told: `GET /asyncapi.json` (AsyncAPI 3.0), and the
-//! section "Events" of `GET /docs`.
-//!
-//! One table of messages is the source of both; schemas that the long poll shares come from
-//! [`openapi`](crate::http::docs::openapi). Called by the router and by the page.
+//! The AsyncAPI 3.0 document: what a waiting reader receives, derived from the types of the messages.
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
 use serde_json::{Map, Value, json};
 use url::Url;
+use utoipa::{PartialSchema as _, ToSchema};
 
-use crate::http::{
-    AppState,
-    addons::streams::{
+use crate::{
+    api::{
+        messages::{ClientMessage, Event},
+        paths,
+    },
+    http::addons::streams::{
         credentials::SUBPROTOCOL,
         sse::LAST_EVENT_ID,
         websocket::code::{
@@ -22,38 +17,40 @@ use crate::http::{
             UNAUTHORIZED,
         },
     },
-    docs::openapi::components,
 };
 
-const SESSION_EVENTS: &str = "/addons/sessions/{session_id}/events";
-const SESSION_WEBSOCKET: &str = "/addons/sessions/{session_id}/ws";
-
-/// What a reader is told at the end of its wait.
+/// A message that ends a stream.
 pub struct Message {
     /// `event` of an event stream, `type` on a WebSocket.
-    pub name: &'static str,
+    pub name: String,
     /// When it is sent.
-    pub summary: &'static str,
-    /// Name of the schema of its data.
-    pub schema: &'static str,
+    pub summary: String,
+    schema: Value,
 }
 
-/// Every message of the relay; each is the last of its stream.
-pub const MESSAGES: [Message; 3] = [
-    Message {
-        name: "authenticated",
-        summary: "The login is over, and this is the access token.",
-        schema: "Authenticated",
-    },
-    Message { name: "failed", summary: "There will be no token.", schema: "Failed" },
-    Message { name: "expired", summary: "The time to sign in is over.", schema: "Expired" },
-];
+/// Every message: a variant of [`Event`] each.
+pub fn messages() -> Vec<Message> {
+    let event = serde_json::to_value(Event::schema()).unwrap_or_default();
+    let variants = event["oneOf"].as_array().cloned().unwrap_or_default();
+    let message = |schema: Value| {
+        let state = find(&schema, "state")?["enum"][0].as_str()?.to_owned();
+        let summary = schema["description"].as_str()?.to_owned();
+        Some(Message { name: state, summary, schema })
+    };
+    variants.into_iter().filter_map(message).collect()
+}
+
+/// The schema of a property, which may be in one of several parts.
+fn find<'a>(schema: &'a Value, property: &str) -> Option<&'a Value> {
+    let parts = schema["allOf"].as_array().into_iter().flatten();
+    parts.chain([schema]).find_map(|part| part["properties"].get(property))
+}
 
 /// Values of `error` in a failure, and what each says.
 pub const ERRORS: [(&str, &str); 6] = [
     ("access_denied", "The person refused, or the provider did."),
     ("server_error", "The login could not be completed."),
-    ("temporarily_unavailable", "The provider is away."),
+    ("temporarily_unavailable", "The provider is unavailable."),
     ("cancelled", "The add-in ended the session."),
     ("superseded", "Another connection reads this session now."),
     ("transit_token_replayed", "The link was used twice. It may have leaked."),
@@ -61,10 +58,10 @@ pub const ERRORS: [(&str, &str); 6] = [
 
 /// Close codes of the WebSocket, and what each says.
 pub const CLOSE_CODES: [(u16, &str); 9] = [
-    (DONE, "All is said."),
+    (DONE, "Normal closure."),
     (POLICY, "The client sent something else than an acknowledgement."),
-    (RESTART, "The instance restarts; come again."),
-    (TRY_AGAIN_LATER, "The instance is full, or its store is away; come again later."),
+    (RESTART, "The instance restarts; reconnect."),
+    (TRY_AGAIN_LATER, "The instance is full, or its store is unavailable; retry later."),
     (UNAUTHORIZED, "The session token is missing or wrong."),
     (FORBIDDEN, "The page's origin may not use the session's cookie."),
     (NOT_FOUND, "No such session."),
@@ -90,119 +87,117 @@ fn server(public_url: &Url, scheme: &str, description: &str) -> Value {
     server
 }
 
-fn schemas() -> Value {
-    let shared = serde_json::to_value(components()).unwrap_or_default();
-    let mut schemas = Map::new();
-    for name in ["Authenticated", "Failed"] {
-        schemas.insert(name.to_owned(), shared["schemas"][name].clone());
-    }
+/// Schemas of the messages and of what they refer to. A WebSocket has no `event` beside the data, so
+/// there the data has a `type`.
+fn schemas(messages: &[Message]) -> Value {
+    let mut referenced = Vec::new();
+    Event::schemas(&mut referenced);
+    let mut schemas: Map<_, _> = referenced
+        .into_iter()
+        .filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?)))
+        .collect();
     let errors = ERRORS.map(|(error, meaning)| format!("`{error}`: {meaning}")).join(" ");
-    schemas["Failed"]["properties"]["error"]["description"] =
-        format!("{errors} Others come from the provider as they are (RFC 6749, 4.1.2.1).").into();
-    let expired = json!({
-        "type": "object",
-        "required": ["state"],
-        "properties": { "state": { "type": "string", "enum": ["expired"] } },
-    });
-    schemas.insert("Expired".to_owned(), expired);
-    // A WebSocket has no `event` beside the data, so the data says it.
-    for Message { name, schema, .. } in MESSAGES {
+    if let Some(error) = schemas.get_mut("ErrorResponse") {
+        error["properties"]["error"]["description"] =
+            format!("{errors} Others come from the provider as they are (RFC 6749 §4.1.2.1).")
+                .into();
+    }
+    for Message { name, schema, .. } in messages {
+        schemas.insert(format!("{name}Event"), schema.clone());
         let tagged = json!({
             "type": "object",
             "required": ["type"],
             "properties": { "type": { "type": "string", "enum": [name] } },
         });
-        let whole = json!({ "allOf": [reference("schemas", schema), tagged] });
-        schemas.insert(format!("{schema}Message"), whole);
+        let whole = json!({ "allOf": [reference("schemas", &format!("{name}Event")), tagged] });
+        schemas.insert(format!("{name}Message"), whole);
     }
-    let acknowledgement = json!({
-        "type": "object",
-        "required": ["type"],
-        "properties": { "type": { "type": "string", "enum": ["ack"] } },
-    });
-    schemas.insert("Acknowledgement".to_owned(), acknowledgement);
+    let client = serde_json::to_value(ClientMessage::schema()).unwrap_or_default();
+    schemas.insert(ClientMessage::name().into_owned(), client);
     schemas.into()
 }
 
-fn messages() -> Value {
-    let mut messages = Map::new();
-    for Message { name, summary, schema } in MESSAGES {
+fn described(messages: &[Message]) -> Value {
+    let mut described = Map::new();
+    for Message { name, summary, .. } in messages {
         let event = json!({
             "name": name,
             "title": format!("Event `{name}`"),
             "summary": summary,
             "description": format!("`event: {name}`, `id: {LAST_EVENT_ID}`, and `data`, which is the payload here on one line."),
             "contentType": "application/json",
-            "payload": reference("schemas", schema),
+            "payload": reference("schemas", &format!("{name}Event")),
         });
-        messages.insert(format!("{name}Event"), event);
+        described.insert(format!("{name}Event"), event);
         let message = json!({
             "name": name,
             "title": format!("Message `{name}`"),
             "summary": summary,
             "contentType": "application/json",
-            "payload": reference("schemas", &format!("{schema}Message")),
+            "payload": reference("schemas", &format!("{name}Message")),
         });
-        messages.insert(format!("{name}Message"), message);
+        described.insert(format!("{name}Message"), message);
     }
     let acknowledgement = json!({
         "name": "ack",
         "title": "Acknowledgement",
-        "summary": "The token has arrived; the relay forgets it.",
+        "summary": "The token arrived; the relay deletes it.",
         "contentType": "application/json",
-        "payload": reference("schemas", "Acknowledgement"),
-        "examples": [{ "payload": { "type": "ack" } }],
+        "payload": reference("schemas", &ClientMessage::name()),
+        "examples": [{ "payload": ClientMessage::Ack }],
     });
-    messages.insert("acknowledgement".to_owned(), acknowledgement);
-    messages.into()
+    described.insert("acknowledgement".to_owned(), acknowledgement);
+    described.into()
 }
 
-fn channel(address: &str, server: &str, title: &str, description: &str, suffix: &str) -> Value {
-    let named = |name: String| {
-        let component = reference("messages", &name);
-        (name, component)
-    };
+/// A channel, and the operation that sends every message of it.
+fn channel(
+    name: &str,
+    address: &str,
+    title: &str,
+    description: &str,
+    keys: impl Iterator<Item = String> + Clone,
+) -> (Value, Value) {
     let messages: Map<_, _> =
-        MESSAGES.iter().map(|message| named(format!("{}{suffix}", message.name))).collect();
-    json!({
+        keys.clone().map(|key| (key.clone(), reference("messages", &key))).collect();
+    let channel = json!({
         "address": address,
         "title": title,
         "description": description,
-        "servers": [{ "$ref": format!("#/servers/{server}") }],
+        "servers": [{ "$ref": format!("#/servers/{name}") }],
         "parameters": {
-            "session_id": { "description": "The session, as `POST /addons/sessions` names it." },
+            "session_id": { "description": "The session, as `POST /addons/sessions` returned it." },
         },
         "messages": messages,
-    })
-}
-
-/// The operation that sends every message of a channel.
-fn telling(channel: &str, summary: &str, suffix: &str) -> Value {
-    let sent = MESSAGES.iter().map(|message| {
-        json!({ "$ref": format!("#/channels/{channel}/messages/{}{suffix}", message.name) })
     });
-    json!({
+    let sent = keys.map(|key| json!({ "$ref": format!("#/channels/{name}/messages/{key}") }));
+    let operation = json!({
         "action": "send",
-        "channel": { "$ref": format!("#/channels/{channel}") },
-        "summary": summary,
+        "channel": { "$ref": format!("#/channels/{name}") },
+        "summary": "Sends how the sign-in ended.",
         "messages": sent.collect::<Vec<_>>(),
-    })
+    });
+    (channel, operation)
 }
 
 /// The AsyncAPI document.
 pub fn document(public_url: &Url) -> Value {
+    let messages = messages();
+    let keys = |suffix: &'static str| {
+        messages.iter().map(move |message| format!("{}{suffix}", message.name))
+    };
     let codes = CLOSE_CODES.map(|(code, meaning)| format!("{code}: {meaning}")).join(" ");
-    let mut websocket = channel(
-        SESSION_WEBSOCKET,
+    let (mut websocket, send_message) = channel(
         "websocket",
+        paths::SESSION_WEBSOCKET,
         "WebSocket",
         &format!(
             "Subprotocol `{SUBPROTOCOL}`. A bound session is read with the session token as a second \
              subprotocol, `bearer.<session_token>`, as a bearer token, or by the cookie that its \
              creation has set. One message, then the relay closes; a reader of a token acknowledges \
-             first. Pings keep it alive. Close codes: {codes}"
+             first. Pings are the heartbeat. Close codes: {codes}"
         ),
-        "Message",
+        keys("Message"),
     );
     websocket["messages"]["acknowledgement"] = reference("messages", "acknowledgement");
     websocket["bindings"] = json!({ "ws": {
@@ -213,24 +208,24 @@ pub fn document(public_url: &Url) -> Value {
             "properties": { "Sec-WebSocket-Protocol": { "type": "string", "description": format!("`{SUBPROTOCOL}`, and `bearer.<session_token>` for a bound session.") } },
         },
     } });
-    let events = channel(
-        SESSION_EVENTS,
+    let (events, send_event) = channel(
         "events",
+        paths::SESSION_EVENTS,
         "Server-sent events",
         &format!(
-            "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is a sign of \
-             life, one event ends the stream. A bound session is read with the session token as a \
-             bearer token, or by the cookie that its creation has set. To come back with \
+            "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is the \
+             heartbeat, one event ends the stream. A bound session is read with the session token \
+             as a bearer token, or by the cookie that its creation has set. A reconnect with \
              `Last-Event-ID: {LAST_EVENT_ID}` says that the event has arrived; the answer is 204."
         ),
-        "Event",
+        keys("Event"),
     );
     json!({
         "asyncapi": "3.0.0",
         "info": {
             "title": "token-relay",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What a waiting add-in is told, by event stream or WebSocket. The calls around it are in openapi.json. The meet-compatible surface, where it is on, tells the same at `/api/v1.0/addons/sessions/events/` and `/ws/`, to the session's cookie and CSRF token.",
+            "description": "What a waiting add-in receives, by event stream or WebSocket. The endpoints around it are in openapi.json. The meet-compatible surface, where it is on, sends the same at `/api/v1.0/addons/sessions/events/` and `/ws/`, to the session's cookie and CSRF token.",
             "license": { "name": env!("CARGO_PKG_LICENSE") },
         },
         "defaultContentType": "application/json",
@@ -240,23 +235,17 @@ pub fn document(public_url: &Url) -> Value {
         },
         "channels": { "events": events, "websocket": websocket },
         "operations": {
-            "tellByEvent": telling("events", "Tells how the sign-in ended.", "Event"),
-            "tellByWebSocket": telling("websocket", "Tells how the sign-in ended.", "Message"),
+            "sendEvent": send_event,
+            "sendMessage": send_message,
             "receiveAcknowledgement": {
                 "action": "receive",
                 "channel": { "$ref": "#/channels/websocket" },
-                "summary": "Hears that the token has arrived.",
+                "summary": "Receives the acknowledgement of the token.",
                 "messages": [{ "$ref": "#/channels/websocket/messages/acknowledgement" }],
             },
         },
-        "components": { "messages": messages(), "schemas": schemas() },
+        "components": { "messages": described(&messages), "schemas": schemas(&messages) },
     })
-}
-
-/// `GET /asyncapi.json`.
-pub async fn asyncapi(State(app): State<AppState>) -> Response {
-    let headers = [("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")];
-    (headers, Json(document(&app.public_url))).into_response()
 }
 
 #[cfg(test)]
@@ -266,13 +255,13 @@ mod tests {
     use super::*;
     use crate::{http::addons::streams::StreamMessage, session::Failure};
 
-    fn described(url: &str) -> Value {
+    fn document_at(url: &str) -> Value {
         document(&Url::parse(url).unwrap())
     }
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = described("https://relay.example/");
+        let document = document_at("https://relay.example/");
         let text = document.to_string();
         let mut count = 0;
         for rest in text.split("\"$ref\":\"").skip(1) {
@@ -285,31 +274,46 @@ mod tests {
 
     #[test]
     fn servers_follow_the_public_url() {
-        let servers = &described("https://relay.example/base/")["servers"];
+        let servers = &document_at("https://relay.example/base/")["servers"];
         assert_eq!(servers["events"]["host"], "relay.example");
         assert_eq!(servers["events"]["protocol"], "https");
         assert_eq!(servers["events"]["pathname"], "/base");
         assert_eq!(servers["websocket"]["protocol"], "wss");
-        let servers = &described("http://127.0.0.1:8080/")["servers"];
+        let servers = &document_at("http://127.0.0.1:8080/")["servers"];
         assert_eq!(servers["websocket"]["host"], "127.0.0.1:8080");
         assert_eq!(servers["websocket"]["protocol"], "ws");
         assert!(servers["events"].get("pathname").is_none());
     }
 
+    /// Names of the properties of a schema, with those of its parts.
+    fn properties(schemas: &Value, schema: &Value) -> BTreeSet<String> {
+        let reference = schema["$ref"].as_str().and_then(|text| text.rsplit('/').next());
+        let own = schema["properties"].as_object().into_iter().flat_map(|all| all.keys().cloned());
+        let parts = schema["allOf"].as_array().into_iter().flatten();
+        parts
+            .chain(reference.map(|name| &schemas[name]))
+            .flat_map(|part| properties(schemas, part))
+            .chain(own)
+            .collect()
+    }
+
     #[test]
     fn a_message_has_the_members_that_are_described() {
-        let schemas = described("http://127.0.0.1/")["components"]["schemas"].clone();
-        for (told, schema) in [
-            (StreamMessage::Failed(Failure::new("access_denied", "No.")), "Failed"),
-            (StreamMessage::Expired, "Expired"),
+        let schemas = document_at("http://127.0.0.1/")["components"]["schemas"].clone();
+        let messages: Vec<_> = messages().into_iter().map(|message| message.name).collect();
+        assert_eq!(messages, ["authenticated", "failed", "expired"]);
+        for (message, name) in [
+            (StreamMessage::Failed(Failure::new("access_denied", "No.")), "failed"),
+            (StreamMessage::Expired, "expired"),
         ] {
             let names =
                 |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-            let plain: Value = serde_json::from_str(&told.to_json(false)).unwrap();
-            assert_eq!(names(&plain), names(&schemas[schema]["properties"]));
-            let tagged: Value = serde_json::from_str(&told.to_json(true)).unwrap();
-            let tag = &schemas[format!("{schema}Message")]["allOf"][1]["properties"]["type"];
-            assert_eq!(tag["enum"][0], tagged["type"]);
+            let event: Value = serde_json::from_str(&message.to_json(false)).unwrap();
+            assert_eq!(names(&event), properties(&schemas, &schemas[format!("{name}Event")]));
+            let tagged: Value = serde_json::from_str(&message.to_json(true)).unwrap();
+            let schema = &schemas[format!("{name}Message")];
+            assert_eq!(names(&tagged), properties(&schemas, schema));
+            assert_eq!(schema["allOf"][1]["properties"]["type"]["enum"][0], tagged["type"]);
         }
     }
 

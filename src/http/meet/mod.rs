@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::{
-    Json, Router,
-    extract::{Extension, RawQuery, State},
+    Json,
+    extract::{Extension, RawQuery, Request, State},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use cookie::{Cookie, SameSite};
 use hmac::{Hmac, Mac};
@@ -18,15 +18,28 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::Sha256;
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
+    routes,
+};
 
 use crate::{
+    api::{
+        meet::{Detail as DetailBody, Exchange, Initialised, Status},
+        messages::{Ended, Waiting},
+        paths,
+    },
     http::{
         App, AppState,
         addons::streams::{StreamMessage, credentials, sse, websocket},
         cookies,
         dialog::{DIALOG_TTL, Handle, found, page_of, pages::ErrorPage, single},
         error::Problem,
-        middleware::{self, ClientAddress, LimitedBody},
+        extract::LimitedBody,
+        methods::{Also, MethodsExt as _},
+        middleware::ClientAddress,
+        responses::{Details, EVENT_STREAM, ErrorPages, statuses},
+        tags,
     },
     oidc::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
     relay::{CreateSession, Delivery, ReadError},
@@ -39,9 +52,6 @@ use crate::{
     telemetry::{Trace, TraceContext},
     token::{MeetIssuer, Purpose},
 };
-
-/// Callback of this surface, without the leading slash.
-pub const CALLBACK: &str = "api/v1.0/callback/";
 
 /// Cookie of the browser login.
 const LOGIN_COOKIE: &str = "token-relay-login";
@@ -132,7 +142,6 @@ const NOT_LOGGED_IN: Detail =
 const MISSING_TRANSIT: Detail = Detail(StatusCode::BAD_REQUEST, "Missing transit_token.");
 const INVALID_TRANSIT: Detail =
     Detail(StatusCode::BAD_REQUEST, "Invalid or expired transit token.");
-const METHOD_NOT_ALLOWED: Detail = Detail(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.");
 const UNAVAILABLE: Detail =
     Detail(StatusCode::SERVICE_UNAVAILABLE, "The service is unavailable. Try again.");
 
@@ -146,23 +155,41 @@ impl From<StoreError> for Detail {
     }
 }
 
-/// The routes of this surface.
-pub fn router(app: &AppState) -> Router<AppState> {
-    const SESSIONS: &str = "/api/v1.0/addons/sessions";
-    let route = |name: &str| format!("{SESSIONS}/{name}/");
-    Router::new()
-        .route(&route("init"), post(init))
-        .route(&route("poll"), post(poll))
-        .route(&route("exchange"), post(exchange))
-        .route(&route("events"), get(events).head(async || METHOD_NOT_ALLOWED))
-        .route(&route("ws"), get(socket).connect(socket))
-        // Before the CORS layer, which must see preflight requests first.
-        .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
-        .layer(middleware::cors(app))
-        .route("/api/v1.0/authenticate/", get(authenticate).head(async || METHOD_NOT_ALLOWED))
-        .route("/api/v1.0/callback/", get(callback).head(async || METHOD_NOT_ALLOWED))
-        .route("/api/v1.0/logout/", get(logout))
-        .method_not_allowed_fallback(async || METHOD_NOT_ALLOWED)
+/// The endpoints of sessions, which pages of allowed origins may call.
+pub fn session_endpoints() -> OpenApiRouter<AppState> {
+    const CORS: &[Also] = &[Also::Options];
+    OpenApiRouter::default()
+        .routes(routes!(init).answering(CORS))
+        .routes(routes!(poll).answering(CORS))
+        .routes(routes!(exchange).answering(CORS))
+        .routes(routes!(events).answering(CORS))
+        .routes(routes!(socket).map(|routes| routes.connect(socket)).answering(CORS))
+        .layer(from_fn(as_detail))
+}
+
+/// The endpoints of the browser login.
+pub fn login_endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(authenticate).answering(&[]))
+        .routes(routes!(callback).answering(&[]))
+        .routes(routes!(logout).answering(&[Also::Head]))
+        .layer(from_fn(as_detail))
+}
+
+/// Renders a problem in the shape of this surface.
+async fn as_detail(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let mut response = next.run(request).await;
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let detail = match &problem {
+        Problem::MethodNotAllowed => format!("Method \"{method}\" not allowed."),
+        Problem::TooManySessions(_) => "Request was throttled.".to_owned(),
+        problem => problem.detail().unwrap_or_else(|| problem.to_string()),
+    };
+    let body = Json(DetailBody { detail }).into_response();
+    response.headers_mut().extend(body.headers().clone());
+    *response.body_mut() = body.into_body();
+    response
 }
 
 impl App {
@@ -236,12 +263,18 @@ fn csrf_header(headers: &HeaderMap) -> Option<&str> {
     headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok())
 }
 
-#[derive(Serialize)]
-struct Initialised {
-    transit_token: String,
-    csrf_token: String,
-}
-
+/// Creates a session
+#[utoipa::path(
+    post,
+    path = paths::MEET_INIT,
+    tag = tags::MEET,
+    responses(
+        (
+            status = 201, description = "The tokens; the session is a cookie.", body = Initialised,
+        ),
+        Details<{ statuses(&[429, 500, 503]) }>,
+    ),
+)]
 async fn init(
     State(app): State<AppState>,
     address: ClientAddress,
@@ -261,15 +294,7 @@ async fn try_init(
     headers: &HeaderMap,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
-    app.admit_creation(address).map_err(|problem| {
-        let mut response = problem.into_response();
-        let detail = Json(json!({"detail": "Request was throttled."})).into_response();
-        *response.body_mut() = detail.into_body();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
-    })?;
+    app.admit_creation(address).map_err(IntoResponse::into_response)?;
     let session_id = SessionId::generate_with(meet.random_bytes);
     let csrf_token = meet.csrf_token(&session_id);
     let created = app
@@ -298,8 +323,8 @@ async fn try_init(
     trace.adopt(session_id.key(), None);
     tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
     let transit_token =
-        created.transit_token.map(|token| token.expose().to_owned()).unwrap_or_default();
-    let body = Json(Initialised { transit_token, csrf_token });
+        created.transit_token.map(|token| token.expose().into()).unwrap_or_default();
+    let body = Json(Initialised { transit_token, csrf_token: csrf_token.into() });
     let mut response = (StatusCode::CREATED, body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -307,6 +332,19 @@ async fn try_init(
     Ok(response)
 }
 
+/// Whether the token is there
+#[utoipa::path(
+    post,
+    path = paths::MEET_POLL,
+    tag = tags::MEET,
+    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    security(("addons_session" = [])),
+    responses(
+        (status = 200, description = "The token, once.", body = Ended),
+        (status = 202, description = "The sign-in has not ended.", body = Waiting),
+        Details<{ statuses(&[400, 401, 404, 500, 503]) }>,
+    ),
+)]
 async fn poll(
     State(app): State<AppState>,
     trace: Trace,
@@ -335,6 +373,22 @@ async fn poll(
     Ok(response)
 }
 
+/// Server-sent events
+#[utoipa::path(
+    get,
+    path = paths::MEET_EVENTS,
+    tag = tags::MEET,
+    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    security(("addons_session" = [])),
+    responses(
+        (
+            status = 200, description = "As on the native surface.",
+            body = String, content_type = EVENT_STREAM,
+        ),
+        (status = 204, description = "The token was acknowledged."),
+        Details<{ statuses(&[400, 401, 404, 429, 500, 503]) }>,
+    ),
+)]
 async fn events(
     State(app): State<AppState>,
     trace: Trace,
@@ -358,6 +412,20 @@ async fn events(
     }
 }
 
+/// WebSocket
+#[utoipa::path(
+    get,
+    path = paths::MEET_WEBSOCKET,
+    tag = tags::MEET,
+    security(("addons_session" = [])),
+    responses(
+        (
+            status = 101,
+            description = "As on the native surface; `csrf.<csrf_token>` is a subprotocol.",
+        ),
+        Details<{ statuses(&[400, 500]) }>,
+    ),
+)]
 async fn socket(
     State(app): State<AppState>,
     upgrade: websocket::Upgrade,
@@ -405,6 +473,21 @@ fn attempt_cookie(app: &App, handle: &Handle) -> String {
     cookies::dialog_name(app, &format!("login-{}", handle.as_str()))
 }
 
+/// Logs the browser in
+#[utoipa::path(
+    get,
+    path = paths::MEET_AUTHENTICATE,
+    tag = tags::MEET,
+    params((
+        "returnTo" = Option<String>, Query,
+        description = "Where to go afterwards; must be allowed.",
+    )),
+    responses(
+        (status = 302, description = "To the OpenID provider."),
+        Details<{ statuses(&[400, 500, 503]) }>,
+        ErrorPages<{ statuses(&[502]) }>,
+    ),
+)]
 async fn authenticate(
     State(app): State<AppState>,
     trace: Trace,
@@ -416,7 +499,7 @@ async fn authenticate(
         .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
         .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
     let login = app.login.in_trace(&trace);
-    let begun = login.begin_at(&app.public(CALLBACK), &Default::default()).await;
+    let begun = login.begin_at(&app.public(paths::MEET_CALLBACK), &Default::default()).await;
     let (url, attempt) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -449,6 +532,24 @@ async fn authenticate(
     Ok(response)
 }
 
+/// The provider sends the browser back (RFC 6749 §4.1.2)
+#[utoipa::path(
+    get,
+    path = paths::MEET_CALLBACK,
+    tag = tags::MEET,
+    params(
+        ("state" = Option<String>, Query, description = "As sent to the provider."),
+        ("code" = Option<String>, Query, description = "The authorization code."),
+        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
+        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
+        ("error_description" = Option<String>, Query, description = "The same for people."),
+    ),
+    responses(
+        (status = 302, description = "To `returnTo`, or to the error page."),
+        ErrorPages<{ statuses(&[400]) }>,
+        Details<{ statuses(&[500, 503]) }>,
+    ),
+)]
 async fn callback(
     State(app): State<AppState>,
     trace: Trace,
@@ -493,7 +594,7 @@ async fn callback(
         ));
     }
     let login = app.login.in_trace(&trace);
-    let identity = match login.finish_at(&app.public(CALLBACK), attempt, query).await {
+    let identity = match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, query).await {
         Ok(identity) => identity,
         Err(error) => {
             tracing::warn!(%error, "login failed");
@@ -530,6 +631,18 @@ async fn callback(
     Ok(response)
 }
 
+/// Ends the browser login
+#[utoipa::path(
+    get,
+    path = paths::MEET_LOGOUT,
+    tag = tags::MEET,
+    params(("returnTo" = Option<String>, Query, description = "Where to go afterwards.")),
+    responses(
+        (status = 200, description = "The login has ended.", body = Status),
+        (status = 302, description = "To `returnTo`."),
+        Details<{ statuses(&[400, 500]) }>,
+    ),
+)]
 async fn logout(
     State(app): State<AppState>,
     RawQuery(query): RawQuery,
@@ -551,10 +664,22 @@ async fn logout(
 }
 
 #[derive(Deserialize)]
-struct Exchange {
+struct AnyExchange {
     transit_token: Option<serde_json::Value>,
 }
 
+/// The browser that is logged in fulfils the session
+#[utoipa::path(
+    post,
+    path = paths::MEET_EXCHANGE,
+    tag = tags::MEET,
+    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    request_body = Exchange,
+    responses(
+        (status = 200, description = "The session has its token.", body = Status),
+        Details<{ statuses(&[400, 401, 403, 404, 413, 500, 503]) }>,
+    ),
+)]
 async fn exchange(
     State(app): State<AppState>,
     trace: Trace,
@@ -568,8 +693,8 @@ async fn exchange(
         })
         .ok_or(NOT_LOGGED_IN)?;
     check_csrf(&app, &headers, &login)?;
-    let exchange: Exchange = if body.is_empty() {
-        Exchange { transit_token: None }
+    let exchange: AnyExchange = if body.is_empty() {
+        AnyExchange { transit_token: None }
     } else {
         serde_json::from_slice(&body)
             .map_err(|_| Detail(StatusCode::BAD_REQUEST, "JSON parse error."))?

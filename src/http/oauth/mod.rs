@@ -1,5 +1,75 @@
 //! What APIs and OAuth clients call: token, introspection, revocation, metadata.
 
-pub mod client_credentials;
 pub mod resource;
-pub mod token;
+mod token;
+
+use axum::{
+    Json,
+    middleware::map_response,
+    response::{IntoResponse as _, Response},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    api::oauth::OAuthError,
+    http::{
+        AppState,
+        error::Problem,
+        methods::{Also, MethodsExt as _},
+    },
+};
+
+/// The endpoints of this folder that pages of allowed origins may call; the token endpoint if
+/// `refresh`.
+pub fn endpoints(refresh: bool) -> OpenApiRouter<AppState> {
+    let mut oauth = OpenApiRouter::default()
+        .routes(routes!(resource::introspect).answering(&[Also::Options]))
+        .routes(routes!(resource::revoke).answering(&[Also::Options]));
+    if refresh {
+        oauth = oauth.routes(routes!(token::token).answering(&[Also::Options]));
+    }
+    OpenApiRouter::default()
+        .routes(routes!(resource::me).answering(&[Also::Head, Also::Options]))
+        .routes(routes!(resource::verify).answering(&[Also::Head, Also::Options]))
+        .merge(oauth.layer(map_response(as_oauth_error)))
+}
+
+/// Keys and metadata.
+pub fn well_known() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(resource::jwks).answering(&[Also::Head]))
+        .routes(routes!(resource::metadata).answering(&[Also::Head]))
+}
+
+/// Renders a problem as RFC 6749 §5.2 says, with the members of RFC 9457 beside.
+async fn as_oauth_error(mut response: Response) -> Response {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let details = problem.details();
+    let detail = details.detail.unwrap_or_else(|| details.title.clone());
+    let body = OAuthError {
+        error: code(&problem).to_owned(),
+        error_description: detail.clone(),
+        r#type: details.r#type,
+        title: details.title,
+        status: details.status,
+        detail,
+    };
+    let body = Json(body).into_response();
+    response.headers_mut().extend(body.headers().clone());
+    *response.body_mut() = body.into_body();
+    response
+}
+
+/// The error code of RFC 6749 §5.2, or of §4.1.2.1 where that has none.
+fn code(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::InvalidClient => "invalid_client",
+        Problem::InvalidGrant(_) => "invalid_grant",
+        Problem::UnsupportedGrantType => "unsupported_grant_type",
+        problem if problem.status() == http::StatusCode::SERVICE_UNAVAILABLE => {
+            "temporarily_unavailable"
+        }
+        problem if problem.status().is_server_error() => "server_error",
+        _ => "invalid_request",
+    }
+}

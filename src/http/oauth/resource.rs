@@ -3,16 +3,26 @@
 
 use axum::{
     Json,
-    extract::State,
+    extract::{FromRequestParts, OptionalFromRequestParts, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde_json::json;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
+    api::{
+        oauth::{Introspection, KeySet, ServerMetadata, TokenForm},
+        paths,
+    },
     http::{
-        App, AppState, dialog::single, error::Problem, middleware::LimitedBody,
-        oauth::client_credentials,
+        App, AppState,
+        error::{
+            Problem,
+            ProblemType::{InvalidToken, StoreUnavailable},
+            Problems, types,
+        },
+        extract::{self, ClientBasic, Form},
+        responses::{FORM, OAuthErrors, statuses},
+        tags,
     },
     session::Digest,
     telemetry::Trace,
@@ -20,79 +30,104 @@ use crate::{
     util::clock::UnixTime,
 };
 
-/// Why a bearer token is refused (RFC 6750 §3.1).
-enum Refused {
-    /// None was presented.
-    Missing,
-    /// It was malformed, forged, expired or revoked; the text says which.
-    Invalid(String),
-    /// It cannot be told, because the store is away.
-    Problem(Problem),
-}
+/// Media type of a key set (RFC 7517 §8.5.2).
+const KEY_SET: &str = "application/jwk-set+json";
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (challenge, detail) = match self {
-            Self::Problem(problem) => return problem.into_response(),
-            // Without credentials there is no error to name.
-            Self::Missing => ("Bearer realm=\"addons\"".to_owned(), "A bearer token is required."),
-            Self::Invalid(ref description) => (
-                format!(
-                    "Bearer realm=\"addons\", error=\"invalid_token\", \
-                     error_description=\"{description}\""
-                ),
-                description.as_str(),
-            ),
-        };
-        let body = json!({
-            "type": "urn:token-relay:problem:invalid-token",
-            "title": "Access token missing or not valid",
-            "status": 401,
-            "detail": detail,
-        });
-        let mut response = (StatusCode::UNAUTHORIZED, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Ok(challenge) = HeaderValue::from_str(&challenge) {
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
+/// The claims of the request's access token (RFC 6750 §2.1).
+pub(super) struct AccessToken(Claims);
+
+impl FromRequestParts<AppState> for AccessToken {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let invalid = |detail: String| Problem::InvalidToken(Some(detail));
+        let token =
+            extract::bearer(&parts.headers).ok().flatten().ok_or(Problem::InvalidToken(None))?;
+        let claims = app.verifier.verify(&token).map_err(|error| invalid(error.to_string()))?;
+        let Ok(trace) = Trace::from_request_parts(parts, app).await;
+        match app.revocations.in_trace(&trace).is_revoked(&claims).await? {
+            false => Ok(Self(claims)),
+            true => Err(invalid("The token was revoked".to_owned())),
         }
-        response
     }
 }
 
-/// The claims behind `Authorization: Bearer`.
-async fn authenticate(app: &App, trace: &Trace, headers: &HeaderMap) -> Result<Claims, Refused> {
-    let value = headers.get(header::AUTHORIZATION).ok_or(Refused::Missing)?;
-    let token = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim())
-        .ok_or(Refused::Missing)?;
-    let claims = app.verifier.verify(token).map_err(|error| Refused::Invalid(error.to_string()))?;
-    match app.revocations.in_trace(trace).is_revoked(&claims).await {
-        Ok(false) => Ok(claims),
-        Ok(true) => Err(Refused::Invalid("The token was revoked".to_owned())),
-        Err(error) => Err(Refused::Problem(error.into())),
+/// The client that the request authenticates, by HTTP Basic.
+pub(super) struct AuthenticatedClient;
+
+impl AuthenticatedClient {
+    /// `None` when the request has no credentials.
+    fn of(app: &App, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        let Some(basic) = ClientBasic::of(headers).map_err(|_| Problem::InvalidClient)? else {
+            return Ok(None);
+        };
+        let clients = app.introspection_clients.load();
+        let is_known = basic.readings().any(|(id, secret)| {
+            // Compared by digest, in constant time.
+            let presented = Digest::of(secret.as_bytes());
+            clients.iter().any(|(known, digest)| *known == id && digest.matches(&presented))
+        });
+        if is_known { Ok(Some(Self)) } else { Err(Problem::InvalidClient) }
     }
 }
 
-/// `GET /addons/me`: the claims behind the presented token.
-pub async fn me(State(app): State<AppState>, trace: Trace, headers: HeaderMap) -> Response {
-    match authenticate(&app, &trace, &headers).await {
-        Ok(claims) => ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response(),
-        Err(refused) => refused.into_response(),
+impl FromRequestParts<AppState> for AuthenticatedClient {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        Self::of(app, &parts.headers)?.ok_or(Problem::InvalidClient)
     }
 }
 
-/// `GET /addons/verify`: forward authentication for nginx `auth_request`, Traefik and Caddy.
-pub async fn verify(State(app): State<AppState>, trace: Trace, headers: HeaderMap) -> Response {
-    let claims = match authenticate(&app, &trace, &headers).await {
-        Ok(claims) => claims,
-        Err(refused) => return refused.into_response(),
-    };
+impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &AppState,
+    ) -> Result<Option<Self>, Problem> {
+        Self::of(app, &parts.headers)
+    }
+}
+
+/// The claims of the access token
+#[utoipa::path(
+    get,
+    path = paths::ME,
+    tag = tags::API,
+    security(("access_token" = [])),
+    responses(
+        (status = 200, description = "The claims.", body = crate::api::oauth::Claims),
+        Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
+    ),
+)]
+pub(super) async fn me(AccessToken(claims): AccessToken) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response()
+}
+
+/// Forward authentication for a proxy
+///
+/// For `auth_request` of nginx, `forward_auth` of Caddy, `ForwardAuth` of Traefik.
+#[utoipa::path(
+    get,
+    path = paths::VERIFY,
+    tag = tags::API,
+    security(("access_token" = [])),
+    responses(
+        (
+            status = 200, description = "The token is valid; `X-Auth-*` headers have its claims.",
+            headers(
+                ("X-Auth-Subject", description = "`sub`."),
+                ("X-Auth-Scope", description = "`scope`."),
+                ("X-Auth-Token-Id", description = "`jti`."),
+                ("X-Auth-Name", description = "`name`; empty without."),
+                ("X-Auth-Email", description = "`email`; empty without."),
+            ),
+        ),
+        Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
+    ),
+)]
+pub(super) async fn verify(AccessToken(claims): AccessToken) -> Response {
     let mut response = StatusCode::OK.into_response();
     let fields = [
         ("x-auth-subject", Some(claims.sub.as_str())),
@@ -113,79 +148,70 @@ pub async fn verify(State(app): State<AppState>, trace: Trace, headers: HeaderMa
     response
 }
 
-/// Compares the secret in constant time.
-fn authenticate_client(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
-    let known = client_credentials::basic(headers).iter().any(|(id, secret)| {
-        let presented = Digest::of(secret.as_bytes());
-        app.introspection_clients
-            .load()
-            .iter()
-            .any(|(known, digest)| known == id && digest.matches(&presented))
-    });
-    if known { Ok(()) } else { Err(Problem::ClientUnauthorized) }
-}
-
-/// The body if it is a form by its content type.
-pub(crate) fn form<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<&'a str> {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .filter(|value| value.starts_with("application/x-www-form-urlencoded"))?;
-    std::str::from_utf8(body).ok()
-}
-
-fn token_of(headers: &HeaderMap, body: &[u8]) -> Result<String, Problem> {
-    single(form(headers, body), "token")
-        .ok_or_else(|| Problem::BadRequest("Send one `token` as a form.".to_owned()))
-}
-
-/// `POST /addons/introspect` (RFC 7662).
-///
-/// # Errors
-/// 400, 401, 503 as problem details.
-pub async fn introspect(
+/// Introspection (RFC 7662)
+#[utoipa::path(
+    post,
+    path = paths::INTROSPECT,
+    tag = tags::API,
+    security(("client" = [])),
+    request_body(content = TokenForm, content_type = FORM),
+    responses(
+        (
+            status = 200, description = "Whether the token is active, and its claims.",
+            body = Introspection,
+        ),
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+    ),
+)]
+pub(super) async fn introspect(
     State(app): State<AppState>,
     trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    _client: AuthenticatedClient,
+    Form(form): Form<TokenForm>,
 ) -> Result<Response, Problem> {
-    authenticate_client(&app, &headers)?;
-    let token = token_of(&headers, &body)?;
-    let mut answer = json!({"active": false});
-    if let Ok(claims) = app.verifier.verify(&token)
+    let mut answer = Introspection { active: false, claims: Default::default() };
+    if let Ok(claims) = app.verifier.verify(form.token.expose())
         && !app.revocations.in_trace(&trace).is_revoked(&claims).await?
     {
-        answer = serde_json::to_value(&claims).map_err(|_| Problem::Internal)?;
-        if let Some(members) = answer.as_object_mut() {
-            members.insert("active".to_owned(), true.into());
-            members.insert("token_type".to_owned(), "Bearer".into());
+        answer.active = true;
+        match serde_json::to_value(&claims) {
+            Ok(serde_json::Value::Object(claims)) => answer.claims = claims,
+            _ => return Err(Problem::Internal),
         }
+        answer.claims.insert("token_type".to_owned(), "Bearer".into());
     }
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
-/// `POST /addons/revoke` (RFC 7009): 200 whether or not the token was one. Its bearer may revoke
-/// a token without client credentials, since it could use it as well. A refresh token takes the
-/// whole grant along, access tokens included (§2.1).
+/// Revocation (RFC 7009)
 ///
-/// # Errors
-/// 400, 401, 503 as problem details.
-pub async fn revoke(
+/// 200 whether or not the token was valid. The bearer of a token may revoke it without client
+/// credentials, since it could use the token as well. A refresh token ends its whole grant, access
+/// tokens included (§2.1).
+#[utoipa::path(
+    post,
+    path = paths::REVOKE,
+    tag = tags::API,
+    security((), ("client" = [])),
+    request_body(content = TokenForm, content_type = FORM),
+    responses(
+        (status = 200, description = "The token is not valid, from now on or as before."),
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+    ),
+)]
+pub(super) async fn revoke(
     State(app): State<AppState>,
     trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    _client: Option<AuthenticatedClient>,
+    Form(form): Form<TokenForm>,
 ) -> Result<Response, Problem> {
-    let token = token_of(&headers, &body)?;
-    if headers.contains_key(header::AUTHORIZATION) {
-        authenticate_client(&app, &headers)?;
-    }
+    let token = form.token.expose();
     let now = UnixTime::now();
-    if let Ok(claims) = app.verifier.verify(&token) {
+    if let Ok(claims) = app.verifier.verify(token) {
         app.revocations.in_trace(&trace).revoke(&claims.jti, claims.remaining()).await?;
         tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
     } else if let Some(refresh) = &app.refresh
-        && let Ok(grant) = refresh.open(&app.sealing_keys, &token, now)
+        && let Ok(grant) = refresh.open(&app.sealing_keys, token, now)
     {
         refresh.in_trace(&trace).end(grant.id).await?;
         tracing::info!(target: "audit", grant = ?grant.id, "grant revoked");
@@ -193,36 +219,60 @@ pub async fn revoke(
     Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response())
 }
 
-/// `GET /.well-known/jwks.json` (RFC 7517 §5): public keys only.
-pub async fn jwks(State(app): State<AppState>) -> Response {
+/// The public keys (RFC 7517 §5)
+#[utoipa::path(
+    get,
+    path = paths::JWKS,
+    tag = tags::API,
+    responses(
+        (
+            status = 200,
+            description = "The keys; none when tokens are signed with a shared secret.",
+            body = KeySet, content_type = KEY_SET,
+        ),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+pub(super) async fn jwks(State(app): State<AppState>) -> Response {
     let headers = [
         (header::CACHE_CONTROL.as_str(), "public, max-age=300"),
-        (header::CONTENT_TYPE.as_str(), "application/jwk-set+json"),
+        (header::CONTENT_TYPE.as_str(), KEY_SET),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str(), "*"),
         ("cross-origin-resource-policy", "cross-origin"),
     ];
     (headers, Json(app.signing_keys.jwks()).into_response().into_body()).into_response()
 }
 
-/// `GET /.well-known/oauth-authorization-server` (RFC 8414).
-pub async fn metadata(State(app): State<AppState>) -> Response {
-    let mut body = json!({
-        "issuer": app.issuer.issuer,
-        "jwks_uri": app.public(".well-known/jwks.json"),
-        "introspection_endpoint": app.public("addons/introspect"),
-        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
-        "revocation_endpoint": app.public("addons/revoke"),
-        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "none"],
-        "response_types_supported": [],
-        "grant_types_supported": [],
-        "scopes_supported": app.issuer.scope.split(' ').collect::<Vec<_>>(),
-        "service_documentation": app.public("docs"),
-    });
-    if app.refresh.is_some() {
-        body["token_endpoint"] = json!(app.public("addons/token"));
-        body["token_endpoint_auth_methods_supported"] =
-            json!(["client_secret_basic", "client_secret_post"]);
-        body["grant_types_supported"] = json!(["refresh_token"]);
-    }
+/// Authorization server metadata (RFC 8414)
+#[utoipa::path(
+    get,
+    path = paths::METADATA,
+    tag = tags::API,
+    responses(
+        (status = 200, description = "The metadata.", body = ServerMetadata),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+pub(super) async fn metadata(State(app): State<AppState>) -> Response {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let refresh = app.refresh.is_some();
+    let body = ServerMetadata {
+        issuer: app.issuer.issuer.clone(),
+        jwks_uri: app.public(paths::JWKS),
+        token_endpoint: refresh.then(|| app.public(paths::TOKEN)),
+        token_endpoint_auth_methods_supported: if refresh {
+            list(&["client_secret_basic", "client_secret_post"])
+        } else {
+            Vec::new()
+        },
+        introspection_endpoint: app.public(paths::INTROSPECT),
+        introspection_endpoint_auth_methods_supported: list(&["client_secret_basic"]),
+        revocation_endpoint: app.public(paths::REVOKE),
+        revocation_endpoint_auth_methods_supported: list(&["client_secret_basic", "none"]),
+        response_types_supported: Vec::new(),
+        grant_types_supported: if refresh { list(&["refresh_token"]) } else { Vec::new() },
+        scopes_supported: app.issuer.scope.split(' ').map(str::to_owned).collect(),
+        service_documentation: app.public(paths::DOCS),
+    };
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
 }

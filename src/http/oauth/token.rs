@@ -5,19 +5,19 @@
 use axum::{
     Json,
     extract::State,
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::json;
+use http::{HeaderMap, header};
 
 use crate::{
+    api::{TokenResponse, oauth::TokenRequest, paths},
     http::{
         App, AppState,
-        dialog::single,
         error::Problem,
-        middleware::LimitedBody,
-        oauth::{client_credentials, resource},
+        extract::{ClientBasic, Form},
         operator::metrics::RefreshOutcome,
+        responses::{FORM, OAuthErrors, statuses},
+        tags,
     },
     session::{SessionId, SessionToken},
     telemetry::Trace,
@@ -25,77 +25,44 @@ use crate::{
     util::clock::UnixTime,
 };
 
-/// Why no token is given (RFC 6749 §5.2).
+/// Why no token is issued.
 enum Refused {
-    InvalidRequest(&'static str),
-    InvalidClient,
-    InvalidGrant(RefreshError),
-    UnsupportedGrantType,
-    /// Nothing that the client did.
+    /// The refresh token is not valid.
+    Grant(RefreshError),
+    /// The request is not.
     Problem(Problem),
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, error, title, detail) = match self {
-            Self::Problem(problem) => return problem.into_response(),
-            Self::InvalidRequest(detail) => {
-                (StatusCode::BAD_REQUEST, "invalid_request", "Bad request", detail.to_owned())
-            }
-            Self::InvalidClient => (
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
-                "Client credentials missing or wrong",
-                "The client is the session: its ID and its session token.".to_owned(),
-            ),
-            Self::InvalidGrant(error) => (
-                StatusCode::BAD_REQUEST,
-                "invalid_grant",
-                "Refresh token not valid",
-                error.to_string(),
-            ),
-            Self::UnsupportedGrantType => (
-                StatusCode::BAD_REQUEST,
-                "unsupported_grant_type",
-                "Grant type not supported",
-                "The grant type is `refresh_token`.".to_owned(),
-            ),
-        };
-        // The members of RFC 6749 for OAuth clients, those of RFC 9457 for everybody else.
-        let body = json!({
-            "error": error,
-            "error_description": detail,
-            "type": format!("urn:token-relay:problem:{}", error.replace('_', "-")),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": detail,
-        });
-        let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Basic realm=\"session\", charset=\"UTF-8\"");
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        response
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
     }
 }
 
 /// The client's session and session token: HTTP Basic, or form fields (RFC 6749 §2.3.1), not both.
-fn client(headers: &HeaderMap, form: Option<&str>) -> Result<(SessionId, SessionToken), Refused> {
-    let (id, secret) = if headers.contains_key(header::AUTHORIZATION) {
-        if single(form, "client_secret").is_some() {
-            return Err(Refused::InvalidRequest("The client authenticates in one way, not two."));
-        }
-        client_credentials::basic(headers).pop().ok_or(Refused::InvalidClient)?
-    } else {
-        single(form, "client_id")
-            .zip(single(form, "client_secret"))
-            .ok_or(Refused::InvalidClient)?
+fn client(headers: &HeaderMap, form: &TokenRequest) -> Result<(SessionId, SessionToken), Problem> {
+    let parse = |id: &str, secret: &str| {
+        SessionId::parse(id)
+            .ok()
+            .zip(SessionToken::parse(secret).ok())
+            .ok_or(Problem::InvalidClient)
     };
-    match (SessionId::parse(&id), SessionToken::parse(&secret)) {
-        (Ok(id), Ok(secret)) => Ok((id, secret)),
-        _ => Err(Refused::InvalidClient),
+    match ClientBasic::of(headers).map_err(|_| Problem::InvalidClient)? {
+        Some(_) if form.client_secret.is_some() => {
+            Err(Problem::BadRequest("The client authenticates in one way, not two.".to_owned()))
+        }
+        Some(basic) => {
+            let mut readings = basic.readings().map(|(id, secret)| parse(&id, &secret));
+            readings.find(Result::is_ok).unwrap_or(Err(Problem::InvalidClient))
+        }
+        None => {
+            let (id, secret) = form
+                .client_id
+                .as_ref()
+                .zip(form.client_secret.as_ref())
+                .ok_or(Problem::InvalidClient)?;
+            parse(id.expose(), secret.expose())
+        }
     }
 }
 
@@ -103,57 +70,78 @@ async fn refresh(
     app: &App,
     trace: &Trace,
     headers: &HeaderMap,
-    body: &[u8],
+    form: Result<Form<TokenRequest>, Problem>,
 ) -> Result<Response, Refused> {
     let sign_in = app.sign_in(trace);
-    let refresh = sign_in.refresh.as_ref().ok_or(Refused::Problem(Problem::NotFound))?;
-    let form = resource::form(headers, body)
-        .ok_or(Refused::InvalidRequest("Send `grant_type` and `refresh_token` as a form."))?;
-    match single(Some(form), "grant_type").as_deref() {
-        Some("refresh_token") => {}
-        Some(_) => return Err(Refused::UnsupportedGrantType),
-        None => return Err(Refused::InvalidRequest("Send one `grant_type`.")),
+    let refresh = sign_in.refresh.as_ref().ok_or(Problem::NotFound)?;
+    let Form(form) = form?;
+    if form.grant_type != "refresh_token" {
+        return Err(Problem::UnsupportedGrantType.into());
     }
-    let (session, secret) = client(headers, Some(form))?;
+    let (session, secret) = client(headers, &form)?;
     trace.adopt(session.key(), None);
-    let token = single(Some(form), "refresh_token")
-        .ok_or(Refused::InvalidRequest("Send one `refresh_token`."))?;
+    let token = form
+        .refresh_token
+        .ok_or_else(|| Problem::BadRequest("missing field `refresh_token`".to_owned()))?;
     let now = UnixTime::now();
-    let rotated =
-        refresh.rotate(&app.sealing_keys, &token, session.key(), secret.digest(), now).await;
+    let rotated = refresh
+        .rotate(&app.sealing_keys, token.expose(), session.key(), secret.digest(), now)
+        .await;
     let (grant, next) = match rotated {
         Ok(rotated) => rotated,
-        Err(RefreshError::Store(error)) => return Err(Refused::Problem(error.into())),
+        Err(RefreshError::Store(error)) => return Err(Problem::from(error).into()),
         Err(error) => {
             if matches!(error, RefreshError::Reused | RefreshError::WrongClient) {
                 tracing::warn!(target: "audit", session = %session.key(), %error, "refresh refused");
             }
-            return Err(Refused::InvalidGrant(error));
+            return Err(Refused::Grant(error));
         }
     };
     let token = sign_in.refreshed(session.key(), &grant, next).map_err(|error| {
         tracing::error!(%error, "access token not issued");
-        Refused::Problem(Problem::Internal)
+        Problem::Internal
     })?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
-/// `POST /addons/token`.
-pub async fn token(
+/// A new access token for a refresh token (RFC 6749 §6)
+#[utoipa::path(
+    post,
+    path = paths::TOKEN,
+    tag = tags::ADD_IN,
+    security(("session_as_client" = [])),
+    request_body(content = TokenRequest, content_type = FORM),
+    responses(
+        (
+            status = 200, description = "The tokens; the refresh token that was sent is used up.",
+            body = TokenResponse,
+        ),
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+    ),
+)]
+pub(super) async fn token(
     State(app): State<AppState>,
     trace: Trace,
     headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    form: Result<Form<TokenRequest>, Problem>,
 ) -> Response {
-    let refreshed = refresh(&app, &trace, &headers, &body).await;
-    let outcome = match &refreshed {
-        Ok(_) => RefreshOutcome::Refreshed,
-        Err(Refused::InvalidGrant(RefreshError::Reused)) => RefreshOutcome::Reused,
-        Err(Refused::Problem(_)) => RefreshOutcome::Failed,
-        Err(_) => RefreshOutcome::Refused,
+    let (outcome, response) = match refresh(&app, &trace, &headers, form).await {
+        Ok(response) => (RefreshOutcome::Refreshed, response),
+        Err(Refused::Grant(error)) => {
+            let outcome = match error {
+                RefreshError::Reused => RefreshOutcome::Reused,
+                _ => RefreshOutcome::Refused,
+            };
+            (outcome, Problem::InvalidGrant(error.to_string()).into_response())
+        }
+        Err(Refused::Problem(problem)) => {
+            let outcome = match problem.status().is_server_error() {
+                true => RefreshOutcome::Failed,
+                false => RefreshOutcome::Refused,
+            };
+            (outcome, problem.into_response())
+        }
     };
-    if app.refresh.is_some() {
-        app.metrics.refresh(outcome);
-    }
-    refreshed.unwrap_or_else(IntoResponse::into_response)
+    app.metrics.refresh(outcome);
+    response
 }

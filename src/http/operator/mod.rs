@@ -8,39 +8,97 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
-use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::AppState;
+use crate::{
+    api::{
+        operator::{Health, Readiness},
+        paths,
+    },
+    http::{
+        AppState,
+        error::{Problems, types},
+        methods::{Also, MethodsExt as _},
+        tags,
+    },
+};
 
-/// `GET /healthz`: the process runs and answers. Asks nothing of anybody else, so that a store
-/// that is away does not get every instance restarted.
-pub async fn healthz() -> Response {
-    Json(json!({"status": "ok"})).into_response()
+/// The endpoints of this folder, with `/metrics` if `metrics`.
+pub fn endpoints(metrics: bool) -> OpenApiRouter<AppState> {
+    let endpoints = OpenApiRouter::default()
+        .routes(routes!(healthz).answering(&[Also::Head]))
+        .routes(routes!(readyz).answering(&[Also::Head]));
+    if metrics { endpoints.merge(metrics_endpoint()) } else { endpoints }
 }
 
-/// `GET /readyz`: 200 when this instance should get traffic, 503 with the reason otherwise.
-pub async fn readyz(State(app): State<AppState>) -> Response {
+/// `/metrics` alone.
+pub fn metrics_endpoint() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(metrics).answering(&[Also::Head]))
+}
+
+/// Liveness: the process runs and answers
+///
+/// Depends on nothing else: instances must not be restarted because their store is unavailable.
+#[utoipa::path(
+    get,
+    path = paths::HEALTHZ,
+    tag = tags::OPERATOR,
+    responses(
+        (status = 200, description = "The process answers.", body = Health),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok".to_owned() })
+}
+
+/// Readiness: whether this instance should get traffic
+#[utoipa::path(
+    get,
+    path = paths::READYZ,
+    tag = tags::OPERATOR,
+    responses(
+        (status = 200, description = "It should.", body = Readiness),
+        (status = 503, description = "It should not; the body says why.", body = Readiness),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+async fn readyz(State(app): State<AppState>) -> Response {
     let store = app.relay.store().check().await;
     app.metrics.store_answered(store.is_ok());
     let draining = app.relay.registry().is_draining();
     let ready = store.is_ok() && !draining;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
-        "status": if ready { "ready" } else { "not ready" },
-        "store": if store.is_ok() { "up" } else { "away" },
-        "provider": if app.login.is_discovered() { "discovered" } else { "not yet reached" },
-        "draining": draining,
-        "streams": app.relay.registry().waiting(),
-    });
+    let discovered = app.login.is_discovered();
+    let body = Readiness {
+        status: if ready { "ready" } else { "not ready" }.to_owned(),
+        store: if store.is_ok() { "up" } else { "unavailable" }.to_owned(),
+        provider: if discovered { "discovered" } else { "not yet reached" }.to_owned(),
+        draining,
+        streams: app.relay.registry().waiting(),
+    };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
 /// Media type of the metrics.
-pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `GET /metrics`: Prometheus. Asks the store for a sign of life, so that what is said of it is true
-/// whoever else asks.
-pub async fn metrics(State(app): State<AppState>) -> Response {
+/// Metrics for Prometheus
+///
+/// Pings the store, so that its state is current at every scrape.
+#[utoipa::path(
+    get,
+    path = paths::METRICS,
+    tag = tags::OPERATOR,
+    responses(
+        (
+            status = 200, description = "OpenMetrics text.",
+            body = String, content_type = OPENMETRICS,
+        ),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+async fn metrics(State(app): State<AppState>) -> Response {
     let store = app.relay.store();
     app.metrics.store_answered(store.check().await.is_ok());
     let text = app.metrics.encode(store.session_count());

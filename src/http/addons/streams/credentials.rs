@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 
 use crate::{
-    http::{AppState, cookies, error::Problem},
+    http::{AppState, cookies, error::Problem, extract},
     session::{Digest, SessionId, SessionKey, SessionToken},
     telemetry::Trace,
 };
@@ -60,14 +60,10 @@ impl FromRequestParts<AppState> for Credentials {
 
 /// `Authorization: Bearer` (RFC 6750 §2.1).
 fn bearer(headers: &HeaderMap) -> Result<Option<SessionToken>, Problem> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| Problem::ReaderUnauthorized)?;
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-            SessionToken::parse(token.trim()).map(Some).map_err(|_| Problem::ReaderUnauthorized)
-        }
-        _ => Err(Problem::ReaderUnauthorized),
-    }
+    let token = extract::bearer(headers).map_err(|_| Problem::ReaderUnauthorized)?;
+    token
+        .map(|token| SessionToken::parse(&token).map_err(|_| Problem::ReaderUnauthorized))
+        .transpose()
 }
 
 /// `Sec-WebSocket-Protocol: bearer.<session_token>`, which a browser can set where it cannot set

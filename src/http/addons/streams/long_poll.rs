@@ -4,18 +4,31 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Query, State, rejection::QueryRejection},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use crate::{
+    api::{
+        messages::{Ended, Waiting},
+        paths,
+    },
     http::{
         AppState, Transport,
         addons::streams::{StreamMessage, credentials::Credentials},
-        error::Problem,
+        error::{
+            Problem,
+            ProblemType::{
+                BadRequest, InstanceFull, OriginRefused, ReaderUnauthorized, SessionGone,
+                SessionNotFound, ShuttingDown, StoreUnavailable, TooManyStreams,
+            },
+            Problems, types,
+        },
+        extract::Query,
         operator::metrics::Reconnect,
+        tags,
     },
     relay::{Delivery, Subscription},
     session::{GoneReason, Outcome},
@@ -26,7 +39,6 @@ const LONGEST_WAIT: u64 = 60;
 
 /// Query of the long poll.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PollQuery {
     wait: Option<String>,
 }
@@ -61,19 +73,38 @@ fn whole_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Answers a poll.
-///
-/// # Errors
-/// 400, 401, 404, 410, 429, 503 as problem details.
+/// Long poll for the token
+#[utoipa::path(
+    get,
+    path = paths::SESSION,
+    tag = tags::ADD_IN,
+    params(
+        ("session_id" = String, Path, description = "The session."),
+        (
+            "wait" = Option<u64>, Query, minimum = 0, maximum = 60,
+            description = "Maximum wait in seconds; 0 by default.",
+        ),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` (RFC 7240 §4.3), instead."),
+    ),
+    security((), ("session_token" = [])),
+    responses(
+        (status = 200, description = "The sign-in has ended.", body = Ended),
+        (status = 202, description = "The sign-in has not ended.", body = Waiting),
+        Problems<{
+            types(&[
+                BadRequest, ReaderUnauthorized, OriginRefused, SessionNotFound, SessionGone,
+                TooManyStreams, InstanceFull, ShuttingDown, StoreUnavailable,
+            ])
+        }>,
+    ),
+)]
 pub async fn poll(
     State(app): State<AppState>,
     credentials: Credentials,
-    query: Result<Query<PollQuery>, QueryRejection>,
+    Query(query): Query<PollQuery>,
     trace: Trace,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) =
-        query.map_err(|_| Problem::BadRequest("The only query parameter is `wait`.".to_owned()))?;
     let (seconds, preferred) = wait(&query, &headers)?;
     let Credentials { key, session_token } = credentials;
     // Clients of legacy sessions expect that a poll delivers once.

@@ -19,14 +19,24 @@ use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::{
+    api::paths,
     http::{
         AppState, Transport,
         addons::streams::{
             AUTHENTICATED, DirectDelivery, Encoder, StreamMessage, authenticated,
             credentials::Credentials,
         },
-        error::Problem,
+        error::{
+            Problem,
+            ProblemType::{
+                InstanceFull, OriginRefused, ReaderUnauthorized, SessionNotFound, ShuttingDown,
+                StoreUnavailable, TooManyStreams,
+            },
+            Problems, types,
+        },
         operator::metrics::{OpenStream, Reconnect},
+        responses::EVENT_STREAM,
+        tags,
     },
     relay::{Delivery, DirectWriter, Subscription},
     session::{GoneReason, Outcome, SubscriptionId},
@@ -167,10 +177,34 @@ pub fn had_last_event(headers: &HeaderMap) -> bool {
     headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID)
 }
 
-/// Opens an event stream.
-///
-/// # Errors
-/// 401, 404, 429, 503 as problem details.
+/// Server-sent events: one of `authenticated`, `failed`, `expired` ends the stream
+#[utoipa::path(
+    get,
+    path = paths::SESSION_EVENTS,
+    tag = tags::ADD_IN,
+    params(
+        ("session_id" = String, Path, description = "The session."),
+        (
+            "Last-Event-ID" = Option<String>, Header,
+            description = "`1` says that the event has arrived, and acknowledges the token.",
+        ),
+    ),
+    security((), ("session_token" = [])),
+    responses(
+        (
+            status = 200,
+            description = "`data` of an event is the JSON of the long poll's answer 200.",
+            body = String, content_type = EVENT_STREAM,
+        ),
+        (status = 204, description = "The token was acknowledged; an `EventSource` stops."),
+        Problems<{
+            types(&[
+                ReaderUnauthorized, OriginRefused, SessionNotFound, TooManyStreams, InstanceFull,
+                ShuttingDown, StoreUnavailable,
+            ])
+        }>,
+    ),
+)]
 pub async fn events(
     State(app): State<AppState>,
     credentials: Credentials,

@@ -22,13 +22,15 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::{
+    api::paths,
     http::{
         AppState, Transport,
         addons::streams::{
             AUTHENTICATED, Encoder, StreamMessage, authenticated,
             credentials::{Credentials, SUBPROTOCOL},
         },
-        error::Problem,
+        error::{Problem, ProblemType::BadRequest, Problems, types},
+        tags,
     },
     relay::{Delivery, DirectWriter, Subscription},
     session::{Outcome, SealedPayload, SessionKey},
@@ -73,10 +75,24 @@ enum ClientMessage {
     Ack,
 }
 
-/// Opens a WebSocket.
-///
-/// # Errors
-/// 400 or 426 when the request is no WebSocket upgrade with the subprotocol, as problem details.
+/// WebSocket, subprotocol `token-relay.v1`; close codes say why it ends
+#[utoipa::path(
+    get,
+    path = paths::SESSION_WEBSOCKET,
+    tag = tags::ADD_IN,
+    params(("session_id" = String, Path, description = "The session.")),
+    security((), ("session_token" = [])),
+    responses(
+        (
+            status = 101,
+            description = "Messages are the long poll's answer 200 with the member `type`; the \
+                client sends `{\"type\":\"ack\"}`. Close codes: 1000 done, 1012 restart, 1013 try \
+                again later, 4401 credentials, 4403 origin, 4404 unknown, 4408 expired, 4429 too \
+                many streams.",
+        ),
+        Problems<{ types(&[BadRequest]) }>,
+    ),
+)]
 pub async fn websocket(
     State(app): State<AppState>,
     upgrade: Upgrade,
