@@ -14,7 +14,7 @@ use token_relay::{
     session::{Identity, SessionKey},
     store::{
         Stored,
-        redis::{RedisSettings, RedisStore, RedisUrl},
+        redis::{RedisOptions, RedisStore, RedisUrl},
     },
     token::{Issuer, KeyRing, SigningKeys, TokenResponse},
     util::clock::UnixTime,
@@ -171,7 +171,7 @@ pub struct Publisher {
 impl Publisher {
     pub async fn new(url: &str, secret: &str) -> Self {
         let registry = Registry::new(1, 1);
-        let options = RedisSettings {
+        let options = RedisOptions {
             url: RedisUrl::parse(url).expect("a URL"),
             prefix: "token-relay".to_owned(),
             command_timeout: Duration::from_secs(5),

@@ -32,7 +32,7 @@ pub struct Instance {
 impl Instance {
     /// The instance that the settings describe.
     pub fn of(settings: &Settings) -> Self {
-        Self { address: reachable(settings.listen), tls: settings.tls.is_some() }
+        Self { address: reachable(settings.server.listen), tls: settings.tls.is_some() }
     }
 
     /// The instance at `url`, of which scheme, host and port count.

@@ -19,7 +19,7 @@ use crate::{
         login::{LoginError, LoginOptions},
     },
     http, server,
-    settings::{Settings, Snapshot, environment},
+    settings::{EffectiveSetting, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
 };
 
@@ -68,7 +68,7 @@ enum Command {
     DemoProvider(DemoProvider),
     /// Sign in through a relay and print the access token
     Login(Login),
-    /// Say what would be served with, secrets hidden
+    /// Print the effective configuration, secrets redacted
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
     Settings,
@@ -146,10 +146,10 @@ impl ConfigFile {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Serve(file) => match Snapshot::read(environment(), file.path()) {
-            Ok(snapshot) => match start_log(snapshot.settings.log_json) {
+        Command::Serve(file) => match Snapshot::load(environment(), file.path()) {
+            Ok(snapshot) => match start_log(snapshot.settings.server.log_format) {
                 Ok(_log) => {
-                    let read_settings = move || Snapshot::read(environment(), file.path());
+                    let read_settings = move || Snapshot::load(environment(), file.path());
                     run(server::serve(snapshot, Box::new(read_settings)))
                 }
                 Err(error) => bad_settings(&error),
@@ -159,7 +159,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo { listen, provider_listen, no_open } => {
             use crate::demo::{DemoError, DemoOptions};
-            let _log = match start_log(false) {
+            let _log = match start_log(LogFormat::Text) {
                 Ok(log) => log,
                 Err(error) => return bad_settings(&error),
             };
@@ -203,9 +203,10 @@ pub fn main() -> ExitCode {
                 }
             })
         }
-        Command::CheckConfig(file) => match Settings::describe(environment(), file.path()) {
-            Ok(lines) => {
-                let lines = lines.iter().map(|(name, value, origin)| {
+        Command::CheckConfig(file) => match Snapshot::load(environment(), file.path()) {
+            Ok(snapshot) => {
+                let lines = snapshot.effective().iter().map(|setting| {
+                    let EffectiveSetting { name, value, origin } = setting;
                     format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
                 });
                 print(&lines.collect::<String>())
@@ -279,10 +280,10 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start_log(json: bool) -> Result<Log, String> {
+fn start_log(format: LogFormat) -> Result<Log, String> {
     let filter = environment().find(|(name, value)| name == LOG && !value.is_empty());
     let filter = filter.map_or_else(|| "info".to_owned(), |(_, value)| value);
-    Log::start(&filter, json).map_err(|error| format!("{LOG}: {error}"))
+    Log::start(&filter, format == LogFormat::Json).map_err(|error| format!("{LOG}: {error}"))
 }
 
 fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {

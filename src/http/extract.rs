@@ -27,7 +27,7 @@ impl FromRequest<AppState> for LimitedBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
-        let body = Limited::new(request.into_body(), app.max_body);
+        let body = Limited::new(request.into_body(), app.settings.limits.max_body);
         match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),

@@ -62,6 +62,8 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 /// Origins by exact match, with credentials; nothing when none is configured.
 pub fn cors(app: &App) -> CorsLayer {
     let origins = app
+        .settings
+        .session
         .allowed_origins
         .iter()
         .filter_map(|origin| HeaderValue::from_str(origin).ok())

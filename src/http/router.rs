@@ -33,7 +33,11 @@ impl Optional {
     pub const ALL: Self = Self { meet: true, metrics: true, refresh: true };
 
     fn of(app: &App) -> Self {
-        Self { meet: app.meet.is_some(), metrics: app.metrics_here, refresh: app.refresh.is_some() }
+        Self {
+            meet: app.meet.is_some(),
+            metrics: app.settings.server.metrics_listen.is_none(),
+            refresh: app.refresh.is_some(),
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! What all handlers share.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, clock::Clock};
 use http::{HeaderMap, HeaderValue, header};
-use ipnet::IpNet;
 use url::Url;
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     oidc,
     relay::Relay,
     session::Digest,
+    settings::Settings,
     signin::SignIn,
     telemetry::{Trace, Tracing},
     token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
@@ -48,28 +48,14 @@ pub struct App {
     pub tracing: Option<Tracing>,
     /// Where the world reaches this service; ends in `/`.
     pub public_url: Url,
-    /// Life of a session.
-    pub session_ttl: Duration,
-    /// Life of a transit token.
-    pub transit_token_ttl: Duration,
-    /// Pause between signs of life on a stream.
-    pub heartbeat: Duration,
-    /// Whether the legacy profile is off.
-    pub require_bound_sessions: bool,
-    /// Exact origins that may call with credentials.
-    pub allowed_origins: Vec<String>,
-    /// Networks whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Largest request body, in bytes.
-    pub max_body: usize,
+    /// The settings as they were at the start; what a reload exchanges is in the other fields.
+    pub settings: Arc<Settings>,
     /// Session creations by client address.
     pub creations: DefaultKeyedRateLimiter<IpAddr>,
     /// `Strict-Transport-Security`, when configured.
     pub hsts: Option<HeaderValue>,
     /// The meet-compatible surface, when it is on.
     pub meet: Option<meet::Meet>,
-    /// Whether `/metrics` is served beside everything else.
-    pub metrics_here: bool,
     /// Whether the demo task pane is served at `/`.
     pub demo_pane: bool,
 }
@@ -100,7 +86,7 @@ impl App {
     }
 
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&address))
+        self.settings.server.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
     /// Whether a request with ambient credentials comes from a page that may use them.
@@ -111,7 +97,7 @@ impl App {
             None => true,
             Some(origin) => origin.to_str().is_ok_and(|origin| {
                 origin == self.public_url.origin().ascii_serialization()
-                    || self.allowed_origins.iter().any(|allowed| allowed == origin)
+                    || self.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
             }),
         }
     }

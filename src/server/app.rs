@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -22,11 +21,11 @@ use crate::{
     relay::{Registry, Relay, Timing},
     server::{
         error::AppError,
-        secrets::{self, MeetSecrets, Secrets},
+        secrets::{MeetSecrets, Secrets},
     },
-    settings::{Brand, MeetSettings, RefreshSettings, Settings, TraceSettings},
+    settings::{DialogSettings, MeetSettings, Settings, TraceSettings},
     store,
-    telemetry::{Tracing, TracingError, TracingOptions},
+    telemetry::Tracing,
     token::{Issuer, Refresh, Revocations, Verifier},
 };
 
@@ -34,32 +33,12 @@ use crate::{
 /// asked to try again.
 const FULFIL_TIMEOUT: Duration = Duration::from_secs(8);
 
-fn traces(settings: &TraceSettings) -> Result<Tracing, TracingError> {
-    let headers = settings.headers.iter();
-    Tracing::start(&TracingOptions {
-        endpoint: settings.endpoint.clone(),
-        headers: headers.map(|(name, value)| (name.clone(), value.0.clone())).collect(),
-        service_name: settings.service_name.clone(),
-        sampler: settings.sampler,
-    })
-}
-
-fn login_settings(settings: &Settings, redirect_uri: String) -> LoginSettings {
+fn provider_options(settings: &Settings, redirect_uri: String) -> LoginSettings {
     let mut claims = settings.token.claims.clone();
     if let Some(meet) = &settings.meet {
         claims.push(meet.user_id_claim.clone());
     }
-    let oidc = &settings.oidc;
-    LoginSettings {
-        issuer: oidc.issuer.clone(),
-        client_id: oidc.client_id.clone(),
-        client_secret: secrets::client_secret(settings),
-        scopes: oidc.scopes.clone(),
-        redirect_uri,
-        timeout: oidc.timeout,
-        clock_skew: oidc.clock_skew,
-        claims,
-    }
+    settings.oidc.options(redirect_uri, claims)
 }
 
 fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) -> Meet {
@@ -76,14 +55,14 @@ fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) 
     }
 }
 
-/// The look of the dialog. In the demo its last page loads the stand-in for Office.js, so that the
-/// sample Outlook add-in gets the messages that Outlook would deliver.
-fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
-    let mut brand = settings.brand.clone();
-    if demo_pane && brand.office_js_url.is_none() {
-        brand.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
+/// The dialog pages. In the demo the last one loads the stand-in for Office.js, so that the sample
+/// Outlook add-in gets the messages that Outlook would deliver.
+fn dialog(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> DialogSettings {
+    let mut dialog = settings.dialog.clone();
+    if demo_pane && dialog.office_js_url.is_none() {
+        dialog.office_js_url = public_url.join(http::assets::OFFICE_STUB).ok();
     }
-    brand
+    dialog
 }
 
 /// Builds the state of a relay that listens on `address`.
@@ -91,7 +70,7 @@ fn brand(settings: &Settings, public_url: &url::Url, demo_pane: bool) -> Brand {
 /// # Errors
 /// When a key or a setting is unusable or the store cannot be reached.
 pub(crate) async fn build(
-    settings: &Settings,
+    settings: Arc<Settings>,
     address: SocketAddr,
     demo_pane: bool,
 ) -> Result<AppState, AppError> {
@@ -101,11 +80,13 @@ pub(crate) async fn build(
     }
     let limits = &settings.limits;
     let registry = Registry::new(limits.max_streams, limits.max_streams_per_session);
-    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !settings.store.is_shared()));
-    let store = store::open(&settings.store, registry.clone(), metrics.clone()).await?;
-    let timing = Timing { delivery_grace: settings.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
+    let options = settings.store.options();
+    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !options.is_shared()));
+    let store = store::open(&options, registry.clone(), metrics.clone()).await?;
+    let timing =
+        Timing { delivery_grace: settings.session.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
     let relay = Relay::new(Arc::clone(&store), registry, timing);
-    let secrets = Secrets::of(settings)?;
+    let secrets = Secrets::new(&settings)?;
     let signing_keys = Arc::new(secrets.signing_keys);
     let issuer = settings.token_issuer_for(&public_url);
     let audience = settings.token_audience_for(&public_url);
@@ -117,43 +98,40 @@ pub(crate) async fn build(
         claims: settings.token.claims.clone(),
     };
     let redirect_uri = format!("{public_url}callback");
-    let quota =
-        Quota::per_minute(NonZeroU32::new(limits.sessions_per_minute).unwrap_or(NonZeroU32::MIN));
+    let quota = Quota::per_minute(limits.sessions_per_minute);
     Ok(Arc::new(App {
-        login: oidc::Provider::new(login_settings(settings, redirect_uri))?,
+        login: oidc::Provider::new(provider_options(&settings, redirect_uri))?,
         sealing_keys: secrets.sealing_keys,
         cookie_keys: secrets.cookie_keys,
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
-        refresh: settings.token.refresh.as_ref().map(|refresh| {
-            let RefreshSettings { token_ttl, grant_ttl } = *refresh;
+        refresh: settings.token.refresh_token_ttl.map(|token_ttl| {
+            let grant_ttl = settings.token.refresh_grant_ttl;
             Refresh::new(store.clone(), token_ttl, grant_ttl, settings.token.ttl)
         }),
         revocations: Revocations::new(store),
         introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
         pages: Arc::new(Pages::new(
-            &brand(settings, &public_url, demo_pane),
+            &dialog(&settings, &public_url, demo_pane),
             &public_url,
-            &settings.frame_ancestors,
+            &settings.dialog.frame_ancestors,
         )?),
         metrics,
-        tracing: settings.traces.as_ref().map(traces).transpose()?,
-        session_ttl: settings.session_ttl,
-        transit_token_ttl: settings.transit_token_ttl,
-        heartbeat: settings.heartbeat,
-        require_bound_sessions: settings.require_bound_sessions,
-        allowed_origins: settings.allowed_origins.clone(),
-        trusted_proxies: settings.trusted_proxies.clone(),
-        max_body: limits.max_body,
+        tracing: settings
+            .traces
+            .as_ref()
+            .and_then(TraceSettings::options)
+            .map(|options| Tracing::start(&options))
+            .transpose()?,
         creations: RateLimiter::<IpAddr, _, _>::dashmap(quota),
-        hsts: settings.hsts.and_then(|life| {
-            HeaderValue::from_str(&format!("max-age={}; includeSubDomains", life.as_secs())).ok()
+        hsts: settings.server.hsts.and_then(|max_age| {
+            HeaderValue::from_str(&format!("max-age={}; includeSubDomains", max_age.as_secs())).ok()
         }),
         meet: settings.meet.as_ref().zip(secrets.meet).map(|(settings, keys)| meet(settings, keys)),
-        metrics_here: settings.metrics_listen.is_none(),
         demo_pane,
         relay,
         signing_keys,
         issuer: token_issuer,
         public_url,
+        settings,
     }))
 }

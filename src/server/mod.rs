@@ -78,11 +78,12 @@ impl Server {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(settings: Settings, demo_pane: bool) -> Result<Self, AppError> {
-        let listener = listener::bind(settings.listen)?;
+        let settings = Arc::new(settings);
+        let listener = listener::bind(settings.server.listen)?;
         let address = listener
             .local_addr()
-            .map_err(|source| AppError::Listen { address: settings.listen, source })?;
-        let app = app::build(&settings, address, demo_pane).await?;
+            .map_err(|source| AppError::Listen { address: settings.server.listen, source })?;
+        let app = app::build(Arc::clone(&settings), address, demo_pane).await?;
         let limits = ConnectionLimits {
             max_connections: file_limit::raise(settings.limits.max_connections),
             header_timeout: settings.limits.header_timeout,
@@ -104,7 +105,7 @@ impl Server {
             accepting.clone(),
             connections.clone(),
         ));
-        if let Some(metrics) = settings.metrics_listen {
+        if let Some(metrics) = settings.server.metrics_listen {
             tokio::spawn(listener::serve(
                 listener::bind(metrics)?,
                 None,
@@ -117,7 +118,7 @@ impl Server {
         tokio::spawn(sweep_quotas(Arc::clone(&app), accepting.clone()));
         app.login.discover_in_background();
         let public_url = app.public_url.clone();
-        let drain_timeout = settings.drain_timeout;
+        let drain_timeout = settings.server.drain_timeout;
         Ok(Self { address, public_url, app, identities, accepting, connections, drain_timeout })
     }
 

@@ -1,18 +1,18 @@
-//! What the secrets in the settings make: key rings, signing keys, credentials.
-//!
-//! Called by `app` at the start and by `reload`, so that both take the same road.
+//! Key rings, signing keys and credentials, as the secrets in the settings make them: at the start
+//! and in every reload.
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
 use crate::{
+    api::Secret,
     server::AppError,
     session::Digest,
-    settings::{MeetSettings, Secret, Settings, SigningAlgorithm},
+    settings::{MeetSettings, Settings},
     token::{KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
 };
 
-/// Everything that is made of secrets, ready for use.
+/// Everything that is made from secrets.
 pub(crate) struct Secrets {
     pub(crate) sealing_keys: KeyRing,
     pub(crate) cookie_keys: KeyRing,
@@ -29,13 +29,14 @@ pub(crate) struct MeetSecrets {
 }
 
 impl Secrets {
-    /// Makes them. Keys that are not configured are drawn.
-    pub(crate) fn of(settings: &Settings) -> Result<Self, AppError> {
+    /// Makes them. Keys that are not configured are random.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, AppError> {
         Ok(Self {
-            sealing_keys: key_ring("SEALING_KEYS", &settings.sealing_keys)?,
-            cookie_keys: key_ring("COOKIE_KEYS", &settings.cookie_keys)?,
+            sealing_keys: key_ring("SEALING_KEYS", &settings.token.sealing_keys)?,
+            cookie_keys: key_ring("COOKIE_KEYS", &settings.token.cookie_keys)?,
             signing_keys: signing_keys(settings)?,
             introspection_clients: settings
+                .session
                 .introspection_clients
                 .iter()
                 .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
@@ -43,11 +44,6 @@ impl Secrets {
             meet: settings.meet.as_ref().map(meet_secrets).transpose()?,
         })
     }
-}
-
-/// The relay's secret at the provider.
-pub(crate) fn client_secret(settings: &Settings) -> Option<String> {
-    settings.oidc.client_secret.as_ref().map(|secret| secret.expose().to_owned())
 }
 
 fn key_ring(setting: &'static str, secrets: &[Secret]) -> Result<KeyRing, AppError> {
@@ -60,14 +56,10 @@ fn key_ring(setting: &'static str, secrets: &[Secret]) -> Result<KeyRing, AppErr
 
 fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
     let token = &settings.token;
-    let algorithm = match token.algorithm {
-        SigningAlgorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-        SigningAlgorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        SigningAlgorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-        SigningAlgorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
-    };
+    let algorithm = token.algorithm;
+    let configured = token.signing_keys();
     let refused = |setting| move |source| AppError::Key { setting, source };
-    let (mut keys, others) = match token.signing_keys.split_first() {
+    let (mut keys, others) = match configured.split_first() {
         Some((first, others)) => {
             (SigningKeys::from_secret(algorithm, first.expose().as_bytes()), others)
         }
@@ -77,7 +69,7 @@ fn signing_keys(settings: &Settings) -> Result<SigningKeys, AppError> {
         keys = keys.and_then(|keys| keys.with_other(algorithm, other.expose().as_bytes()));
     }
     let mut keys = keys.map_err(refused("SIGNING_KEY"))?;
-    for previous in &token.previous_signing_keys {
+    for previous in token.previous_signing_keys() {
         keys = keys
             .with_other(algorithm, previous.expose().as_bytes())
             .map_err(refused("PREVIOUS_SIGNING_KEY"))?;
@@ -94,7 +86,7 @@ fn meet_secrets(settings: &MeetSettings) -> Result<MeetSecrets, AppError> {
         ttl: settings.token_ttl,
     };
     let secret = settings.token_secret_key.expose().as_bytes();
-    let issuer = MeetIssuer::new(&settings.token_algorithm, secret, claims)
+    let issuer = MeetIssuer::new(settings.token_algorithm, secret, claims)
         .map_err(|source| AppError::Key { setting: "ADDONS_TOKEN_SECRET_KEY", source })?;
     let csrf_key = Hmac::new_from_slice(settings.csrf_secret.expose().as_bytes())
         .map_err(|_| AppError::Key { setting: "ADDONS_CSRF_SECRET", source: KeyError::Missing })?;

@@ -1,282 +1,173 @@
-//! Every setting: name, default, validation, where it comes from (environment, file, `*_FILE`).
-//!
-//! Read by `main`, and again by `app` when they may have changed. Knows nothing of what the settings
-//! are used for. `table` names every setting, `source` reads them, `load` makes sense of them.
+//! The settings: where they come from (environment, file, `<NAME>_FILE`), their defaults and
+//! checks. [`declaration`] explains how one is added.
 
-mod load;
+mod declaration;
+mod dialog;
+mod limits;
+mod meet;
+mod oidc;
+mod server;
+mod session;
 mod source;
-mod table;
+mod store;
+#[cfg(test)]
+mod tests;
+mod token;
+mod traces;
+mod value;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
+    path::{Path, PathBuf},
 };
 
-pub use crate::settings::load::Described;
-pub use crate::settings::source::{SettingsError, SettingsErrors, environment};
-pub use crate::settings::table::markdown;
-
-use ipnet::IpNet;
 use url::Url;
-use zeroize::Zeroizing;
 
-use crate::{session::Digest, store::StoreSettings, telemetry::Sampler, util::tls::Identity};
+pub(crate) use crate::settings::declaration::Reloadable;
+pub use crate::settings::{
+    dialog::DialogSettings,
+    limits::Limits,
+    meet::{MeetSettings, MeetSwitch},
+    oidc::OidcSettings,
+    server::{LogFormat, ServerSettings},
+    session::SessionSettings,
+    source::{SettingsError, SettingsErrors, environment},
+    store::StoreSettings,
+    token::TokenSettings,
+    traces::TraceSettings,
+};
 
-/// A secret from the settings; prints itself as `(redacted)`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Zeroizing<String>);
+use crate::{
+    session::Digest,
+    settings::{declaration::Declaration, source::Source},
+    util::tls::Identity,
+};
 
-impl Secret {
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+/// Every section, in the order of the documentation.
+const SECTIONS: [&[Declaration]; 10] = [
+    ServerSettings::DECLARATIONS,
+    OidcSettings::DECLARATIONS,
+    StoreSettings::DECLARATIONS,
+    TokenSettings::DECLARATIONS,
+    SessionSettings::DECLARATIONS,
+    Limits::DECLARATIONS,
+    DialogSettings::DECLARATIONS,
+    TraceSettings::DECLARATIONS,
+    MeetSwitch::DECLARATIONS,
+    MeetSettings::DECLARATIONS,
+];
+
+/// Every setting.
+fn declarations() -> impl Iterator<Item = &'static Declaration> {
+    SECTIONS.into_iter().flatten()
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("(redacted)")
-    }
-}
-
-/// Signature algorithm of access tokens (RFC 7518 §3.1, RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SigningAlgorithm {
-    /// ECDSA on P-256; the default.
-    Es256,
-    /// Ed25519.
-    EdDsa,
-    /// RSA PKCS#1 v1.5 with SHA-256.
-    Rs256,
-    /// HMAC with SHA-256 and a shared secret.
-    Hs256,
+/// Every setting as a Markdown table, for the documentation.
+pub fn markdown() -> String {
+    declaration::markdown(declarations())
 }
 
 /// All settings, valid and with defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `LISTEN`, default `127.0.0.1:8080`.
-    pub listen: SocketAddr,
-    /// `TLS_CERTIFICATE` and `TLS_KEY`: what `LISTEN` speaks TLS with; plain HTTP without.
+    /// The listeners, the proxies in front of them, and the log.
+    pub server: ServerSettings,
+    /// Certificate and key of `TLS_CERTIFICATE` and `TLS_KEY`; plain HTTP without.
     pub tls: Option<Identity>,
-    /// `PUBLIC_URL`: where browsers and add-ins reach the relay, without a trailing slash in the
-    /// path. Default `http://<LISTEN>`, or `https` with TLS, see [`Settings::public_url_for`]; `https`
-    /// unless the host is loopback.
-    pub public_url: Option<Url>,
-    /// `METRICS_LISTEN`: separate listener for `/metrics`; without it, it is on `LISTEN`.
-    pub metrics_listen: Option<SocketAddr>,
-    /// `OIDC_*`.
+    /// The OpenID provider.
     pub oidc: OidcSettings,
-    /// `REDIS_*`; in memory without `REDIS_URL`.
+    /// The session store.
     pub store: StoreSettings,
-    /// `SIGNING_*`, `TOKEN_*`.
+    /// Access tokens, refresh tokens and the keys of this service.
     pub token: TokenSettings,
-    /// `COOKIE_KEYS[_FILE]`: comma- or line-separated secrets of 32 characters or more, the first
-    /// seals, all open. Drawn at random when unset and the store is in memory; required with Redis.
-    pub cookie_keys: Vec<Secret>,
-    /// `SEALING_KEYS[_FILE]`: likewise, for payloads in the store.
-    pub sealing_keys: Vec<Secret>,
-    /// `SESSION_TTL`, default 15 min.
-    pub session_ttl: Duration,
-    /// `TRANSIT_TOKEN_TTL`, default 120 s.
-    pub transit_token_ttl: Duration,
-    /// `DELIVERY_GRACE`, default 30 s.
-    pub delivery_grace: Duration,
-    /// `HEARTBEAT`, default 15 s.
-    pub heartbeat: Duration,
-    /// `DRAIN_TIMEOUT`, default 30 s.
-    pub drain_timeout: Duration,
-    /// `ALLOWED_ORIGINS`: exact origins for CORS, default none.
-    pub allowed_origins: Vec<String>,
-    /// `TRUSTED_PROXIES`: networks whose `Forwarded`/`X-Forwarded-For` is believed, default none.
-    pub trusted_proxies: Vec<IpNet>,
-    /// `REQUIRE_BOUND_SESSIONS`, default false.
-    pub require_bound_sessions: bool,
-    /// Limits; see [`Limits`].
+    /// Sessions and who may create them.
+    pub session: SessionSettings,
+    /// Limits of one instance and of one client.
     pub limits: Limits,
-    /// `MEET_COMPATIBLE` (alias `ADDONS_ENABLED`): the meet-compatible surface, off by default.
-    pub meet: Option<MeetSettings>,
-    /// Looks of the dialog pages.
-    pub brand: Brand,
-    /// `FRAME_ANCESTORS`: hosts that may frame the task pane pages (CSP), default none.
-    pub frame_ancestors: Vec<String>,
-    /// `HSTS`: `Strict-Transport-Security` max-age, default off.
-    pub hsts: Option<Duration>,
-    /// `INTROSPECTION_CLIENTS`: `id:secret` pairs for introspection and revocation (RFC 7662).
-    pub introspection_clients: Vec<(String, Secret)>,
-    /// `LOG_FORMAT`: `text` (default) or `json`.
-    pub log_json: bool,
-    /// `OTLP_*`, `OTEL_*`: where traces go; `None` makes none.
+    /// The dialog pages.
+    pub dialog: DialogSettings,
+    /// Traces, where they are on.
     pub traces: Option<TraceSettings>,
+    /// The Meet-compatible surface, where it is on.
+    pub meet: Option<MeetSettings>,
 }
 
-/// Traces.
-#[derive(Clone, Debug)]
-pub struct TraceSettings {
-    /// `OTLP_ENDPOINT`: base URL of the receiver.
-    pub endpoint: Url,
-    /// `OTLP_HEADERS[_FILE]`: name and value of each.
-    pub headers: Vec<(String, Secret)>,
-    /// `OTEL_SERVICE_NAME`, default `token-relay`.
-    pub service_name: String,
-    /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`, default all, or as the caller says.
-    pub sampler: Sampler,
-}
-
-/// The OpenID provider.
-#[derive(Clone, Debug)]
-pub struct OidcSettings {
-    /// `OIDC_ISSUER`, required; `https` unless loopback.
-    pub issuer: Url,
-    /// `OIDC_CLIENT_ID`, required.
-    pub client_id: String,
-    /// `OIDC_CLIENT_SECRET[_FILE]`; without it the relay is a public client (PKCE alone).
-    pub client_secret: Option<Secret>,
-    /// `OIDC_SCOPES`, default `openid profile email`; `openid` is always among them.
-    pub scopes: Vec<String>,
-    /// `OIDC_TIMEOUT` of one back-channel request, default 10 s.
-    pub timeout: Duration,
-    /// `OIDC_CLOCK_SKEW` tolerated in ID tokens, default 60 s.
-    pub clock_skew: Duration,
-}
-
-/// The access token that the relay forges.
-#[derive(Clone, Debug)]
-pub struct TokenSettings {
-    /// `SIGNING_ALGORITHM`: `ES256` (default), `EdDSA`, `RS256`, `HS256`.
-    pub algorithm: SigningAlgorithm,
-    /// `SIGNING_KEY[_FILE]`: PEM (PKCS#8), or for HS256 secrets of 32 bytes or more, one a line. The
-    /// first signs, all verify. Without any, a key is drawn at start (single process only; ES256,
-    /// EdDSA and HS256).
-    pub signing_keys: Vec<Secret>,
-    /// `PREVIOUS_SIGNING_KEY[_FILE]`: likewise, none of which signs.
-    pub previous_signing_keys: Vec<Secret>,
-    /// `TOKEN_ISSUER`, default `PUBLIC_URL`.
-    pub issuer: Option<String>,
-    /// `TOKEN_AUDIENCE`, default `PUBLIC_URL`; several separated by commas.
-    pub audience: Vec<String>,
-    /// `TOKEN_SCOPE`, default `addons`.
-    pub scope: String,
-    /// `TOKEN_TTL`, default 1 h.
-    pub ttl: Duration,
-    /// `REFRESH_TOKEN_TTL` and `REFRESH_GRANT_TTL`: refresh tokens for bound sessions, off unless
-    /// the former is set.
-    pub refresh: Option<RefreshSettings>,
-    /// `TOKEN_CLAIMS`: claims copied from the ID token or userinfo, default `name,email`.
-    pub claims: Vec<String>,
-}
-
-/// Refresh tokens.
-#[derive(Clone, Debug)]
-pub struct RefreshSettings {
-    /// `REFRESH_TOKEN_TTL`: how long one may stay unused; at least `TOKEN_TTL`.
-    pub token_ttl: Duration,
-    /// `REFRESH_GRANT_TTL`: how long they may follow each other after one login, default 30 d.
-    pub grant_ttl: Duration,
-}
-
-/// What one instance and one client may use; see guarantee 7 in the README.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// `MAX_STREAMS` open on this instance, default 19 000.
-    pub max_streams: usize,
-    /// `MAX_STREAMS_PER_SESSION`, default 4.
-    pub max_streams_per_session: usize,
-    /// `MAX_CONNECTIONS` on this instance, default 19 500.
-    pub max_connections: usize,
-    /// `MAX_BODY` bytes of a request body, default 16 384.
-    pub max_body: usize,
-    /// `SESSIONS_PER_MINUTE` that one client address may create, default 60.
-    pub sessions_per_minute: u32,
-    /// `HEADER_TIMEOUT` within which a request's head must have come, default 10 s.
-    pub header_timeout: Duration,
-}
-
-/// The meet-compatible surface.
-#[derive(Clone, Debug)]
-pub struct MeetSettings {
-    /// `ADDONS_SESSION_TTL`, default 1 h; plain numbers are seconds in all `ADDONS_*`.
-    pub session_ttl: Duration,
-    /// `ADDONS_TRANSIT_TOKEN_TTL`, default 120 s.
-    pub transit_token_ttl: Duration,
-    /// `ADDONS_CSRF_SECRET[_FILE]`, required, 32 characters or more.
-    pub csrf_secret: Secret,
-    /// `ADDONS_TOKEN_SECRET_KEY[_FILE]`, required, 32 characters or more.
-    pub token_secret_key: Secret,
-    /// `ADDONS_TOKEN_ALG`, default HS256; HS256, HS384, HS512.
-    pub token_algorithm: String,
-    /// `ADDONS_TOKEN_ISSUER`, default `lasuite-meet`.
-    pub token_issuer: String,
-    /// `ADDONS_TOKEN_AUDIENCE`, default `addons`.
-    pub token_audience: String,
-    /// `ADDONS_TOKEN_TTL`, default 7200 s.
-    pub token_ttl: Duration,
-    /// `ADDONS_TOKEN_TYPE`, default `Bearer`.
-    pub token_type: String,
-    /// `ADDONS_TOKEN_SCOPE`, default `rooms:create`.
-    pub token_scope: String,
-    /// `ADDONS_RANDOM_TOKEN_BYTE_LENGTH`, default 60.
-    pub random_token_byte_length: usize,
-    /// `ADDONS_SESSION_ID_COOKIE`, default `addonsSid`.
-    pub session_id_cookie: String,
-    /// `MEET_USER_ID_CLAIM`: ID-token claim that becomes `user_id`, default `sub`.
-    pub user_id_claim: String,
-    /// `MEET_RETURN_TO`: origins or URL prefixes to which `authenticate` may return; required.
-    pub return_to: Vec<Url>,
-    /// `MEET_LOGIN_TTL` of the browser login, default 12 h.
-    pub login_ttl: Duration,
-}
-
-/// Looks of the dialog pages.
-#[derive(Clone, Debug, Default)]
-pub struct Brand {
-    /// `BRAND_NAME`, default `token-relay`.
-    pub name: String,
-    /// `BRAND_LOGO_URL`: `https` image, default none.
-    pub logo_url: Option<Url>,
-    /// `BRAND_COLOR`: `#rrggbb` accent, default the built-in.
-    pub color: Option<String>,
-    /// `OFFICE_JS_URL`: where dialog pages load Office.js from, so that they can use
-    /// `messageParent`; default none (no external script).
-    pub office_js_url: Option<Url>,
-}
-
-/// Settings as they were read at one moment, to be compared with those of another.
-pub struct Snapshot {
-    /// The settings.
-    pub settings: Settings,
-    digests: BTreeMap<&'static str, Digest>,
-    files: Vec<PathBuf>,
-}
-
-impl Snapshot {
-    /// Every file that holds a part of the settings.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    /// Names of the settings whose values differ from those in `other`.
-    pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
-        let names = table::TABLE.iter().map(|entry| entry.name);
-        names.filter(|name| self.digests.get(name) != other.digests.get(name)).collect()
-    }
+/// One line of `check-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveSetting {
+    /// Name without the prefix.
+    pub name: &'static str,
+    /// The value, or words in its place where it is secret.
+    pub value: String,
+    /// Where the value came from.
+    pub origin: String,
 }
 
 impl Settings {
-    /// Where the world reaches a service that is bound to `bound`. One that listens everywhere and
-    /// was not told its name is reached on this machine.
+    /// Reads the settings from `environment` and the optional TOML `file`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(
+        environment: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingsErrors> {
+        Snapshot::load(environment, file).map(|snapshot| snapshot.settings)
+    }
+
+    fn read(source: &mut Source) -> Option<Self> {
+        // Every section is read before any is missed, so that all errors are found.
+        let server = ServerSettings::read(source);
+        let tls = ServerSettings::identity(source);
+        let oidc = OidcSettings::read(source);
+        let store = StoreSettings::read(source);
+        let token = TokenSettings::read(source);
+        let session = SessionSettings::read(source);
+        let limits = Limits::read(source);
+        let dialog = DialogSettings::read(source);
+        let traces = TraceSettings::read_if_on(source);
+        let meet = MeetSettings::read_if_on(source);
+        if let Some(server) = &server {
+            server.check(source);
+        }
+        if let Some(token) = &token {
+            token.check(source);
+        }
+        if source.has("REDIS_URL") {
+            for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
+                if !source.has(name) {
+                    source.missing(name, "with REDIS_URL, because all instances must share it");
+                }
+            }
+        }
+        Some(Self {
+            server: server?,
+            tls,
+            oidc: oidc?,
+            store: store?,
+            token: token?,
+            session: session?,
+            limits: limits?,
+            dialog: dialog?,
+            traces,
+            meet,
+        })
+    }
+
+    /// URL by which the world reaches a service that is bound to `bound`. One that listens on every
+    /// address and has no configured name is reached on this machine.
     pub fn public_url_for(&self, bound: SocketAddr) -> Url {
         let bound = reachable(bound);
         // An address always makes a URL; the issuer is one that exists in any case.
-        self.public_url
+        self.server
+            .public_url
             .clone()
             .or_else(|| Url::parse(&format!("{}://{bound}", self.scheme())).ok())
             .unwrap_or_else(|| self.oidc.issuer.clone())
     }
 
-    /// The scheme that `LISTEN` is spoken to with.
+    /// The scheme that `LISTEN` speaks.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -295,7 +186,98 @@ impl Settings {
     }
 }
 
-/// `address`, or the loopback address in the place of "everywhere".
+/// Settings as they were read at one moment, to be compared with those of another.
+pub struct Snapshot {
+    /// The settings.
+    pub settings: Settings,
+    effective: Vec<EffectiveSetting>,
+    digests: BTreeMap<&'static str, Digest>,
+    files: Vec<PathBuf>,
+}
+
+/// A setting whose value differs between two snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed {
+    pub(crate) name: &'static str,
+    /// What a reload exchanges for it; `None` waits for a restart.
+    pub(crate) reload: Option<Reloadable>,
+}
+
+impl Snapshot {
+    /// Reads the settings from `environment` and the optional TOML `file`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(
+        environment: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingsErrors> {
+        Self::new(Source::read(environment, file))
+    }
+
+    /// Settings of `token-relay demo`: the embedded provider, and the environment for the rest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the environment.
+    pub fn demo(
+        listen: SocketAddr,
+        issuer: &str,
+        client_id: &str,
+        client_secret: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsErrors> {
+        // These belong to the demo; those of another provider do not fit.
+        let foreign = ["TOKEN_RELAY_OIDC_", "TOKEN_RELAY_LISTEN"];
+        let environment = environment
+            .into_iter()
+            .filter(|(name, _)| !foreign.iter().any(|prefix| name.starts_with(prefix)));
+        let mut source = Source::read(environment, None);
+        source.preset("LISTEN", &listen.to_string());
+        source.preset("OIDC_ISSUER", issuer);
+        source.preset("OIDC_CLIENT_ID", client_id);
+        source.preset("OIDC_CLIENT_SECRET", client_secret);
+        // One person, or one benchmark, behind one address.
+        source.preset("SESSIONS_PER_MINUTE", "1000000");
+        Self::new(source)
+    }
+
+    fn new(mut source: Source) -> Result<Self, SettingsErrors> {
+        let settings = Settings::read(&mut source);
+        let effective = declarations().map(|declaration| {
+            let unset = || (declaration.unset_in_words().replace('`', ""), "default".to_owned());
+            let (value, origin) = source.shown(declaration).unwrap_or_else(unset);
+            EffectiveSetting { name: declaration.name, value, origin }
+        });
+        let effective = effective.collect();
+        let names = declarations().map(|declaration| declaration.name);
+        let digests = names.filter_map(|name| Some((name, source.digest(name)?))).collect();
+        let files = source.files().to_vec();
+        source.finish()?;
+        // Without an error there is nothing that could be missing.
+        let settings = settings.ok_or(SettingsErrors(Vec::new()))?;
+        Ok(Self { settings, effective, digests, files })
+    }
+
+    /// The effective configuration, secrets redacted.
+    pub fn effective(&self) -> &[EffectiveSetting] {
+        &self.effective
+    }
+
+    /// Every file that holds a part of the settings.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The settings whose values differ from those in `other`.
+    pub(crate) fn changed_from(&self, other: &Self) -> Vec<Changed> {
+        declarations()
+            .filter(|setting| self.digests.get(setting.name) != other.digests.get(setting.name))
+            .map(|setting| Changed { name: setting.name, reload: setting.reload })
+            .collect()
+    }
+}
+
+/// `address`, or the loopback address in the place of the unspecified one.
 pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

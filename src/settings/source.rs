@@ -1,19 +1,22 @@
-//! Reads raw values from the environment and the file, and remembers where each came from.
+//! The raw values of the settings: read from the environment and the settings file, each with its
+//! origin, and the errors found while they are parsed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
 };
 
+use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use crate::{
     session::Digest,
-    settings::{Secret, table},
+    settings::{
+        declaration::{Declaration, Unset},
+        declarations,
+        value::Field,
+    },
 };
 
 /// Prefix of environment variables.
@@ -22,14 +25,15 @@ const PREFIX: &str = "TOKEN_RELAY_";
 /// Variables with the prefix that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["LOG", "CONFIG", "DEMO_AUTO_LOGIN"];
 
-/// Variables of the OpenTelemetry specification, and the settings that they stand for.
-const OPEN_TELEMETRY: [(&str, &str); 5] = [
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTLP_ENDPOINT"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "OTLP_HEADERS"),
-    ("OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME"),
-    ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER"),
-    ("OTEL_TRACES_SAMPLER_ARG", "OTEL_TRACES_SAMPLER_ARG"),
-];
+/// Suffix of the name of a file that holds a secret.
+const FILE: &str = "_FILE";
+
+/// Similarity of two names, from 0 to 1, above which one is offered for the other.
+const NEAR: f64 = 0.7;
+
+/// A list without members, which an environment variable can express too. Unlike an empty text, it
+/// is a value.
+const EMPTY_LIST: &str = ",";
 
 /// One thing wrong with the settings. Never holds a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +68,8 @@ impl std::error::Error for SettingsErrors {}
 pub(crate) enum Origin {
     /// The environment variable of that name.
     Environment(String),
-    /// The settings file.
-    File(PathBuf),
+    /// The settings file, at that line.
+    File(PathBuf, usize),
     /// A file that another setting names.
     SecretFile(PathBuf),
     /// The program itself (`demo`).
@@ -76,7 +80,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Environment(name) => write!(formatter, "environment {name}"),
-            Self::File(path) => write!(formatter, "file {}", path.display()),
+            Self::File(path, line) => write!(formatter, "file {}, line {line}", path.display()),
             Self::SecretFile(path) => write!(formatter, "secret file {}", path.display()),
             Self::Program => formatter.write_str("demo"),
         }
@@ -86,18 +90,18 @@ impl fmt::Display for Origin {
 struct Raw {
     text: Zeroizing<String>,
     origin: Origin,
-    /// A list that was written down without members, unlike one that was not written down.
-    is_empty_list: bool,
 }
 
-/// The raw values, and the errors found while making sense of them.
+/// The raw values by name, and the errors found while they are parsed.
 #[derive(Default)]
 pub(crate) struct Source {
     values: BTreeMap<String, Raw>,
     errors: Vec<SettingsError>,
+    /// Settings that an error was noted for already.
+    failed: BTreeSet<String>,
     /// Every file that was read, or should have been.
     files: Vec<PathBuf>,
-    /// What the files that plain settings name hold.
+    /// Digests of the files that plain settings name, by setting.
     contents: BTreeMap<String, Digest>,
 }
 
@@ -116,12 +120,8 @@ impl Source {
         for (variable, value) in environment {
             if let Some(name) = variable.strip_prefix(PREFIX) {
                 prefixed.push((name.to_owned(), variable.clone(), value));
-            } else if variable == "ADDONS_ENABLED" {
-                aliases.push(("MEET_COMPATIBLE".to_owned(), variable, value));
-            } else if let Some(name) = OPEN_TELEMETRY.iter().find(|(alias, _)| *alias == variable) {
-                aliases.push((name.1.to_owned(), variable, value));
-            } else if variable.starts_with("ADDONS_") && known(&variable) {
-                aliases.push((variable.clone(), variable, value));
+            } else if let Some(name) = name_of_alias(&variable) {
+                aliases.push((name, variable, value));
             } else if variable == "OTEL_SDK_DISABLED" && value.eq_ignore_ascii_case("true") {
                 disabled = true;
             }
@@ -137,18 +137,19 @@ impl Source {
                 if NOT_SETTINGS.contains(&name.as_str()) || is_service_link(&name, &value) {
                     continue;
                 }
-                if !known(&name) {
-                    found.unknown(&variable, &name, |near| format!("{PREFIX}{near}"));
+                if !is_known(&name) {
+                    found.unknown(&variable, &name, |near| format!("{PREFIX}{near}"), "");
                 } else if value.contains(char::REPLACEMENT_CHARACTER) {
-                    found.error(variable, "expected text in UTF-8".to_owned());
+                    found.error(&name, variable, "expected text in UTF-8".to_owned());
                 } else if !value.trim().is_empty() {
-                    // Compose files and charts hand on what is not set as an empty variable.
+                    // Compose files and charts pass on what is not set as an empty variable.
                     found.put(name, value, Origin::Environment(variable));
                 }
             }
             found.read_secret_files(|name| format!("{prefix}{name}"));
             source.values.append(&mut found.values);
             source.errors.append(&mut found.errors);
+            source.failed.append(&mut found.failed);
             source.files.append(&mut found.files);
         }
         source
@@ -158,80 +159,82 @@ impl Source {
         let setting = path.display().to_string();
         self.files.push(path.to_owned());
         let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return self.error(setting, error.to_string()),
+            Ok(text) => Zeroizing::new(text),
+            Err(error) => return self.error("", setting, error.to_string()),
         };
-        let table = match text.parse::<toml::Table>() {
-            Ok(table) => table,
+        let line = |offset: usize| {
+            let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+            before.iter().filter(|byte| **byte == b'\n').count() + 1
+        };
+        let table = match DeTable::parse(&text) {
+            Ok(table) => table.into_inner(),
             Err(error) => {
-                // The parser's own text would repeat the line, which may hold a secret.
-                let line = error
-                    .span()
-                    .map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                return self.error(setting, format!("not valid TOML at line {line}"));
+                // The parser's own message would repeat the line, which may hold a secret.
+                let at = error.span().map(|span| format!(" at line {}", line(span.start)));
+                let problem = format!("not valid TOML{}", at.unwrap_or_default());
+                return self.error("", setting, problem);
             }
         };
         for (key, value) in table {
-            let name = key.to_ascii_uppercase();
-            if !known(&name) || key != key.to_ascii_lowercase() {
-                self.unknown(&key, &name, str::to_ascii_lowercase);
-                continue;
-            }
-            match plain_text(&value) {
-                Some(text) => {
-                    let is_empty_list = value.as_array().is_some_and(Vec::is_empty);
-                    let origin = Origin::File(path.to_owned());
-                    self.values.insert(name, Raw { text: text.into(), origin, is_empty_list });
-                }
-                None => {
-                    self.error(
-                        key,
-                        "expected a string, number, boolean or list of them".to_owned(),
-                    );
-                }
+            let line = line(key.span().start);
+            let (key, name) = (key.get_ref().as_ref(), key.get_ref().to_ascii_uppercase());
+            let origin = Origin::File(path.to_owned(), line);
+            if !is_known(&name) || key != key.to_ascii_lowercase() {
+                self.unknown(key, &name, str::to_ascii_lowercase, &format!(" ({origin})"));
+            } else if let Some(text) = plain_text(value.get_ref()) {
+                self.put(name, text, origin);
+            } else {
+                let problem = format!("expected text, number, boolean or list ({origin})");
+                self.error(&name, key, problem);
             }
         }
     }
 
-    fn unknown(&mut self, written: &str, name: &str, spell: impl Fn(&str) -> String) {
-        let near = spell(table::nearest(name));
-        self.error(written.to_owned(), format!("no such setting; did you mean {near}?"));
+    fn unknown(&mut self, written: &str, name: &str, spell: impl Fn(&str) -> String, at: &str) {
+        let names = declarations().map(|declaration| declaration.name);
+        let near = names
+            .map(|known| (strsim::normalized_damerau_levenshtein(known, name), known))
+            .filter(|(similarity, _)| *similarity >= NEAR)
+            .max_by(|(left, _), (right, _)| left.total_cmp(right));
+        let hint = near.map(|(_, known)| format!("; did you mean {}?", spell(known)));
+        self.error(name, written, format!("no such setting{}{at}", hint.unwrap_or_default()));
     }
 
     /// Replaces `<NAME>_FILE` by the content of that file; `spell` writes a name as the operator
     /// did.
     fn read_secret_files(&mut self, spell: impl Fn(&str) -> String) {
-        for entry in table::TABLE.iter().filter(|entry| entry.secret) {
-            let file_name = format!("{}_FILE", entry.name);
-            let Some(Raw { text: path, origin, .. }) = self.values.remove(&file_name) else {
+        for declaration in declarations().filter(|declaration| declaration.secret) {
+            let name = declaration.name;
+            let file_name = format!("{name}{FILE}");
+            let Some(Raw { text: path, origin }) = self.values.remove(&file_name) else {
                 continue;
             };
             if path.trim().is_empty() {
                 continue;
             }
-            if self.has(entry.name) {
+            if self.has(name) {
                 let problem = format!("give it or {}, not both", spell(&file_name));
-                self.error(spell(entry.name), problem);
+                self.error(name, spell(name), problem);
                 continue;
             }
             let path = PathBuf::from(path.as_str());
             self.files.push(path.clone());
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
+                    let text = Zeroizing::new(text);
                     let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                    self.put(entry.name.to_owned(), text, Origin::SecretFile(path));
+                    self.put(name.to_owned(), text, Origin::SecretFile(path));
                 }
                 Err(error) => {
                     let problem = format!("{} ({origin}): {error}", path.display());
-                    self.error(spell(&file_name), problem);
+                    self.error(name, spell(&file_name), problem);
                 }
             }
         }
     }
 
     fn put(&mut self, name: String, text: String, origin: Origin) {
-        let text = Zeroizing::new(text);
-        self.values.insert(name, Raw { text, origin, is_empty_list: false });
+        self.values.insert(name, Raw { text: Zeroizing::new(text), origin });
     }
 
     /// Sets a value unless the operator did.
@@ -241,9 +244,35 @@ impl Source {
         }
     }
 
-    /// A file that a setting names, by its content.
-    pub(crate) fn file(&mut self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
-        let path = PathBuf::from(self.text(name)?);
+    /// The value of a setting, or what it is when it is not set. A value that `parse` refuses is
+    /// noted and replaced by the default, so that the checks of other settings go on. `None` when
+    /// there is neither.
+    pub(crate) fn value<T, F: Field<T>>(
+        &mut self,
+        declaration: &Declaration,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<F> {
+        if let Some(text) = self.text(declaration.name) {
+            match parse(&text) {
+                Ok(value) => return Some(F::new(value)),
+                Err(expected) => self.reject(declaration.name, &expected),
+            }
+        }
+        match declaration.unset {
+            Unset::Default(text) => parse(text).ok().map(F::new),
+            Unset::Optional(_) => F::unset().or_else(|| parse("").ok().map(F::new)),
+            Unset::Required(when) => {
+                if !self.has(declaration.name) {
+                    self.missing(declaration.name, when);
+                }
+                F::unset()
+            }
+        }
+    }
+
+    /// The content of the file that a setting names.
+    pub(crate) fn content(&mut self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let path = PathBuf::from(self.text(name)?.as_str());
         self.files.push(path.clone());
         match std::fs::read(&path) {
             Ok(content) => {
@@ -251,21 +280,18 @@ impl Source {
                 Some(content.into())
             }
             Err(error) => {
-                self.error(format!("{PREFIX}{name}"), format!("{}: {error}", path.display()));
+                let problem = format!("{}: {error}", path.display());
+                self.error(name, format!("{PREFIX}{name}"), problem);
                 None
             }
         }
     }
 
-    /// What tells one reading of the settings from another, by setting; no value can be read from
-    /// it.
-    pub(crate) fn digests(&self) -> BTreeMap<&'static str, Digest> {
-        let digest = |name: &str| {
-            let text = self.shown(name)?;
-            let content = self.contents.get(name).map(Digest::as_bytes).copied();
-            Some(Digest::of(&[text.as_bytes(), &content.unwrap_or_default()].concat()))
-        };
-        table::TABLE.iter().filter_map(|entry| Some((entry.name, digest(entry.name)?))).collect()
+    /// Distinguishes one reading of a setting from another; no value can be read from it.
+    pub(crate) fn digest(&self, name: &str) -> Option<Digest> {
+        let text = self.text(name)?;
+        let content = self.contents.get(name).map(Digest::as_bytes).copied();
+        Some(Digest::of(&[text.as_bytes(), &content.unwrap_or_default()].concat()))
     }
 
     /// Every file that was read, or should have been.
@@ -273,21 +299,27 @@ impl Source {
         &self.files
     }
 
-    /// Notes an error.
-    pub(crate) fn error(&mut self, setting: impl Into<String>, problem: String) {
-        self.errors.push(SettingsError { setting: setting.into(), problem });
+    /// Notes an error of the setting `name`, which the operator wrote as `written`.
+    fn error(&mut self, name: &str, written: impl Into<String>, problem: String) {
+        self.failed.insert(name.to_owned());
+        self.errors.push(SettingsError { setting: written.into(), problem });
     }
 
-    /// Notes an error of a setting, with the source of its value.
+    /// Notes that the value of a setting is wrong, with its origin.
     pub(crate) fn reject(&mut self, name: &str, expected: &str) {
         let origin = self.values.get(name).map(|raw| format!(" ({})", raw.origin));
         let problem = format!("expected {expected}{}", origin.unwrap_or_default());
-        self.error(format!("{PREFIX}{name}"), problem);
+        self.error(name, format!("{PREFIX}{name}"), problem);
     }
 
-    /// Notes that a required setting is missing.
-    pub(crate) fn missing(&mut self, name: &str, why: &str) {
-        self.error(format!("{PREFIX}{name}"), format!("required{why}, but not set"));
+    /// Notes that a setting is required and not set, unless there is an error of it already.
+    pub(crate) fn missing(&mut self, name: &str, when: &str) {
+        if self.failed.contains(name) {
+            return;
+        }
+        let space = if when.is_empty() { "" } else { " " };
+        let problem = format!("required{space}{}, but not set", when.replace('`', ""));
+        self.error(name, format!("{PREFIX}{name}"), problem);
     }
 
     /// Whether the setting has a value.
@@ -296,137 +328,26 @@ impl Source {
     }
 
     /// The value; an empty one counts as none.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        debug_assert!(table::find(name).is_some(), "{name} is not in the table");
+    fn text(&self, name: &str) -> Option<Zeroizing<String>> {
         let text = self.values.get(name)?.text.trim();
-        (!text.is_empty()).then(|| text.to_owned())
+        (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()))
     }
 
-    /// The value as `check-config` shows it, if there is one.
-    pub(crate) fn shown(&self, name: &str) -> Option<String> {
-        let is_empty_list = self.values.get(name)?.is_empty_list;
-        if is_empty_list { Some("(empty list)".to_owned()) } else { self.text(name) }
-    }
-
-    /// Where the value came from.
-    pub(crate) fn origin(&self, name: &str) -> Option<String> {
-        self.values.get(name).map(|raw| raw.origin.to_string())
-    }
-
-    /// A secret, of `least` characters or more.
-    pub(crate) fn secret(&mut self, name: &str, least: usize) -> Option<Secret> {
-        let text = Zeroizing::new(self.text(name)?);
-        if text.chars().count() < least {
-            self.reject(name, &format!("{least} characters or more"));
-            return None;
-        }
-        Some(Secret(text))
-    }
-
-    /// Secrets separated by commas or lines.
-    pub(crate) fn secrets(&mut self, name: &str, least: usize) -> Vec<Secret> {
-        let secrets = self
-            .text(name)
-            .unwrap_or_default()
-            .split([',', '\n'])
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(|part| Secret(Zeroizing::new(part.to_owned())))
-            .collect::<Vec<_>>();
-        let short = |secret: &Secret| secret.expose().chars().count() < least;
-        // Separators alone must not pass for keys.
-        if secrets.iter().any(short) || (secrets.is_empty() && self.has(name)) {
-            self.reject(name, &format!("secrets of {least} characters or more each"));
-        }
-        secrets
-    }
-
-    /// A list separated by commas.
-    pub(crate) fn list(&self, name: &str) -> Option<Vec<String>> {
-        if self.values.get(name).is_some_and(|raw| raw.is_empty_list) {
-            return Some(Vec::new());
-        }
-        let text = self.text(name)?;
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        Some(parts.map(str::to_owned).collect())
-    }
-
-    /// A value of a type with a textual form.
-    pub(crate) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
-        let text = self.text(name)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.reject(name, expected);
-        }
-        parsed
-    }
-
-    /// A boolean.
-    pub(crate) fn flag(&mut self, name: &str) -> bool {
-        match self.text(name).as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None | Some("false" | "0" | "no" | "off") => false,
-            Some("true" | "1" | "yes" | "on") => true,
-            Some(_) => {
-                self.reject(name, "true or false");
-                false
-            }
-        }
-    }
-
-    /// A whole number within `bounds`.
-    pub(crate) fn number(
-        &mut self,
-        name: &str,
-        default: usize,
-        bounds: RangeInclusive<usize>,
-    ) -> usize {
-        let expected = format!("a whole number from {} to {}", bounds.start(), bounds.end());
-        match self.parse(name, &expected) {
-            Some(number) if bounds.contains(&number) => number,
-            Some(_) => {
-                self.reject(name, &expected);
-                default
-            }
-            None => default,
-        }
-    }
-
-    /// A duration between two others. In `ADDONS_*` a plain number stands for seconds.
-    pub(crate) fn duration(
-        &mut self,
-        name: &str,
-        default: Duration,
-        (least, most): (Duration, Duration),
-    ) -> Duration {
-        let Some(text) = self.text(name) else { return default };
-        let seconds = text.parse().ok().filter(|_| name.starts_with("ADDONS_"));
-        let parsed = match seconds {
-            Some(seconds) => Some(Duration::from_secs(seconds)),
-            None => humantime::parse_duration(&text).ok(),
+    /// The value and its origin, as `check-config` shows them, where the setting has one.
+    pub(crate) fn shown(&self, declaration: &Declaration) -> Option<(String, String)> {
+        let text = self.text(declaration.name)?;
+        let origin = self.values.get(declaration.name)?.origin.to_string();
+        let shown = match text.as_str() {
+            EMPTY_LIST => "(empty list)".to_owned(),
+            _ if declaration.secret => "(set, redacted)".to_owned(),
+            text => text.to_owned(),
         };
-        match parsed {
-            Some(duration) if (least..=most).contains(&duration) => duration,
-            _ => {
-                let show = humantime::format_duration;
-                let (least, most) = (show(least), show(most));
-                self.reject(
-                    name,
-                    &format!("a duration such as 30s or 15m, from {least} to {most}"),
-                );
-                default
-            }
-        }
+        Some((shown, origin))
     }
 
     /// The errors, if there are any.
-    pub(crate) fn finish(&mut self) -> Result<(), SettingsErrors> {
-        let errors = std::mem::take(&mut self.errors);
-        if errors.is_empty() { Ok(()) } else { Err(SettingsErrors(errors)) }
-    }
-
-    /// Whether an error was noted.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.errors.is_empty()
+    pub(crate) fn finish(self) -> Result<(), SettingsErrors> {
+        if self.errors.is_empty() { Ok(()) } else { Err(SettingsErrors(self.errors)) }
     }
 }
 
@@ -451,20 +372,41 @@ fn is_service_link(name: &str, value: &str) -> bool {
 }
 
 /// Whether there is such a setting, or a file for one.
-fn known(name: &str) -> bool {
-    let of_file = |name: &str| table::find(name).is_some_and(|entry| entry.secret);
-    table::find(name).is_some() || name.strip_suffix("_FILE").is_some_and(of_file)
+fn is_known(name: &str) -> bool {
+    let find = |name: &str| declarations().find(|declaration| declaration.name == name);
+    let of_file = |name: &str| find(name).is_some_and(|declaration| declaration.secret);
+    find(name).is_some() || name.strip_suffix(FILE).is_some_and(of_file)
 }
 
-fn plain_text(value: &toml::Value) -> Option<String> {
+/// The setting, or its file, that a variable without the prefix stands for.
+fn name_of_alias(variable: &str) -> Option<String> {
+    let find = |variable: &str| {
+        declarations().find(|declaration| {
+            declaration.aliases.contains(&variable)
+                || (declaration.unprefixed && declaration.name == variable)
+        })
+    };
+    if let Some(declaration) = find(variable) {
+        return Some(declaration.name.to_owned());
+    }
+    let declaration = find(variable.strip_suffix(FILE)?).filter(|found| found.secret)?;
+    Some(format!("{}{FILE}", declaration.name))
+}
+
+/// A value of the settings file as an environment variable would write it.
+fn plain_text(value: &DeValue<'_>) -> Option<String> {
     Some(match value {
-        toml::Value::String(text) => text.clone(),
-        toml::Value::Integer(number) => number.to_string(),
-        toml::Value::Float(number) => number.to_string(),
-        toml::Value::Boolean(flag) => flag.to_string(),
-        toml::Value::Array(values) => {
-            values.iter().map(plain_text).collect::<Option<Vec<_>>>()?.join(",")
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok()?.to_string()
         }
-        toml::Value::Datetime(_) | toml::Value::Table(_) => return None,
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Array(values) if values.is_empty() => EMPTY_LIST.to_owned(),
+        DeValue::Array(values) => {
+            let texts = values.iter().map(|value| plain_text(value.get_ref()));
+            texts.collect::<Option<Vec<_>>>()?.join(",")
+        }
+        DeValue::Datetime(_) | DeValue::Table(_) => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! Where sessions, grants and one-time marks are stored: the traits, their types and [`open`].
 //!
 //! Every method is one atomic transition, so that two instances never both consume, fulfil or
-//! deliver. A further store is one more folder here and one more variant of [`StoreSettings`].
+//! deliver. A further store is one more folder here and one more variant of [`StoreOptions`].
 
 mod instrumented;
 pub mod memory;
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 pub use crate::store::{
     instrumented::{OPERATIONS, Observer, STATES},
-    redis::RedisSettings,
+    redis::RedisOptions,
     transition::{
         Ended, Entered, Entry, Fulfilled, NewSession, ReadMode, ReadRequest, ReadResult, Rotated,
         Stored,
@@ -32,14 +32,14 @@ pub const TOMBSTONE: Duration = Duration::from_secs(60);
 
 /// Which store to open.
 #[derive(Clone, Debug)]
-pub enum StoreSettings {
+pub enum StoreOptions {
     /// The memory of this process; a restart loses the sessions.
     Memory,
     /// Redis or Valkey, shared by any number of instances.
-    Redis(RedisSettings),
+    Redis(RedisOptions),
 }
 
-impl StoreSettings {
+impl StoreOptions {
     /// Whether several instances share it, so that they must also share their keys.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
@@ -53,14 +53,14 @@ impl StoreSettings {
 /// When the settings are unusable. A server that cannot be reached is none: the store then fails
 /// every call until it can.
 pub async fn open(
-    settings: &StoreSettings,
+    settings: &StoreOptions,
     notifier: Arc<dyn Notifier>,
     observer: Arc<dyn Observer>,
 ) -> Result<Arc<dyn Store>, StoreError> {
     let remote = settings.is_shared();
     let store: Arc<dyn Store> = match settings {
-        StoreSettings::Memory => MemoryStore::new(notifier),
-        StoreSettings::Redis(settings) => RedisStore::connect(settings, notifier).await?,
+        StoreOptions::Memory => MemoryStore::new(notifier),
+        StoreOptions::Redis(settings) => RedisStore::connect(settings, notifier).await?,
     };
     Ok(Arc::new(Instrumented::new(store, observer, remote)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, Header};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, Header};
 use serde_json::{Map, json};
 
 use crate::{
@@ -134,13 +134,10 @@ impl MeetIssuer {
     ///
     /// # Errors
     /// When the algorithm is none of HS256, HS384, HS512, or the secret is too short.
-    pub fn new(algorithm: &str, secret: &[u8], claims: MeetClaims) -> Result<Self, KeyError> {
-        let algorithm = match algorithm {
-            "HS256" => Algorithm::HS256,
-            "HS384" => Algorithm::HS384,
-            "HS512" => Algorithm::HS512,
-            _ => return Err(KeyError::Missing),
-        };
+    pub fn new(algorithm: Algorithm, secret: &[u8], claims: MeetClaims) -> Result<Self, KeyError> {
+        if algorithm.family() != AlgorithmFamily::Hmac {
+            return Err(KeyError::Unsupported(algorithm));
+        }
         if secret.len() < 32 {
             return Err(KeyError::TooShort { min: 32 });
         }

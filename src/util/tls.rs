@@ -1,7 +1,6 @@
 //! TLS on the relay's own listener: the certificate, and how it is exchanged without a restart.
 //!
-//! `settings` reads an [`Identity`], `app` puts it into force, `server` performs the handshake.
-//! Knows nothing of files.
+//! Knows no files: the settings read the [`Identity`].
 
 use std::sync::Arc;
 
@@ -82,7 +81,7 @@ impl Identity {
     }
 }
 
-/// The identity in force. A new one is shown to new connections; open ones keep theirs.
+/// The active identity. A new one is shown to new connections; open ones keep theirs.
 pub struct Identities(ArcSwap<CertifiedKey>);
 
 impl std::fmt::Debug for Identities {
@@ -103,7 +102,7 @@ impl Identities {
         Arc::new(Self(ArcSwap::new(first)))
     }
 
-    /// Puts another into force.
+    /// Replaces it.
     pub fn replace(&self, Identity(next): Identity) {
         self.0.store(next);
     }

@@ -70,7 +70,10 @@ fn check_config_hides_secrets() {
     let output = run(&["check-config"], &[&PROVIDER[..], &[secret]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(shown.contains("https://login.example") && shown.contains("(set, hidden)"), "{shown}");
+    assert!(
+        shown.contains("https://login.example") && shown.contains("(set, redacted)"),
+        "{shown}"
+    );
     assert!(!shown.contains("confidential"));
 }
 
@@ -109,8 +112,8 @@ fn the_environment_wins_over_the_file_and_secrets_come_from_files() {
         found.unwrap_or_else(|| panic!("no {name} in {shown}")).to_owned()
     };
     assert!(line("heartbeat").ends_with("30s  (environment TOKEN_RELAY_HEARTBEAT)"), "{shown}");
-    assert!(line("session_ttl").ends_with(&format!("5m  (file {file})")), "{shown}");
-    let hidden = format!("(set, hidden)  (secret file {secret})");
+    assert!(line("session_ttl").ends_with(&format!("5m  (file {file}, line 2)")), "{shown}");
+    let hidden = format!("(set, redacted)  (secret file {secret})");
     assert!(line("oidc_client_secret").ends_with(&hidden), "{shown}");
     assert!(!shown.contains("confidential"));
     // The variable says it as well as `--config`.

@@ -1,4 +1,4 @@
-//! New keys and secrets come into force while the service runs: on SIGHUP, and when a file changes.
+//! New keys and secrets apply while the service runs: on SIGHUP, and when a file changes.
 
 use std::process::Command;
 
@@ -34,8 +34,8 @@ async fn reloaded(relay: &Process, result: &str, count: usize) {
     .await;
 }
 
-const DONE: &str = "changed settings are in force";
-const FAILED: &str = "settings not put into force";
+const DONE: &str = "changed settings applied";
+const FAILED: &str = "reload rejected; previous settings remain active";
 
 async fn get(relay: &Process, path: &str) -> reqwest::Response {
     client().get(format!("{}{path}", relay.url)).send().await.unwrap()
@@ -219,7 +219,7 @@ async fn what_is_wrong_changes_nothing_and_is_said_without_the_secret() {
     assert_eq!(introspect("the secret of the api").await, StatusCode::UNAUTHORIZED);
     assert_eq!(introspect("another secret of the api").await, StatusCode::OK);
     relay.signal("HUP");
-    reloaded(&relay, "nothing to put into force", 1).await;
+    reloaded(&relay, "reload: no setting changed", 1).await;
     assert_eq!(reloads(&relay, "Unchanged").await, Some(1));
 }
 
@@ -286,7 +286,7 @@ async fn the_client_secret_is_exchanged_and_other_settings_wait_for_a_restart() 
 
     std::fs::write(&file, format!("{settings}heartbeat = '7s'\n")).unwrap();
     relay.signal("HUP");
-    reloaded(&relay, "changed settings wait for a restart", 1).await;
+    reloaded(&relay, "changed settings need a restart", 1).await;
     assert!(relay.log().contains("HEARTBEAT"), "{}", relay.log());
     std::fs::write(&file, format!("{settings}heartbeat = 'often'\n")).unwrap();
     relay.signal("HUP");

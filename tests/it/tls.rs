@@ -326,7 +326,7 @@ async fn another_certificate_is_taken_while_streams_stay_open() {
         relay.process.signal("HUP");
         let both = [next_file.as_str(), &folder.file("stray.crt")];
         eventually("the failure is logged", || async {
-            relay.process.log().matches("settings not put into force").count() == count
+            relay.process.log().matches("reload rejected").count() == count
         })
         .await;
         assert_eq!(relay.shown(&both).await.unwrap(), next);

@@ -124,7 +124,7 @@ pub async fn create(
     // An empty body stands for a legacy session.
     let request = body.map(|Json(request)| request).unwrap_or_default();
     check(&request)?;
-    if app.require_bound_sessions && !request.bind {
+    if app.settings.session.require_bound && !request.bind {
         return Err(Problem::BoundSessionRequired);
     }
     app.admit_creation(address)?;
@@ -145,8 +145,8 @@ pub async fn create(
             confirm: request.confirm,
             client_name: request.client_name,
             origin,
-            ttl: app.session_ttl,
-            transit_token_ttl: app.transit_token_ttl,
+            ttl: app.settings.session.ttl,
+            transit_token_ttl: app.settings.session.transit_token_ttl,
             random_bytes: SECRET_BYTES,
             trace: trace.context(),
         })
@@ -177,7 +177,7 @@ fn answer(
     let path = |template| paths::of_session(template, id);
     let body = CreateResponse {
         session_id: id.into(),
-        expires_in: app.session_ttl.as_secs(),
+        expires_in: app.settings.session.ttl.as_secs(),
         transit_url: app.public(&transit),
         events_url: app.public(&path(paths::SESSION_EVENTS)),
         websocket_url: app.public_websocket(&path(paths::SESSION_WEBSOCKET)),
@@ -192,7 +192,8 @@ fn answer(
     if let Some(token) = session_token {
         let name = cookies::reader_name(app, session_id.key());
         let value = token.expose().to_owned();
-        let cookie = cookies::set(app, name, value, app.session_ttl, cookies::Reach::Reader);
+        let cookie =
+            cookies::set(app, name, value, app.settings.session.ttl, cookies::Reach::Reader);
         headers.insert(header::SET_COOKIE, cookie);
     }
     response

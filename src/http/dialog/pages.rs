@@ -18,7 +18,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 use url::Url;
 
-use crate::{http::assets, settings::Brand};
+use crate::{http::assets, settings::DialogSettings};
 
 static LOCALES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/static/locales");
 
@@ -283,7 +283,7 @@ impl Pages {
     /// # Errors
     /// A locale file is broken; the embedded ones are covered by a test.
     pub fn new(
-        brand: &Brand,
+        brand: &DialogSettings,
         public_url: &Url,
         frame_ancestors: &[String],
     ) -> Result<Self, PagesError> {
@@ -535,7 +535,11 @@ mod tests {
 
     const HOSTILE: &str = "</dd><script>alert(1)</script>\"'>&{{7*7}}";
 
-    fn pages(brand: &Brand) -> Pages {
+    fn unset() -> DialogSettings {
+        DialogSettings::unset().unwrap()
+    }
+
+    fn pages(brand: &DialogSettings) -> Pages {
         Pages::new(brand, &Url::parse("https://relay.example/base").unwrap(), &[]).unwrap()
     }
 
@@ -565,7 +569,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_reflected_unescaped() {
-        let pages = pages(&Brand { name: HOSTILE.to_owned(), ..Brand::default() });
+        let pages = pages(&DialogSettings { name: HOSTILE.to_owned(), ..unset() });
         let language = pages.default_language;
         let provider = provider();
         for response in [
@@ -583,7 +587,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_error_page_in_every_language_says_what_and_what_next() {
-        let pages = pages(&Brand::default());
+        let pages = pages(&unset());
         for index in 0..pages.locales.len() {
             for page in ErrorPage::ALL {
                 let response = pages.error(page.status(), Language(index), page, "ref-0815");
@@ -601,7 +605,7 @@ mod tests {
 
     #[test]
     fn the_language_follows_the_browser() {
-        let pages = pages(&Brand::default());
+        let pages = pages(&unset());
         for (accept, expected) in [
             ("fr", "fr"),
             ("fr-CA, en;q=0.8", "fr"),
@@ -621,7 +625,7 @@ mod tests {
 
     #[tokio::test]
     async fn headers_of_a_page() {
-        let response = pages(&Brand::default()).success(Language(0), None, None);
+        let response = pages(&unset()).success(Language(0), None, None);
         let headers = response.headers();
         assert_eq!(
             headers["content-security-policy"],
@@ -641,10 +645,10 @@ mod tests {
 
     #[test]
     fn the_policy_names_what_the_settings_add() {
-        let brand = Brand {
+        let brand = DialogSettings {
             logo_url: Url::parse("https://cdn.example/logo.png").ok(),
             office_js_url: Url::parse("https://office.example/lib/office.js").ok(),
-            ..Brand::default()
+            ..unset()
         };
         let hosts = ["https://outlook.office.com".to_owned(), "x; script-src *".to_owned()];
         let public_url = Url::parse("https://relay.example").unwrap();
@@ -671,7 +675,7 @@ mod tests {
             csrf: "seal",
             provider: &provider,
         };
-        let html = body(pages(&Brand::default()).confirm(Language(0), page)).await;
+        let html = body(pages(&unset()).confirm(Language(0), page)).await;
         for part in [
             "<form method=\"post\" action=\"/base/addons/transit/confirm\"",
             "name=\"dialog\" value=\"handle\"",
@@ -704,7 +708,7 @@ mod tests {
         for invalid in ["red", "#fff", "#ffffff;}", "#gggggg", "", "#\u{20AC}\u{20AC}"] {
             assert_eq!(css(invalid), "", "{invalid}");
         }
-        let pages = Arc::new(pages(&Brand { color: Some("#ffd400".into()), ..Brand::default() }));
+        let pages = Arc::new(pages(&DialogSettings { color: Some("#ffd400".into()), ..unset() }));
         let request = Request::get("/addons/static/brand.css").body(Body::empty()).unwrap();
         let router = pages.router::<()>().merge(assets::router());
         let response = router.oneshot(request).await.unwrap();

@@ -750,7 +750,7 @@ fn check_csrf(app: &App, headers: &HeaderMap, login: &BrowserLogin) -> Result<()
     let forbidden = |detail| Detail(StatusCode::FORBIDDEN, detail);
     let ours = |origin: &str| {
         origin == app.public_url.origin().ascii_serialization()
-            || app.allowed_origins.iter().any(|allowed| allowed == origin)
+            || app.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
     };
     match headers.get(header::ORIGIN) {
         Some(origin) if origin.to_str().is_ok_and(ours) => {}

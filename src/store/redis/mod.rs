@@ -51,7 +51,7 @@ const ENDED: &str = "x";
 
 /// How to reach Redis.
 #[derive(Clone, Debug)]
-pub struct RedisSettings {
+pub struct RedisOptions {
     /// Where it is.
     pub url: RedisUrl,
     /// Prefix of every key and channel, without braces.
@@ -78,7 +78,7 @@ impl RedisStore {
     /// # Errors
     /// When the URL, the certificates that it names or the prefix are unusable.
     pub async fn connect(
-        settings: &RedisSettings,
+        settings: &RedisOptions,
         notifier: Arc<dyn Notifier>,
     ) -> Result<Arc<Self>, StoreError> {
         let timeout = settings.command_timeout;

@@ -18,7 +18,7 @@ use token_relay::{
     },
     store::{
         Ended, Entered, Entry, Fulfilled, Health as _, NewSession, Notifier, ReadMode, ReadRequest,
-        ReadResult, RedisSettings, Store, Stored,
+        ReadResult, RedisOptions, Store, Stored,
         memory::MemoryStore,
         redis::{RedisStore, RedisUrl},
     },
@@ -74,9 +74,9 @@ pub struct Harness {
 
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-pub fn settings(url: &str) -> RedisSettings {
+pub fn settings(url: &str) -> RedisOptions {
     let url = RedisUrl::parse(url).expect("a URL");
-    RedisSettings { url, prefix: "test".to_owned(), command_timeout: TIMEOUT }
+    RedisOptions { url, prefix: "test".to_owned(), command_timeout: TIMEOUT }
 }
 
 pub async fn redis_at(url: &str) -> (Arc<RedisStore>, Arc<Recorder>) {

@@ -82,7 +82,7 @@ impl EventStream {
     /// The stream of a reader that was let in.
     pub fn new(app: AppState, reader: Subscription, opened_by: Link) -> Self {
         let open = app.metrics.stream_opened(Transport::Sse);
-        let next_heartbeat = Instant::now() + app.heartbeat;
+        let next_heartbeat = Instant::now() + app.settings.session.heartbeat;
         let encoder = Encoder::new(app, opened_by);
         Self { encoder, reader, next_heartbeat, stage: Stage::Opening, _open: open }
     }
@@ -115,7 +115,8 @@ impl EventStream {
                 match wait.await {
                     Ok(outcome) => Some(Bytes::from(self.last_event(outcome))),
                     Err(_) => {
-                        self.next_heartbeat = Instant::now() + self.encoder.app.heartbeat;
+                        self.next_heartbeat =
+                            Instant::now() + self.encoder.app.settings.session.heartbeat;
                         Some(Bytes::from_static(b":\n\n"))
                     }
                 }

@@ -257,7 +257,7 @@ impl DirectWriter for SharedSocket {
 }
 
 async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) {
-    let mut next_ping = Instant::now() + app.heartbeat;
+    let mut next_ping = Instant::now() + app.settings.session.heartbeat;
     // A client that answered no ping between two of ours is gone.
     let mut answered = true;
     // A token that was handed over may be acknowledged before this task hears of it.
@@ -286,9 +286,9 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
                     return;
                 }
                 answered = false;
-                next_ping = Instant::now() + app.heartbeat;
+                next_ping = Instant::now() + app.settings.session.heartbeat;
                 let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-                if !matches!(tokio::time::timeout(app.heartbeat, ping).await, Ok(Ok(()))) {
+                if !matches!(tokio::time::timeout(app.settings.session.heartbeat, ping).await, Ok(Ok(()))) {
                     return;
                 }
             }

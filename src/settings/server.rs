@@ -1,0 +1,84 @@
+//! The listeners, the proxies in front of them, and the log.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use url::Url;
+
+use crate::{
+    settings::{
+        declaration::{Reloadable, section, setting},
+        source::Source,
+        value::{DAY, HOUR, SECOND, address, choice, duration, list_of, network, path, secure_url},
+    },
+    util::tls::Identity,
+};
+
+section! {
+    /// The listeners, the proxies in front of them, and the log.
+    pub struct ServerSettings {
+        /// Address to listen on
+        listen: SocketAddr = setting("LISTEN").default("127.0.0.1:8080"), address;
+        /// URL by which browsers and add-ins reach the relay; `https` unless loopback
+        public_url: Option<Url> =
+            setting("PUBLIC_URL").optional("`http://<LISTEN>`"), secure_url;
+        /// PEM file with the certificate chain for `LISTEN`, which then speaks TLS only
+        tls_certificate: Option<PathBuf> =
+            setting("TLS_CERTIFICATE").reload(Reloadable::Tls), path;
+        /// PEM file with the certificate's private key
+        tls_key: Option<PathBuf> = setting("TLS_KEY").reload(Reloadable::Tls), path;
+        /// Separate address for `/metrics`, in plain HTTP
+        metrics_listen: Option<SocketAddr> =
+            setting("METRICS_LISTEN").optional("`LISTEN`"), address;
+        /// Networks whose `X-Forwarded-For` is believed
+        trusted_proxies: Vec<IpNet> = setting("TRUSTED_PROXIES").optional("none"), list_of(network);
+        /// `max-age` of `Strict-Transport-Security`
+        hsts: Option<Duration> =
+            setting("HSTS").optional("off"), duration(SECOND, 3650 * DAY);
+        /// Maximum duration of a shutdown
+        drain_timeout: Duration = setting("DRAIN_TIMEOUT").default("30s"), duration(SECOND, HOUR);
+        /// Format of the log, `text` or `json`
+        log_format: LogFormat = setting("LOG_FORMAT").default("text"),
+            choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    }
+}
+
+/// Format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ServerSettings {
+    pub(crate) fn check(&self, source: &mut Source) {
+        let private = self.listen.ip().is_loopback() || self.listen.ip().is_unspecified();
+        if !private && !source.has("PUBLIC_URL") {
+            source.missing("PUBLIC_URL", "because LISTEN is no loopback address");
+        }
+        if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
+            source.reject("METRICS_LISTEN", "another address than LISTEN");
+        }
+    }
+
+    /// Reads certificate and key, where they are set.
+    pub(crate) fn identity(source: &mut Source) -> Option<Identity> {
+        let names = ["TLS_CERTIFICATE", "TLS_KEY"];
+        for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
+            if source.has(name) && !source.has(other) {
+                source.missing(other, &format!("with {name}"));
+            }
+        }
+        let [chain, key] = names.map(|name| source.content(name));
+        match Identity::from_pem(&chain?, &key?) {
+            Ok(identity) => Some(identity),
+            Err(error) => {
+                let name = if error.is_of_the_key() { names[1] } else { names[0] };
+                source.reject(name, &error.to_string());
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,426 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{settings::declaration::Unset, telemetry::Sampler};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let base = [
+        ("TOKEN_RELAY_OIDC_ISSUER", "https://login.example"),
+        ("TOKEN_RELAY_OIDC_CLIENT_ID", "relay"),
+    ];
+    base.iter().chain(pairs).map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn errors(pairs: &[(&str, &str)]) -> String {
+    Settings::load(environment(pairs), None).unwrap_err().to_string()
+}
+
+#[test]
+fn two_settings_are_enough() {
+    let settings = Settings::load(environment(&[]), None).unwrap();
+    assert_eq!(settings.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.session.ttl, Duration::from_secs(900));
+    let public = settings.public_url_for("127.0.0.1:9".parse().unwrap());
+    assert_eq!(public.as_str(), "http://127.0.0.1:9/");
+    assert_eq!(settings.token_issuer_for(&public), "http://127.0.0.1:9");
+    assert!(settings.meet.is_none() && settings.store.url.is_none());
+}
+
+#[test]
+fn traces_are_off_unless_an_endpoint_says_where_to() {
+    let load = |pairs: &[(&str, &str)]| Settings::load(environment(pairs), None).unwrap().traces;
+    assert!(
+        load(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER", "somebody_elses")]).is_none()
+    );
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+    let traces = load(&[endpoint]).unwrap();
+    assert_eq!(traces.service_name, "token-relay");
+    assert_eq!(traces.options().unwrap().sampler, Sampler::ParentBasedAlwaysOn);
+    assert!(load(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).is_none());
+    let traces = load(&[
+        endpoint,
+        ("TOKEN_RELAY_OTLP_ENDPOINT", "https://traces.example/base"),
+        ("TOKEN_RELAY_OTLP_HEADERS", "authorization=Bearer hunter2, x-tenant=a=b"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+    ]);
+    let traces = traces.unwrap();
+    assert_eq!(traces.endpoint.as_ref().unwrap().as_str(), "https://traces.example/base");
+    assert_eq!(traces.options().unwrap().sampler, Sampler::ParentBasedRatio(0.25));
+    let headers = traces.headers.iter().map(|(name, value)| (name.as_str(), value.expose()));
+    let expected = [("authorization", "Bearer hunter2"), ("x-tenant", "a=b")];
+    assert_eq!(headers.collect::<Vec<_>>(), expected);
+    assert!(!format!("{traces:?}").contains("hunter2"));
+
+    let text = errors(&[
+        ("TOKEN_RELAY_OTLP_ENDPOINT", "ftp://collector"),
+        ("TOKEN_RELAY_OTLP_HEADERS", "hunter2"),
+        ("TOKEN_RELAY_OTEL_TRACES_SAMPLER", "sometimes"),
+        ("TOKEN_RELAY_OTEL_TRACES_SAMPLER_ARG", "2"),
+    ]);
+    for name in ["OTLP_ENDPOINT", "OTLP_HEADERS", "OTEL_TRACES_SAMPLER", "SAMPLER_ARG"] {
+        assert!(text.contains(&format!("{name}: expected")), "{name}: {text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let text = Settings::load([], None).unwrap_err().to_string();
+    assert!(text.contains("TOKEN_RELAY_OIDC_ISSUER") && text.contains("OIDC_CLIENT_ID"), "{text}");
+    let text = errors(&[
+        ("TOKEN_RELAY_SESION_TTL", "15m"),
+        ("TOKEN_RELAY_HEARTBEAT", "15"),
+        ("TOKEN_RELAY_ALLOWED_ORIGINS", "*"),
+        ("TOKEN_RELAY_PUBLIC_URL", "http://relay.example"),
+        ("TOKEN_RELAY_COOKIE_KEYS", "short-and-confidential"),
+        ("TOKEN_RELAY_SIGNING_ALGORITHM", "RS256"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "everybody"),
+    ]);
+    for part in [
+        "TOKEN_RELAY_SESION_TTL: no such setting; did you mean TOKEN_RELAY_SESSION_TTL?",
+        "TOKEN_RELAY_HEARTBEAT: expected a duration",
+        "ALLOWED_ORIGINS: expected exact origins",
+        "PUBLIC_URL: expected an https URL",
+        "COOKIE_KEYS: expected secrets of 32",
+        "SIGNING_KEY: required with RS256",
+        "TRUSTED_PROXIES: expected networks",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("confidential"));
+}
+
+#[test]
+fn instances_that_share_a_store_must_share_keys() {
+    let text = errors(&[("TOKEN_RELAY_REDIS_URL", "redis://:hunter2@127.0.0.1")]);
+    for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
+        assert!(text.contains(name), "{text}");
+    }
+    assert!(!text.contains("hunter2"));
+}
+
+#[test]
+fn file_and_secret_files_are_read_and_the_environment_wins() {
+    let folder = std::env::temp_dir().join(format!("token-relay-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (file, secret) = (folder.join("relay.toml"), folder.join("secret"));
+    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
+    std::fs::write(
+        &file,
+        format!(
+            "session_ttl = '5m'\nheartbeat = '20s'\nallowed_origins = ['https://a.example']\n\
+             max_streams = 7\nsealing_keys_file = {secret:?}\n"
+        ),
+    )
+    .unwrap();
+    let variables = environment(&[("TOKEN_RELAY_HEARTBEAT", "30s")]);
+    let settings = Settings::load(variables.clone(), Some(&file)).unwrap();
+    assert_eq!(settings.session.ttl, Duration::from_secs(300));
+    assert_eq!(settings.session.heartbeat, Duration::from_secs(30));
+    assert_eq!(settings.session.allowed_origins, ["https://a.example"]);
+    assert_eq!(settings.limits.max_streams, 7);
+    assert_eq!(settings.token.sealing_keys[0].expose(), SECRET);
+    let shown = format!("{:?}", Snapshot::load(variables, Some(&file)).unwrap().effective());
+    assert!(shown.contains("(set, redacted)") && !shown.contains(SECRET), "{shown}");
+    std::fs::write(&file, format!("cookie_keys = \"{SECRET}\nbroken")).unwrap();
+    let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
+    assert!(text.contains("not valid TOML") && !text.contains(SECRET), "{text}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn links_to_a_service_of_the_same_name_are_no_settings() {
+    let links = [
+        ("TOKEN_RELAY_SERVICE_HOST", "10.0.0.1"),
+        ("TOKEN_RELAY_SERVICE_PORT", "80"),
+        ("TOKEN_RELAY_SERVICE_PORT_HTTP", "80"),
+        ("TOKEN_RELAY_PORT", "tcp://10.0.0.1:80"),
+        ("TOKEN_RELAY_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("TOKEN_RELAY_REDIS_PORT", "tcp://10.0.0.2:6379"),
+        ("TOKEN_RELAY_REDIS_SERVICE_HOST", "10.0.0.2"),
+    ];
+    Settings::load(environment(&links), None).unwrap();
+    let text = errors(&[("TOKEN_RELAY_PORT", "8080"), ("TOKEN_RELAY_SUPPORT", "a")]);
+    assert_eq!(text.matches("no such setting").count(), 2, "{text}");
+}
+
+#[test]
+fn what_is_set_but_empty_is_not_set() {
+    let empty = [("TOKEN_RELAY_REDIS_URL", ""), ("TOKEN_RELAY_COOKIE_KEYS_FILE", " ")];
+    let settings = Settings::load(environment(&empty), None).unwrap();
+    assert!(settings.store.url.is_none() && settings.token.cookie_keys.is_empty());
+    // Random keys in the place of separators would differ between instances.
+    assert!(errors(&[("TOKEN_RELAY_COOKIE_KEYS", ",")]).contains("COOKIE_KEYS: expected"));
+}
+
+#[test]
+fn a_signing_key_must_fit_its_algorithm() {
+    const ED25519: &str = "-----BEGIN PRIVATE KEY-----\\n\
+        MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\\n\
+        -----END PRIVATE KEY-----";
+    let key = ("TOKEN_RELAY_SIGNING_KEY", ED25519);
+    let one_line = [("TOKEN_RELAY_SIGNING_ALGORITHM", "EdDSA"), key];
+    let settings = Settings::load(environment(&one_line), None).unwrap();
+    assert_eq!(settings.token.signing_keys().len(), 1);
+    let text = errors(&[key]);
+    assert!(text.contains("SIGNING_KEY: expected a PEM private key on P-256"), "{text}");
+    assert!(!text.contains("MC4CAQAw"));
+}
+
+#[test]
+fn several_signing_keys_are_read_in_their_order() {
+    let pem = |seed: u8| {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        // RFC 8410 §7: a fixed head, then the seed.
+        const HEAD: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+        let der = STANDARD.encode([&HEAD[..], &[seed; 32]].concat());
+        format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n")
+    };
+    let read = |algorithm: &str, keys: &str| {
+        let pairs =
+            [("TOKEN_RELAY_SIGNING_ALGORITHM", algorithm), ("TOKEN_RELAY_SIGNING_KEY", keys)];
+        Settings::load(environment(&pairs), None).map(|settings| settings.token.signing_keys())
+    };
+    let (first, second) = (pem(1), pem(2));
+    let written = format!("{first}written in between\n{second}");
+    for text in [written.clone(), written.replace('\n', "\\n"), written.replace('\n', "\r\n")] {
+        let keys = read("EdDSA", &text).unwrap();
+        assert_eq!(keys.len(), 2);
+        assert_eq!((keys[0].expose(), keys[1].expose()), (first.as_str(), second.as_str()));
+    }
+    let secrets = read("HS256", &format!("{SECRET}, with a comma\n\n {SECRET}\n")).unwrap();
+    assert_eq!(secrets[0].expose(), format!("{SECRET}, with a comma"));
+    assert_eq!(secrets[1].expose(), SECRET);
+    for (algorithm, keys) in [
+        ("EdDSA", format!("{first}{}", second.replace("END", "AND"))),
+        ("EdDSA", first.replace("END", "AND")),
+        ("HS256", format!("{SECRET}\nshort, and confidential")),
+    ] {
+        let error = read(algorithm, &keys).unwrap_err().to_string();
+        assert!(error.contains("SIGNING_KEY: expected"), "{error}");
+        assert!(!error.contains("confidential"));
+    }
+}
+
+#[test]
+fn an_empty_list_is_no_default() {
+    let folder = std::env::temp_dir().join(format!("token-relay-lists-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("relay.toml");
+    std::fs::write(&file, "token_claims = []\nheartbeat = []\n").unwrap();
+    let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
+    assert!(text.starts_with("TOKEN_RELAY_HEARTBEAT: expected a duration"), "{text}");
+    std::fs::write(&file, "token_claims = []\n").unwrap();
+    let settings = Settings::load(environment(&[]), Some(&file)).unwrap();
+    assert!(settings.token.claims.is_empty());
+    let shown = format!("{:?}", Snapshot::load(environment(&[]), Some(&file)).unwrap().effective());
+    assert!(shown.contains("\"TOKEN_CLAIMS\", value: \"(empty list)\""), "{shown}");
+    // The environment wins here too, and has a way to say the same.
+    let claims = |value: &str| {
+        let environment = environment(&[("TOKEN_RELAY_TOKEN_CLAIMS", value)]);
+        Settings::load(environment, Some(&file)).unwrap().token.claims
+    };
+    assert_eq!(claims("email"), ["email"]);
+    assert!(claims(",").is_empty());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_redis_url_must_be_of_use() {
+    let check = |url: &str| {
+        errors(&[
+            ("TOKEN_RELAY_REDIS_URL", url),
+            ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+            ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+            ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+            ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ])
+    };
+    for url in [
+        "http://alice:hunter2@localhost",
+        "redis://alice:hunter2@localhost/x",
+        "redis://alice:hunter2@localhost:port",
+        "redis-nonsense://alice:hunter2@localhost",
+        "redis-sentinel://alice:hunter2@localhost",
+        "rediss://alice:hunter2@localhost?ca=/nonexistent",
+    ] {
+        let text = check(url);
+        assert!(text.contains("REDIS_URL: expected a URL such as"), "{url}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn readings_are_told_apart_by_what_changed() {
+    let read = |pairs: &[(&str, &str)]| Snapshot::load(environment(pairs), None).unwrap();
+    let other = "abcdef0123456789abcdef0123456789";
+    let before = read(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_HEARTBEAT", "9s")]);
+    assert!(before.changed_from(&before).is_empty());
+    let after = read(&[("TOKEN_RELAY_COOKIE_KEYS", other), ("TOKEN_RELAY_HSTS", "1h")]);
+    let changed = after.changed_from(&before);
+    let changed = changed.iter().map(|setting| (setting.name, setting.reload));
+    let cookie_keys = ("COOKIE_KEYS", Some(Reloadable::CookieKeys));
+    assert!(changed.eq([("HSTS", None), cookie_keys, ("HEARTBEAT", None)]));
+}
+
+#[test]
+fn the_public_url_is_secure_and_known() {
+    let public_url = |listen: &str| {
+        let settings = Settings::load(environment(&[("TOKEN_RELAY_LISTEN", listen)]), None);
+        settings.map(|settings| settings.public_url_for(listen.parse().unwrap()).to_string())
+    };
+    assert_eq!(public_url("0.0.0.0:80").unwrap(), "http://127.0.0.1/");
+    assert_eq!(public_url("[::]:8080").unwrap(), "http://[::1]:8080/");
+    let text = public_url("192.0.2.1:8080").unwrap_err().to_string();
+    assert!(text.contains("PUBLIC_URL: required because LISTEN"), "{text}");
+    for wrong in
+        ["https://relay:hunter2@relay.example", "https://relay.example?a", "ftp://127.0.0.1"]
+    {
+        let text = errors(&[("TOKEN_RELAY_PUBLIC_URL", wrong)]);
+        assert!(text.contains("PUBLIC_URL: expected") && !text.contains("hunter2"), "{text}");
+    }
+    for right in ["https://relay.example/sign-in", "http://a.localhost:1", "http://[::1]"] {
+        Settings::load(environment(&[("TOKEN_RELAY_PUBLIC_URL", right)]), None).unwrap();
+    }
+}
+
+#[test]
+fn the_demo_has_its_own_provider_and_heeds_the_rest() {
+    let demo = |pairs: &[(&str, &str)]| {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs))
+            .map(|snapshot| snapshot.settings)
+    };
+    let settings = demo(&[("TOKEN_RELAY_SESSION_TTL", "2m")]).unwrap();
+    assert_eq!(settings.oidc.issuer.as_str(), "http://127.0.0.1:8081/");
+    assert_eq!(settings.session.ttl, Duration::from_secs(120));
+    let text = demo(&[("TOKEN_RELAY_REDIS_URL", "redis://127.0.0.1")]).unwrap_err().to_string();
+    assert!(text.contains("TOKEN_RELAY_SEALING_KEYS: required with REDIS_URL"), "{text}");
+}
+
+/// Everything that switches a section on.
+const ALL_ON: [(&str, &str); 5] = [
+    ("TOKEN_RELAY_OTLP_ENDPOINT", "http://collector:4318"),
+    ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+    ("TOKEN_RELAY_MEET_RETURN_TO", "https://meet.example"),
+    ("TOKEN_RELAY_ADDONS_CSRF_SECRET", SECRET),
+    ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", SECRET),
+];
+
+#[test]
+fn a_default_that_is_set_changes_nothing() {
+    let defaults = declarations().filter_map(|declaration| match declaration.unset {
+        // The switch that is on here.
+        Unset::Default(text) if declaration.name != "MEET_COMPATIBLE" => {
+            Some((format!("TOKEN_RELAY_{}", declaration.name), text.to_owned()))
+        }
+        _ => None,
+    });
+    let unset = environment(&ALL_ON);
+    let set = Settings::load(unset.clone().into_iter().chain(defaults), None).unwrap();
+    assert_eq!(format!("{set:?}"), format!("{:?}", Settings::load(unset, None).unwrap()));
+}
+
+#[test]
+fn every_setting_has_a_name_of_its_own_and_a_meaning() {
+    let mut names = std::collections::BTreeSet::new();
+    for Declaration { name, help, .. } in declarations() {
+        assert!(names.insert(name), "{name} is declared twice");
+        assert!(!help.trim().is_empty() && !help.ends_with('.'), "{name}: {help}");
+    }
+    assert!(markdown().contains("| `HEARTBEAT` | `15s` | Interval between heartbeats"));
+    assert!(markdown().contains("| `COOKIE_KEYS``[_FILE]` | random; required with Redis |"));
+}
+
+#[test]
+fn an_error_in_the_file_names_its_line_and_a_hint_only_a_near_name() {
+    let folder = std::env::temp_dir().join(format!("token-relay-lines-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("relay.toml");
+    let load = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string()
+    };
+    let text = load("# A comment\nheartbeat = 'often'\n\nhartbeat = '9s'\nweather = 'fine'\n");
+    let at = |line: usize| format!("(file {}, line {line})", file.display());
+    for expected in [
+        format!(
+            "TOKEN_RELAY_HEARTBEAT: expected a duration such as 30s or 15m, from 1s to 5m {}",
+            at(2)
+        ),
+        format!("hartbeat: no such setting; did you mean heartbeat? {}", at(4)),
+        format!("weather: no such setting {}", at(5)),
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} in {text}");
+    }
+    for (text, line) in [("a = 1\na = 2\n", 2), ("a = 1\n\nb = 'x\n", 3), ("a = 1\n[", 2)] {
+        let text = load(text);
+        assert!(text.ends_with(&format!("not valid TOML at line {line}")), "{text}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_read_is_one_error() {
+    let unreadable = ("TOKEN_RELAY_ADDONS_CSRF_SECRET_FILE", "/nonexistent");
+    let others = ALL_ON.iter().filter(|(name, _)| !name.contains("CSRF"));
+    let text = errors(&others.chain([&unreadable]).copied().collect::<Vec<_>>());
+    assert!(text.starts_with("TOKEN_RELAY_ADDONS_CSRF_SECRET_FILE: /nonexistent"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let redis = ("TOKEN_RELAY_REDIS_URL", "redis://127.0.0.1");
+    let keys = ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"]
+        .map(|name| (format!("TOKEN_RELAY_{name}_FILE"), "/nonexistent"));
+    let mut pairs: Vec<_> = keys.iter().map(|(name, path)| (name.as_str(), *path)).collect();
+    pairs.push(redis);
+    let text = errors(&pairs);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(!text.contains("required"), "{text}");
+}
+
+#[test]
+fn the_names_of_the_django_service_are_accepted() {
+    let settings = Settings::load(
+        environment(&[
+            ("ADDONS_ENABLED", "True"),
+            ("ADDONS_CSRF_SECRET", SECRET),
+            ("ADDONS_TOKEN_SECRET_KEY", SECRET),
+            ("ADDONS_SESSION_TTL", "1800"),
+            ("ADDONS_TOKEN_TTL", "60"),
+            ("TOKEN_RELAY_ADDONS_TOKEN_TTL", "90s"),
+            ("TOKEN_RELAY_MEET_RETURN_TO", "https://meet.example"),
+        ]),
+        None,
+    )
+    .unwrap();
+    let meet = settings.meet.unwrap();
+    assert_eq!(meet.session_ttl, Duration::from_secs(1800));
+    assert_eq!(meet.token_ttl, Duration::from_secs(90));
+    assert_eq!((meet.token_issuer.as_str(), meet.random_token_byte_length), ("lasuite-meet", 60));
+    let text = errors(&[("TOKEN_RELAY_MEET_COMPATIBLE", "true"), ("ADDONS_CSRF_SECRET", "short")]);
+    for name in ["ADDONS_CSRF_SECRET", "ADDONS_TOKEN_SECRET_KEY", "MEET_RETURN_TO"] {
+        assert!(text.contains(name), "{text}");
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_secret_file_of_the_settings_file() {
+    let folder = std::env::temp_dir().join(format!("token-relay-layers-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("relay.toml");
+    std::fs::write(&file, "cookie_keys_file = '/nonexistent/but/replaced'").unwrap();
+    let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
+    assert!(text.starts_with("cookie_keys_file: "), "{text}");
+    let other = "abcdef0123456789abcdef0123456789";
+    std::fs::write(&file, format!("cookie_keys = '{SECRET}'")).unwrap();
+    let variables = environment(&[("TOKEN_RELAY_COOKIE_KEYS", other)]);
+    let settings = Settings::load(variables, Some(&file)).unwrap();
+    assert_eq!(settings.token.cookie_keys[0].expose(), other);
+    let both =
+        [("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_COOKIE_KEYS_FILE", "/nonexistent")];
+    let text = errors(&both);
+    assert!(text.contains("give it or TOKEN_RELAY_COOKIE_KEYS_FILE, not both"), "{text}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
