@@ -9,7 +9,9 @@ fn main() {
     let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = std::env::var("TOKEN_RELAY_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit = commit.or_else(|| if is_release { head() } else { Some("development".into()) });
-    println!("cargo::rustc-env=TOKEN_RELAY_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    // Not by the setting-like name: cargo hands it to the tests too, and the relay refuses a
+    // TOKEN_RELAY_ variable that is no setting.
+    println!("cargo::rustc-env=RELAY_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
 }
 
 /// The commit of the repository that holds the sources, if there is one.

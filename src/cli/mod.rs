@@ -5,7 +5,7 @@ mod healthcheck;
 mod login;
 
 use std::{
-    io::{ErrorKind, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -14,10 +14,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    cli::{
-        healthcheck::Instance,
-        login::{LoginError, LoginOptions},
-    },
+    cli::login::{LoginError, LoginOptions},
     http, server,
     settings::{EffectiveSetting, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
@@ -27,7 +24,7 @@ use crate::{
 const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// What `--version` prints: the version and the commit it was built from.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TOKEN_RELAY_COMMIT"), ")");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RELAY_COMMIT"), ")");
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;
@@ -287,21 +284,15 @@ fn start_log(format: LogFormat) -> Result<Log, String> {
 }
 
 fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {
-    let instance = match url {
-        Some(url) => Instance::at(&url),
+    let endpoint = match url {
+        Some(url) => healthcheck::endpoint(url),
         None => match Settings::load(environment(), file) {
-            Ok(settings) => Ok(Instance::of(&settings)),
+            Ok(settings) => healthcheck::configured(&settings),
             Err(errors) => return bad_settings(&errors),
         },
     };
-    let answer = match instance {
-        Ok(instance) => instance.ask(),
-        Err(error) if error.kind() == ErrorKind::InvalidInput => return bad_settings(&error),
-        Err(error) => return failed(&error),
-    };
-    match answer {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
-        Ok(answer) => failed(&format!("not ready: {}", answer.lines().last().unwrap_or_default())),
-        Err(error) => failed(&error),
+    match endpoint {
+        Ok(endpoint) => run(healthcheck::check(endpoint)),
+        Err(error) => bad_settings(&error),
     }
 }

@@ -27,12 +27,10 @@ use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    oidc::{
-        CallbackQuery, LoginAttempt, LoginError,
-        http_client::{BackChannel, HttpError},
-    },
+    oidc::{CallbackQuery, LoginAttempt, LoginError, http_client::BackChannel},
     session::Identity,
     telemetry::Trace,
+    util::http_client::CallError,
 };
 
 /// How long metadata and keys are used before they are fetched again.
@@ -263,7 +261,7 @@ impl Provider {
     }
 
     /// Fetches metadata and keys; refuses metadata of another issuer.
-    async fn discover(&self) -> Result<Metadata, DiscoveryError<HttpError>> {
+    async fn discover(&self) -> Result<Metadata, DiscoveryError<CallError>> {
         let found = Metadata::discover_async(self.inner.issuer.clone(), &self.http).await;
         match (found, &self.inner.issuer_with_slash) {
             (Err(DiscoveryError::Validation(_)), Some(other)) => {

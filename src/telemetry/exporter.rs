@@ -18,7 +18,10 @@ use opentelemetry_sdk::{
     trace::{Sampler as SdkSampler, SdkTracerProvider},
 };
 
-use crate::telemetry::{Sampler, TracingError, TracingOptions};
+use crate::{
+    telemetry::{Sampler, TracingError, TracingOptions},
+    util::http_client::{self, CallError},
+};
 
 /// Time limit for one export. A slower receiver loses spans and delays nothing else.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,14 +40,7 @@ struct Sender {
 impl Sender {
     fn new() -> Result<Self, TracingError> {
         let failed = |error: &dyn std::fmt::Display| TracingError::Exporter(error.to_string());
-        // Another part of the process may have installed it already; either is this one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .user_agent(concat!("token-relay/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| failed(&error))?;
+        let client = http_client::builder(TIMEOUT).build().map_err(|error| failed(&error))?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|error| failed(&error))?;
         Ok(Self { client, runtime, failing: AtomicBool::new(false) })
     }
@@ -62,24 +58,11 @@ impl Sender {
 }
 
 async fn send(client: reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
-    // Without the URL, and without headers: either may hold a key.
-    let said = |error: reqwest::Error| {
-        let error = error.without_url();
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        format!("{error}{}", cause.unwrap_or_default())
+    let answer = match request.try_into() {
+        Ok(request) => http_client::call(&client, request, MAX_ANSWER).await,
+        Err(error) => Err(CallError::from(error)),
     };
-    let mut answer = client.execute(request.try_into().map_err(said)?).await.map_err(said)?;
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(said)? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err("the answer is too large".to_owned());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = answer.status();
-    *response.headers_mut() = std::mem::take(answer.headers_mut());
-    Ok(response)
+    answer.map(|answer| answer.map(Bytes::from)).map_err(|error| error.chain())
 }
 
 #[async_trait]

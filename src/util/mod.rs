@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod clock;
+pub mod http_client;
 pub(crate) mod random;
 pub(crate) mod redacted;
 pub mod tls;

@@ -129,8 +129,10 @@ fn the_environment_wins_over_the_file_and_secrets_come_from_files() {
 }
 
 #[test]
-fn the_health_check_believes_the_instance_that_it_is_told() {
-    for (status, ready) in [("200 OK", true), ("503 Service Unavailable", false)] {
+fn the_health_check_asks_the_instance_that_is_named_and_nobody_else() {
+    let statuses =
+        [("200 OK", true), ("503 Service Unavailable", false), ("302 Found\r\nlocation: /", false)];
+    for (status, ready) in statuses {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let instance = std::thread::spawn(move || {
@@ -141,7 +143,9 @@ fn the_health_check_believes_the_instance_that_it_is_told() {
             write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
             first
         });
-        let output = run(&["healthcheck", &url], &[]);
+        // A proxy is for the way to the provider.
+        let proxy = [("http_proxy", "http://127.0.0.1:9"), ("all_proxy", "http://127.0.0.1:9")];
+        let output = run(&["healthcheck", &url], &proxy);
         assert_eq!(output.status.success(), ready, "{}", stderr(&output));
         assert!(instance.join().unwrap().starts_with("GET /readyz HTTP/1.1"));
     }
