@@ -8,15 +8,16 @@ export interface OfficeDialogOptions {
   /** Let Office ask before it opens the window, which gets past popup blockers. Default true. */
   promptBeforeOpen?: boolean;
   /**
-   * Told what the dialog's last page reports: `done`, `error`, or `close` for its button; and what
-   * Office does: `closed` when the person closed the window (12006; a token may still arrive),
-   * `unreachable` when a page does not load (12002, 12003). The token itself never goes this way.
+   * Called with what the dialog's last page reports: `done`, `error`, or `close` for its button; and
+   * with what Office reports: `closed` when the person closed the window (12006; a token may still
+   * arrive), `unreachable` when a page does not load (12002, 12003). The token never goes this way.
    */
   onStatus?: (status: 'done' | 'error' | 'close' | 'closed' | 'unreachable') => void;
 }
 
 /**
- * An `openDialog` that uses `Office.context.ui.displayDialogAsync`.
+ * An `openDialog` that uses `Office.context.ui.displayDialogAsync`, and passes on the proof that the
+ * dialog asks for where Office has the requirement set DialogOrigin 1.1.
  * The returned function rejects with `SignInError`: `popup_blocked` (12009, 12011) or
  * `dialog_failed` (everything else); `status` is the Office error number. A dialog that an earlier
  * call left open is closed first, because Office shows one at a time.

@@ -1,7 +1,7 @@
 // Opens the sign-in dialog with the Office JavaScript API, for add-ins of Outlook, Word, Excel...
 // Pass the result to `signIn` or `meetSignIn`; Office.js must be loaded by the task pane.
-// A dialog must begin on the domain of the task pane; some versions of Office are content with the
-// <AppDomains> of the manifest. Else it is refused (12004).
+// A dialog must begin on the domain of the task pane; some versions of Office accept the <AppDomains>
+// of the manifest as well. Otherwise it is refused (12004).
 
 import { SignInError } from './token-relay.js';
 
@@ -21,13 +21,13 @@ let last; // Office shows one dialog of an add-in at a time
 
 export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true, onStatus = () => {} } = {}) {
   const { Office } = globalThis;
-  return (url, { signal } = {}) => new Promise((resolve, reject) => {
+  return (url, { signal, answer = async () => {} } = {}) => new Promise((resolve, reject) => {
     const ui = Office?.context?.ui;
     if (!ui?.displayDialogAsync) {
       reject(new SignInError('dialog_failed', 'Office.js is not loaded or not ready.'));
       return;
     }
-    // One of an earlier sign-in may be there still, showing its error. Closing it takes a moment.
+    // The dialog of an earlier sign-in may still show its error. Closing it takes a moment.
     let tries = last && !last.closed ? 10 : 0;
     last?.close();
     const show = () => ui.displayDialogAsync(url, { width, height, promptBeforeOpen }, ({ status, value: dialog, error }) => {
@@ -50,18 +50,22 @@ export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true,
       };
       last = handle;
       if (signal?.aborted) handle.close(); // cancelled while Office asked
-      dialog.addEventHandler(Office.EventType.DialogMessageReceived, ({ message }) => {
+      // Only Office that names the origin of a message, and keeps a reply to one origin, can carry a proof.
+      const hasOrigins = Office.context.requirements?.isSetSupported('DialogOrigin', '1.1');
+      dialog.addEventHandler(Office.EventType.DialogMessageReceived, async ({ message, origin }) => {
         let note;
         try {
           note = JSON.parse(message);
         } catch {
           return; // not ours
         }
+        const reply = hasOrigins && origin ? await answer(note, origin) : undefined;
+        if (reply) dialog.messageChild(JSON.stringify(reply), { targetOrigin: origin });
         if (note?.type !== 'token-relay') return;
         onStatus(note.status);
         // Desktop clients ignore window.close() in the dialog: only the task pane can close it.
-        // After an error the dialog stays open, because it tells the person what to do next.
-        // Its button says "close".
+        // After an error the dialog stays open, because it explains what the person can do.
+        // Its button sends "close".
         if (note.status === 'done' || note.status === 'close') handle.close();
       });
       dialog.addEventHandler(Office.EventType.DialogEventReceived, ({ error: code }) => {

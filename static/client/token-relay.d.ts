@@ -1,40 +1,55 @@
-/** How a token comes. `auto` tries them in this order and moves on when a proxy breaks one. */
+/** How a token arrives. `auto` tries them in this order and moves on when a proxy breaks one. */
 export type Transport = 'sse' | 'websocket' | 'long-poll';
 
-/** The answer of the relay (RFC 6749, 5.1), with the transport that brought it. */
+/** The answer of the relay (RFC 6749 §5.1), with the transport that brought it. */
 export interface Token {
   access_token: string;
   token_type: string;
-  /** Seconds. */
+  /** Remaining lifetime in seconds. */
   expires_in: number;
   scope?: string;
-  /** Unix milliseconds when the login ended, where the relay says so. */
+  /** When the login ended, in milliseconds since the Unix epoch. */
   authenticated_at?: number;
   transport: Transport;
-  /** Where the relay gives refresh tokens (`REFRESH_TOKEN_TTL`). Works once, and only for this client. */
+  /** What a backend handed over with the sign-in, where one fulfils sessions of this client. */
+  payload?: unknown;
+  /** Where the relay issues refresh tokens (`REFRESH_TOKEN_TTL`). Single use, and only for this client. */
   refresh_token?: string;
   /**
-   * There with a refresh token, after `signIn`: exchanges it for the next token, which can be
-   * refreshed in its turn. Asked again, it gives the same. Rejects with `invalid_grant` when the person
-   * has to sign in again.
+   * Present with a refresh token, after `signIn` and `resumeSignIn`: exchanges it for the next token,
+   * which can be refreshed in its turn. Called again, it gives the same. Rejects with `invalid_grant`
+   * when the person has to sign in again.
    */
   refresh?: () => Promise<Token>;
-  [field: string]: unknown;
 }
 
 /**
- * Why there is no token. `code` is an OAuth error of the login (`access_denied`, `server_error`,
- * `temporarily_unavailable`...), or one of
+ * Why there is no token:
+ * - `access_denied`: the person or the provider refused. With the other codes of RFC 6749 §4.1.2.1 and
+ *   §5.2 and of OpenID Connect Core §3.1.2.6;
  * - `expired`: the time to sign in is over;
- * - `aborted`: the caller's signal was aborted;
+ * - `aborted`: the caller's signal was aborted; `cancelled`: the session was ended elsewhere;
+ * - `superseded`: another page or connection reads the session now;
  * - `popup_blocked`, `dialog_failed`: the dialog could not be opened;
  * - `network`: the relay cannot be reached, or no usable transport gets through;
+ * - `origin_not_allowed`: the relay's operator has not allowed the origin of this page; the message
+ *   names the origin and the setting;
  * - `unauthorized`, `not_found`, `gone`, `invalid_request`: the session cannot be read (any more).
+ *
+ * A code that this version does not know becomes `server_error`, and begins the message.
  */
+export type SignInErrorCode =
+  | 'aborted' | 'dialog_failed' | 'expired' | 'gone' | 'network' | 'not_found' | 'origin_not_allowed' | 'popup_blocked' | 'unauthorized'
+  | 'cancelled' | 'superseded' | 'transit_token_replayed'
+  | 'access_denied' | 'invalid_request' | 'invalid_scope' | 'server_error' | 'temporarily_unavailable' | 'unauthorized_client'
+  | 'unsupported_response_type'
+  | 'invalid_client' | 'invalid_grant' | 'unsupported_grant_type'
+  | 'account_selection_required' | 'consent_required' | 'interaction_required' | 'login_required';
+
 export class SignInError extends Error {
-  constructor(code: string, message?: string, status?: number);
+  constructor(code: SignInErrorCode, message?: string, status?: number);
   readonly name: 'SignInError';
-  readonly code: string;
+  readonly code: SignInErrorCode;
   /** HTTP status, or Office error number, where there was one. */
   readonly status?: number;
 }
@@ -43,12 +58,17 @@ export type Progress =
   | { step: 'creating' }
   | { step: 'created'; userCode?: string; expiresIn: number }
   | { step: 'dialog'; userCode?: string }
+  /** The dialog knows that it belongs to this page: it will not ask for the code. */
+  | { step: 'proved' }
+  /** The dialog may ask for this code: show it. */
+  | { step: 'code'; userCode: string }
   | { step: 'dialog-closed' }
   | { step: 'connecting' | 'waiting' | 'delivered'; transport: Transport }
   | { step: 'fallback' | 'reconnecting'; transport: Transport; reason: string };
 
 /** What `openDialog` may return, so that the dialog can be watched and closed. */
 export interface DialogHandle {
+  // A `Window` is one. Its messages are recognised by it; others by their `opener`.
   readonly closed?: boolean;
   close?(): void;
 }
@@ -56,7 +76,16 @@ export interface DialogHandle {
 /** Shows the sign-in page. Throw or reject with a `SignInError` when that is impossible. */
 export type OpenDialog = (
   url: string,
-  context: { userCode?: string; transitToken?: string; signal: AbortSignal },
+  context: {
+    userCode?: string;
+    transitToken?: string;
+    signal: AbortSignal;
+    /**
+     * For a dialog that is no window of this page: give it each message of the dialog with the origin
+     * that it came from, and send what it resolves with, if anything, to that origin alone.
+     */
+    answer: (message: unknown, origin: string) => Promise<{ type: 'token-relay:proof'; proof: string } | undefined>;
+  },
 ) => DialogHandle | void | Promise<DialogHandle | void>;
 
 interface Common {
@@ -82,14 +111,36 @@ interface WithDialog extends Common {
 export interface SignInOptions extends WithDialog {
   /** Bind the session to this client by a session token. Default true. */
   bind?: boolean;
-  /** Let the dialog show the user code and ask the person to continue. Default false. */
+  /** Let the dialog ask the person to continue, even where it needs not. Default false. */
   confirm?: boolean;
   /** The add-in's name, shown in the dialog. */
   clientName?: string;
+  /** The client that the relay's operator registered for this add-in, where clients are registered. */
+  clientId?: string;
+  /** Scopes, separated by spaces. Default: what the client gets when it asks for nothing. */
+  scope?: string;
+  /** The account to begin with, as the provider knows it (OpenID Connect Core §3.1.2.1). */
+  loginHint?: string;
+  /** What the provider asks the person for, even if they are signed in there already. */
+  prompt?: 'login' | 'select_account' | 'consent';
+  /** Keep the session in IndexedDB until it ends, for `resumeSignIn`. Default true. */
+  resumable?: boolean;
 }
 
 /** Creates a session, opens the dialog, waits for the token and acknowledges it. */
 export function signIn(options?: SignInOptions): Promise<Token>;
+
+export interface ResumeOptions extends Common {
+  /** As it was given to `signIn`. */
+  clientId?: string;
+}
+
+/**
+ * Waits for the token of a sign-in that an earlier page of this origin began at the same relay, for the
+ * same client, and that has not ended: after the pane was closed, reloaded or crashed during the login.
+ * Resolves with `undefined` when there is none. Call it when the pane loads.
+ */
+export function resumeSignIn(options?: ResumeOptions): Promise<Token | undefined>;
 
 export interface MeetSignInOptions extends WithDialog {
   /**
@@ -119,7 +170,7 @@ export interface WaitOptions extends Common {
   eventsUrl?: string;
   websocketUrl?: string;
   pollUrl?: string;
-  /** Seconds until the session expires. Default: the relay tells. */
+  /** Seconds until the session expires. Default: the relay says when. */
   expiresIn?: number;
 }
 

@@ -3,9 +3,20 @@
 
 const PROTOCOL = 'token-relay.v1';
 const ORDER = ['sse', 'websocket', 'long-poll'];
-const PATIENCE = 5000; // ms until the first byte of a stream, then it counts as buffered by a proxy
-const SILENCE = 50000; // ms without a heartbeat (one every 15 s), then the connection is dead
-const WAIT = 25; // s that one long poll hangs
+const FIRST_BYTE_TIMEOUT = 5000; // ms until the first byte of a stream, then it counts as buffered by a proxy
+const HEARTBEAT_TIMEOUT = 50000; // ms without a heartbeat (one every 15 s), then the connection is dead
+const LONG_POLL = 25; // s that one long poll hangs
+const CODE_DELAY = 2000; // ms after which the dialog may ask for the code instead of a proof by message
+
+// Every `code` of a SignInError; a later relay's others become `server_error`.
+const CODES = new Set([
+  'aborted', 'dialog_failed', 'expired', 'gone', 'network', 'not_found', 'origin_not_allowed', 'popup_blocked', 'unauthorized',
+  'cancelled', 'superseded', 'transit_token_replayed', // ends of a session
+  'access_denied', 'invalid_request', 'invalid_scope', 'server_error', 'temporarily_unavailable', 'unauthorized_client',
+  'unsupported_response_type', // RFC 6749 §4.1.2.1
+  'invalid_client', 'invalid_grant', 'unsupported_grant_type', // RFC 6749 §5.2
+  'account_selection_required', 'consent_required', 'interaction_required', 'login_required', // OpenID Connect Core §3.1.2.6
+]);
 
 export class SignInError extends Error {
   constructor(code, message, status) {
@@ -14,6 +25,12 @@ export class SignInError extends Error {
     this.code = code;
     if (status) this.status = status;
   }
+}
+
+// An error that the relay named.
+function named(code, message, status) {
+  if (CODES.has(code)) return new SignInError(code, message, status);
+  return new SignInError('server_error', message ? `${code}: ${message}` : code, status);
 }
 
 // A transport stopped without an answer: try again, or, when `broken`, try another one.
@@ -88,18 +105,36 @@ function pause(milliseconds, signal) {
 async function refusal(response) {
   const { status } = response;
   const body = (await response.json().catch(() => null)) || {};
-  const known = { 204: 'gone', 400: 'invalid_request', 401: 'unauthorized', 404: 'not_found', 410: 'expired' }[status];
   const text = body.error_description || body.detail || body.title || `The relay answered ${status}.`;
-  if (known) return new SignInError(body.error || known, text, status);
+  const known = { 204: 'gone', 400: 'invalid_request', 401: 'unauthorized', 404: 'not_found', 410: 'expired' }[status];
+  if (body.type === 'urn:token-relay:problem:origin-refused') return originNotAllowed(text, status);
+  if (known) return named(body.error || known, text, status);
   const busy = status === 429 || status >= 500;
   const after = Number(response.headers.get('Retry-After')) * 1000 || undefined;
   return new Interrupted(text, { broken: !busy, after, busy });
 }
 
+function originNotAllowed(text, status) {
+  const { origin } = globalThis.location ?? {};
+  const advice = `The origin of this page is ${origin}. The relay's operator allows it in ALLOWED_ORIGINS, or in the origins of the client.`;
+  return new SignInError('origin_not_allowed', `${text} ${advice}`, status);
+}
+
+// Why nothing came back of a call to the relay at `root`. Browsers hide the reason from a page, but
+// every page may read the relay's own files.
+async function unreachable(root, error) {
+  const url = new URL(`${root}/addons/static/token-relay.js`, globalThis.location?.href);
+  if (globalThis.location && url.origin !== location.origin) {
+    const { ok } = await fetch(url, { method: 'HEAD', credentials: 'omit', cache: 'no-store' }).catch(() => ({}));
+    if (ok) return originNotAllowed(`The relay at ${url.origin} answers, but not to this page.`);
+  }
+  return new SignInError('network', error.message);
+}
+
 // What a message of the relay means: a token, an error, or nothing yet.
 function outcome(kind, body) {
   if (kind === 'authenticated') return body;
-  if (kind === 'failed') throw new SignInError(body.error || 'server_error', body.error_description);
+  if (kind === 'failed') throw named(body.error || 'server_error', body.error_description);
   if (kind === 'expired') throw new SignInError('expired', 'The time to sign in is over.');
 }
 
@@ -111,7 +146,7 @@ const READERS = {
       clearTimeout(timer);
       timer = setTimeout(() => attempt.abort(new Interrupted('The event stream is silent.', { broken })), ms);
     };
-    expect(run.patience, true);
+    expect(run.firstByteTimeout, true);
     try {
       const headers = { ...channel.headers, Accept: 'text/event-stream' };
       if (run.lastEventId) headers['Last-Event-ID'] = run.lastEventId;
@@ -129,7 +164,7 @@ const READERS = {
         const { done, value } = await reader.read();
         if (done) throw new Interrupted('The event stream ended.');
         run.opened();
-        expect(SILENCE, false);
+        expect(HEARTBEAT_TIMEOUT, false);
         feed(value);
         for (const { type, data, id } of events.splice(0)) {
           const token = outcome(type, JSON.parse(data || '{}'));
@@ -154,7 +189,7 @@ const READERS = {
       abort = () => reject(run.signal.reason);
       run.signal.addEventListener('abort', abort);
       const broken = (message) => reject(new Interrupted(message, { broken: true }));
-      timer = setTimeout(broken, run.patience, 'The WebSocket does not open.');
+      timer = setTimeout(broken, run.firstByteTimeout, 'The WebSocket does not open.');
       try {
         socket = new WebSocket(channel.websocketUrl, [PROTOCOL, ...channel.protocols]);
       } catch (error) {
@@ -177,7 +212,7 @@ const READERS = {
         }
       };
       socket.onclose = ({ code, reason }) => {
-        const final = { 4401: 'unauthorized', 4404: 'not_found', 4408: 'expired', 4410: 'gone' }[code];
+        const final = { 4401: 'unauthorized', 4403: 'origin_not_allowed', 4404: 'not_found', 4408: 'expired', 4410: 'gone' }[code];
         reject(final ? new SignInError(final, reason) : new Interrupted(`The WebSocket closed (${code}).`));
       };
     }).finally(() => {
@@ -191,7 +226,7 @@ const READERS = {
     run.waiting();
     for (;;) {
       const attempt = follow(run.signal);
-      const timer = setTimeout(() => attempt.abort(new Interrupted('The poll hangs.')), (WAIT + 10) * 1000);
+      const timer = setTimeout(() => attempt.abort(new Interrupted('The poll hangs.')), (LONG_POLL + 10) * 1000);
       const begun = Date.now();
       try {
         const response = await fetch(channel.pollUrl, {
@@ -219,39 +254,38 @@ const READERS = {
 const base = (baseUrl) => String(baseUrl ?? globalThis.location?.origin ?? '').replace(/\/+$/, '');
 
 // How a session is read: by its token, or by cookie and CSRF token on the meet-compatible surface.
-function describe({ baseUrl, csrfToken, sessionToken, eventsUrl, websocketUrl, pollUrl }) {
+function describe({ baseUrl, csrfToken, sessionToken, eventsUrl, websocketUrl, pollUrl, credentials = 'omit' }) {
   const root = base(baseUrl);
   const meet = csrfToken !== undefined;
   const at = (url, name) => new URL(url ?? `${root}/api/v1.0/addons/sessions/${name}/`, root || undefined);
   const poll = at(pollUrl, 'poll');
   const socket = at(websocketUrl, 'ws');
   socket.protocol = socket.protocol.replace('http', 'ws');
-  const ended = { method: 'DELETE', keepalive: true };
   const headers = meet ? { 'X-CSRFToken': csrfToken } : sessionToken ? { Authorization: `Bearer ${sessionToken}` } : {};
-  const credentials = meet ? 'include' : 'omit';
   const bare = poll.href;
-  if (!meet) poll.searchParams.set('wait', WAIT);
+  if (!meet) poll.searchParams.set('wait', LONG_POLL);
   return {
     headers,
-    credentials,
+    credentials: meet ? 'include' : 'omit',
     eventsUrl: at(eventsUrl, 'events').href,
     websocketUrl: socket.href,
     protocols: meet ? [`csrf.${csrfToken}`] : sessionToken ? [`bearer.${sessionToken}`] : [],
     pollUrl: poll.href,
     pollMethod: meet ? 'POST' : 'GET',
-    // Acknowledges or cancels. The meet-compatible surface has no such call.
-    end: () => meet || fetch(bare, { ...ended, headers, credentials }).catch(() => {}),
+    // Acknowledges or cancels, and takes back the cookie of the creation. The meet-compatible surface
+    // has no such call.
+    end: () => meet || fetch(bare, { method: 'DELETE', keepalive: true, headers, credentials }).catch(() => {}),
   };
 }
 
 export async function waitForToken(options) {
-  const { transport = 'auto', expiresIn, onProgress = () => {}, signal, firstByteTimeout = PATIENCE } = options;
+  const { transport = 'auto', expiresIn, onProgress = () => {}, signal, firstByteTimeout = FIRST_BYTE_TIMEOUT } = options;
   if (transport !== 'auto' && !READERS[transport]) throw new TypeError(`unknown transport ${transport}`);
   const channel = describe(options);
   const order = transport === 'auto' ? ORDER : [transport];
   const stop = follow(signal);
   const expiry = expiresIn && setTimeout(() => stop.abort(new SignInError('expired', 'The time to sign in is over.')), expiresIn * 1000 + 2000);
-  const run = { signal: stop.signal, patience: firstByteTimeout, retry: 1000 };
+  const run = { signal: stop.signal, firstByteTimeout, retry: 1000 };
   let index = 0;
   let cuts = 0; // connections in a row that the network or a proxy cut short
   let attempts = 0; // since the last connection that lasted, for the backoff
@@ -260,10 +294,10 @@ export async function waitForToken(options) {
     for (;;) {
       const name = order[index];
       let openedAt = 0;
-      let told = false;
+      let reported = false;
       run.waiting = () => {
-        if (!told) onProgress({ step: 'waiting', transport: name });
-        told = true;
+        if (!reported) onProgress({ step: 'waiting', transport: name });
+        reported = true;
       };
       run.opened = () => {
         openedAt ||= Date.now();
@@ -306,26 +340,36 @@ export async function waitForToken(options) {
   }
 }
 
-// Opens an empty window within the click, because browsers block one that is opened later.
+// Opens an empty window within the click, because browsers block one that is opened later. It keeps its
+// `opener`: the relay's first page asks the pane for a proof by it, and later pages disown it.
 function popup() {
   const left = Math.max(0, screenX + (outerWidth - 520) / 2);
   const top = Math.max(0, screenY + (outerHeight - 680) / 2);
   const opened = window.open('about:blank', '_blank', `popup,width=520,height=680,left=${left},top=${top}`);
   if (!opened) throw new SignInError('popup_blocked', 'The browser blocked the sign-in window.');
-  opened.opener = null; // the pages in the dialog cannot navigate the add-in
   return opened;
 }
 
-async function post(url, { headers, body, ...init }) {
+// Whether cookies of the relay at `root` are same-site here. Too generous for suffixes such as `co.uk`,
+// where the browser withholds the cookie by itself.
+function isSameSite(root) {
+  const here = globalThis.location;
+  if (!here) return false;
+  const there = new URL(root, here.href);
+  const site = ({ hostname }) => (/^[\d.]+$|:/.test(hostname) ? hostname : hostname.split('.').slice(-2).join('.'));
+  return there.protocol === here.protocol && site(there) === site(here);
+}
+
+async function post(root, path, { headers, body, ...init }) {
   let response;
   const json = body && !(body instanceof URLSearchParams);
   try {
-    response = await fetch(url, {
+    response = await fetch(`${root}${path}`, {
       method: 'POST', cache: 'no-store', body: json ? JSON.stringify(body) : body,
       headers: { ...(json && { 'Content-Type': 'application/json' }), ...headers }, ...init,
     });
   } catch (error) {
-    throw init.signal?.aborted ? aborted() : new SignInError('network', error.message);
+    throw init.signal?.aborted ? aborted() : await unreachable(root, error);
   }
   if (response.ok) return response.json();
   const error = await refusal(response);
@@ -334,12 +378,98 @@ async function post(url, { headers, body, ...init }) {
     : new SignInError(error.busy ? 'temporarily_unavailable' : 'invalid_request', error.message, response.status);
 }
 
+const ascii = (text) => new TextEncoder().encode(text);
+const sha256 = (bytes) => crypto.subtle.digest('SHA-256', bytes);
+const joined = async (...parts) => new Blob(await Promise.all(parts)).arrayBuffer();
+
+// Shows the relay's dialog at `challenge` that its window belongs to the reader of this session:
+// base64url(HMAC-SHA256(K, label ‖ session key ‖ challenge)).
+async function prove({ sessionId, sessionToken }, challenge) {
+  const bytes = Uint8Array.from(atob(challenge.replace(/-/g, '+').replace(/_/g, '/')), (character) => character.charCodeAt(0));
+  const secret = await sha256(await joined(ascii('token-relay proof key v1'), ascii(sessionToken)));
+  const key = await crypto.subtle.importKey('raw', secret, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
+  const mac = await crypto.subtle.sign('HMAC', key, await joined(ascii('token-relay proof v1'), sha256(ascii(sessionId)), bytes));
+  return btoa(String.fromCharCode(...new Uint8Array(mac))).replace(/\+/g, '-').replace(/\//g, '_').replace(/=/g, '');
+}
+
+// Answers the dialog of `session`. `answer` takes a message and the origin it came from, and gives the
+// reply that may go back to that origin, if any. Windows are listened to until `stop` is called.
+function proofs(session, onProof) {
+  const origin = new URL(session.dialogUrl, globalThis.location?.href).origin;
+  let own; // the dialog's window, where it is known
+  const answer = async (message, from) => {
+    const { type, challenge } = Object(message);
+    // Without a secure context there is no WebCrypto, and the dialog asks for the code.
+    const wanted = type === 'token-relay:ready' && from === origin && /^[\w-]{43}$/.test(challenge) && session.sessionToken;
+    if (!wanted || !globalThis.crypto?.subtle) return undefined;
+    const proof = await prove(session, challenge);
+    onProof();
+    return { type: 'token-relay:proof', proof };
+  };
+  const listen = async ({ source, origin: from, data }) => {
+    // Office and a reloaded pane have no handle; the window names its opener itself.
+    if (!source || (own ? source !== own : source.opener !== globalThis.window)) return;
+    const reply = await answer(data, from);
+    if (reply) source.postMessage(reply, origin);
+  };
+  globalThis.window?.addEventListener?.('message', listen);
+  return {
+    answer,
+    of(handle) { own = typeof handle?.postMessage === 'function' ? handle : undefined; },
+    stop: () => globalThis.window?.removeEventListener?.('message', listen),
+  };
+}
+
+// Sign-ins that a page of this origin began and that have not ended, by relay and client, so that they
+// can be resumed. What cannot be stored, as in a private window, cannot be resumed.
+async function stored(act) {
+  try {
+    const database = await new Promise((resolve, reject) => {
+      const opening = indexedDB.open('token-relay', 1);
+      opening.onupgradeneeded = () => opening.result.createObjectStore('sessions');
+      opening.onsuccess = () => resolve(opening.result);
+      opening.onerror = opening.onblocked = () => reject(opening.error);
+    });
+    try {
+      return await new Promise((resolve, reject) => {
+        const transaction = database.transaction('sessions', 'readwrite');
+        const result = act(transaction.objectStore('sessions'));
+        transaction.oncomplete = () => resolve(result?.result);
+        transaction.onerror = transaction.onabort = () => reject(transaction.error);
+      });
+    } finally {
+      database.close();
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+const nameOf = (root, clientId) => [root, clientId ?? ''];
+
+const remember = (name, session) => stored((sessions) => {
+  sessions.openCursor().onsuccess = ({ target: { result: cursor } }) => {
+    if (!cursor) return;
+    if (cursor.value.expiresAt < Date.now()) cursor.delete();
+    cursor.continue();
+  };
+  sessions.put(session, name);
+});
+
+// Deletes what is stored, unless a later sign-in has taken its place.
+const forget = (name, { sessionId }) => stored((sessions) => {
+  const asked = sessions.get(name);
+  asked.onsuccess = () => { if (asked.result?.sessionId === sessionId) sessions.delete(name); };
+});
+
 // Creates a session, opens the dialog, waits, closes the dialog: the same for both surfaces.
 async function withDialog(options, create) {
   const { signal, onProgress = () => {} } = options;
   const stop = follow(signal);
   let dialog;
+  let proof;
   let watch;
+  let codeTimer;
   let delay = 0;
   try {
     if (stop.signal.aborted) throw aborted();
@@ -350,13 +480,21 @@ async function withDialog(options, create) {
     });
     onProgress({ step: 'creating' });
     const session = await create(stop.signal);
-    onProgress({ step: 'created', userCode: session.userCode, expiresIn: session.expiresIn });
+    const { userCode } = session;
+    onProgress({ step: 'created', userCode, expiresIn: session.expiresIn });
     const token = waitForToken({ ...options, ...session, signal: stop.signal });
+    proof = proofs(session, () => {
+      clearTimeout(codeTimer);
+      onProgress({ step: 'proved' });
+    });
+    proof.of(own);
     const opening = Promise.resolve()
-      .then(() => openDialog(session.dialogUrl, { userCode: session.userCode, transitToken: session.transitToken, signal: stop.signal }))
+      .then(() => openDialog(session.dialogUrl, { userCode, transitToken: session.transitToken, signal: stop.signal, answer: proof.answer }))
       .then((handle) => {
         dialog = handle;
-        onProgress({ step: 'dialog', userCode: session.userCode });
+        proof.of(handle);
+        onProgress({ step: 'dialog', userCode });
+        if (userCode) codeTimer = setTimeout(() => onProgress({ step: 'code', userCode }), CODE_DELAY);
         watch = setInterval(() => {
           if (!dialog?.closed) return;
           clearInterval(watch);
@@ -378,6 +516,8 @@ async function withDialog(options, create) {
     throw failure;
   } finally {
     clearInterval(watch);
+    clearTimeout(codeTimer);
+    proof?.stop();
     stop.unlink();
     if (dialog?.close && delay >= 0) setTimeout(() => dialog.close(), delay);
   }
@@ -385,43 +525,94 @@ async function withDialog(options, create) {
 
 // A token that comes with a refresh token can be exchanged for the next one. The relay takes a second
 // use for a theft, so there is one exchange, however often it is asked for.
-function refreshable(token, url, client) {
+function refreshable(token, root, session) {
   if (!token.refresh_token) return token;
   let next;
   return {
     ...token,
     refresh() {
-      const body = new URLSearchParams({ grant_type: 'refresh_token', refresh_token: token.refresh_token, ...client });
-      next ||= post(url, { body, credentials: 'omit' }).then((answer) => refreshable({ ...token, ...answer }, url, client));
+      const body = new URLSearchParams({
+        grant_type: 'refresh_token', refresh_token: token.refresh_token, client_id: session.sessionId, client_secret: session.sessionToken,
+      });
+      next ||= post(root, '/addons/token', { body, credentials: 'omit' }).then((answer) => refreshable({ ...token, ...answer }, root, session));
       return next;
     },
   };
 }
 
+// Runs `wait` for a session that is kept by `name` until it has ended.
+async function remembered(name, session, wait) {
+  try {
+    return await wait();
+  } catch (error) {
+    // Another page of this origin reads the session now, and will forget it.
+    if (error.code === 'superseded') name = undefined;
+    throw error;
+  } finally {
+    if (name) forget(name, session);
+  }
+}
+
 export function signIn(options = {}) {
-  const { baseUrl, bind = true, confirm = false, clientName } = options;
+  const { baseUrl, bind = true, confirm, clientName, clientId, scope, loginHint, prompt, resumable = true } = options;
   const root = base(baseUrl);
-  let client;
-  return withDialog(options, async (signal) => {
-    const body = bind ? { bind, confirm, client_name: clientName } : undefined;
-    const session = await post(`${root}/addons/sessions`, { body, credentials: 'omit', signal });
-    client = { client_id: session.session_id, client_secret: session.session_token };
-    return {
-      dialogUrl: new URL(session.transit_url, root).href,
-      sessionToken: session.session_token,
-      eventsUrl: session.events_url,
-      websocketUrl: session.websocket_url,
-      pollUrl: session.poll_url,
-      expiresIn: session.expires_in,
-      userCode: session.user_code,
-    };
-  }).then((token) => refreshable(token, `${root}/addons/token`, client));
+  const name = nameOf(root, clientId);
+  let session = {};
+  return remembered(bind && resumable && name, session, async () => {
+    const token = await withDialog(options, async (signal) => {
+      const body = bind ? { bind, confirm, client_name: clientName, client_id: clientId, scope, login_hint: loginHint, prompt } : undefined;
+      const create = (credentials) => post(root, '/addons/sessions', { body, credentials, signal });
+      // The relay's cookie shows that the dialog opens in this browser, where the pane is on its site.
+      let credentials = isSameSite(root) ? 'include' : 'omit';
+      const created = await create(credentials).catch((error) => {
+        // A relay that does not allow credentials to this origin.
+        if (credentials === 'omit' || error.code !== 'origin_not_allowed' || error.status) throw error;
+        credentials = 'omit';
+        return create(credentials);
+      });
+      Object.assign(session, {
+        dialogUrl: new URL(created.transit_url, root).href,
+        sessionId: created.session_id,
+        sessionToken: created.session_token,
+        eventsUrl: created.events_url,
+        websocketUrl: created.websocket_url,
+        pollUrl: created.poll_url,
+        expiresIn: created.expires_in,
+        expiresAt: Date.now() + created.expires_in * 1000,
+        userCode: created.user_code,
+        credentials,
+      });
+      if (bind && resumable) remember(name, session);
+      return session;
+    });
+    return refreshable(token, root, session);
+  });
+}
+
+export async function resumeSignIn(options = {}) {
+  const { baseUrl, clientId, onProgress = () => {} } = options;
+  const root = base(baseUrl);
+  const name = nameOf(root, clientId);
+  const session = await stored((sessions) => sessions.get(name));
+  if (!session) return undefined;
+  const expiresIn = (session.expiresAt - Date.now()) / 1000;
+  if (expiresIn <= 0) {
+    await forget(name, session);
+    return undefined;
+  }
+  const proof = proofs(session, () => onProgress({ step: 'proved' }));
+  return remembered(name, session, async () => {
+    onProgress({ step: 'created', userCode: session.userCode, expiresIn });
+    const token = await waitForToken({ ...options, ...session, expiresIn });
+    onProgress({ step: 'delivered', transport: token.transport });
+    return refreshable(token, root, session);
+  }).finally(proof.stop);
 }
 
 export function meetSignIn(options) {
   const { baseUrl, dialogUrl } = options;
   return withDialog(options, async (signal) => {
-    const answer = await post(`${base(baseUrl)}/api/v1.0/addons/sessions/init/`, { credentials: 'include', signal });
+    const answer = await post(base(baseUrl), '/api/v1.0/addons/sessions/init/', { credentials: 'include', signal });
     const transitToken = answer.transit_token;
     return {
       // In the fragment, which no server sees.
@@ -434,7 +625,7 @@ export function meetSignIn(options) {
 }
 
 export function meetExchange({ baseUrl, transitToken, csrfToken, signal }) {
-  return post(`${base(baseUrl)}/api/v1.0/addons/sessions/exchange/`, {
+  return post(base(baseUrl), '/api/v1.0/addons/sessions/exchange/', {
     body: { transit_token: transitToken }, headers: { 'X-CSRFToken': csrfToken }, credentials: 'include', signal,
   });
 }

@@ -14,7 +14,7 @@ use crate::support::{Browser, Page, Process, client, form_action, hidden_inputs,
 use axum::{body::Body, extract::Request};
 use http_body_util::BodyExt as _;
 use reqwest::{StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use token_relay_client::{Client, ClientError, SignIn};
 
 /// `token-relay login`, ended when dropped.
@@ -294,11 +294,8 @@ async fn behind(fault: Fault) -> (Process, String, Arc<AtomicUsize>) {
 async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_off() {
     for (fault, asked) in [(Fault::Page, 1), (Fault::Cut, 2)] {
         let (relay, url, streams) = behind(fault).await;
-        let pending = Client::new(url.parse().unwrap())
-            .unwrap()
-            .sign_in(&SignIn { client_name: None, confirm: false })
-            .await
-            .unwrap();
+        let pending =
+            Client::new(url.parse().unwrap()).unwrap().sign_in(&SignIn::default()).await.unwrap();
         let transit_url = pending.transit_url().to_string();
         let token = tokio::spawn(async move { pending.token().await });
         let waits = match fault {
@@ -321,7 +318,7 @@ async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_in_that_nobody_finishes_ends() {
     let relay = Process::demo(&[("TOKEN_RELAY_SESSION_TTL", "10s")]);
-    let wanted = SignIn { client_name: None, confirm: false };
+    let wanted = SignIn::default();
     let client = Client::new(relay.url.parse().unwrap()).unwrap();
     let error = client.sign_in(&wanted).await.unwrap().token().await.unwrap_err();
     assert!(matches!(error, ClientError::Expired), "{error}");
@@ -348,4 +345,156 @@ async fn the_example_does_what_it_says() {
     assert!(output.status.success());
     let claims: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(text(&claims, "sub"), "bob");
+}
+
+/// A server that answers the creation of a session with what `session` makes of an honest answer, and
+/// events and polls with `outcome`.
+async fn hostile(
+    change: impl FnOnce(&mut Value),
+    outcome: &'static str,
+) -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut session = json!({
+        "session_id": "s".repeat(43),
+        "session_token": "t".repeat(43),
+        "expires_in": 60,
+        "user_code": "BCDF-GHJK",
+        "transit_url": format!("{url}/addons/transit/?transit_token=x"),
+        "events_url": format!("{url}/addons/sessions/s/events"),
+        "websocket_url": format!("{url}/addons/sessions/s/ws"),
+        "poll_url": format!("{url}/addons/sessions/s"),
+    });
+    change(&mut session);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let router = axum::Router::new().fallback(move |request: Request| {
+        let (session, count) = (session.to_string(), Arc::clone(&count));
+        async move {
+            let json = |status: u16, body: String| {
+                let response = axum::http::Response::builder().status(status);
+                response.header(header::CONTENT_TYPE, "application/json").body(Body::from(body))
+            };
+            if request.method() == "POST" {
+                return json(201, session).unwrap();
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            if request.uri().path().ends_with("/events") {
+                let response = axum::http::Response::builder();
+                let response = response.header(header::CONTENT_TYPE, "text/event-stream");
+                return response.body(Body::from(outcome)).unwrap();
+            }
+            json(200, "{}".to_owned()).unwrap()
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, asked)
+}
+
+/// What a terminal must never be sent from a relay: everything but text and line ends.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|each| each == '\n' || (' '..='~').contains(&each))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_relay_opens_no_url_but_its_own_and_prints_no_code_of_its_choice() {
+    let folder = redis::Directory::new();
+    let opener = folder.file("xdg-open");
+    let opened = folder.file("opened");
+    std::fs::write(&opener, format!("#!/bin/sh\necho \"$1\" >> {opened}\n")).unwrap();
+    std::fs::set_permissions(&opener, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    for (member, value) in [
+        ("transit_url", json!("file:///etc/passwd")),
+        ("transit_url", json!("https://relay.example.evil.example/")),
+        ("transit_url", json!("http://127.0.0.1:1/")),
+        ("transit_url", json!("--help")),
+        ("transit_url", json!("smb://evil.example/share")),
+        ("transit_url", json!("http://\u{1b}[31m.example/")),
+        ("events_url", json!("http://169.254.169.254/latest/meta-data")),
+        ("poll_url", json!("http://evil.example/")),
+        ("user_code", json!("\u{1b}[2J\u{1b}[H")),
+        ("user_code", json!("call +1 555 0100")),
+        ("session_id", json!("../../admin")),
+        ("session_token", json!("a\r\nx-injected: 1")),
+        ("session_token", Value::Null),
+        ("expires_in", json!(-1)),
+    ] {
+        let (url, asked) = hostile(|session| session[member] = value.clone(), "").await;
+        let login = Login::start_with(&[&url], &[("PATH", &path)]);
+        let (stdout, stderr, status) = login.end();
+        assert_eq!((status.code(), stdout.as_str()), (Some(1), ""), "{member} {value}");
+        assert!(is_plain(&stderr), "{member} {value}: {stderr:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "{member} {value}");
+        assert!(!std::path::Path::new(&opened).exists(), "{member} {value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_relay_hands_over_no_token_or_error_that_moves_the_cursor() {
+    for (outcome, said) in [
+        (
+            "event: authenticated\ndata: {\"state\":\"authenticated\",\"access_token\":\"\\u001b]0;x\\u0007\",\"token_type\":\"Bearer\",\"expires_in\":1,\"scope\":\"\"}\n\n",
+            "cannot be understood: access_token",
+        ),
+        (
+            "event: authenticated\ndata: {\"state\":\"authenticated\",\"access_token\":\"a\",\"token_type\":\"Bearer\\u009b1m\",\"expires_in\":1,\"scope\":\"\"}\n\n",
+            "cannot be understood: token_type",
+        ),
+        (
+            "event: failed\ndata: {\"state\":\"failed\",\"error\":\"\\u001b[1mx\",\"error_description\":\"\\u001b[2J\\u202eno\\r\\nroot# \\u009b1m\"}\n\n",
+            "server_error: [2Jnoroot# 1m",
+        ),
+    ] {
+        let (url, _) = hostile(|_| {}, outcome).await;
+        for arguments in [&[url.as_str(), "--no-open"][..], &[&url, "--no-open", "--json"]] {
+            let (stdout, stderr, status) = Login::start(arguments).end();
+            assert_eq!(status.code(), Some(1), "{outcome}");
+            assert!(stderr.contains(said), "{stderr}");
+            assert!(is_plain(&stdout) && is_plain(&stderr), "{stdout:?} {stderr:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_numbers_of_a_hostile_relay_break_nothing() {
+    let stream = "retry: 18446744073709551615\nid: \u{1b}\n\nevent: expired\ndata: {}\n\n";
+    let (url, _) = hostile(|session| session["expires_in"] = json!(u64::MAX), stream).await;
+    let client = Client::new(url.parse().unwrap()).unwrap();
+    let pending = client.sign_in(&SignIn::default()).await.unwrap();
+    assert!(pending.expires_in() <= std::time::Duration::from_secs(86_400));
+    assert!(matches!(pending.token().await, Err(ClientError::Expired)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_sign_in_is_resumed_by_another_client_of_the_same_relay() {
+    let relay = Process::demo(&[]);
+    let first = Client::new(relay.url.parse().unwrap()).unwrap();
+    let saved = first.sign_in(&SignIn::default()).await.unwrap().save();
+    drop(first);
+    let text = serde_json::to_string(&saved).unwrap();
+    assert!(!format!("{saved:?}").contains(saved_member(&text, "session_token").as_str()));
+
+    let second = Client::new(relay.url.parse().unwrap()).unwrap();
+    let pending = second.resume(serde_json::from_str(&text).unwrap()).unwrap();
+    let transit_url = pending.transit_url().to_string();
+    let token = tokio::spawn(async move { pending.token().await });
+    Browser::default().sign_in(&transit_url, "bob").await;
+    assert_eq!(who(&relay.url, token.await.unwrap().unwrap().access_token.expose()).await, "bob");
+
+    // It is over now; the relay says so.
+    let again = second.resume(serde_json::from_str(&text).unwrap()).unwrap();
+    assert!(matches!(again.token().await, Err(ClientError::Expired)));
+    let other = Client::new("https://relay.example".parse().unwrap()).unwrap();
+    let error = other.resume(serde_json::from_str(&text).unwrap()).unwrap_err();
+    assert!(matches!(error, ClientError::ForeignUrl { .. }), "{error}");
+    let mut old: Value = serde_json::from_str(&text).unwrap();
+    old["expires_at"] = json!(1);
+    let error = second.resume(serde_json::from_value(old).unwrap()).unwrap_err();
+    assert!(matches!(error, ClientError::Expired), "{error}");
+}
+
+fn saved_member(text: &str, name: &str) -> String {
+    let saved: Value = serde_json::from_str(text).unwrap();
+    saved[name].as_str().unwrap().to_owned()
 }

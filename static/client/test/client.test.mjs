@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { createHash, createHmac } from 'node:crypto';
 import { test } from 'node:test';
-import { meetExchange, meetSignIn, signIn, SignInError, waitForToken } from '../token-relay.js';
+import { meetExchange, meetSignIn, resumeSignIn, signIn, SignInError, waitForToken } from '../token-relay.js';
 import { closeFrame, EVENT, json, relay, stream, textFrame, TOKEN } from './relay-double.mjs';
 
 const openDialog = () => {};
@@ -221,7 +222,7 @@ test('default dialog: opened within the call, before anything is sent', async (t
   const waiting = signIn({ baseUrl: server.baseUrl });
   assert.deepEqual(log, ['about:blank']);
   await waiting;
-  assert.deepEqual([log[1], opened.opener], [`${server.baseUrl}/addons/transit/?transit_token=t`, null]);
+  assert.deepEqual([log[1], opened.opener], [`${server.baseUrl}/addons/transit/?transit_token=t`, 1], 'it keeps its opener, which asks for the proof');
   globalThis.window.open = () => null;
   const before = server.called('create').length;
   await assert.rejects(signIn({ baseUrl: server.baseUrl }), failsWith('popup_blocked'));
@@ -261,4 +262,115 @@ test('meet: exchange', async (t) => {
   assert.deepEqual(await meetExchange({ baseUrl: server.baseUrl, transitToken: 't', csrfToken: 'c' }), { status: 'ok' });
   const [exchange] = server.called('exchange');
   assert.deepEqual([exchange.body, exchange.headers['x-csrftoken']], ['{"transit_token":"t"}', 'c']);
+});
+
+const CHALLENGE = Buffer.alloc(32, 7).toString('base64url');
+const ready = { type: 'token-relay:ready', challenge: CHALLENGE };
+const sha256 = (...parts) => parts.reduce((hash, part) => hash.update(part), createHash('sha256')).digest();
+// The formula of the protocol, by another library.
+const EXPECTED = createHmac('sha256', sha256('token-relay proof key v1', 'secret'))
+  .update('token-relay proof v1').update(sha256('s1')).update(Buffer.from(CHALLENGE, 'base64url')).digest('base64url');
+
+test('the proof is the MAC of the protocol, and only for the relay', async (t) => {
+  let finish;
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
+  const replies = [];
+  const steps = [];
+  await signIn({
+    baseUrl: server.baseUrl,
+    async openDialog(url, { answer }) {
+      replies.push(await answer(ready, 'https://elsewhere.example'));
+      replies.push(await answer(ready, `${server.baseUrl}.example`));
+      replies.push(await answer(ready, undefined));
+      for (const challenge of [undefined, '', `${CHALLENGE}A`, CHALLENGE.replace('B', '!'), 7]) {
+        replies.push(await answer({ ...ready, challenge }, new URL(url).origin));
+      }
+      for (const message of [null, 'text', { type: 'other', challenge: CHALLENGE }]) replies.push(await answer(message, new URL(url).origin));
+      assert.deepEqual(replies.filter(Boolean), []);
+      assert.ok(!steps.includes('proved'));
+      replies.push(await answer(ready, new URL(url).origin));
+      finish();
+    },
+    onProgress: ({ step }) => steps.push(step),
+  });
+  assert.deepEqual(replies.at(-1), { type: 'token-relay:proof', proof: EXPECTED });
+  assert.ok(steps.includes('proved'));
+});
+
+test('only the dialog of this sign-in is answered, whatever else has its origin', async (t) => {
+  let finish;
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
+  const window = new EventTarget();
+  const sent = [];
+  const dialogWindow = (opener) => ({ opener, closed: false, close() {}, postMessage(data, origin) { sent.push([this, data, origin]); } });
+  const [own, other] = [dialogWindow(window), dialogWindow(window)];
+  const say = (source, origin = server.baseUrl) => window.dispatchEvent(Object.assign(new Event('message'), { source, origin, data: ready }));
+  globalThis.window = window;
+  t.after(() => { delete globalThis.window; });
+  await signIn({
+    baseUrl: server.baseUrl,
+    openDialog: () => own,
+    onProgress({ step }) {
+      if (step === 'dialog') {
+        say(other);
+        say(null);
+        say(own, 'https://elsewhere.example');
+        say(own);
+      }
+      if (step === 'proved') finish();
+    },
+  });
+  assert.deepEqual(sent, [[own, { type: 'token-relay:proof', proof: EXPECTED }, server.baseUrl]]);
+  say(own);
+  await new Promise((resolve) => { setTimeout(resolve, 20); });
+  assert.equal(sent.length, 1, 'a sign-in that has ended answers nobody');
+
+  // Without a handle, as in Office on the web: the window that was opened by this one.
+  await signIn({
+    baseUrl: server.baseUrl,
+    openDialog: () => {},
+    onProgress({ step }) {
+      if (step === 'dialog') {
+        say(dialogWindow({}));
+        say(other);
+      }
+      if (step === 'proved') finish();
+    },
+  });
+  assert.deepEqual(sent.slice(1), [[other, { type: 'token-relay:proof', proof: EXPECTED }, server.baseUrl]]);
+});
+
+test('the code is shown when no proof is asked for', async (t) => {
+  let finish;
+  const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
+  const steps = [];
+  await signIn({ baseUrl: server.baseUrl, openDialog, onProgress(progress) { steps.push(progress); if (progress.step === 'code') finish(); } });
+  assert.deepEqual(steps.find(({ step }) => step === 'code'), { step: 'code', userCode: 'BCDF-GHJK' });
+});
+
+test('what the client asks for goes into the session', async (t) => {
+  const server = await relay(t, { events: (_, response) => stream(response, EVENT) });
+  await signIn({ ...fast, baseUrl: server.baseUrl, clientId: 'notes', scope: 'read write', loginHint: 'a@example.com', prompt: 'consent' });
+  assert.deepEqual(JSON.parse(server.called('create')[0].body), { bind: true, client_id: 'notes', scope: 'read write', login_hint: 'a@example.com', prompt: 'consent' });
+});
+
+test('a superseded reader neither comes back nor ends the session', async (t) => {
+  const failure = { state: 'failed', error: 'superseded', error_description: 'Another connection reads this session now.' };
+  const server = await relay(t, { events: (_, response) => stream(response, `event: failed\nid: x\ndata: ${JSON.stringify(failure)}\n\n`).end() });
+  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('superseded'));
+  await new Promise((resolve) => { setTimeout(resolve, 50); });
+  assert.deepEqual([server.called('events').length, server.called('end')], [1, []]);
+});
+
+test('an error that this version does not know keeps its name in the message', async (t) => {
+  const failure = { state: 'failed', error: 'moon_phase', error_description: 'Wrong one.' };
+  const server = await relay(t, { events: (_, response) => stream(response, `event: failed\ndata: ${JSON.stringify(failure)}\n\n`) });
+  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), (error) => {
+    assert.equal(error.message, 'moon_phase: Wrong one.');
+    return failsWith('server_error')(error);
+  });
+});
+
+test('without IndexedDB there is nothing to resume', async () => {
+  assert.equal(await resumeSignIn({ baseUrl: 'https://relay.example' }), undefined);
 });

@@ -3,14 +3,14 @@ import { test } from 'node:test';
 import { officeDialog } from '../office.js';
 
 // The part of Office.js that opens dialogs.
-function office(result) {
+function office(result, { origins = true } = {}) {
   const handlers = {};
-  const dialog = { closed: 0, close() { this.closed += 1; }, addEventHandler: (type, handler) => { handlers[type] = handler; } };
+  const dialog = { closed: 0, sent: [], messageChild(...message) { this.sent.push(message); }, close() { this.closed += 1; }, addEventHandler: (type, handler) => { handlers[type] = handler; } };
   const asked = [];
   globalThis.Office = {
     AsyncResultStatus: { Succeeded: 'succeeded' },
     EventType: { DialogMessageReceived: 'message', DialogEventReceived: 'event' },
-    context: { ui: { displayDialogAsync: (url, options, done) => { asked.push([url, options]); done(result ?? { status: 'succeeded', value: dialog }); } } },
+    context: { requirements: { isSetSupported: (name, version) => name === 'DialogOrigin' && version === '1.1' && origins }, ui: { displayDialogAsync: (url, options, done) => { asked.push([url, options]); done(result ?? { status: 'succeeded', value: dialog }); } } },
   };
   return { dialog, handlers, asked };
 }
@@ -74,4 +74,22 @@ for (const [number, code] of [[12009, 'popup_blocked'], [12011, 'popup_blocked']
 test('without Office.js', async () => {
   delete globalThis.Office;
   await assert.rejects(officeDialog()('https://relay.example/x'), { code: 'dialog_failed' });
+});
+
+test('a proof goes back to the origin that asked, where Office can keep it to that', async () => {
+  const origin = 'https://relay.example';
+  const asked = [];
+  const answer = async (message, from) => { asked.push([message, from]); return message.type === 'token-relay:ready' ? { type: 'token-relay:proof', proof: 'p' } : undefined; };
+  const ready = { message: '{"type":"token-relay:ready","challenge":"c"}', origin };
+  const { dialog, handlers } = office();
+  await officeDialog()('https://relay.example/x', { answer });
+  await handlers.message(ready);
+  await handlers.message({ message: '{"type":"other"}', origin });
+  await handlers.message({ message: ready.message }); // a host that names no origin
+  assert.deepEqual(dialog.sent, [['{"type":"token-relay:proof","proof":"p"}', { targetOrigin: origin }]]);
+  assert.deepEqual(asked.map(([, from]) => from), [origin, origin]);
+  const old = office(undefined, { origins: false });
+  await officeDialog()('https://relay.example/x', { answer });
+  await old.handlers.message(ready);
+  assert.deepEqual(old.dialog.sent, [], 'without DialogOrigin 1.1 any page in the dialog could read it');
 });

@@ -5,7 +5,7 @@ import type { SignInOptions, Token } from 'token-relay';
 
 export type SignInState =
   | { status: 'signed-out' }
-  | { status: 'signing-in'; userCode?: string; dialogClosed: boolean }
+  | { status: 'signing-in'; userCode?: string | undefined; dialogClosed: boolean }
   | { status: 'signed-in'; token: Token }
   | { status: 'failed'; error: SignInError };
 
@@ -22,7 +22,7 @@ export interface TokenRelay {
   signOut: () => void;
 }
 
-type Action = SignInState | { status: 'code'; userCode: string } | { status: 'dialog-closed' };
+type Action = SignInState | { status: 'code'; userCode: string | undefined } | { status: 'dialog-closed' };
 
 function reduce(state: SignInState, action: Action): SignInState {
   switch (action.status) {
@@ -49,23 +49,24 @@ export function useTokenRelay(options: TokenRelayOptions): TokenRelay {
     running.current?.abort();
     const attempt = new AbortController();
     running.current = attempt;
-    // An attempt that was replaced or cancelled has nothing to say any more.
-    const tell = (action: Action) => {
+    // An attempt that was replaced or cancelled changes nothing any more.
+    const update = (action: Action) => {
       if (running.current === attempt) dispatch(action);
     };
-    tell({ status: 'signing-in', dialogClosed: false });
+    update({ status: 'signing-in', dialogClosed: false });
     begin({
       ...latest.current,
       signal: attempt.signal,
       onProgress(progress) {
-        if (progress.step === 'created' && progress.userCode) tell({ status: 'code', userCode: progress.userCode });
-        if (progress.step === 'dialog-closed') tell({ status: 'dialog-closed' });
+        if (progress.step === 'code') update({ status: 'code', userCode: progress.userCode });
+        if (progress.step === 'proved') update({ status: 'code', userCode: undefined });
+        if (progress.step === 'dialog-closed') update({ status: 'dialog-closed' });
       },
     }).then(
-      (token) => tell({ status: 'signed-in', token }),
+      (token) => update({ status: 'signed-in', token }),
       (error: unknown) => {
-        const known = error instanceof SignInError ? error : new SignInError('unknown', String(error));
-        tell(known.code === 'aborted' ? { status: 'signed-out' } : { status: 'failed', error: known });
+        const known = error instanceof SignInError ? error : new SignInError('server_error', String(error));
+        update(known.code === 'aborted' ? { status: 'signed-out' } : { status: 'failed', error: known });
       },
     );
   }, []);

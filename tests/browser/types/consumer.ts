@@ -1,13 +1,15 @@
 // An add-in as its author would write it, over the package's types.
-import { eventStreamParser, meetExchange, meetSignIn, signIn, SignInError, waitForToken } from 'token-relay';
-import type { DialogHandle, OpenDialog, Progress, SignInOptions, Token, Transport } from 'token-relay';
+import { eventStreamParser, meetExchange, meetSignIn, resumeSignIn, signIn, SignInError, waitForToken } from 'token-relay';
+import type { DialogHandle, OpenDialog, Progress, SignInErrorCode, SignInOptions, Token, Transport } from 'token-relay';
 import { officeDialog } from 'token-relay/office';
 
 const stop = new AbortController();
-const told = (progress: Progress): string => {
+const shown = (progress: Progress): string => {
   switch (progress.step) {
     case 'created':
       return progress.userCode ?? String(progress.expiresIn);
+    case 'code':
+      return `If the window asks for a code: ${progress.userCode}`;
     case 'fallback':
     case 'reconnecting':
       return `${progress.transport} ${progress.reason}`;
@@ -22,7 +24,7 @@ const openDialog: OpenDialog = (url, { userCode, signal }): DialogHandle => {
   signal.addEventListener('abort', () => opened?.close());
   return { get closed() { return opened?.closed ?? true; }, close: () => opened?.close() };
 };
-const options: SignInOptions = { baseUrl: new URL('https://relay.example'), transport: 'auto', confirm: true, onProgress: told, signal: stop.signal };
+const options: SignInOptions = { baseUrl: new URL('https://relay.example'), transport: 'auto', confirm: true, onProgress: shown, signal: stop.signal };
 
 export async function authorization(): Promise<string> {
   try {
@@ -37,7 +39,19 @@ export async function authorization(): Promise<string> {
   }
 }
 
+const words: Partial<Record<SignInErrorCode, string>> = { expired: 'The time to sign in is over.' };
+export const explain = (error: SignInError): string => words[error.code] ?? error.message;
+
+// Answers on behalf of a dialog that is no window.
+export const channel: OpenDialog = async (url, { answer }) => {
+  const reply = await answer({ type: 'token-relay:ready' }, new URL(url).origin);
+  if (reply) stop.signal.dispatchEvent(new CustomEvent(reply.type, { detail: reply.proof }));
+};
+
+export const resumed: Promise<Token | undefined> = resumeSignIn({ clientId: 'notes', signal: stop.signal });
+
 export const others = [
+  signIn({ openDialog: (url) => window.open(url) ?? undefined, clientId: 'notes', scope: 'read', loginHint: 'a@example.com', prompt: 'login', resumable: false }),
   signIn(),
   signIn({ openDialog: officeDialog({ width: 30, onStatus: (status) => status === 'closed' && stop.abort() }) }),
   meetSignIn({ dialogUrl: (transitToken) => `https://addin.example/#${transitToken}` }),
