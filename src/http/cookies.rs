@@ -23,9 +23,12 @@ fn prefixed(app: &App, name: &str) -> String {
     if app.is_https() { format!("__Host-{name}") } else { name.to_owned() }
 }
 
+/// Beginning of the name of readers' cookies, after `__Host-`.
+pub const READER_PREFIX: &str = "token-relay-reader-";
+
 /// The cookie that reads a bound session from a plain `EventSource`.
 pub fn reader_name(app: &App, key: SessionKey) -> String {
-    prefixed(app, &format!("token-relay-reader-{}", &key.to_base64url()[..10]))
+    prefixed(app, &format!("{READER_PREFIX}{}", &key.to_base64url()[..10]))
 }
 
 /// The cookie of one dialog.

@@ -108,6 +108,8 @@ problems! {
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type";
     /// This client address created too many sessions.
     TooManySessions(Duration) = TOO_MANY_REQUESTS, "too-many-sessions", "Too many sessions created";
+    /// This client address presented too many wrong secrets.
+    TooManyGuesses(Duration) = TOO_MANY_REQUESTS, "too-many-guesses", "Too many failed attempts";
     /// The session has too many streams.
     TooManyStreams = TOO_MANY_REQUESTS, "too-many-streams", "Too many streams on this session";
     /// This instance has no room for another stream.
@@ -171,7 +173,7 @@ impl Problem {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooManySessions(after) => Some(*after),
+            Self::TooManySessions(after) | Self::TooManyGuesses(after) => Some(*after),
             Self::TooManyStreams | Self::InstanceFull | Self::StoreUnavailable => Some(RETRY_LATER),
             Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,

@@ -10,6 +10,7 @@ pub mod dialog;
 pub mod docs;
 pub mod error;
 pub mod extract;
+pub mod guesses;
 pub mod meet;
 mod methods;
 pub mod middleware;

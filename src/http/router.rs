@@ -11,7 +11,9 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::{
-    App, AppState, addons, assets, dialog,
+    App, AppState,
+    addons::{self, streams::credentials},
+    assets, dialog,
     docs::{self, Documents},
     error::Problem,
     meet, middleware, oauth, operator,
@@ -79,7 +81,9 @@ pub fn openapi(server: &str, optional: Optional) -> OpenApi {
 pub fn router(app: AppState) -> Router {
     let mut endpoints = Endpoints::new(Optional::of(&app));
     let documents = Documents::new(&app.public_url, endpoints.openapi());
+    let count_guesses = from_fn_with_state(Arc::clone(&app), credentials::count_guesses);
     let mut router = Router::from(endpoints.cross_origin)
+        .layer(count_guesses)
         .layer(middleware::cors(&app))
         .merge(endpoints.same_origin)
         .merge(docs::with(documents, endpoints.docs.into()))

@@ -8,7 +8,14 @@ use http::{HeaderMap, HeaderValue, header};
 use url::Url;
 
 use crate::{
-    http::{dialog::pages, error::Problem, meet, middleware::ClientAddress, operator::metrics},
+    http::{
+        dialog::pages,
+        error::Problem,
+        guesses::{self, GuessLimiter, Guessed, Verdict},
+        meet,
+        middleware::ClientAddress,
+        operator::metrics,
+    },
     oidc,
     relay::Relay,
     session::Digest,
@@ -50,6 +57,8 @@ pub struct App {
     pub public_url: Url,
     /// The settings as they were at the start; what a reload exchanges is in the other fields.
     pub settings: Arc<Settings>,
+    /// Failed attempts by client address and in all.
+    pub guesses: GuessLimiter,
     /// Session creations by client address.
     pub creations: DefaultKeyedRateLimiter<IpAddr>,
     /// `Strict-Transport-Security`, when configured.
@@ -120,16 +129,47 @@ impl App {
     /// # Errors
     /// [`Problem::TooManySessions`] when it is used up.
     pub fn admit_creation(&self, ClientAddress(address): ClientAddress) -> Result<(), Problem> {
-        self.creations.check_key(&allowance_key(address)).map_err(|denied| {
+        self.creations.check_key(&guesses::client(address)).map_err(|denied| {
             Problem::TooManySessions(denied.wait_time_from(self.creations.clock().now()))
         })
     }
-}
 
-/// One IPv6 customer has a /64 at the least, so single addresses would be no limit.
-fn allowance_key(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+    /// Refuses an attempt of `client` before its secret is looked at, see [`GuessLimiter::admit`].
+    ///
+    /// # Errors
+    /// [`Problem::TooManyGuesses`].
+    pub fn admit_guess(&self, guessed: Guessed, client: ClientAddress) -> Result<(), Problem> {
+        self.guesses.admit(guessed, client.0).inspect_err(|_| self.metrics.guess_refused(guessed))
+    }
+
+    /// Counts and logs a wrong secret of `client`. The answer is `problem`, or 429 where the
+    /// allowance is used up.
+    pub fn wrong_guess(
+        &self,
+        guessed: Guessed,
+        client: ClientAddress,
+        problem: Problem,
+    ) -> Problem {
+        let verdict = self.guesses.wrong(guessed, client.0);
+        let secret: &str = guessed.into();
+        match verdict {
+            Verdict::Wrong => {
+                self.metrics.guess_wrong(guessed);
+                tracing::warn!(target: "audit", client = %client.0, secret, "wrong secret");
+                problem
+            }
+            Verdict::Refused { retry_after, first } => {
+                self.metrics.guess_refused(guessed);
+                if first {
+                    tracing::warn!(
+                        target: "audit",
+                        client = %client.0,
+                        secret,
+                        "too many wrong secrets; further ones are refused and not logged"
+                    );
+                }
+                Problem::TooManyGuesses(retry_after)
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     http::{
         self, App, AppState,
         dialog::pages::Pages,
+        guesses::GuessLimiter,
         meet::{CsrfKeys, Meet},
         operator::metrics::Metrics,
     },
@@ -122,6 +123,7 @@ pub(crate) async fn build(
             .and_then(TraceSettings::options)
             .map(|options| Tracing::start(&options))
             .transpose()?,
+        guesses: GuessLimiter::default(),
         creations: RateLimiter::<IpAddr, _, _>::dashmap(quota),
         hsts: settings.server.hsts.and_then(|max_age| {
             HeaderValue::from_str(&format!("max-age={}; includeSubDomains", max_age.as_secs())).ok()

@@ -206,7 +206,10 @@ async fn sweep_quotas(app: AppState, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(QUOTA_SWEEP_INTERVAL) => app.creations.retain_recent(),
+            () = tokio::time::sleep(QUOTA_SWEEP_INTERVAL) => {
+                app.creations.retain_recent();
+                app.guesses.retain_recent();
+            }
         }
     }
 }

@@ -233,3 +233,36 @@ async fn refresh_tokens_expire_when_unused() {
     let (status, refused) = refresh(&relay, &session, text(&tokens, "refresh_token")).await;
     assert_eq!((status, text(&refused, "error")), (StatusCode::BAD_REQUEST, "invalid_grant"));
 }
+
+#[tokio::test]
+async fn guesses_of_session_and_refresh_tokens_are_limited_and_right_ones_get_through() {
+    let relay = Process::demo(&[("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day")]);
+    let (session, answer) = sign_in(&relay).await;
+    let (waiting, secret) = {
+        let session = create(&relay.url, Some(json!({"bind": true}))).await;
+        let secret = text(&session, "session_token").to_owned();
+        (session, secret)
+    };
+    let http = client();
+    let poll = async |token: String| {
+        http.get(text(&waiting, "poll_url")).bearer_auth(token).send().await.unwrap()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        statuses.push(poll("A".repeat(43)).await.status());
+        statuses.push(refresh(&relay, &session, "guess").await.0);
+    }
+    for wrong in [StatusCode::UNAUTHORIZED, StatusCode::BAD_REQUEST] {
+        let count = statuses.iter().filter(|status| **status == wrong).count();
+        assert!((30..40).contains(&count), "{count} answers {wrong}");
+    }
+    let refused = poll("A".repeat(43)).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+    // Without a token it is no guess.
+    let anonymous = http.get(text(&waiting, "poll_url")).send().await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(poll(secret).await.status(), StatusCode::ACCEPTED);
+    let (status, _) = refresh(&relay, &session, text(&answer, "refresh_token")).await;
+    assert_eq!(status, StatusCode::OK);
+}

@@ -124,3 +124,58 @@ async fn the_published_keys_verify_a_token_and_hold_no_private_part() {
         assert!(claims.get(name).is_some(), "{name} in {claims}");
     }
 }
+
+/// The value of one line of `/metrics`.
+async fn metric(relay: &Process, line: &str) -> u64 {
+    let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let found = metrics.lines().find_map(|each| each.strip_prefix(line)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no {line} in {metrics}"))
+}
+
+#[tokio::test]
+async fn guesses_of_a_clients_secret_are_limited_counted_and_logged() {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_INTROSPECTION_CLIENTS", "api:a secret of the tests of 32 characters"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("TOKEN_RELAY_LOG", "info"),
+    ]);
+    let http = client();
+    let guess = async |secret: &str, address: &str| {
+        let request = http
+            .post(format!("{}/addons/introspect", relay.url))
+            .basic_auth("api", Some(secret))
+            .header("x-forwarded-for", address)
+            .form(&[("token", "x")]);
+        request.send().await.unwrap()
+    };
+    let right = "a secret of the tests of 32 characters";
+    let mut wrong = 0;
+    for index in 0..1500 {
+        let answer = guess(&format!("guess {index}"), "192.0.2.1").await;
+        match answer.status() {
+            StatusCode::UNAUTHORIZED => wrong += 1,
+            StatusCode::TOO_MANY_REQUESTS => {
+                let after: u64 =
+                    answer.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+                assert!((1..=60).contains(&after));
+                let body: Value = answer.json().await.unwrap();
+                assert!(text(&body, "type").ends_with("too-many-guesses"), "{body}");
+            }
+            status => panic!("{status}"),
+        }
+    }
+    // 30 at once, and one more each two seconds.
+    assert!((30..100).contains(&wrong), "{wrong}");
+    assert_eq!(guess(right, "192.0.2.1").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(guess(right, "192.0.2.2").await.status(), StatusCode::OK);
+    let label = |answer| {
+        format!("token_relay_guesses_total{{secret=\"client_secret\",answer=\"{answer}\"}}")
+    };
+    assert_eq!(metric(&relay, &label("wrong")).await, wrong);
+    assert_eq!(metric(&relay, &label("refused")).await, 1500 - wrong + 1);
+    let log = relay.log();
+    let lines = log.lines().filter(|line| line.contains("wrong secret")).count() as u64;
+    assert!(lines > wrong && lines < wrong + 30, "{lines} lines for {wrong} guesses");
+    assert!(log.contains("192.0.2.1") && !log.contains("guess 0"));
+}

@@ -20,7 +20,8 @@ use crate::{
             Problem,
             ProblemType::{
                 BadRequest, BodyTooLarge, BoundSessionRequired, OriginRefused, ReaderUnauthorized,
-                SessionNotFound, StoreUnavailable, TooManySessions, UnsupportedMediaType,
+                SessionNotFound, StoreUnavailable, TooManyGuesses, TooManySessions,
+                UnsupportedMediaType,
             },
             Problems, types,
         },
@@ -211,7 +212,9 @@ fn answer(
     responses(
         (status = 204, description = "The session has ended."),
         Problems<{
-            types(&[ReaderUnauthorized, OriginRefused, SessionNotFound, StoreUnavailable])
+            types(&[
+                ReaderUnauthorized, OriginRefused, SessionNotFound, TooManyGuesses, StoreUnavailable,
+            ])
         }>,
     ),
 )]

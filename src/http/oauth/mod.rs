@@ -8,6 +8,7 @@ use axum::{
     middleware::map_response,
     response::{IntoResponse as _, Response},
 };
+use http::StatusCode;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -66,10 +67,12 @@ fn code(problem: &Problem) -> &'static str {
         Problem::InvalidClient => "invalid_client",
         Problem::InvalidGrant(_) => "invalid_grant",
         Problem::UnsupportedGrantType => "unsupported_grant_type",
-        problem if problem.status() == http::StatusCode::SERVICE_UNAVAILABLE => {
-            "temporarily_unavailable"
-        }
-        problem if problem.status().is_server_error() => "server_error",
-        _ => "invalid_request",
+        problem => match problem.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                "temporarily_unavailable"
+            }
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request",
+        },
     }
 }

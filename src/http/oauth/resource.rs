@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
     api::{
@@ -14,13 +14,15 @@ use crate::{
         paths,
     },
     http::{
-        App, AppState,
+        AppState,
         error::{
             Problem,
             ProblemType::{InvalidToken, StoreUnavailable},
             Problems, types,
         },
         extract::{self, ClientBasic, Form},
+        guesses::Guessed,
+        middleware::ClientAddress,
         responses::{FORM, OAuthErrors, statuses},
         tags,
     },
@@ -57,17 +59,23 @@ pub(super) struct AuthenticatedClient;
 
 impl AuthenticatedClient {
     /// `None` when the request has no credentials.
-    fn of(app: &App, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
-        let Some(basic) = ClientBasic::of(headers).map_err(|_| Problem::InvalidClient)? else {
-            return Ok(None);
-        };
+    async fn of(app: &AppState, parts: &mut Parts) -> Result<Option<Self>, Problem> {
+        let basic = ClientBasic::of(&parts.headers).map_err(|_| Problem::InvalidClient)?;
+        let Some(basic) = basic else { return Ok(None) };
+        let address = ClientAddress::from_request_parts(parts, app).await?;
+        app.admit_guess(Guessed::ClientSecret, address)?;
         let clients = app.introspection_clients.load();
         let is_known = basic.readings().any(|(id, secret)| {
             // Compared by digest, in constant time.
             let presented = Digest::of(secret.as_bytes());
             clients.iter().any(|(known, digest)| *known == id && digest.matches(&presented))
         });
-        if is_known { Ok(Some(Self)) } else { Err(Problem::InvalidClient) }
+        if is_known {
+            app.guesses.right(Guessed::ClientSecret, address.0);
+            Ok(Some(Self))
+        } else {
+            Err(app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient))
+        }
     }
 }
 
@@ -75,7 +83,7 @@ impl FromRequestParts<AppState> for AuthenticatedClient {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        Self::of(app, &parts.headers)?.ok_or(Problem::InvalidClient)
+        Self::of(app, parts).await?.ok_or(Problem::InvalidClient)
     }
 }
 
@@ -86,7 +94,7 @@ impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
         parts: &mut Parts,
         app: &AppState,
     ) -> Result<Option<Self>, Problem> {
-        Self::of(app, &parts.headers)
+        Self::of(app, parts).await
     }
 }
 
@@ -160,7 +168,7 @@ pub(super) async fn verify(AccessToken(claims): AccessToken) -> Response {
             status = 200, description = "Whether the token is active, and its claims.",
             body = Introspection,
         ),
-        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
 pub(super) async fn introspect(
@@ -196,7 +204,7 @@ pub(super) async fn introspect(
     request_body(content = TokenForm, content_type = FORM),
     responses(
         (status = 200, description = "The token is not valid, from now on or as before."),
-        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
 pub(super) async fn revoke(

@@ -15,6 +15,8 @@ use crate::{
         App, AppState,
         error::Problem,
         extract::{ClientBasic, Form},
+        guesses::Guessed,
+        middleware::ClientAddress,
         operator::metrics::RefreshOutcome,
         responses::{FORM, OAuthErrors, statuses},
         tags,
@@ -116,23 +118,29 @@ async fn refresh(
             status = 200, description = "The tokens; the refresh token that was sent is used up.",
             body = TokenResponse,
         ),
-        OAuthErrors<{ statuses(&[400, 401, 413, 415, 500, 503]) }>,
+        OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
 pub(super) async fn token(
     State(app): State<AppState>,
     trace: Trace,
+    address: ClientAddress,
     headers: HeaderMap,
     form: Result<Form<TokenRequest>, Problem>,
 ) -> Response {
     let (outcome, response) = match refresh(&app, &trace, &headers, form).await {
         Ok(response) => (RefreshOutcome::Refreshed, response),
         Err(Refused::Grant(error)) => {
-            let outcome = match error {
-                RefreshError::Reused => RefreshOutcome::Reused,
-                _ => RefreshOutcome::Refused,
+            let problem = Problem::InvalidGrant(error.to_string());
+            let (outcome, problem) = match error {
+                RefreshError::Reused => (RefreshOutcome::Reused, problem),
+                RefreshError::Invalid | RefreshError::WrongClient => {
+                    let problem = app.wrong_guess(Guessed::RefreshToken, address, problem);
+                    (RefreshOutcome::Refused, problem)
+                }
+                _ => (RefreshOutcome::Refused, problem),
             };
-            (outcome, Problem::InvalidGrant(error.to_string()).into_response())
+            (outcome, problem.into_response())
         }
         Err(Refused::Problem(problem)) => {
             let outcome = match problem.status().is_server_error() {

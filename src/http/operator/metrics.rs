@@ -20,6 +20,7 @@ use prometheus_client::{
 use strum::IntoEnumIterator as _;
 
 use crate::{
+    http::guesses::Guessed,
     relay, signin,
     store::{OPERATIONS, Observer, STATES},
     telemetry,
@@ -74,6 +75,12 @@ pub enum ReloadOutcome {
     Unchanged,
     /// Something is wrong with them, so what was in force still is.
     Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByGuess {
+    secret: &'static str,
+    answer: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -137,6 +144,7 @@ pub struct Metrics {
     store_up: Gauge,
     handshakes: Family<ByHandshakeOutcome, Counter>,
     reloads: Family<ByReloadOutcome, Counter>,
+    guesses: Family<ByGuess, Counter>,
     store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
     store_errors: Family<ByOperation, Counter>,
     store_sessions: Gauge,
@@ -226,6 +234,7 @@ impl Metrics {
             store_up: Gauge::default(),
             handshakes: Family::default(),
             reloads: Family::default(),
+            guesses: Family::default(),
             store_seconds: Family::new_with_constructor(latency),
             store_errors: Family::default(),
             store_sessions: Gauge::default(),
@@ -274,6 +283,17 @@ impl Metrics {
             "TLS handshakes by outcome",
             metrics.handshakes.clone(),
         );
+        registry.register(
+            "guesses",
+            "Wrong secrets, and attempts that were refused after too many of them",
+            metrics.guesses.clone(),
+        );
+        for guessed in Guessed::iter() {
+            for answer in ["wrong", "refused"] {
+                let secret = guessed.into();
+                drop(metrics.guesses.get_or_create(&ByGuess { secret, answer }));
+            }
+        }
         registry.register(
             "reloads",
             "Times that the settings were read again, by outcome",
@@ -346,6 +366,16 @@ impl Metrics {
     /// Counts a token that could not be opened.
     pub fn lost(&self) {
         self.deliveries_lost.inc();
+    }
+
+    /// Counts a wrong secret that was answered as wrong.
+    pub fn guess_wrong(&self, guessed: Guessed) {
+        self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "wrong" }).inc();
+    }
+
+    /// Counts an attempt that was refused.
+    pub fn guess_refused(&self, guessed: Guessed) {
+        self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "refused" }).inc();
     }
 
     /// Counts a TLS handshake.

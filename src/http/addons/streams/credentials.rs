@@ -2,11 +2,17 @@
 //!
 //! Never the query string, which ends up in logs.
 
-use axum::extract::FromRequestParts;
-use http::{HeaderMap, header, request::Parts};
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 use crate::{
-    http::{AppState, cookies, error::Problem, extract},
+    http::{
+        AppState, cookies, error::Problem, extract, guesses::Guessed, middleware::ClientAddress,
+    },
     session::{Digest, SessionId, SessionKey, SessionToken},
     telemetry::Trace,
 };
@@ -58,6 +64,33 @@ impl FromRequestParts<AppState> for Credentials {
     }
 }
 
+/// Counts wrong session tokens as guesses. A request without any is none.
+pub async fn count_guesses(
+    State(app): State<AppState>,
+    address: ClientAddress,
+    request: Request,
+    next: Next,
+) -> Response {
+    let presented = presented(request.headers());
+    let response = next.run(request).await;
+    match response.extensions().get::<Problem>() {
+        Some(problem @ Problem::ReaderUnauthorized) if presented => {
+            app.wrong_guess(Guessed::SessionToken, address, problem.clone()).into_response()
+        }
+        _ => response,
+    }
+}
+
+/// Whether a request has something that may be a session token.
+pub fn presented(headers: &HeaderMap) -> bool {
+    let has_cookie = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|cookies| cookies.contains(cookies::READER_PREFIX))
+    };
+    headers.contains_key(header::AUTHORIZATION)
+        || offered(headers).any(|offer| offer.starts_with("bearer."))
+        || headers.get_all(header::COOKIE).iter().any(has_cookie)
+}
+
 /// `Authorization: Bearer` (RFC 6750 §2.1).
 fn bearer(headers: &HeaderMap) -> Result<Option<SessionToken>, Problem> {
     let token = extract::bearer(headers).map_err(|_| Problem::ReaderUnauthorized)?;
@@ -86,7 +119,6 @@ pub fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

@@ -22,7 +22,7 @@ use crate::{
             Problem,
             ProblemType::{
                 BadRequest, InstanceFull, OriginRefused, ReaderUnauthorized, SessionGone,
-                SessionNotFound, ShuttingDown, StoreUnavailable, TooManyStreams,
+                SessionNotFound, ShuttingDown, StoreUnavailable, TooManyGuesses, TooManyStreams,
             },
             Problems, types,
         },
@@ -93,7 +93,7 @@ fn whole_number(text: &str) -> Option<u64> {
         Problems<{
             types(&[
                 BadRequest, ReaderUnauthorized, OriginRefused, SessionNotFound, SessionGone,
-                TooManyStreams, InstanceFull, ShuttingDown, StoreUnavailable,
+                TooManyGuesses, TooManyStreams, InstanceFull, ShuttingDown, StoreUnavailable,
             ])
         }>,
     ),

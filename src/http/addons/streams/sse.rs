@@ -30,7 +30,7 @@ use crate::{
             Problem,
             ProblemType::{
                 InstanceFull, OriginRefused, ReaderUnauthorized, SessionNotFound, ShuttingDown,
-                StoreUnavailable, TooManyStreams,
+                StoreUnavailable, TooManyGuesses, TooManyStreams,
             },
             Problems, types,
         },
@@ -200,7 +200,7 @@ pub fn had_last_event(headers: &HeaderMap) -> bool {
         (status = 204, description = "The token was acknowledged; an `EventSource` stops."),
         Problems<{
             types(&[
-                ReaderUnauthorized, OriginRefused, SessionNotFound, TooManyStreams, InstanceFull,
+                ReaderUnauthorized, OriginRefused, SessionNotFound, TooManyGuesses, TooManyStreams, InstanceFull,
                 ShuttingDown, StoreUnavailable,
             ])
         }>,

@@ -17,7 +17,7 @@ use axum::{
     response::Response,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::request::Parts;
+use http::{HeaderMap, request::Parts};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -27,9 +27,11 @@ use crate::{
         AppState, Transport,
         addons::streams::{
             AUTHENTICATED, Encoder, StreamMessage, authenticated,
-            credentials::{Credentials, SUBPROTOCOL},
+            credentials::{self, Credentials, SUBPROTOCOL},
         },
         error::{Problem, ProblemType::BadRequest, Problems, types},
+        guesses::Guessed,
+        middleware::ClientAddress,
         tags,
     },
     relay::{Delivery, DirectWriter, Subscription},
@@ -97,6 +99,8 @@ pub async fn websocket(
     State(app): State<AppState>,
     upgrade: Upgrade,
     credentials: Result<Credentials, Problem>,
+    address: ClientAddress,
+    headers: HeaderMap,
     trace: Trace,
 ) -> Response {
     let opened = match credentials {
@@ -107,6 +111,13 @@ pub async fn websocket(
         }
         Err(problem) => Err(problem),
     };
+    let opened = opened.map_err(|problem| match problem {
+        // The answer is 101, so that `count_guesses` does not see it.
+        Problem::ReaderUnauthorized if credentials::presented(&headers) => {
+            app.wrong_guess(Guessed::SessionToken, address, problem)
+        }
+        problem => problem,
+    });
     respond(app, upgrade, opened, &trace)
 }
 
@@ -132,7 +143,7 @@ pub fn respond(
                     Problem::ReaderUnauthorized => code::UNAUTHORIZED,
                     Problem::OriginRefused => code::FORBIDDEN,
                     Problem::SessionNotFound => code::NOT_FOUND,
-                    Problem::TooManyStreams => code::TOO_MANY,
+                    Problem::TooManyStreams | Problem::TooManyGuesses(_) => code::TOO_MANY,
                     Problem::ShuttingDown => code::RESTART,
                     _ => code::TRY_AGAIN_LATER,
                 };
