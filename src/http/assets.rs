@@ -1,6 +1,6 @@
 //! Embedded static files: the client module, what the dialog pages need, and the demo task pane.
 //!
-//! Called by `app`, which merges the routers, and by [`pages`](crate::http::dialog::pages) for [`version`].
+//! Called by `app`, which merges the routers, and by [`pages`](crate::http::pages) for [`version`].
 //! Knows no state and no settings.
 
 use std::sync::Arc;
@@ -68,8 +68,10 @@ const ASSETS: &[Asset] = &[
     asset!("/addons/static/office.js", "client/office.js", JAVASCRIPT, Anyone),
     asset!("/addons/static/office.d.ts", "client/office.d.ts", TYPESCRIPT, Anyone),
     asset!("/addons/static/dialog.css", "pages/dialog.css", CSS, Relay),
+    asset!("/addons/static/noscript.css", "pages/noscript.css", CSS, Relay),
     asset!("/addons/static/docs.css", "pages/docs.css", CSS, Relay),
     asset!("/addons/static/dialog.js", "pages/dialog.js", JAVASCRIPT, Relay),
+    asset!("/addons/static/proof.js", "pages/proof.js", JAVASCRIPT, Relay),
     asset!("/addons/static/icon.svg", "icon.svg", SVG, Relay),
 ];
 

@@ -16,6 +16,7 @@ mod methods;
 pub mod middleware;
 pub mod oauth;
 pub mod operator;
+pub mod pages;
 mod responses;
 mod router;
 mod state;

@@ -9,12 +9,12 @@ use url::Url;
 
 use crate::{
     http::{
-        dialog::pages,
         error::Problem,
         guesses::{self, GuessLimiter, Guessed, Verdict},
         meet,
         middleware::ClientAddress,
         operator::metrics,
+        pages,
     },
     oidc,
     relay::Relay,

@@ -13,10 +13,10 @@ use governor::{Quota, RateLimiter};
 use crate::{
     http::{
         self, App, AppState,
-        dialog::pages::Pages,
         guesses::GuessLimiter,
         meet::{CsrfKeys, Meet},
         operator::metrics::Metrics,
+        pages::Pages,
     },
     oidc::{self, LoginSettings},
     relay::{Registry, Relay, Timing},

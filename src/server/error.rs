@@ -3,8 +3,7 @@
 use std::{io, net::SocketAddr};
 
 use crate::{
-    http::dialog::pages::PagesError, oidc, store::StoreError, telemetry::TracingError,
-    token::KeyError,
+    http::pages::PagesError, oidc, store::StoreError, telemetry::TracingError, token::KeyError,
 };
 
 /// Why the service cannot start.

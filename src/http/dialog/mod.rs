@@ -4,8 +4,6 @@
 //! that is no secret, so that several dialogs in one browser keep apart and any instance can take
 //! the next step. Every step leaves by a redirect or a page that works without JavaScript.
 
-pub mod pages;
-
 use std::time::Duration;
 
 use axum::{
@@ -20,7 +18,6 @@ use crate::{
     api::{ProblemDetails, paths},
     http::{
         App, AppState, cookies,
-        dialog::pages::{ConfirmPage, ErrorPage},
         error::{
             PROBLEM_JSON, Problem,
             ProblemType::{BadRequest, BodyTooLarge},
@@ -28,6 +25,7 @@ use crate::{
         },
         extract::LimitedBody,
         methods::{Also, MethodsExt as _},
+        pages::{ErrorPage, Fields, RequestView, Window},
         responses::{ErrorPages, FORM, HTML, statuses},
         tags,
     },
@@ -202,7 +200,8 @@ impl App {
         kind: ErrorPage,
     ) -> Response {
         let reference = reference(trace, kind);
-        self.pages.error(status, self.pages.language(headers), kind, &reference)
+        let language = self.pages.language(headers);
+        self.pages.error(status, language, kind, None, &reference, Window::Later)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
@@ -216,7 +215,13 @@ impl App {
     }
 
     /// Sends the browser to the provider.
-    async fn begin_login(&self, trace: &Trace, headers: &HeaderMap, add_in: AddIn) -> Response {
+    async fn begin_login(
+        &self,
+        trace: &Trace,
+        headers: &HeaderMap,
+        add_in: AddIn,
+        after_form: bool,
+    ) -> Response {
         let (url, attempt) = match self.login.in_trace(trace).begin(&Default::default()).await {
             Ok(begun) => begun,
             Err(error) => {
@@ -226,7 +231,11 @@ impl App {
         };
         let handle = Handle::of(attempt.state());
         let dialog = Dialog { add_in, stage: Stage::LoggingIn { attempt } };
-        let mut response = found(url.as_str());
+        let mut response = if after_form {
+            self.pages.onward(self.pages.language(headers), url.as_str(), Window::Later)
+        } else {
+            found(url.as_str())
+        };
         self.make_room(&mut response, headers);
         if self.keep_dialog(&mut response, &handle, &dialog).is_none() {
             return self.error_page(
@@ -393,27 +402,19 @@ async fn admit(
     let mut add_in = AddIn { session, session_token, name: info.client_name, trace: info.trace };
     add_in.go_on(trace);
     let Some(user_code) = info.user_code else {
-        return app.begin_login(trace, headers, add_in).await;
+        return app.begin_login(trace, headers, add_in, false).await;
     };
     let csrf = SessionId::generate().expose().to_owned();
     let handle = Handle::of(&csrf);
-    // The page must name the provider in its policy, and without one there is nothing to go on to.
-    let provider = match app.login.in_trace(trace).authorization_endpoint().await {
-        Ok(provider) => provider,
-        Err(error) => {
-            let kind = app.fail_login(trace, session, &error).await;
-            return app.error_page(trace, headers, StatusCode::BAD_GATEWAY, kind);
-        }
-    };
-    let page = ConfirmPage {
-        user_code: user_code.as_str(),
-        client_name: add_in.name.as_deref(),
+    let request = RequestView {
+        client: add_in.name.as_deref(),
         origin: info.origin.as_deref(),
-        dialog: &handle.0,
-        csrf: &csrf,
-        provider: &provider,
+        ..RequestView::default()
     };
-    let mut response = app.pages.confirm(app.pages.language(headers), page);
+    let language = app.pages.language(headers);
+    let fields = Fields { dialog: &handle.0, csrf: &csrf };
+    let mut response =
+        app.pages.confirm(language, fields, request, user_code.as_str(), Window::Later);
     let dialog = Dialog { add_in, stage: Stage::Confirming { csrf } };
     app.make_room(&mut response, headers);
     match app.keep_dialog(&mut response, &handle, &dialog) {
@@ -474,7 +475,7 @@ pub async fn confirm(
         return refuse();
     }
     let mut response = if decision == "continue" {
-        app.begin_login(&trace, &headers, dialog.add_in).await
+        app.begin_login(&trace, &headers, dialog.add_in, true).await
     } else {
         let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
         app.sign_in(&trace).fail(dialog.add_in.session, failure, Outcome::Denied).await;
@@ -634,7 +635,9 @@ pub async fn success(
         Some(Dialog { stage: Stage::Finished { account }, add_in }) => (Some(account), add_in.name),
         _ => (None, None),
     };
-    app.pages.success(app.pages.language(&headers), account.as_deref(), client_name.as_deref())
+    let language = app.pages.language(&headers);
+    let (account, client) = (account.as_deref(), client_name.as_deref());
+    app.pages.success(language, account, client, true, None, Window::Later)
 }
 
 /// The person is not signed in
@@ -657,13 +660,15 @@ pub async fn error(
     headers: HeaderMap,
 ) -> Response {
     let query = query.as_deref();
-    let kind = single(query, "error").and_then(|text| ErrorPage::from_name(&text));
+    let kind = single(query, "error").and_then(|text| text.parse::<ErrorPage>().ok());
     // Only what looks like a reference of ours is shown; the page repeats nothing else.
     let reference = single(query, "reference").filter(|text| UserCode::is_well_formed(text));
     app.pages.error(
         StatusCode::OK,
         app.pages.language(&headers),
         kind.unwrap_or(ErrorPage::LoginFailed),
+        None,
         reference.as_deref().unwrap_or_default(),
+        Window::Later,
     )
 }

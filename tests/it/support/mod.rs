@@ -181,7 +181,11 @@ impl Browser {
             response = self.client.get(next).send().await.unwrap();
         }
         let (status, url) = (response.status(), response.url().clone());
-        Page { status, url, body: response.text().await.unwrap(), trail }
+        let page = Page { status, url, body: response.text().await.unwrap(), trail };
+        match refresh(&page) {
+            Some(target) => Box::pin(self.open(target.as_str())).await,
+            None => page,
+        }
     }
 
     /// Goes through the whole dialog as `user`.
@@ -198,6 +202,13 @@ impl Browser {
         fields.push(("password".to_owned(), password.to_owned()));
         self.submit(form_action(login).as_str(), &fields).await
     }
+}
+
+/// Where the page leads by itself.
+fn refresh(page: &Page) -> Option<Url> {
+    let tag = &page.body[page.body.find("<meta http-equiv=\"refresh\"")?..];
+    let content = attribute(tag, "content")?;
+    page.url.join(content.split_once("url=")?.1).ok()
 }
 
 /// Where the page's form goes.
