@@ -12,6 +12,7 @@ use headers::{
     authorization::{Basic, Credentials},
 };
 use http::{HeaderMap, header, request::Parts};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -27,6 +28,12 @@ impl FromRequest<AppState> for LimitedBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        // Before the body is asked for by `100 Continue` (RFC 9110 §10.1.1).
+        if request.body().size_hint().lower()
+            > u64::try_from(app.settings.limits.max_body).unwrap_or(u64::MAX)
+        {
+            return Err(Problem::BodyTooLarge);
+        }
         let body = Limited::new(request.into_body(), app.settings.limits.max_body);
         match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),

@@ -11,11 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, Method, header, request::Parts};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
     api::paths,
-    http::{App, AppState, error::Problem},
+    http::{App, AppState, error::Problem, head},
     telemetry::{RequestHead, Trace, TraceContext},
 };
 
@@ -72,26 +72,24 @@ pub fn cors(app: &App) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            header::ACCEPT,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("prefer"),
-            HeaderName::from_static("x-csrftoken"),
-            HeaderName::from_static("traceparent"),
-        ])
+        // Event source polyfills and tracing libraries add headers of their own; what a page of an
+        // allowed origin sends is not restricted.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER, HeaderName::from_static("preference-applied")])
         .max_age(Duration::from_secs(600))
 }
 
-/// Headers that every answer carries, unless its handler knows better.
+/// Refuses heads that no route accepts, and adds the headers that every answer carries, unless its
+/// handler knows better.
 pub async fn security_headers(
     State(app): State<AppState>,
     request: Request,
     next: Next,
 ) -> Response {
-    let mut response = next.run(request).await;
+    let mut response = match head::check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
     let headers = response.headers_mut();
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

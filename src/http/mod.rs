@@ -11,6 +11,7 @@ pub mod docs;
 pub mod error;
 pub mod extract;
 pub mod guesses;
+mod head;
 pub mod meet;
 mod methods;
 pub mod middleware;
@@ -19,11 +20,14 @@ pub mod operator;
 pub mod pages;
 mod responses;
 mod router;
+mod sending_ended;
 mod state;
 mod tags;
 
 pub use self::{
+    head::{MAX_FIELDS, MAX_HEAD},
     operator::metrics::Transport,
     router::{Optional, metrics_router, openapi, router},
+    sending_ended::SendingEnded,
     state::{App, AppState},
 };

@@ -106,9 +106,13 @@ pub fn router(app: AppState) -> Router {
         .with_state(app)
 }
 
-/// What is served on the separate metrics listener.
+/// What is served on the separate metrics listener, health checks included: they answer there also
+/// when the main listener is full.
 pub fn metrics_router(app: AppState) -> Router {
-    Router::from(operator::metrics_endpoint()).fallback(async || Problem::NotFound).with_state(app)
+    Router::from(operator::endpoints(true))
+        .fallback(async || Problem::NotFound)
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
+        .with_state(app)
 }
 
 #[cfg(test)]

@@ -108,17 +108,19 @@ impl<S: StreamTransport> StreamSocket<S> {
             tokio::select! {
                 biased;
                 next = events.next() => {
-                    let bytes = next.unwrap_or_default();
-                    if events.is_over() {
-                        // In one write with the last chunk: one system call and one packet less.
-                        stream.send(last_chunks(&bytes), true).await?;
+                    if stream.send_next(next, &events).await? {
                         break;
                     }
-                    stream.send(chunk(&bytes), false).await?;
                 }
-                closed = stream.closed(&mut unexpected) => return closed,
+                ended = stream.sending_ended(&mut unexpected) => {
+                    ended?;
+                    // Boxed, because few streams come here and the room of all is counted.
+                    Box::pin(stream.run_half_closed(&mut events)).await?;
+                    break;
+                }
             }
         }
+        stream.drop_received();
         if S::HAS_CLOSE_NOTIFY {
             // The client has the last chunk even if this fails.
             let close =
@@ -126,6 +128,57 @@ impl<S: StreamTransport> StreamSocket<S> {
             let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
         }
         Ok(())
+    }
+
+    /// Goes on with a client that has shut down its sending side, or has closed the connection: the
+    /// answer to what is sent now tells them apart.
+    async fn run_half_closed(&self, events: &mut EventStream) -> io::Result<()> {
+        let mut probes = sse::PROBES.iter();
+        loop {
+            let pause = probes.as_slice().first().copied();
+            let probe = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                next = events.next() => {
+                    if self.send_next(next, events).await? {
+                        return Ok(());
+                    }
+                }
+                () = probe => {
+                    probes.next();
+                    self.send(chunk(sse::HEARTBEAT), false).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends what the stream yielded, and returns whether it was the last.
+    async fn send_next(&self, next: Option<Bytes>, events: &EventStream) -> io::Result<bool> {
+        let (bytes, last) = (next.unwrap_or_default(), events.is_over());
+        // The last bytes go with the last chunk: one system call and one packet less.
+        self.send(if last { last_chunks(&bytes) } else { chunk(&bytes) }, last).await?;
+        Ok(last)
+    }
+
+    /// Reads and drops what has arrived. With unread bytes, closing would reset the connection, and
+    /// the client could lose the last event.
+    fn drop_received(&self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut bytes = [0u8; MAX_UNEXPECTED];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut writer = self.writer();
+        loop {
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut writer.socket).poll_read(&mut context, &mut buffer);
+            if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().len() == before {
+                return;
+            }
+        }
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer<S>> {
@@ -149,15 +202,18 @@ impl<S: StreamTransport> StreamSocket<S> {
         }
     }
 
-    /// Returns when the client closes its side or sends too much.
-    async fn closed(&self, unexpected: &mut usize) -> io::Result<()> {
+    /// Returns when the client shuts down its sending side.
+    ///
+    /// # Errors
+    /// When the connection is broken or the client sent too much.
+    async fn sending_ended(&self, unexpected: &mut usize) -> io::Result<()> {
         poll_fn(|context| {
             let mut bytes = [0u8; 64];
             loop {
                 let mut buffer = ReadBuf::new(&mut bytes);
                 ready!(Pin::new(&mut self.writer().socket).poll_read(context, &mut buffer))?;
                 match buffer.filled().len() {
-                    0 => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                    0 => return Poll::Ready(Ok(())),
                     read => *unexpected += read,
                 }
                 if *unexpected > MAX_UNEXPECTED {

@@ -1,10 +1,15 @@
 //! Serves a connection with hyper, HTTP/1.1 or HTTP/2.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use ::http::Request;
+use ::http::{Request, Response};
 use ::hyper::{body::Incoming, service::service_fn};
-use axum::extract::ConnectInfo;
+use axum::{body::Body, extract::ConnectInfo};
+use bytes::Bytes;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -12,60 +17,92 @@ use hyper_util::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt as _;
 
-use crate::server::{listener::Connection, open_requests::OpenRequests};
+use crate::{
+    http::{MAX_FIELDS, MAX_HEAD},
+    server::{
+        connection::Connection,
+        requests::{Abandoned, Requests},
+        socket::ClientSocket,
+    },
+};
 
-/// Maximum size of a request head, in bytes.
-pub(crate) const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a request head that are buffered at most. Above [`MAX_HEAD`], so that the limit does not
+/// depend on how the head is cut into segments or on the whitespace in it.
+pub(crate) const MAX_BUFFERED_HEAD: usize = MAX_HEAD + 8 * 1024;
 
-/// Maximum number of header fields of a request.
-pub(crate) const MAX_HEADERS: usize = 64;
+/// Requests open at the same time on one HTTP/2 connection.
+const MAX_CONCURRENT_STREAMS: u32 = 250;
+
+/// What is left of a connection's beginning: the bytes that have been read, and, where the first
+/// request has been answered already, the response.
+#[derive(Default)]
+pub(crate) struct Begun {
+    pub(crate) read: Bytes,
+    pub(crate) response: Option<Response<Body>>,
+}
 
 /// Serves the connection until it closes. A connection without an open request closes after the
-/// header timeout.
-pub(crate) async fn serve<S>(connection: Connection, socket: S)
+/// header timeout, one whose client does not take a response after the write timeout.
+pub(crate) async fn serve<S>(connection: Connection, socket: S, begun: Begun)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Connection { peer, router, limits, permit: _permit, shutdown, tracker: _ } = connection;
+    let Connection { peer, router, limits, place, shutdown, tracker: _ } = connection;
     let header_timeout = limits.header_timeout;
-    let open = Arc::new(OpenRequests::new());
-    let counting = Arc::clone(&open);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let open_request = counting.begin(&request);
-        let response = router.clone().oneshot(request);
-        async move { response.await.map(|response| open_request.until_answered(response)) }
+    let requests = Requests::new();
+    let Begun { read, response } = begun;
+    let socket = ClientSocket::new(read, socket, requests.clone(), place, shutdown.clone());
+    let (opened, first) = (requests.clone(), Mutex::new(response));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (open, mut request) = opened.begin(request);
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let router = first.is_none().then(|| router.clone());
+        async move {
+            let response = match (first, router) {
+                (Some(response), _) => response,
+                (None, Some(router)) => {
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    let Ok(response) = router.oneshot(request).await;
+                    response
+                }
+                (None, None) => Response::default(),
+            };
+            Ok::<_, Infallible>(open.answer(response))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS);
+        .max_buf_size(MAX_BUFFERED_HEAD)
+        .max_headers(MAX_FIELDS);
     builder
         .http2()
         .timer(TokioTimer::new())
         // WebSockets over HTTP/2 (RFC 8441).
         .enable_connect_protocol()
-        .max_concurrent_streams(250)
-        .max_header_list_size(16 * 1024)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_BUFFERED_HEAD).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let mut connection =
         std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = open.idle(header_timeout) => {
-            connection.as_mut().graceful_shutdown();
-            // Also when the client does not take the GOAWAY.
-            tokio::select! {
-                served = connection => served,
-                () = open.idle(header_timeout) => Ok(()),
+    let mut closing = false;
+    let served = loop {
+        tokio::select! {
+            served = connection.as_mut() => break served,
+            () = shutdown.cancelled(), if !closing => {
+                connection.as_mut().graceful_shutdown();
+                closing = true;
+            }
+            abandoned = requests.abandoned(header_timeout) => {
+                if closing || abandoned == Abandoned::Stalled {
+                    tracing::trace!(?abandoned, "connection dropped");
+                    break Ok(());
+                }
+                connection.as_mut().graceful_shutdown();
+                closing = true;
             }
         }
     };

@@ -1,20 +1,19 @@
 //! Accepts connections and hands each to the SSE fast path or to hyper.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     server::{
+        connection::{Connection, ConnectionLimits},
         direct_write::StreamTransport,
         error::AppError,
-        hyper,
-        sse_fast_path::{self, FirstRequest, Rewound},
+        hyper::{self, Begun},
+        places::Places,
+        sse_fast_path::{self, FirstRequest},
         tls::Tls,
     },
     util,
@@ -26,15 +25,6 @@ const BACKLOG: u32 = 4096;
 
 /// Pause after a failed accept; most likely the process has no file descriptor left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Limits on the connections of one listener.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ConnectionLimits {
-    /// Connections open at the same time.
-    pub(crate) max_connections: usize,
-    /// Time for a request head to arrive, and for the next one on an idle connection.
-    pub(crate) header_timeout: Duration,
-}
 
 /// Listens on `address`.
 ///
@@ -63,7 +53,7 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
     connections: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let places = Places::new(limits.max_connections);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -77,7 +67,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
+        let Some(place) = places.take(peer.ip()) else {
             // Before a TLS handshake no answer would be understood.
             if tls.is_none() {
                 refuse(&socket);
@@ -90,13 +80,13 @@ pub(crate) async fn serve(
             peer,
             router: router.clone(),
             limits,
-            permit,
+            place,
             shutdown: shutdown.clone(),
             tracker: connections.clone(),
         };
         match tls.clone() {
-            None => connections.spawn(connection.serve(socket)),
-            Some(tls) => connections.spawn(connection.serve_tls(tls, socket)),
+            None => connections.spawn(serve_connection(connection, socket)),
+            Some(tls) => connections.spawn(serve_tls(connection, tls, socket)),
         };
     }
 }
@@ -109,48 +99,36 @@ fn refuse(socket: &TcpStream) {
     let _ = socket.try_write(FULL);
 }
 
-/// An accepted connection.
-pub(crate) struct Connection {
-    pub(crate) peer: SocketAddr,
-    pub(crate) router: Router,
-    pub(crate) limits: ConnectionLimits,
-    /// Its place among the connections of the listener.
-    pub(crate) permit: OwnedSemaphorePermit,
-    pub(crate) shutdown: CancellationToken,
-    pub(crate) tracker: TaskTracker,
+/// Performs the TLS handshake, then serves.
+async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
+    let handshake = tokio::select! {
+        () = connection.shutdown.cancelled() => return,
+        handshake = tls.handshake(socket, connection.limits.header_timeout) => handshake,
+    };
+    let Some(socket) = handshake.map(Box::new) else { return };
+    if socket.get_ref().1.alpn_protocol() == Some(util::tls::HTTP2) {
+        Box::pin(hyper::serve(connection, socket, Begun::default())).await;
+    } else {
+        Box::pin(serve_connection(connection, socket)).await;
+    }
 }
 
-impl Connection {
-    /// Performs the TLS handshake, then serves.
-    async fn serve_tls(self, tls: Tls, socket: TcpStream) {
-        let handshake = tokio::select! {
-            () = self.shutdown.cancelled() => return,
-            handshake = tls.handshake(socket, self.limits.header_timeout) => handshake,
-        };
-        let Some(socket) = handshake.map(Box::new) else { return };
-        if socket.get_ref().1.alpn_protocol() == Some(util::tls::HTTP2) {
-            Box::pin(hyper::serve(self, socket)).await;
-        } else {
-            Box::pin(self.serve(socket)).await;
+async fn serve_connection<S: StreamTransport>(connection: Connection, mut socket: S) {
+    let read = sse_fast_path::read_first_request(&mut socket);
+    let first = tokio::select! {
+        () = connection.shutdown.cancelled() => return,
+        first = tokio::time::timeout(connection.limits.header_timeout, read) => first,
+    };
+    match first {
+        Ok(Ok(FirstRequest::EventStream(request))) => {
+            sse_fast_path::serve(connection, socket, request).await;
         }
-    }
-
-    async fn serve<S: StreamTransport>(self, mut socket: S) {
-        let read = sse_fast_path::read_first_request(&mut socket);
-        let first = tokio::select! {
-            () = self.shutdown.cancelled() => return,
-            first = tokio::time::timeout(self.limits.header_timeout, read) => first,
-        };
-        match first {
-            Ok(Ok(FirstRequest::EventStream(request))) => {
-                sse_fast_path::serve(self, socket, request).await;
-            }
-            Ok(Ok(FirstRequest::Other(read))) if read.is_empty() => {}
-            Ok(Ok(FirstRequest::Other(read))) => {
-                Box::pin(hyper::serve(self, Rewound::new(read, socket))).await;
-            }
-            Ok(Err(error)) => tracing::trace!(%error, "connection closed before a request"),
-            Err(_) => tracing::trace!("no request in time"),
+        Ok(Ok(FirstRequest::Other(read))) if read.is_empty() => {}
+        Ok(Ok(FirstRequest::Other(read))) => {
+            let begun = Begun { read, response: None };
+            Box::pin(hyper::serve(connection, socket, begun)).await;
         }
+        Ok(Err(error)) => tracing::trace!(%error, "connection closed before a request"),
+        Err(_) => tracing::trace!("no request in time"),
     }
 }

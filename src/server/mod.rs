@@ -4,15 +4,18 @@
 //! have closed, and exports the last traces.
 
 mod app;
+mod connection;
 mod direct_write;
 mod error;
 mod file_limit;
 mod hyper;
 mod listener;
-mod open_requests;
+mod places;
 mod reload;
+mod requests;
 mod secrets;
 mod signals;
+mod socket;
 mod sse_fast_path;
 mod tls;
 
@@ -32,7 +35,7 @@ pub use crate::server::{
 
 use crate::{
     http::{self, AppState},
-    server::{listener::ConnectionLimits, tls::Tls},
+    server::{connection::ConnectionLimits, tls::Tls},
     settings::{Settings, SettingsErrors, Snapshot},
     util::tls::Identities,
 };

@@ -4,65 +4,60 @@
 //! does nothing but wait. Such a request is read here and passes the same router; then a task of a
 //! few hundred bytes writes to the socket.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::SystemTime,
-};
+use std::{io, time::SystemTime};
 
 use axum::{body::Body, extract::ConnectInfo};
 use bytes::{Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-};
-use http_body_util::BodyExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tower::ServiceExt as _;
 
 use crate::{
-    http::addons::streams::sse::Handoff,
+    http::{MAX_FIELDS, addons::streams::sse::Handoff},
     server::{
-        direct_write::{StreamSocket, StreamTransport, WRITE_TIMEOUT, chunk},
-        hyper::{MAX_HEAD, MAX_HEADERS},
-        listener::Connection,
+        connection::Connection,
+        direct_write::{StreamSocket, StreamTransport, chunk},
+        hyper::{self, Begun, MAX_BUFFERED_HEAD},
     },
 };
 
 /// The first request of a connection.
 pub(crate) enum FirstRequest {
     /// Opens an event stream over HTTP/1.1.
-    EventStream(Box<Request<Body>>),
+    EventStream(FirstEventStream),
     /// Anything else, or too little to decide: the bytes read so far.
     Other(Bytes),
 }
 
-/// Answers the request and, if it is granted, runs its event stream.
+/// A first request for an event stream.
+pub(crate) struct FirstEventStream {
+    request: Box<Request<Body>>,
+    /// Its bytes.
+    read: Bytes,
+}
+
+/// Answers the request. Its event stream runs here; hyper sends any other response and serves the
+/// rest of the connection.
 pub(crate) async fn serve<S: StreamTransport>(
     connection: Connection,
-    mut socket: S,
-    request: Box<Request<Body>>,
+    socket: S,
+    FirstEventStream { request, read }: FirstEventStream,
 ) {
-    let Connection { peer, router, permit, tracker, .. } = connection;
     let mut request = *request;
     let handoff = Handoff::default();
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(ConnectInfo(connection.peer));
     request.extensions_mut().insert(handoff.clone());
-    let response = match router.oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    };
+    let Ok(response) = connection.router.clone().oneshot(request).await;
     let Some(mut events) = handoff.take() else {
-        if let Err(error) = send_response(&mut socket, response).await {
-            tracing::trace!(%error, "response not sent");
-        }
+        let begun = Begun { read, response: Some(response) };
+        Box::pin(hyper::serve(connection, socket, begun)).await;
         return;
     };
+    let Connection { place, tracker, .. } = connection;
     let (mut parts, _) = response.into_parts();
     // That of the empty body in place of the stream.
     parts.headers.remove(header::CONTENT_LENGTH);
     let mut head = encode_head(parts.status, &parts.headers);
-    head.extend_from_slice(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n");
     if let Some(opening) = events.next().await {
         head.extend_from_slice(&chunk(&opening));
     }
@@ -71,10 +66,11 @@ pub(crate) async fn serve<S: StreamTransport>(
         if let Err(error) = StreamSocket::run(socket, head.into(), events).await {
             tracing::trace!(%error, "event stream failed");
         }
-        drop(permit);
+        drop(place);
     });
 }
 
+/// The head of an event stream, as hyper writes it.
 fn encode_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -85,33 +81,9 @@ fn encode_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
         head.extend_from_slice(b"\r\n");
     }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    head.extend_from_slice(format!("date: {date}\r\n").as_bytes());
+    let last = format!("transfer-encoding: chunked\r\ndate: {date}\r\n\r\n");
+    head.extend_from_slice(last.as_bytes());
     head
-}
-
-/// Sends a response without a stream and closes the connection.
-async fn send_response<S>(socket: &mut S, mut response: Response<Body>) -> io::Result<()>
-where
-    S: AsyncWrite + Unpin,
-{
-    let body = match std::mem::take(response.body_mut()).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return Err(io::Error::other(error)),
-    };
-    response.headers_mut().remove(header::TRANSFER_ENCODING);
-    if response.status() == StatusCode::NO_CONTENT {
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-    } else {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    }
-    let mut head = encode_head(response.status(), response.headers());
-    head.extend_from_slice(b"connection: close\r\n\r\n");
-    head.extend_from_slice(&body);
-    let all = async {
-        socket.write_all(&head).await?;
-        socket.shutdown().await
-    };
-    tokio::time::timeout(WRITE_TIMEOUT, all).await?
 }
 
 /// Reads until it is clear whether the connection begins with a request for an event stream.
@@ -125,11 +97,14 @@ where
             return Ok(FirstRequest::Other(read.freeze()));
         }
         match classify(&read) {
-            Classified::Incomplete if read.len() < MAX_HEAD => {}
+            Classified::Incomplete if read.len() < MAX_BUFFERED_HEAD => {}
             Classified::Incomplete | Classified::Other => {
                 return Ok(FirstRequest::Other(read.freeze()));
             }
-            Classified::EventStream(request) => return Ok(FirstRequest::EventStream(request)),
+            Classified::EventStream(request) => {
+                let read = read.freeze();
+                return Ok(FirstRequest::EventStream(FirstEventStream { request, read }));
+            }
         }
     }
 }
@@ -156,7 +131,7 @@ fn classify(read: &[u8]) -> Classified {
     if !(path.ends_with(b"/events") || path.ends_with(b"/events/")) {
         return Classified::Other;
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(read) {
         Ok(httparse::Status::Partial) => Classified::Incomplete,
@@ -187,64 +162,6 @@ fn build(head: &httparse::Request<'_, '_>) -> Option<Request<Body>> {
             .any(|name| headers.contains_key(name));
     // Exactly one Host (RFC 9112 §3.2); hyper handles everything else.
     (!has_body && headers.get_all(header::HOST).iter().count() == 1).then_some(request)
-}
-
-/// A socket of which some bytes have been read already.
-pub(crate) struct Rewound<S> {
-    read: Bytes,
-    socket: S,
-}
-
-impl<S> Rewound<S> {
-    /// Reads of `socket` yield `read` first.
-    pub(crate) fn new(read: Bytes, socket: S) -> Self {
-        Self { read, socket }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(context, buffer);
-        }
-        let length = self.read.len().min(buffer.remaining());
-        buffer.put_slice(&self.read.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
 }
 
 #[cfg(test)]

@@ -26,4 +26,5 @@ mod terminal;
 mod tls;
 #[cfg(feature = "opentelemetry")]
 mod traces;
+mod wire;
 mod wire_process;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use axum::{
     Json,
-    extract::{Extension, RawQuery, Request, State},
+    extract::{RawQuery, Request, State},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
@@ -394,7 +394,7 @@ async fn events(
     State(app): State<AppState>,
     trace: Trace,
     headers: HeaderMap,
-    handoff: Option<Extension<sse::Handoff>>,
+    connection: sse::StreamConnection,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
     let reader = meet
@@ -408,7 +408,7 @@ async fn events(
     }
     let relay = app.relay.in_trace(&trace);
     match relay.open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged).await {
-        Ok(reader) => Ok(sse::respond(app, reader, handoff, &trace)),
+        Ok(reader) => Ok(sse::respond(app, reader, connection, &trace)),
         Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
     }
 }

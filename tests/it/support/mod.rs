@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod redis;
 pub mod store;
+pub mod wire;
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
+    extract::{Extension, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,7 +16,7 @@ use crate::{
         paths,
     },
     http::{
-        AppState, Transport,
+        AppState, SendingEnded, Transport,
         addons::streams::{StreamMessage, credentials::Credentials},
         error::{
             Problem,
@@ -103,6 +103,7 @@ pub async fn poll(
     credentials: Credentials,
     Query(query): Query<PollQuery>,
     trace: Trace,
+    sending_ended: Option<Extension<SendingEnded>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (seconds, preferred) = wait(&query, &headers)?;
@@ -118,7 +119,12 @@ pub async fn poll(
     } else {
         let subscription = relay.open(key, session_token, delivery).await?;
         let _open = app.metrics.stream_opened(Transport::LongPoll);
-        settle(subscription, Duration::from_secs(seconds)).await
+        tokio::select! {
+            biased;
+            outcome = settle(subscription, Duration::from_secs(seconds)) => outcome,
+            // It may be gone, and a token for nobody would be lost.
+            () = sending_side_ends(sending_ended) => None,
+        }
     };
     let mut response = match outcome {
         Some(outcome) => answer(&app, key, outcome, &trace)?,
@@ -131,6 +137,13 @@ pub async fn poll(
         }
     }
     Ok(response)
+}
+
+async fn sending_side_ends(sending_ended: Option<Extension<SendingEnded>>) {
+    match sending_ended {
+        Some(Extension(sending_ended)) => sending_ended.wait().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The outcome, or `None` when there is none within `timeout`.

@@ -6,22 +6,23 @@
 use std::{
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
     body::Body,
-    extract::{Extension, State},
+    extract::{FromRequestParts, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
     api::paths,
     http::{
-        AppState, Transport,
+        AppState, SendingEnded, Transport,
         addons::streams::{
             AUTHENTICATED, DirectDelivery, Encoder, StreamMessage, authenticated,
             credentials::Credentials,
@@ -45,6 +46,9 @@ use crate::{
 
 /// ID of the one event that ends a stream. A client that comes back with it has had the event.
 pub const LAST_EVENT_ID: &str = "1";
+
+/// A comment, which clients ignore.
+pub const HEARTBEAT: &[u8] = b":\n\n";
 
 /// How long a client waits before it reconnects, in milliseconds: a moment of its own for each, so
 /// that thousands do not come back at once when an instance dies. An `EventSource` adds no chance.
@@ -92,8 +96,8 @@ impl EventStream {
         self.encoder.clone()
     }
 
-    /// Lets whoever brings the token write it to `direct_writer`, where the reader's credentials allow it.
-    /// Then this stream is over without a word.
+    /// Lets the caller that brings the token write it to `direct_writer`, where the reader's credentials
+    /// allow it. Then this stream ends without yielding anything.
     pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
         self.reader.set_direct_writer(direct_writer);
     }
@@ -117,7 +121,7 @@ impl EventStream {
                     Err(_) => {
                         self.next_heartbeat =
                             Instant::now() + self.encoder.app.settings.session.heartbeat;
-                        Some(Bytes::from_static(b":\n\n"))
+                        Some(Bytes::from_static(HEARTBEAT))
                     }
                 }
             }
@@ -145,10 +149,40 @@ impl EventStream {
     }
 
     /// As a body for hyper.
-    fn into_body(self) -> Body {
-        Body::from_stream(stream::unfold(self, async |mut events| {
-            events.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), events))
+    fn into_body(self, sending_ended: Option<SendingEnded>) -> Body {
+        let probes = Probes { sending_ended, sent: 0 };
+        Body::from_stream(stream::unfold((self, probes), async |(mut events, mut probes)| {
+            let bytes = tokio::select! {
+                biased;
+                next = events.next() => next?,
+                () = probes.next() => Bytes::from_static(HEARTBEAT),
+            };
+            Some((Ok::<_, std::convert::Infallible>(bytes), (events, probes)))
         }))
+    }
+}
+
+/// Pauses before what is sent to find out whether a client that no longer sends is still there: a
+/// connection that was closed answers with a reset.
+pub const PROBES: [Duration; 3] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(1)];
+
+/// The probes of one stream.
+struct Probes {
+    sending_ended: Option<SendingEnded>,
+    sent: usize,
+}
+
+impl Probes {
+    /// Waits until the next one is due. Cancel-safe.
+    async fn next(&mut self) {
+        let (Some(sending_ended), Some(pause)) = (&self.sending_ended, PROBES.get(self.sent))
+        else {
+            return std::future::pending().await;
+        };
+        sending_ended.wait().await;
+        tokio::time::sleep(*pause).await;
+        self.sent += 1;
     }
 }
 
@@ -169,6 +203,20 @@ impl Handoff {
     /// The stream, if a handler put one here.
     pub fn take(&self) -> Option<EventStream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What a request for an event stream knows of its connection.
+pub struct StreamConnection {
+    handoff: Option<Handoff>,
+    sending_ended: Option<SendingEnded>,
+}
+
+impl<S: Sync> FromRequestParts<S> for StreamConnection {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self { handoff: parts.extensions.remove(), sending_ended: parts.extensions.remove() })
     }
 }
 
@@ -211,7 +259,7 @@ pub async fn events(
     credentials: Credentials,
     trace: Trace,
     headers: HeaderMap,
-    handoff: Option<Extension<Handoff>>,
+    connection: StreamConnection,
 ) -> Result<Response, Problem> {
     let Credentials { key, session_token } = credentials;
     if had_last_event(&headers) {
@@ -221,14 +269,14 @@ pub async fn events(
     }
     let relay = app.relay.in_trace(&trace);
     let reader = relay.open(key, session_token, Delivery::UntilAcknowledged).await?;
-    Ok(respond(app, reader, handoff, &trace))
+    Ok(respond(app, reader, connection, &trace))
 }
 
 /// The answer to a reader that was let in.
 pub fn respond(
     app: AppState,
     mut reader: Subscription,
-    handoff: Option<Extension<Handoff>>,
+    connection: StreamConnection,
     trace: &Trace,
 ) -> Response {
     match reader.take_found() {
@@ -240,17 +288,20 @@ pub fn respond(
         None => {}
     }
     let events = EventStream::new(app, reader, trace.link());
-    let body = match handoff {
-        Some(Extension(handoff)) => {
+    let body = match connection.handoff {
+        Some(handoff) => {
             handoff.put(events);
             Body::empty()
         }
-        None => events.into_body(),
+        None => events.into_body(connection.sending_ended),
     };
     let headers = [
         (header::CONTENT_TYPE.as_str(), "text/event-stream"),
-        (header::CACHE_CONTROL.as_str(), "no-store"),
+        // A proxy that compresses would hold events back (RFC 9111 §5.2.2.6).
+        (header::CACHE_CONTROL.as_str(), "no-store, no-transform"),
         ("x-accel-buffering", "no"),
+        // Whatever follows the request on its connection is not answered; over HTTP/2 it is left out.
+        (header::CONNECTION.as_str(), "close"),
     ];
     (headers, body).into_response()
 }

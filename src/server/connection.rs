@@ -1,0 +1,28 @@
+//! An accepted connection and its limits.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::Router;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::server::places::Place;
+
+/// Limits on the connections of one listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionLimits {
+    /// Connections open at the same time.
+    pub(crate) max_connections: usize,
+    /// Time for a request head to arrive, and for the next one on an idle connection.
+    pub(crate) header_timeout: Duration,
+}
+
+/// An accepted connection.
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    pub(crate) router: Router,
+    pub(crate) limits: ConnectionLimits,
+    /// Its place among the connections of the listener.
+    pub(crate) place: Place,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tracker: TaskTracker,
+}
