@@ -63,7 +63,7 @@ fn issuer() -> (Issuer, Identity) {
     };
     let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
     let claims = claims.as_object().expect("an object").clone();
-    (issuer, Identity { subject: "alice".to_owned(), claims })
+    (issuer, Identity::new("alice", claims))
 }
 
 fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {

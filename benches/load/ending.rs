@@ -152,10 +152,7 @@ pub fn token() -> TokenResponse {
         claims: vec!["name".to_owned(), "email".to_owned()],
     };
     let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
-    let subject = Identity {
-        subject: "alice".to_owned(),
-        claims: claims.as_object().expect("an object").clone(),
-    };
+    let subject = Identity::new("alice", claims.as_object().expect("an object").clone());
     let keys = SigningKeys::generate(Algorithm::ES256).expect("a key");
     let now = UnixTime::now();
     issuer.issue(&keys, &subject, now).expect("a token")

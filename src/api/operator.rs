@@ -16,8 +16,11 @@ pub struct Readiness {
     pub status: String,
     /// `up` or `unavailable`: the session store.
     pub store: String,
-    /// `discovered` or `not yet reached`: the OpenID provider.
+    /// `discovered`, `not yet reached` or `discovery failed`: the OpenID provider.
     pub provider: String,
+    /// Why the provider's metadata or keys could not be fetched the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_problem: Option<String>,
     /// Whether the instance is shutting down.
     pub draining: bool,
     /// Open streams.

@@ -11,9 +11,10 @@ use url::Url;
 use crate::{
     demo::{Provider, RegisteredClient},
     oidc::{
-        AuthorizationOptions, CallbackQuery, LoginAttempt, LoginError, LoginSettings,
-        Provider as RelyingParty,
+        AuthorizationOptions, AuthorizationResponse, ClientSecrets, LoginAttempt, LoginError,
+        Provider as RelyingParty, ProviderOptions,
     },
+    session::Identity,
 };
 
 const CLIENT_ID: &str = "demo-under-test";
@@ -49,15 +50,12 @@ impl Demo {
     }
 
     fn relying_party(&self, secret: &str) -> RelyingParty {
-        RelyingParty::new(LoginSettings {
-            issuer: Url::parse(&self.issuer).unwrap(),
-            client_id: CLIENT_ID.to_owned(),
-            client_secret: Some(secret.to_owned()),
-            scopes: vec!["profile".to_owned(), "email".to_owned()],
-            redirect_uri: REDIRECT_URI.to_owned(),
-            timeout: Duration::from_secs(10),
+        let issuer = Url::parse(&self.issuer).unwrap();
+        RelyingParty::new(ProviderOptions {
+            client_secrets: ClientSecrets::new([secret]),
             clock_skew: Duration::ZERO,
             claims: vec!["email_verified".to_owned()],
+            ..ProviderOptions::new(issuer, CLIENT_ID, REDIRECT_URI)
         })
         .unwrap()
     }
@@ -81,7 +79,7 @@ impl Demo {
         sent.send().await.unwrap()
     }
 
-    async fn log_in(&self, url: Url) -> CallbackQuery {
+    async fn log_in(&self, url: Url) -> AuthorizationResponse {
         let answer = self.submit(url, &[("username", "bob"), ("password", "bob")]).await;
         callback(&location(&answer))
     }
@@ -116,8 +114,8 @@ fn location(answer: &Response) -> Url {
     url
 }
 
-fn callback(url: &Url) -> CallbackQuery {
-    CallbackQuery::parse(url.query().unwrap()).unwrap()
+fn callback(url: &Url) -> AuthorizationResponse {
+    AuthorizationResponse::parse(url.query().unwrap())
 }
 
 fn parameters(url: &Url) -> HashMap<String, String> {
@@ -178,8 +176,13 @@ async fn cancelling_tells_the_relying_party() {
     let (relying_party, url, attempt) = demo.begin().await;
     let answer = demo.submit(url, &[("action", "cancel")]).await;
     let result = relying_party.finish(attempt, callback(&location(&answer))).await;
-    let Err(LoginError::Refused(failure)) = result else { panic!("{result:?}") };
-    assert_eq!(failure.error, "access_denied");
+    let Err(error) = result else { panic!("{result:?}") };
+    assert_eq!(error.failure().error, "access_denied");
+}
+
+/// The token endpoint's error.
+fn refusal(result: &Result<Identity, LoginError>) -> Option<&str> {
+    result.as_ref().err()?.provider.as_ref().map(|provider| provider.code.as_str())
 }
 
 #[tokio::test]
@@ -189,8 +192,7 @@ async fn a_code_is_good_for_once_only() {
     let query = demo.log_in(url).await;
     relying_party.finish(attempt.clone(), query.clone()).await.unwrap();
     let result = relying_party.finish(attempt, query).await;
-    let Err(LoginError::CodeRefused(error)) = result else { panic!("{result:?}") };
-    assert_eq!(error, "invalid_grant");
+    assert_eq!(refusal(&result), Some("invalid_grant"), "{result:?}");
 }
 
 #[tokio::test]
@@ -203,17 +205,16 @@ async fn a_code_is_good_with_its_verifier_and_redirect_uri_only() {
     let landed = location(&answer);
     let query = callback(&with(&landed, "state", Some(other.state())));
     let result = relying_party.finish(other, query).await;
-    let Err(LoginError::CodeRefused(error)) = result else { panic!("{result:?}") };
-    assert_eq!(error, "invalid_grant");
+    assert_eq!(refusal(&result), Some("invalid_grant"), "{result:?}");
     // That spent the code for its owner as well.
     let result = relying_party.finish(attempt, callback(&landed)).await;
-    assert!(matches!(result, Err(LoginError::CodeRefused(_))), "{result:?}");
+    assert_eq!(refusal(&result), Some("invalid_grant"), "{result:?}");
 
     let (relying_party, url, attempt) = demo.begin().await;
     let query = demo.log_in(url).await;
     let elsewhere = "http://127.0.0.1:9/elsewhere";
     let result = relying_party.finish_at(elsewhere, attempt, query).await;
-    assert!(matches!(result, Err(LoginError::CodeRefused(_))), "{result:?}");
+    assert_eq!(refusal(&result), Some("invalid_grant"), "{result:?}");
 }
 
 #[tokio::test]
@@ -223,8 +224,7 @@ async fn a_client_with_a_wrong_secret_gets_nothing() {
     let (url, attempt) = stranger.begin(&AuthorizationOptions::default()).await.unwrap();
     let query = demo.log_in(url).await;
     let result = stranger.finish(attempt.clone(), query.clone()).await;
-    let Err(LoginError::CodeRefused(error)) = result else { panic!("{result:?}") };
-    assert_eq!(error, "invalid_client");
+    assert_eq!(refusal(&result), Some("invalid_client"), "{result:?}");
     // A stranger cannot spend the code.
     assert!(demo.relying_party(SECRET).finish(attempt, query).await.is_ok());
 }

@@ -1,24 +1,149 @@
 //! The back channel to the provider: bounded in time and size, following no redirects.
 
-use std::{pin::Pin, time::Duration};
+use std::{error::Error, time::Duration};
 
-use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use http::{HeaderValue, StatusCode, header};
+use openidconnect::{HttpRequest, HttpResponse};
+use serde_json::{Map, Value};
 
 use crate::{
+    oidc::provider_error::ProviderError,
     telemetry::{Kind, TRACEPARENT, Trace},
     util::http_client::{self, CallError},
 };
 
-/// Maximum size of an answer in bytes. Metadata and key sets are a few kilobytes.
+/// Largest answer that is read, in bytes. Metadata and key sets are a few kilobytes, an ID token
+/// with hundreds of groups some tens.
 const MAX_RESPONSE: usize = 256 * 1024;
 
-/// `error.type` of a failed call in a trace.
-fn kind(error: &CallError) -> &'static str {
-    match error {
-        CallError::Request(error) if error.is_timeout() => "timeout",
-        CallError::Request(error) if error.is_connect() => "connect",
-        CallError::Request(_) => "request",
-        CallError::TooLarge { .. } => "too_large",
+/// What some servers begin a JSON text with (RFC 8259 §8.1).
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Longest content type that is logged, in characters.
+const MAX_CONTENT_TYPE: usize = 80;
+
+/// What a failed call means.
+pub(crate) trait Failed {
+    /// Whether the same request may succeed later without anybody changing anything.
+    fn may_pass(&self) -> bool;
+
+    /// Whether there was no answer in time.
+    fn is_timeout(&self) -> bool;
+
+    /// The error and its causes in one line, with what an operator can do about it.
+    fn describe(&self) -> String;
+
+    /// `error.type` of the call in a trace.
+    fn kind(&self) -> &'static str;
+}
+
+impl Failed for CallError {
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Request(error) => !error.is_builder() && certificate_error(error).is_none(),
+            Self::TooLarge { .. } => false,
+        }
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Request(error) if error.is_timeout() && !error.is_connect())
+    }
+
+    fn describe(&self) -> String {
+        if let Self::Request(error) = self {
+            if let Some(cause) = certificate_error(error) {
+                return format!(
+                    "the provider's certificate is not trusted ({cause}); SSL_CERT_FILE names the \
+                     authorities to trust instead of the system's"
+                );
+            }
+            if error.is_timeout() {
+                return "no answer within OIDC_TIMEOUT".to_owned();
+            }
+        }
+        self.chain()
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Request(error) if error.is_timeout() => "timeout",
+            Self::Request(error) if error.is_connect() => "connect",
+            Self::Request(_) => "request",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
+/// What TLS finds wrong with a certificate, if that is why there is no answer.
+fn certificate_error(error: &reqwest::Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // An I/O error names the cause of what it wraps, not what it wraps.
+        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| {
+            cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
+        });
+        if let Some(rustls::Error::InvalidCertificate(certificate)) = tls {
+            return Some(certificate.to_string());
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// A provider's answer as it came.
+#[derive(Clone)]
+pub struct Received {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its content type, bounded.
+    pub content_type: Option<String>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl From<HttpResponse> for Received {
+    fn from(response: HttpResponse) -> Self {
+        let content_type = response.headers().get(header::CONTENT_TYPE).map(|value| {
+            let printable = value.as_bytes().iter().filter(|byte| (b' '..=b'~').contains(byte));
+            printable.take(MAX_CONTENT_TYPE).map(|byte| char::from(*byte)).collect()
+        });
+        Self { status: response.status(), content_type, body: response.into_body() }
+    }
+}
+
+impl Received {
+    /// The media type, without parameters and in lower case.
+    pub fn media_type(&self) -> Option<String> {
+        let essence = self.content_type.as_deref()?.split(';').next()?;
+        Some(essence.trim().to_ascii_lowercase())
+    }
+
+    /// The body as a JSON object, whatever the content type says. A byte order mark is ignored.
+    pub fn json(&self) -> Option<Map<String, Value>> {
+        let body = self.body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.body);
+        serde_json::from_slice(body).ok()
+    }
+
+    /// The error that the body names (RFC 6749 §5.2), if it does.
+    pub fn provider_error(&self) -> Option<ProviderError> {
+        let json = self.json()?;
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            // Some providers nest it.
+            Value::Object(nested) => ["code", "message", "error", "status"]
+                .iter()
+                .find_map(|name| nested.get(*name)?.as_str().map(str::to_owned)),
+            _ => None,
+        };
+        let code = json.get("error").and_then(text)?;
+        let description = json.get("error_description").and_then(text);
+        Some(ProviderError::new(&code, description.as_deref()))
+    }
+
+    /// Whether the status says that the server is down or overloaded for now.
+    pub fn is_overloaded(&self) -> bool {
+        matches!(self.status.as_u16(), 429 | 500 | 502..=504 | 520..=530)
     }
 }
 
@@ -31,6 +156,9 @@ pub struct BackChannel {
 
 impl BackChannel {
     /// A client whose every call takes `timeout` at the most.
+    ///
+    /// # Errors
+    /// When the client cannot be built, as without any trust anchors.
     pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self { client: http_client::builder(timeout).build()?, trace: Trace::none() })
     }
@@ -42,6 +170,9 @@ impl BackChannel {
     }
 
     /// Sends one request.
+    ///
+    /// # Errors
+    /// [`CallError`] when there is no answer. A status is no error here.
     pub async fn send(&self, mut request: HttpRequest) -> Result<HttpResponse, CallError> {
         let call = self.trace.child(request.method().to_string(), Kind::Client);
         if let Some(context) = call.context() {
@@ -57,10 +188,7 @@ impl BackChannel {
                 request.headers_mut().insert(TRACEPARENT, value);
             }
         }
-        let answer = match request.try_into() {
-            Ok(request) => http_client::call(&self.client, request, MAX_RESPONSE).await,
-            Err(error) => Err(CallError::from(error)),
-        };
+        let answer = self.call(request).await;
         match &answer {
             Ok(answer) => {
                 let status = answer.status();
@@ -69,17 +197,28 @@ impl BackChannel {
                     call.failed(status.as_str());
                 }
             }
-            Err(error) => call.failed(kind(error)),
+            Err(error) => call.failed(error.kind()),
         }
         answer
     }
+
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, CallError> {
+        http_client::call(&self.client, request.try_into()?, MAX_RESPONSE).await
+    }
+
+    /// Gets a resource.
+    ///
+    /// # Errors
+    /// [`CallError`] when there is no answer. A status is no error here.
+    pub async fn get(&self, url: &url::Url, accept: &'static str) -> Result<Received, CallError> {
+        let mut request = HttpRequest::new(Vec::new());
+        *request.uri_mut() = uri(url);
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+        self.send(request).await.map(Received::from)
+    }
 }
 
-impl<'c> AsyncHttpClient<'c> for BackChannel {
-    type Error = CallError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, CallError>> + Send + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(self.send(request))
-    }
+/// A URL as the URI of a request; an empty one, which is never reached, for what is none.
+pub(crate) fn uri(url: &url::Url) -> http::Uri {
+    url.as_str().parse().unwrap_or_default()
 }

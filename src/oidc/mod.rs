@@ -1,17 +1,40 @@
-//! OpenID Connect login: discovery, authorization request, callback; the browser login's cookie.
+//! Sign-in at an OpenID provider: discovery, the code flow, and what is believed of its answers.
 //!
-//! Called by `http`, which keeps what a browser must carry. Knows no sessions: whom a login is for
-//! is the caller's business.
+//! Knows no sessions: on whose behalf a person signs in is the caller's business.
 
 mod attempt;
+mod authorization_response;
 mod browser_login;
+mod claims;
+mod client_auth;
+mod client_key;
 mod error;
+mod flow;
 mod http_client;
+#[allow(dead_code)] // Parts of it are for the probe.
+mod jws;
+mod logout;
+#[allow(dead_code)] // Parts of it are for the probe.
+mod metadata;
+mod options;
 mod provider;
+mod provider_error;
 #[cfg(test)]
 mod tests;
+mod token_response;
+mod userinfo;
+mod verify;
 
-pub use crate::oidc::attempt::{CallbackQuery, InvalidCallback, LoginAttempt};
+pub use crate::oidc::attempt::LoginAttempt;
+pub use crate::oidc::authorization_response::{AuthorizationResponse, MAX_FORM};
 pub use crate::oidc::browser_login::{BrowserLogin, NotAllowed, ReturnTo};
-pub use crate::oidc::error::LoginError;
-pub use crate::oidc::provider::{AuthorizationOptions, LoginSettings, Provider};
+pub use crate::oidc::client_key::{ClientKeyError, ClientKeys};
+pub use crate::oidc::error::{FailureKind, LoginError, Step};
+pub use crate::oidc::logout::LogoutRequest;
+pub use crate::oidc::options::{
+    AuthParams, AuthorizationOptions, ClientAuth, ClientSecrets, Prompt, ProviderOptions,
+    RequiredClaims, SigningAlgorithms,
+};
+pub use crate::oidc::provider::{Provider, ProviderStatus, check};
+pub use crate::oidc::provider_error::ProviderError;
+pub use crate::oidc::verify::LogoutToken;

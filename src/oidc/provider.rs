@@ -1,110 +1,75 @@
-//! The OpenID provider as this service sees it: found, kept fresh, asked, believed or not.
+//! The OpenID provider as the relay sees it: discovered, refreshed when it changes, asked, and
+//! believed or not.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, Utc};
-use openidconnect::{
-    AccessToken, AccessTokenHash, AdditionalProviderMetadata, AuthType, AuthorizationCode,
-    ClaimsVerificationError, ClientId, ClientSecret, CsrfToken, DiscoveryError, EndpointMaybeSet,
-    EndpointNotSet, EndpointSet, IssuerUrl, Nonce, OAuth2TokenResponse, PkceCodeChallenge,
-    PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError, Scope,
-    SignatureVerificationError, TokenResponse,
-    core::{
-        CoreAuthDisplay, CoreAuthenticationFlow, CoreClaimName, CoreClaimType, CoreClient,
-        CoreClientAuthMethod, CoreGrantType, CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKey,
-        CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreJwsSigningAlgorithm,
-        CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType, CoreTokenResponse,
-    },
-};
-use serde::{Deserialize, Serialize};
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
+use url::Url;
 
 use crate::{
-    oidc::{CallbackQuery, LoginAttempt, LoginError, http_client::BackChannel},
-    session::Identity,
+    oidc::{
+        attempt::LoginAttempt,
+        authorization_response::{AuthorizationResponse, Outcome},
+        claims::full_name,
+        client_key::ClientKeys,
+        error::{FailureKind, LoginError, Step},
+        flow::{Flow, Tokens},
+        http_client::BackChannel,
+        jws::KeySet,
+        logout,
+        metadata::Metadata,
+        options::{AuthorizationOptions, ClientSecrets, ProviderOptions, RequiredClaims},
+        provider_error::ProviderError,
+        userinfo,
+        verify::{IdToken, LogoutToken, Unverified, Verifier},
+    },
+    session::{IdTokenHint, Identity},
     telemetry::Trace,
-    util::http_client::CallError,
 };
 
 /// How long metadata and keys are used before they are fetched again.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// Shortest time between two fetches, so that forged tokens cannot make us hammer the provider.
+/// Minimum time between two fetches of what is known, so that forged tokens cannot make the relay
+/// hammer the provider.
 const FETCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// What the client needs to know; from the settings.
+/// Pause between two attempts to discover a provider that was never reached.
+const DISCOVERY_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a replaced client secret is still tried after the new one.
+const SECRET_OVERLAP: Duration = Duration::from_secs(600);
+
+/// Where the metadata are, below the issuer (OpenID Connect Discovery §4).
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+/// Claims that are always kept: what the pages and the consumers of a token call an account.
+const KEPT_CLAIMS: [&str; 4] = ["name", "preferred_username", "email", "email_verified"];
+
+/// Metadata and keys as they were fetched together.
 #[derive(Clone)]
-pub struct LoginSettings {
-    /// The provider's issuer identifier.
-    pub issuer: url::Url,
-    /// `client_id`.
-    pub client_id: String,
-    /// `client_secret`; a public client without.
-    pub client_secret: Option<String>,
-    /// Scopes besides `openid`.
-    pub scopes: Vec<String>,
-    /// Where the provider sends people back to.
-    pub redirect_uri: String,
-    /// For one back-channel call.
-    pub timeout: Duration,
-    /// Tolerated difference between the provider's clock and ours.
-    pub clock_skew: Duration,
-    /// Claims to be looked up at the userinfo endpoint when the ID token lacks them.
-    pub claims: Vec<String>,
-}
-
-/// Optional parameters of an authorization request (OpenID Connect Core §3.1.2.1).
-#[derive(Clone, Debug, Default)]
-pub struct AuthorizationOptions {
-    /// `login_hint`.
-    pub login_hint: Option<String>,
-    /// `ui_locales`.
-    pub ui_locales: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct IssuerParameter {
-    #[serde(default)]
-    authorization_response_iss_parameter_supported: bool,
-}
-
-impl AdditionalProviderMetadata for IssuerParameter {}
-
-type Metadata = ProviderMetadata<
-    IssuerParameter,
-    CoreAuthDisplay,
-    CoreClientAuthMethod,
-    CoreClaimName,
-    CoreClaimType,
-    CoreGrantType,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJweKeyManagementAlgorithm,
-    CoreJsonWebKey,
-    CoreResponseMode,
-    CoreResponseType,
-    CoreSubjectIdentifierType,
->;
-
-type Client = CoreClient<
-    EndpointSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointMaybeSet,
-    EndpointMaybeSet,
->;
-
-#[derive(Clone)]
-struct Known {
-    metadata: Arc<Metadata>,
+pub(crate) struct Known {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) keys: Arc<KeySet>,
     since: Instant,
+}
+
+/// What is known of the provider at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderStatus {
+    /// Discovery has not ended yet.
+    Pending,
+    /// Metadata and keys are there.
+    Discovered,
+    /// Metadata and keys are there, but fetching them anew failed.
+    Outdated(String),
+    /// Discovery failed.
+    Failed(String),
 }
 
 /// The provider. Cheap to clone.
@@ -115,52 +80,59 @@ pub struct Provider {
 }
 
 struct Inner {
-    settings: LoginSettings,
-    /// The one of the settings, until it is replaced.
-    client_secret: ArcSwapOption<String>,
-    issuer: IssuerUrl,
-    /// The same with a slash at the end, if its path is empty: some providers write theirs so.
-    issuer_with_slash: Option<IssuerUrl>,
+    options: ProviderOptions,
+    secrets: ArcSwap<Secrets>,
+    keys: ArcSwap<ClientKeys>,
     known: RwLock<Option<Known>>,
+    /// Why the last fetch failed, if it did.
+    problem: RwLock<Option<LoginError>>,
     /// Locked while a fetch is under way, so that there is one only.
     fetches: Mutex<Fetches>,
+}
+
+/// The client secrets, with those that they replaced until the overlap is over.
+struct Secrets {
+    current: ClientSecrets,
+    previous: Option<(ClientSecrets, Instant)>,
+}
+
+impl Secrets {
+    fn usable(&self) -> ClientSecrets {
+        match &self.previous {
+            Some((previous, until)) if Instant::now() < *until => {
+                self.current.clone().followed_by(previous)
+            }
+            _ => self.current.clone(),
+        }
+    }
 }
 
 /// What came of the last fetches.
 #[derive(Default)]
 struct Fetches {
-    /// When what is known was last refreshed.
+    /// When what is known was last fetched anew.
     refreshed: Option<Instant>,
     /// When one last failed, and why.
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, LoginError)>,
+    /// Warnings about the metadata that were logged.
+    warnings: Vec<String>,
 }
 
 impl Provider {
-    /// A provider that is not looked for yet.
+    /// A provider that is not discovered yet.
     ///
     /// # Errors
-    /// When the settings make no client.
-    pub fn new(settings: LoginSettings) -> Result<Self, LoginError> {
-        // An issuer is compared letter by letter, and the `url` crate gives an empty path a slash,
-        // so that the two spellings of such an issuer cannot be told apart here.
-        let text = settings.issuer.as_str();
-        let configured = |text: &str| {
-            IssuerUrl::new(text.to_owned())
-                .map_err(|error| LoginError::Configuration(error.to_string()))
-        };
-        let (issuer, issuer_with_slash) = if settings.issuer.path() == "/" {
-            (configured(text.trim_end_matches('/'))?, Some(configured(text)?))
-        } else {
-            (configured(text)?, None)
-        };
-        let http = BackChannel::new(settings.timeout)
-            .map_err(|error| LoginError::Configuration(error.to_string()))?;
+    /// When the options make no client.
+    pub fn new(options: ProviderOptions) -> Result<Self, LoginError> {
+        let http = BackChannel::new(options.timeout)
+            .map_err(|error| LoginError::failed(Step::Configuration, error.to_string()))?;
+        let current = options.client_secrets.clone();
         let inner = Arc::new(Inner {
-            client_secret: ArcSwapOption::from(settings.client_secret.clone().map(Arc::new)),
-            settings,
-            issuer,
-            issuer_with_slash,
+            secrets: ArcSwap::from_pointee(Secrets { current, previous: None }),
+            keys: ArcSwap::from_pointee(options.client_keys.clone()),
+            options,
             known: RwLock::new(None),
+            problem: RwLock::new(None),
             fetches: Mutex::default(),
         });
         Ok(Self { inner, http })
@@ -172,27 +144,77 @@ impl Provider {
         Self { inner: Arc::clone(&self.inner), http: self.http.in_trace(trace) }
     }
 
-    /// Logs in at the provider with another secret from now on.
-    pub fn replace_client_secret(&self, secret: Option<String>) {
-        self.inner.client_secret.store(secret.map(Arc::new));
+    /// The options that it was made with.
+    pub fn options(&self) -> &ProviderOptions {
+        &self.inner.options
     }
 
-    /// Begins to look for the provider, so that the first person need not wait for it.
+    /// Authenticates with other secrets from now on; those before are still tried for a while,
+    /// since the provider may not know the new ones yet.
+    pub fn replace_client_secrets(&self, secrets: ClientSecrets) {
+        let previous = self.inner.secrets.load().current.clone();
+        let previous = Some((previous, Instant::now() + SECRET_OVERLAP));
+        self.inner.secrets.store(Arc::new(Secrets { current: secrets, previous }));
+    }
+
+    /// Authenticates with other keys from now on.
+    pub fn replace_client_keys(&self, keys: ClientKeys) {
+        self.inner.keys.store(Arc::new(keys));
+    }
+
+    /// The public halves of the client's keys as a JWK set, if it has keys.
+    pub fn client_key_set(&self) -> Option<Value> {
+        let keys = self.inner.keys.load();
+        (!keys.is_empty()).then(|| keys.public_set())
+    }
+
+    /// Begins to discover the provider, so that the first person need not wait for it, and tries
+    /// again until it is there.
     pub fn discover_in_background(&self) {
-        let provider = self.clone();
+        let (inner, http) = (Arc::downgrade(&self.inner), self.http.clone());
         tokio::spawn(async move {
-            match provider.metadata().await {
-                Ok(_) => {
-                    tracing::info!(issuer = %provider.inner.issuer.as_str(), "provider discovered")
+            let mut logged = None;
+            while let Some(inner) = inner.upgrade() {
+                let provider = Self { inner, http: http.clone() };
+                match provider.known_or_fetched().await {
+                    Ok(known) => {
+                        let issuer = known.metadata.issuer.as_str();
+                        tracing::info!(issuer, "provider discovered");
+                        return;
+                    }
+                    Err(error) => {
+                        let reason = error.to_string();
+                        if logged.as_ref() != Some(&reason) {
+                            tracing::warn!(
+                                status = error.status,
+                                content_type = error.content_type.as_deref(),
+                                field = error.field.as_deref(),
+                                reason,
+                                "provider not discovered; trying again"
+                            );
+                            logged = Some(reason);
+                        }
+                    }
                 }
-                Err(error) => tracing::warn!(%error, "provider not discovered yet"),
+                drop(provider);
+                tokio::time::sleep(DISCOVERY_PAUSE).await;
             }
         });
     }
 
-    /// Whether the provider was reached once.
-    pub fn is_discovered(&self) -> bool {
-        self.known().is_some()
+    /// What is known of the provider, for readiness.
+    pub fn status(&self) -> ProviderStatus {
+        let problem = self.inner.problem.read().unwrap_or_else(PoisonError::into_inner);
+        let reason = problem.as_ref().map(|error| match error.status {
+            Some(status) => format!("{error} (HTTP {status})"),
+            None => error.to_string(),
+        });
+        match (self.known().is_some(), reason) {
+            (true, None) => ProviderStatus::Discovered,
+            (true, Some(reason)) => ProviderStatus::Outdated(reason),
+            (false, None) => ProviderStatus::Pending,
+            (false, Some(reason)) => ProviderStatus::Failed(reason),
+        }
     }
 
     fn known(&self) -> Option<Known> {
@@ -202,158 +224,166 @@ impl Provider {
     /// The authorization endpoint.
     ///
     /// # Errors
-    /// When the provider cannot be found.
-    pub async fn authorization_endpoint(&self) -> Result<url::Url, LoginError> {
-        Ok(self.metadata().await?.authorization_endpoint().url().clone())
+    /// When the provider is not discovered.
+    pub async fn authorization_endpoint(&self) -> Result<Url, LoginError> {
+        Ok(self.known_or_fetched().await?.metadata.authorization_endpoint.clone())
     }
 
-    async fn metadata(&self) -> Result<Arc<Metadata>, LoginError> {
+    pub(crate) async fn known_or_fetched(&self) -> Result<Known, LoginError> {
         match self.known() {
-            Some(known) if known.since.elapsed() < FRESH => Ok(known.metadata),
-            // Stale is better than none: a provider may be away for a moment.
-            Some(known) => Ok(self.fetch(Some(&known)).await.unwrap_or(known.metadata)),
+            Some(known) if known.since.elapsed() < FRESH => Ok(known),
+            // Outdated is better than none: a provider may be unavailable for a moment.
+            Some(known) => Ok(self.fetch(Some(&known)).await.unwrap_or(known)),
             None => self.fetch(None).await,
         }
     }
 
-    /// Fetches metadata and keys, unless somebody else just did.
-    async fn fetch(&self, outdated: Option<&Known>) -> Result<Arc<Metadata>, LoginError> {
+    /// Newer metadata and keys than those that did not fit, unless they were fetched a moment ago.
+    async fn newer(&self, outdated: &Known) -> Option<Known> {
+        self.fetch(Some(outdated)).await.ok()
+    }
+
+    /// Fetches metadata and keys, unless another request just did.
+    async fn fetch(&self, outdated: Option<&Known>) -> Result<Known, LoginError> {
         let arrived = Instant::now();
         let mut last = self.inner.fetches.lock().await;
         if let Some(known) = self.known()
             && outdated.is_none_or(|outdated| known.since > outdated.since)
         {
-            return Ok(known.metadata);
+            return Ok(known);
         }
-        // Whoever waited for a fetch that failed shares its failure. Trying again one after the
-        // other, the last of many would wait for as many time-outs.
-        if let Some((when, reason)) = &last.failed
+        // Requests that waited for a fetch that failed share its failure. Trying again one after
+        // the other, the last of many would wait for as many time-outs.
+        if let Some((when, error)) = &last.failed
             && *when >= arrived
         {
-            return Err(LoginError::Unavailable(reason.clone()));
+            return Err(error.clone());
         }
         // A first discovery is never held back; refreshing what is known is.
         if outdated.is_some() && last.refreshed.is_some_and(|last| last.elapsed() < FETCH_PAUSE) {
-            return Err(LoginError::Unavailable("asked a moment ago".to_owned()));
+            let reason = "the metadata were fetched a moment ago";
+            return Err(LoginError::new(FailureKind::Unavailable, Step::Discovery, reason));
         }
-        // One deadline for discovery document and key set together.
-        let fetched = match tokio::time::timeout(self.inner.settings.timeout, self.discover()).await
-        {
-            Ok(fetched) => fetched.map_err(|error| format!("discovery failed: {}", chain(&error))),
-            Err(_) => Err("discovery took too long".to_owned()),
-        };
-        // Not before: a fetch that ended because its browser went away holds back nobody.
+        // One deadline for metadata and key set together.
+        let fetched = tokio::time::timeout(self.inner.options.timeout, self.discover()).await;
+        let fetched = fetched.unwrap_or_else(|_| {
+            let reason = "no answer within OIDC_TIMEOUT";
+            Err(LoginError::new(FailureKind::Unavailable, Step::Discovery, reason))
+        });
+        // Not before: a fetch that ended with its request holds back no other.
         if outdated.is_some() {
             last.refreshed = Some(Instant::now());
         }
+        let mut problem = self.inner.problem.write().unwrap_or_else(PoisonError::into_inner);
         match fetched {
-            Ok(metadata) => {
-                let metadata = Arc::new(metadata);
-                let known = Known { metadata: Arc::clone(&metadata), since: Instant::now() };
-                *self.inner.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
-                Ok(metadata)
+            Ok(known) => {
+                let warnings = &known.metadata.warnings;
+                for warning in warnings.iter().filter(|text| !last.warnings.contains(text)) {
+                    tracing::warn!(warning, "the provider's metadata");
+                }
+                last.warnings.clone_from(warnings);
+                *problem = None;
+                let mut place = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
+                *place = Some(known.clone());
+                Ok(known)
             }
-            Err(reason) => {
-                last.failed = Some((Instant::now(), reason.clone()));
-                Err(LoginError::Unavailable(reason))
+            Err(error) => {
+                last.failed = Some((Instant::now(), error.clone()));
+                *problem = Some(error.clone());
+                Err(error)
             }
         }
     }
 
     /// Fetches metadata and keys; refuses metadata of another issuer.
-    async fn discover(&self) -> Result<Metadata, DiscoveryError<CallError>> {
-        let found = Metadata::discover_async(self.inner.issuer.clone(), &self.http).await;
-        match (found, &self.inner.issuer_with_slash) {
-            (Err(DiscoveryError::Validation(_)), Some(other)) => {
-                Metadata::discover_async(other.clone(), &self.http).await
+    async fn discover(&self) -> Result<Known, LoginError> {
+        let options = &self.inner.options;
+        let metadata_url = metadata_url(&options.issuer);
+        let json = self.json(Step::Discovery, &metadata_url).await?;
+        let metadata = Metadata::parse(&json, &options.issuer)?;
+        if metadata.issuer.is_template() && options.allowed_tenants.is_empty() {
+            let reason = "the provider serves many tenants: OIDC_ALLOWED_TENANTS must name those \
+                that may sign in";
+            return Err(LoginError::failed(Step::Configuration, reason).at("issuer"));
+        }
+        let keys = match &metadata.jwks_uri {
+            Some(uri) => {
+                let json = self.json(Step::Keys, uri).await?;
+                KeySet::parse(&json).ok_or_else(|| {
+                    LoginError::failed(Step::Keys, "the key set has no list of keys").at("keys")
+                })?
             }
-            (found, _) => found,
-        }
+            // Tokens that are signed with the client secret need no keys.
+            None if !options.signing_algorithms.is_empty() => KeySet::default(),
+            None => {
+                let reason = "the metadata lack a usable URL";
+                return Err(LoginError::failed(Step::Discovery, reason).at("jwks_uri"));
+            }
+        };
+        let since = Instant::now();
+        Ok(Known { metadata: Arc::new(metadata), keys: Arc::new(keys), since })
     }
 
-    fn client(&self, metadata: &Metadata, redirect_uri: &str) -> Result<Client, LoginError> {
-        let redirect = RedirectUrl::new(redirect_uri.to_owned())
-            .map_err(|error| LoginError::Configuration(error.to_string()))?;
-        let mut client = CoreClient::from_provider_metadata(
-            metadata.clone(),
-            ClientId::new(self.inner.settings.client_id.clone()),
-            self.inner
-                .client_secret
-                .load()
-                .as_ref()
-                .map(|secret| ClientSecret::new(secret.to_string())),
-        )
-        .set_redirect_uri(redirect);
-        let methods = metadata.token_endpoint_auth_methods_supported();
-        let basic = |methods: &Vec<_>| methods.contains(&CoreClientAuthMethod::ClientSecretBasic);
-        let post = |methods: &Vec<_>| methods.contains(&CoreClientAuthMethod::ClientSecretPost);
-        if methods.is_some_and(|methods| post(methods) && !basic(methods)) {
-            client = client.set_auth_type(AuthType::RequestBody);
+    async fn json(&self, step: Step, url: &Url) -> Result<Map<String, Value>, LoginError> {
+        let received = self.http.get(url, "application/json").await;
+        let received = received.map_err(|error| LoginError::no_answer(step, &error))?;
+        if !received.status.is_success() {
+            let reason = format!("no document at {}", url.as_str());
+            return Err(LoginError::bad_answer(step, &received, reason));
         }
-        Ok(client)
+        received.json().ok_or_else(|| {
+            let reason = format!("what is at {} is not a JSON object", url.as_str());
+            LoginError::bad_answer(step, &received, reason)
+        })
     }
 
-    /// Begins a login that comes back to the configured redirect URI.
+    /// Begins a sign-in that comes back to the configured redirect URI.
     ///
     /// # Errors
-    /// When the provider cannot be found.
+    /// When the provider is not discovered or does not take the request.
     pub async fn begin(
         &self,
-        options: &AuthorizationOptions,
-    ) -> Result<(url::Url, LoginAttempt), LoginError> {
-        self.begin_at(&self.inner.settings.redirect_uri, options).await
+        asked: &AuthorizationOptions,
+    ) -> Result<(Url, LoginAttempt), LoginError> {
+        self.begin_at(&self.inner.options.redirect_uri, asked).await
     }
 
-    /// Begins a login that comes back to `redirect_uri`: code flow with PKCE S256, state, nonce.
+    /// Begins a sign-in that comes back to `redirect_uri`: code flow with state, nonce and PKCE.
     ///
     /// # Errors
-    /// When the provider cannot be found.
+    /// When the provider is not discovered or does not take the request.
     pub async fn begin_at(
         &self,
         redirect_uri: &str,
-        options: &AuthorizationOptions,
-    ) -> Result<(url::Url, LoginAttempt), LoginError> {
-        let metadata = self.metadata().await?;
-        let client = self.client(&metadata, redirect_uri)?;
-        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let mut request = client
-            .authorize_url(
-                CoreAuthenticationFlow::AuthorizationCode,
-                || CsrfToken::new_random_len(32),
-                || Nonce::new_random_len(32),
-            )
-            .set_pkce_challenge(challenge);
-        for scope in self.inner.settings.scopes.iter().filter(|scope| *scope != "openid") {
-            request = request.add_scope(Scope::new(scope.clone()));
-        }
-        if let Some(hint) = &options.login_hint {
-            request = request.add_extra_param("login_hint", hint.clone());
-        }
-        if let Some(locales) = &options.ui_locales {
-            request = request.add_extra_param("ui_locales", locales.clone());
-        }
-        let (url, state, nonce) = request.url();
-        let attempt = LoginAttempt::new(
-            state.secret().clone(),
-            nonce.secret().clone(),
-            verifier.into_secret(),
-        );
-        Ok((url, attempt))
+        asked: &AuthorizationOptions,
+    ) -> Result<(Url, LoginAttempt), LoginError> {
+        let known = self.known_or_fetched().await?;
+        self.flow(&known).authorization(redirect_uri, asked).await
     }
 
-    /// Ends a login begun by [`Self::begin`].
+    fn flow<'p>(&'p self, known: &'p Known) -> Flow<'p> {
+        Flow {
+            options: &self.inner.options,
+            secrets: self.inner.secrets.load().usable(),
+            keys: self.inner.keys.load_full(),
+            metadata: &known.metadata,
+            http: &self.http,
+        }
+    }
+
+    /// Ends a sign-in begun by [`Self::begin`].
     ///
     /// # Errors
     /// [`LoginError`] for whatever went wrong on the way.
     pub async fn finish(
         &self,
         attempt: LoginAttempt,
-        query: CallbackQuery,
+        response: AuthorizationResponse,
     ) -> Result<Identity, LoginError> {
-        self.finish_at(&self.inner.settings.redirect_uri, attempt, query).await
+        self.finish_at(&self.inner.options.redirect_uri, attempt, response).await
     }
 
-    /// Ends a login begun by [`Self::begin_at`] with the same `redirect_uri`.
+    /// Ends a sign-in begun by [`Self::begin_at`] with the same `redirect_uri`.
     ///
     /// # Errors
     /// [`LoginError`] for whatever went wrong on the way.
@@ -361,256 +391,260 @@ impl Provider {
         &self,
         redirect_uri: &str,
         attempt: LoginAttempt,
-        query: CallbackQuery,
+        response: AuthorizationResponse,
     ) -> Result<Identity, LoginError> {
-        if !attempt.has_state(query.state()) {
-            return Err(LoginError::StateMismatch);
+        let step = Step::AuthorizationResponse;
+        if !response.state().is_some_and(|state| attempt.has_state(state)) {
+            let reason = "the state is not this sign-in's";
+            return Err(LoginError::failed(step, reason).at("state"));
         }
-        if attempt.is_too_old() {
-            return Err(LoginError::AttemptExpired);
+        if attempt.remaining().is_zero() {
+            let reason = "the person took longer than the sign-in lasts";
+            return Err(LoginError::new(FailureKind::TooLate, step, reason));
         }
-        let metadata = self.metadata().await?;
+        let mut known = self.known_or_fetched().await?;
         // Before anything else is believed, an error included (RFC 9207 §2.4).
-        match &query.issuer {
-            Some(issuer) if issuer == metadata.issuer().as_str() => {}
-            None if !metadata
-                .additional_metadata()
-                .authorization_response_iss_parameter_supported => {}
-            _ => return Err(LoginError::IssuerMismatch),
-        }
-        let code = query.result.map_err(LoginError::Refused)?;
-        let client = self.client(&metadata, redirect_uri)?;
-        let tokens = self.exchange(&client, code, attempt.pkce_verifier).await?;
-        let id_token = tokens
-            .id_token()
-            .ok_or_else(|| LoginError::IdToken("the provider sent none".to_owned()))?;
-        let nonce = Nonce::new(attempt.nonce);
-        let mut claims = match self.verify(&metadata, id_token, &nonce, tokens.access_token()) {
-            // A key that we do not know may be a new one.
-            Err(Unverified::Key(reason)) => {
-                let known = self.known();
-                let metadata =
-                    self.fetch(known.as_ref()).await.map_err(|_| LoginError::IdToken(reason))?;
-                self.verify(&metadata, id_token, &nonce, tokens.access_token())
+        match &response.issuer {
+            Some(issuer) if known.metadata.issuer.is_named_by(issuer) => {}
+            None if !known.metadata.promises_iss => {}
+            Some(_) => return Err(LoginError::failed(step, "`iss`: another issuer").at("iss")),
+            None => {
+                let reason = "`iss`: missing, though the provider announces it";
+                return Err(LoginError::failed(step, reason).at("iss"));
             }
-            verified => verified,
         }
-        .map_err(|error| LoginError::IdToken(error.into_reason()))?;
-        let subject = match claims.get("sub") {
-            Some(Value::String(subject)) if !subject.is_empty() => subject.clone(),
-            _ => return Err(LoginError::IdToken("no subject".to_owned())),
+        let code = match response.outcome {
+            Outcome::Code(code) => code,
+            Outcome::Error { code, description } => {
+                return Err(LoginError::refused(ProviderError { code, description }));
+            }
+            Outcome::Malformed(reason) => return Err(LoginError::failed(step, reason)),
         };
-        if self.inner.settings.claims.iter().any(|name| !claims.contains_key(name)) {
-            self.add_userinfo(&metadata, tokens.access_token(), &subject, &mut claims).await;
-        }
-        let wanted = ["name", "preferred_username", "email"];
-        claims.retain(|name, _| {
-            wanted.contains(&name.as_str()) || self.inner.settings.claims.contains(name)
-        });
-        Ok(Identity { subject, claims })
-    }
-
-    async fn exchange(
-        &self,
-        client: &Client,
-        code: String,
-        verifier: String,
-    ) -> Result<CoreTokenResponse, LoginError> {
-        client
-            .exchange_code(AuthorizationCode::new(code))
-            .map_err(|_| LoginError::Unavailable("the provider has no token endpoint".to_owned()))?
-            .set_pkce_verifier(PkceCodeVerifier::new(verifier))
-            .request_async(&self.http)
-            .await
-            .map_err(|error| match error {
-                RequestTokenError::ServerResponse(response) => match response.error().as_ref() {
-                    busy @ ("temporarily_unavailable" | "server_error") => {
-                        LoginError::Unavailable(format!("the token endpoint answered {busy}"))
-                    }
-                    code => LoginError::CodeRefused(error_code(code).to_owned()),
-                },
-                RequestTokenError::Request(error) => LoginError::Unavailable(chain(&error)),
-                // The parser's own message could repeat a token.
-                RequestTokenError::Parse(..) => {
-                    LoginError::Unavailable("the token endpoint's answer is malformed".to_owned())
-                }
-                RequestTokenError::Other(_) => {
-                    LoginError::Unavailable("the token endpoint's answer is unexpected".to_owned())
-                }
-            })
-    }
-
-    /// Verifies an ID token (OpenID Connect Core §3.1.3.7) and returns all its claims.
-    fn verify(
-        &self,
-        metadata: &Metadata,
-        id_token: &CoreIdToken,
-        nonce: &Nonce,
-        access_token: &AccessToken,
-    ) -> Result<Map<String, Value>, Unverified> {
-        let skew = chrono::TimeDelta::from_std(self.inner.settings.clock_skew).unwrap_or_default();
-        // `none` and the HMAC family are never among them: a key that the provider publishes must
-        // not become a shared secret.
-        let algorithms = metadata
-            .id_token_signing_alg_values_supported()
-            .iter()
-            .filter(|algorithm| is_asymmetric(algorithm))
-            .cloned();
-        let verifier = CoreIdTokenVerifier::new_public_client(
-            ClientId::new(self.inner.settings.client_id.clone()),
-            metadata.issuer().clone(),
-            metadata.jwks().clone(),
-        )
-        .set_allowed_algs(algorithms)
-        .set_time_fn(move || Utc::now() - skew)
-        .set_issue_time_verifier_fn(move |issued: DateTime<Utc>| {
-            if issued > Utc::now() + skew { Err("issued in the future".to_owned()) } else { Ok(()) }
-        });
-        let claims = id_token.claims(&verifier, nonce).map_err(Unverified::from)?;
-        if let Some(expected) = claims.access_token_hash() {
-            let algorithm = id_token.signing_alg();
-            let key = id_token.signing_key(&verifier);
-            let actual = match (algorithm, key) {
-                (Ok(algorithm), Ok(key)) => {
-                    AccessTokenHash::from_token(access_token, algorithm, key).ok()
-                }
-                _ => None,
-            };
-            if actual.as_ref() != Some(expected) {
-                return Err(Unverified::Claims("at_hash does not match".to_owned()));
-            }
-        }
-        // The library leaves the authorized party to its caller (§3.1.3.7, step 5).
-        if claims.authorized_party().is_some_and(|party| **party != self.inner.settings.client_id) {
-            return Err(Unverified::Claims("its authorized party is another client".to_owned()));
-        }
-        // The library keeps the standard claims; the operator may have configured others.
-        let text = id_token.to_string();
-        let claims = text
-            .split('.')
-            .nth(1)
-            .and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok())
-            .and_then(|json| serde_json::from_slice::<Map<String, Value>>(&json).ok())
-            .ok_or_else(|| Unverified::Claims("not a JSON object".to_owned()))?;
-        // No claim of OpenID Connect, but some providers send it (RFC 7519 §4.1.5).
-        let earliest = claims.get("nbf").and_then(Value::as_f64);
-        #[allow(clippy::cast_precision_loss)]
-        if earliest.is_some_and(|earliest| earliest > (Utc::now() + skew).timestamp() as f64) {
-            return Err(Unverified::Claims("not valid yet".to_owned()));
-        }
-        Ok(claims)
-    }
-
-    /// Adds what userinfo knows; without it the login goes on with what there is.
-    async fn add_userinfo(
-        &self,
-        metadata: &Metadata,
-        access_token: &AccessToken,
-        subject: &str,
-        claims: &mut Map<String, Value>,
-    ) {
-        let Some(endpoint) = metadata.userinfo_endpoint() else { return };
-        let request = http::Request::get(endpoint.url().as_str())
-            .header(http::header::AUTHORIZATION, format!("Bearer {}", access_token.secret()))
-            .header(http::header::ACCEPT, "application/json")
-            .body(Vec::new());
-        let Ok(request) = request else { return };
-        let answer = match self.http.send(request).await {
-            Ok(answer) if answer.status().is_success() => answer,
-            Ok(answer) => {
-                tracing::warn!(status = answer.status().as_u16(), "userinfo refused");
-                return;
-            }
+        let verifier = &attempt.pkce_verifier;
+        let exchanged = self.flow(&known).exchange(redirect_uri, &code, verifier).await;
+        let tokens = match exchanged {
+            Ok(tokens) => tokens,
             Err(error) => {
-                tracing::warn!(error = chain(&error), "userinfo unavailable");
-                return;
+                // The provider may have moved, or wants another method now.
+                let again = match self.moved(&known, &error).await {
+                    Some(newer) => {
+                        known = newer;
+                        Some(self.flow(&known).exchange(redirect_uri, &code, verifier).await)
+                    }
+                    None => None,
+                };
+                again.unwrap_or(Err(error))?
             }
         };
-        let userinfo = serde_json::from_slice::<HashMap<String, Value>>(answer.body());
-        match userinfo {
-            // Another person's claims must never be mixed in (OpenID Connect Core §5.3.2).
-            Ok(userinfo) if userinfo.get("sub").and_then(Value::as_str) == Some(subject) => {
-                for (name, value) in userinfo {
-                    claims.entry(name).or_insert(value);
+        let mut verified = self.verifier(&known, |verifier| {
+            verifier.id_token(&tokens.id_token, &attempt.nonce, &tokens.access_token)
+        });
+        if let Err(Unverified::Outdated(_)) = &verified
+            && let Some(newer) = self.newer(&known).await
+        {
+            known = newer;
+            verified = self.verifier(&known, |verifier| {
+                verifier.id_token(&tokens.id_token, &attempt.nonce, &tokens.access_token)
+            });
+        }
+        let id_token = verified.map_err(Unverified::into_error)?;
+        self.identity(known, id_token, tokens, response.user.as_deref()).await
+    }
+
+    /// Newer metadata, where the exchange failed as it would at an endpoint that is not in use any
+    /// more, and they make a difference. A time-out or a refused code tells nothing.
+    async fn moved(&self, known: &Known, error: &LoginError) -> Option<Known> {
+        let code = error.provider.as_ref().map(|provider| provider.code.as_str());
+        let may_have_moved = match (code, error.status) {
+            (Some("invalid_client" | "unauthorized_client"), _) => true,
+            (Some(_), _) => false,
+            (None, Some(status)) => status >= 300,
+            (None, None) => error.kind == FailureKind::Unavailable && !error.is_timeout(),
+        };
+        if !may_have_moved {
+            return None;
+        }
+        let newer = self.newer(known).await?;
+        let differs = newer.metadata.token_endpoint != known.metadata.token_endpoint
+            || self.flow(&newer).method().ok() != self.flow(known).method().ok();
+        differs.then_some(newer)
+    }
+
+    fn verifier<T>(&self, known: &Known, run: impl FnOnce(&Verifier<'_>) -> T) -> T {
+        let secrets = self.inner.secrets.load().usable();
+        run(&Verifier {
+            options: &self.inner.options,
+            secrets: &secrets,
+            metadata: &known.metadata,
+            keys: &known.keys,
+        })
+    }
+
+    /// The identity of an ID token, with what userinfo adds.
+    async fn identity(
+        &self,
+        mut known: Known,
+        id_token: IdToken,
+        tokens: Tokens,
+        user: Option<&str>,
+    ) -> Result<Identity, LoginError> {
+        let options = &self.inner.options;
+        let IdToken { issuer, subject, mut claims } = id_token;
+        let wanted = |name: &str| {
+            KEPT_CLAIMS.contains(&name)
+                || options.claims.iter().any(|claim| claim == name)
+                || options.required_claims.names().any(|claim| claim == name)
+        };
+        let asked =
+            options.claims.iter().map(String::as_str).chain(options.required_claims.names());
+        let lacks = asked.into_iter().any(|name| !claims.contains_key(name));
+        if lacks || options.userinfo_required {
+            match self.userinfo(&mut known, &tokens.access_token, &subject).await {
+                Ok(Some(userinfo)) => {
+                    for (name, value) in userinfo {
+                        claims.entry(name).or_insert(value);
+                    }
                 }
+                Ok(None) if options.userinfo_required => {
+                    let reason = "the provider has no UserInfo endpoint";
+                    return Err(LoginError::failed(Step::Userinfo, reason).at("userinfo_endpoint"));
+                }
+                Ok(None) => {}
+                Err(error) if options.userinfo_required => return Err(error),
+                Err(error) => userinfo::log(&error),
             }
-            Ok(_) => tracing::warn!("userinfo is about somebody else"),
-            Err(_) => tracing::warn!("userinfo is no JSON object"),
+        }
+        if let Some(user) = user {
+            userinfo::add_user_parameter(user, &mut claims);
+        }
+        if !claims.contains_key("name")
+            && let Some(name) = full_name(&claims)
+        {
+            claims.insert("name".to_owned(), Value::String(name));
+        }
+        if options.trust_email && claims.contains_key("email") {
+            claims.entry("email_verified").or_insert(Value::Bool(true));
+        }
+        let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+        let mut identity = Identity {
+            issuer,
+            acr: text("acr"),
+            session_id: text("sid"),
+            amr: texts(claims.get("amr")),
+            auth_time: claims.get("auth_time").and_then(seconds),
+            id_token: Some(IdTokenHint::new(tokens.id_token)),
+            ..Identity::new(subject, Map::new())
+        };
+        check(&options.required_claims, &claims)?;
+        claims.retain(|name, _| wanted(name));
+        identity.claims = claims;
+        Ok(identity)
+    }
+
+    /// What the UserInfo endpoint says of the subject, if there is one.
+    async fn userinfo(
+        &self,
+        known: &mut Known,
+        access_token: &str,
+        subject: &str,
+    ) -> Result<Option<Map<String, Value>>, LoginError> {
+        let Some(endpoint) = known.metadata.userinfo_endpoint.clone() else { return Ok(None) };
+        let received = userinfo::fetch(&self.http, &endpoint, access_token).await?;
+        let mut claims = match userinfo::signed(&received) {
+            Some(token) => {
+                let mut verified = self.verifier(known, |verifier| verifier.userinfo(token));
+                if let Err(Unverified::Outdated(_)) = &verified
+                    && let Some(newer) = self.newer(known).await
+                {
+                    *known = newer;
+                    verified = self.verifier(known, |verifier| verifier.userinfo(token));
+                }
+                verified.map_err(Unverified::into_error)?
+            }
+            None => received.json().ok_or_else(|| {
+                let reason = "the answer is neither a JSON object nor a signed token";
+                LoginError::bad_answer(Step::Userinfo, &received, reason)
+            })?,
+        };
+        claims.retain(|_, value| !value.is_null());
+        // Another person's claims must never be mixed in (OpenID Connect Core §5.3.2).
+        if claims.get("sub").and_then(Value::as_str) == Some(subject) {
+            Ok(Some(claims))
+        } else {
+            let reason = "`sub`: not that of the ID token";
+            Err(LoginError::bad_answer(Step::Userinfo, &received, reason).at("sub"))
+        }
+    }
+
+    /// Where to send the browser to be logged out at the provider as well (OpenID Connect
+    /// RP-Initiated Logout §2), if the provider offers that.
+    pub async fn logout_url(&self, request: &logout::LogoutRequest<'_>) -> Option<Url> {
+        let known = self.known_or_fetched().await.ok()?;
+        let endpoint = known.metadata.end_session_endpoint.clone()?;
+        Some(request.url(endpoint, &self.inner.options.client_id))
+    }
+
+    /// Verifies a logout token (OpenID Connect Back-Channel Logout §2.6).
+    ///
+    /// # Errors
+    /// When it is not to be believed, or the provider is not discovered.
+    pub async fn logout_token(&self, token: &str) -> Result<LogoutToken, LoginError> {
+        let known = self.known_or_fetched().await?;
+        let verified = self.verifier(&known, |verifier| verifier.logout_token(token));
+        let verified = match verified {
+            Err(Unverified::Outdated(error)) => match self.newer(&known).await {
+                Some(newer) => self.verifier(&newer, |verifier| verifier.logout_token(token)),
+                None => Err(Unverified::Outdated(error)),
+            },
+            verified => verified,
+        };
+        verified.map_err(Unverified::into_error)
+    }
+}
+
+/// Whether an account may sign in by its claims.
+///
+/// # Errors
+/// When a claim does not meet its requirement.
+pub fn check(required: &RequiredClaims, claims: &Map<String, Value>) -> Result<(), LoginError> {
+    match required.unmet(claims) {
+        None => Ok(()),
+        Some(name) => {
+            let reason = match claims.contains_key(name) {
+                true => format!("`{name}` has none of the required values"),
+                false => format!("`{name}` is required, and the provider sends none"),
+            };
+            let error = LoginError::new(FailureKind::NotAllowed, Step::Requirements, reason);
+            Err(error.at(name.to_owned()))
         }
     }
 }
 
-/// Why an ID token is not believed.
-enum Unverified {
-    /// Its key is not known; a fresh key set may help.
-    Key(String),
-    /// It says something wrong.
-    Claims(String),
+/// Where an issuer's metadata are.
+pub(crate) fn metadata_url(issuer: &Url) -> Url {
+    let mut url = issuer.clone();
+    url.set_path(&format!("{}{WELL_KNOWN}", issuer.path().trim_end_matches('/')));
+    url
 }
 
-impl Unverified {
-    fn into_reason(self) -> String {
-        match self {
-            Self::Key(reason) | Self::Claims(reason) => reason,
+/// The texts of a claim that is a list of texts or one text.
+fn texts(claim: Option<&Value>) -> Vec<String> {
+    match claim {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(several)) => {
+            several.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         }
+        _ => Vec::new(),
     }
 }
 
-impl From<ClaimsVerificationError> for Unverified {
-    fn from(error: ClaimsVerificationError) -> Self {
-        use SignatureVerificationError as Signature;
-        // The library's messages repeat expected and found values, the nonce among them.
-        match error {
-            ClaimsVerificationError::SignatureVerification(
-                Signature::NoMatchingKey | Signature::CryptoError(_) | Signature::AmbiguousKeyId(_),
-            ) => Self::Key("its signature does not verify with a known key".to_owned()),
-            ClaimsVerificationError::SignatureVerification(Signature::DisallowedAlg(_)) => {
-                Self::Claims("its algorithm is not allowed".to_owned())
-            }
-            ClaimsVerificationError::SignatureVerification(_) => {
-                Self::Claims("its signature does not verify".to_owned())
-            }
-            ClaimsVerificationError::Expired(_) => Self::Claims("expired".to_owned()),
-            ClaimsVerificationError::InvalidAudience(_) => {
-                Self::Claims("it is for another client".to_owned())
-            }
-            ClaimsVerificationError::InvalidIssuer(_) => {
-                Self::Claims("it is from another issuer".to_owned())
-            }
-            ClaimsVerificationError::InvalidNonce(_) => {
-                Self::Claims("its nonce is another one".to_owned())
-            }
-            _ => Self::Claims("its claims are not acceptable".to_owned()),
-        }
-    }
-}
-
-fn is_asymmetric(algorithm: &CoreJwsSigningAlgorithm) -> bool {
-    !matches!(
-        algorithm,
-        CoreJwsSigningAlgorithm::None
-            | CoreJwsSigningAlgorithm::HmacSha256
-            | CoreJwsSigningAlgorithm::HmacSha384
-            | CoreJwsSigningAlgorithm::HmacSha512
-    )
-}
-
-/// An error code of the token endpoint, if it looks like one of RFC 6749 §5.2: anything else could
-/// repeat what it was sent.
-fn error_code(text: &str) -> &str {
-    let fits = (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    if fits { text } else { "with no known error code" }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+/// A time in whole seconds, of whatever shape.
+fn seconds(claim: &Value) -> Option<u64> {
+    let seconds = match claim {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.parse::<f64>().ok()?,
+        _ => return None,
+    };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (seconds.is_finite() && seconds >= 0.0).then_some(seconds as u64)
 }

@@ -188,21 +188,25 @@ impl Fake {
         self.shared.seen.lock().unwrap().iter().filter(|seen| seen.path == path).count()
     }
 
-    fn settings(&self) -> LoginSettings {
-        LoginSettings {
-            issuer: url::Url::parse(&self.shared.issuer).unwrap(),
-            client_id: CLIENT_ID.to_owned(),
-            client_secret: Some(CLIENT_SECRET.to_owned()),
+    fn options(&self) -> ProviderOptions {
+        let issuer = url::Url::parse(&self.shared.issuer).unwrap();
+        ProviderOptions {
+            client_secrets: ClientSecrets::new([CLIENT_SECRET]),
             scopes: vec!["profile".to_owned()],
-            redirect_uri: REDIRECT_URI.to_owned(),
             timeout: TIMEOUT,
-            clock_skew: Duration::from_secs(60),
-            claims: Vec::new(),
+            ..ProviderOptions::new(issuer, CLIENT_ID, REDIRECT_URI)
         }
     }
 
     fn relying_party(&self) -> Provider {
-        Provider::new(self.settings()).unwrap()
+        Provider::new(self.options()).unwrap()
+    }
+
+    /// A relying party with other options.
+    fn with(&self, change: impl FnOnce(&mut ProviderOptions)) -> Provider {
+        let mut options = self.options();
+        change(&mut options);
+        Provider::new(options).unwrap()
     }
 
     /// Begins; lets the provider issue a token for the attempt's nonce.
@@ -238,17 +242,17 @@ impl Fake {
             _ => None,
         });
         if let Err(error) = &finished {
-            let told = format!("{error} {error:?} {:?}", error.failure());
+            let shown = format!("{error} {error:?} {:?}", error.failure());
             for secret in secrets {
-                assert!(!told.contains(&secret), "a secret in {told}");
+                assert!(!shown.contains(&secret), "a secret in {shown}");
             }
-            assert!(!told.contains("eyJ"), "a token in {told}");
+            assert!(!shown.contains("eyJ"), "a token in {shown}");
         }
         finished
     }
 
-    fn callback(&self, attempt: &LoginAttempt, tail: &str) -> CallbackQuery {
-        CallbackQuery::parse(&format!("code={CODE}&state={}{tail}", attempt.state)).unwrap()
+    fn callback(&self, attempt: &LoginAttempt, tail: &str) -> AuthorizationResponse {
+        AuthorizationResponse::parse(&format!("code={CODE}&state={}{tail}", attempt.state))
     }
 
     /// An ID token as it should be, except for what a test changed.
@@ -339,11 +343,15 @@ async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Reque
 }
 
 fn refused_id_token(result: &Result<Identity, LoginError>) -> bool {
-    matches!(result, Err(LoginError::IdToken(_)))
+    matches!(result, Err(LoginError { step: Step::IdToken, kind: FailureKind::Failed, .. }))
 }
 
 fn unavailable(result: &Result<Identity, LoginError>) -> bool {
-    matches!(result, Err(LoginError::Unavailable(_)))
+    matches!(result, Err(LoginError { kind: FailureKind::Unavailable, .. }))
+}
+
+fn wrong_field(result: &Result<Identity, LoginError>) -> Option<&str> {
+    result.as_ref().err()?.field.as_deref()
 }
 
 fn unsigned(head: &Value, claims: &Value) -> String {
@@ -404,15 +412,16 @@ async fn an_attempt_answers_to_its_own_state_only_and_not_for_ever() {
     let other = fake.begin(&provider).await.unwrap().1;
     let iss = format!("&iss={}", fake.shared.issuer);
     let result = provider.finish(attempt.clone(), fake.callback(&other, &iss)).await;
-    assert!(matches!(result, Err(LoginError::StateMismatch)), "{result:?}");
+    assert_eq!(wrong_field(&result), Some("state"), "{result:?}");
 
-    let mut kept = serde_json::to_value(&attempt).unwrap();
-    let begun = kept["begun_at"].as_u64().unwrap();
-    kept["begun_at"] = json!(begun - 601);
-    let old = serde_json::from_value::<LoginAttempt>(kept).unwrap();
+    let mut sealed = serde_json::to_value(&attempt).unwrap();
+    let begun = sealed["begun_at"].as_u64().unwrap();
+    sealed["begun_at"] = json!(begun - 601);
+    let old = serde_json::from_value::<LoginAttempt>(sealed.clone()).unwrap();
     let query = fake.callback(&attempt, &iss);
-    let result = provider.finish(old, query).await;
-    assert!(matches!(result, Err(LoginError::AttemptExpired)), "{result:?}");
+    let result = provider.finish(old, query.clone()).await;
+    let Err(error) = result else { panic!("{result:?}") };
+    assert_eq!(error.kind, FailureKind::TooLate, "{error:?}");
     assert_eq!(fake.requests("/token"), 0, "the code went out nevertheless");
 }
 
@@ -431,12 +440,12 @@ async fn the_callback_must_come_from_the_provider_that_was_asked() {
         let attempt = fake.begin(&provider).await.unwrap().1;
         let query = fake.callback(&attempt, &tail);
         let result = provider.finish(attempt, query).await;
-        assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{tail}: {result:?}");
+        assert_eq!(wrong_field(&result), Some("iss"), "{tail}: {result:?}");
         // Neither is its error believed.
         let attempt = fake.begin(&provider).await.unwrap().1;
         let query = format!("error=access_denied&state={}{tail}", attempt.state);
-        let result = provider.finish(attempt, CallbackQuery::parse(&query).unwrap()).await;
-        assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{tail}: {result:?}");
+        let result = provider.finish(attempt, AuthorizationResponse::parse(&query)).await;
+        assert_eq!(wrong_field(&result), Some("iss"), "{tail}: {result:?}");
     }
     assert_eq!(fake.requests("/token"), 0, "a code went to the wrong provider");
 }
@@ -452,7 +461,7 @@ async fn a_provider_that_does_not_promise_the_issuer_may_leave_it_out() {
     let attempt = fake.begin(&provider).await.unwrap().1;
     let query = fake.callback(&attempt, "&iss=https://evil.example");
     let result = provider.finish(attempt.clone(), query).await;
-    assert!(matches!(result, Err(LoginError::IssuerMismatch)), "{result:?}");
+    assert_eq!(wrong_field(&result), Some("iss"), "{result:?}");
     let query = fake.callback(&attempt, "");
     assert_eq!(provider.finish(attempt, query).await.unwrap().subject, "subject-1");
 }
@@ -463,9 +472,9 @@ async fn the_providers_refusal_reaches_the_reader() {
     let provider = fake.relying_party();
     let attempt = fake.begin(&provider).await.unwrap().1;
     let query = format!("error=access_denied&state={}&iss={}", attempt.state, fake.shared.issuer);
-    let result = provider.finish(attempt, CallbackQuery::parse(&query).unwrap()).await;
+    let result = provider.finish(attempt, AuthorizationResponse::parse(&query)).await;
     let Err(error) = result else { panic!("{result:?}") };
-    assert!(matches!(error, LoginError::Refused(_)), "{error:?}");
+    assert_eq!(error.kind, FailureKind::Denied, "{error:?}");
     assert_eq!(error.failure().error, "access_denied");
 }
 
@@ -579,12 +588,12 @@ async fn forged_id_tokens_are_refused() {
         assert_eq!(result.unwrap_err().failure().error, "server_error", "{name}");
         assert_eq!(fake.requests("/userinfo"), 0, "{name}");
     }
-    // What is no ID token at all is a broken answer of the provider.
-    for name in ["sub", "iss", "exp", "iat"] {
+    for name in ["sub", "iss", "exp", "iat", "aud"] {
         let fake = Fake::start().await;
         claim(&fake, name, Value::Null);
         let result = fake.sign_in().await;
-        assert!(unavailable(&result) || refused_id_token(&result), "without {name}: {result:?}");
+        assert!(refused_id_token(&result), "without {name}: {result:?}");
+        assert_eq!(wrong_field(&result), Some(name));
     }
 }
 
@@ -674,13 +683,13 @@ async fn a_provider_that_is_down_is_found_when_it_comes() {
     }
     let result = provider.begin(&AuthorizationOptions::default()).await;
     let Err(error) = result else { panic!("there was no provider") };
-    assert!(matches!(error, LoginError::Unavailable(_)), "{error:?}");
+    assert_eq!(error.kind, FailureKind::Unavailable, "{error:?}");
     assert_eq!(error.failure().error, "temporarily_unavailable");
-    assert!(!provider.is_discovered());
+    assert!(matches!(provider.status(), ProviderStatus::Failed(_)), "{:?}", provider.status());
 
     let fake = Fake::start_with(TcpListener::bind(address).await.unwrap(), "");
     fake.sign_in_at(&provider).await.unwrap();
-    assert!(provider.is_discovered());
+    assert_eq!(provider.status(), ProviderStatus::Discovered);
 }
 
 #[tokio::test]
@@ -705,7 +714,10 @@ async fn many_people_wait_for_a_slow_provider_together() {
     let begun = futures_util::future::join_all((0..PEOPLE).map(|_| provider.begin(&options)));
     // One after the other they would need 30 times the time-out.
     let begun = tokio::time::timeout(TIMEOUT * 10, begun).await.expect("nobody queues");
-    assert!(begun.iter().all(|begun| matches!(begun, Err(LoginError::Unavailable(_)))));
+    let failed = |begun: &Result<_, LoginError>| {
+        begun.as_ref().is_err_and(|error| error.kind == FailureKind::Unavailable)
+    };
+    assert!(begun.iter().all(failed));
     assert!(fake.requests(DISCOVERY) <= 2, "{}", fake.requests(DISCOVERY));
 
     // The failure is not kept: who comes later asks again.
@@ -719,45 +731,59 @@ async fn endless_answers_are_cut_off() {
         let fake = Fake::start().await;
         fake.fault(path, Fault::Flood);
         let result = fake.sign_in().await;
-        let Err(LoginError::Unavailable(reason)) = &result else { panic!("{path}: {result:?}") };
+        let Err(error) = &result else { panic!("{path}: {result:?}") };
         // By its size and not by the time it takes.
-        assert!(reason.contains("larger than"), "{path}: {reason}");
+        assert!(error.reason.contains("larger than"), "{path}: {error}");
     }
 }
 
 #[tokio::test]
-async fn broken_answers_are_the_providers_fault() {
-    for path in [DISCOVERY, "/jwks", "/token"] {
-        for (status, body) in [
-            (StatusCode::OK, "{"),
-            (StatusCode::OK, "[]"),
-            (StatusCode::OK, "{\"access_token\":\"access-token-8b1a9953c4\"}"),
-            (StatusCode::INTERNAL_SERVER_ERROR, "<html>"),
-            (StatusCode::SERVICE_UNAVAILABLE, ""),
-            (StatusCode::NOT_FOUND, "{}"),
+async fn only_what_waiting_may_mend_is_called_unavailable() {
+    for (path, step) in
+        [(DISCOVERY, Step::Discovery), ("/jwks", Step::Keys), ("/token", Step::TokenEndpoint)]
+    {
+        for (status, body, kind) in [
+            (StatusCode::OK, "{", FailureKind::Failed),
+            (StatusCode::OK, "[]", FailureKind::Failed),
+            (StatusCode::OK, "{\"access_token\":\"access-token-8b1a9953c4\"}", FailureKind::Failed),
+            (StatusCode::NOT_FOUND, "{}", FailureKind::Failed),
+            (StatusCode::FORBIDDEN, "<html>", FailureKind::Failed),
+            (StatusCode::INTERNAL_SERVER_ERROR, "<html>", FailureKind::Unavailable),
+            (StatusCode::SERVICE_UNAVAILABLE, "", FailureKind::Unavailable),
+            (StatusCode::TOO_MANY_REQUESTS, "{}", FailureKind::Unavailable),
         ] {
             let fake = Fake::start().await;
             fake.fault(path, Fault::Answer(status, body.to_owned()));
             let result = fake.sign_in().await;
-            assert!(unavailable(&result), "{path} {status} {body}: {result:?}");
+            let Err(error) = &result else { panic!("{path} {status} {body}: {result:?}") };
+            assert_eq!((error.step, error.kind), (step, kind), "{path} {status} {body}: {error}");
+            // Metadata and key set are parsed before they are found wanting.
+            if path == "/token" || !body.contains("access") {
+                assert_eq!(error.status, Some(status.as_u16()), "{path} {body}: {error:?}");
+            }
         }
     }
 }
 
 #[tokio::test]
-async fn the_token_endpoints_error_is_told_without_what_it_may_repeat() {
+async fn the_token_endpoints_error_is_logged_without_what_it_may_repeat() {
     let fake = Fake::start().await;
-    let answer = json!({"error": "invalid_grant", "error_description": format!("no {CODE}")});
+    let answer = json!({"error": "invalid_grant", "error_description": format!("no {CODE}!")});
     fake.fault("/token", Fault::Answer(StatusCode::BAD_REQUEST, answer.to_string()));
-    let result = fake.sign_in().await;
-    let Err(LoginError::CodeRefused(error)) = &result else { panic!("{result:?}") };
-    assert_eq!(error, "invalid_grant");
-    for error in [format!("bad {CODE}"), "a\r\nforged=line".to_owned(), "e".repeat(9_000)] {
-        let answer = json!({"error": error});
+    let error = fake.sign_in().await.unwrap_err();
+    let provider = error.provider.as_ref().unwrap();
+    assert_eq!(provider.code, "invalid_grant");
+    assert_eq!(provider.description.as_deref(), Some("no (redacted)!"));
+    assert_eq!(error.failure().error, "server_error");
+    for code in [format!("bad {CODE}"), "a\r\nforged=line".to_owned(), "e".repeat(9_000)] {
+        // The secret may also stand where the text is cut.
+        let description = format!("{}{CLIENT_SECRET}", "x".repeat(190));
+        let answer = json!({"error": code, "error_description": description});
         fake.fault("/token", Fault::Answer(StatusCode::BAD_REQUEST, answer.to_string()));
-        let result = fake.sign_in().await;
-        let Err(LoginError::CodeRefused(told)) = &result else { panic!("{result:?}") };
-        assert!(told.len() <= 64 && !told.contains(['\r', '\n']), "{told:?}");
+        let error = fake.sign_in().await.unwrap_err();
+        let provider = error.provider.unwrap();
+        assert!(provider.code.len() <= 80 && !provider.code.contains(['\r', '\n']));
+        assert!(!provider.description.unwrap().contains("client-secret"));
     }
 }
 
@@ -768,13 +794,13 @@ async fn redirects_of_the_back_channel_are_not_followed() {
         let elsewhere = Fake::start().await;
         let target = format!("{}{path}", elsewhere.shared.issuer);
         fake.fault(path, Fault::Redirect(target));
-        let mut settings = fake.settings();
-        settings.claims = vec!["name".to_owned()];
-        let result = fake.sign_in_at(&Provider::new(settings).unwrap()).await;
+        let provider = fake.with(|options| options.claims = vec!["name".to_owned()]);
+        let result = fake.sign_in_at(&provider).await;
         if path == "/userinfo" {
             assert!(!result.unwrap().claims.contains_key("name"));
         } else {
-            assert!(unavailable(&result), "{path}: {result:?}");
+            let Err(error) = &result else { panic!("{path}: {result:?}") };
+            assert_eq!((error.kind, error.status), (FailureKind::Failed, Some(307)), "{error:?}");
         }
         assert_eq!(elsewhere.requests(path), 0, "{path} was followed");
         assert_eq!(fake.requests(path), 1, "{path} was not asked");
@@ -787,7 +813,8 @@ async fn metadata_of_another_issuer_is_refused() {
         let fake = Fake::start().await;
         fake.set(|behaviour| behaviour.metadata.insert("issuer".to_owned(), json!(issuer)));
         let result = fake.sign_in().await;
-        assert!(unavailable(&result), "{issuer}: {result:?}");
+        assert_eq!(wrong_field(&result), Some("issuer"), "{issuer}: {result:?}");
+        assert!(!unavailable(&result), "{issuer}: {result:?}");
     }
 }
 
@@ -801,9 +828,8 @@ async fn issuers_with_a_slash_at_the_end_or_with_a_path_work() {
 }
 
 async fn with_claims(fake: &Fake, claims: &[&str]) -> Identity {
-    let mut settings = fake.settings();
-    settings.claims = claims.iter().map(|name| (*name).to_owned()).collect();
-    fake.sign_in_at(&Provider::new(settings).unwrap()).await.unwrap()
+    let claims = claims.iter().map(|name| (*name).to_owned()).collect();
+    fake.sign_in_at(&fake.with(|options| options.claims = claims)).await.unwrap()
 }
 
 #[tokio::test]

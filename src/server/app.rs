@@ -18,7 +18,7 @@ use crate::{
         operator::metrics::Metrics,
         pages::Pages,
     },
-    oidc::{self, LoginSettings},
+    oidc::{self, ProviderOptions},
     relay::{Registry, Relay, Timing},
     server::{
         error::AppError,
@@ -34,7 +34,7 @@ use crate::{
 /// asked to try again.
 const FULFIL_TIMEOUT: Duration = Duration::from_secs(8);
 
-fn provider_options(settings: &Settings, redirect_uri: String) -> LoginSettings {
+fn provider_options(settings: &Settings, redirect_uri: String) -> ProviderOptions {
     let mut claims = settings.token.claims.clone();
     if let Some(meet) = &settings.meet {
         claims.push(meet.user_id_claim.clone());

@@ -158,8 +158,11 @@ impl Reloader {
             }
             Reloadable::CookieKeys => cookie_keys.take().map(|keys| app.cookie_keys.replace(keys)),
             Reloadable::OidcClientSecret => {
-                let secret = next.oidc.client_secret.as_ref();
-                app.login.replace_client_secret(secret.map(|secret| secret.expose().to_owned()));
+                app.login.replace_client_secrets(next.oidc.client_secrets());
+                Some(())
+            }
+            Reloadable::OidcClientKey => {
+                app.login.replace_client_keys(next.oidc.client_keys());
                 Some(())
             }
             Reloadable::IntrospectionClients => {

@@ -3,21 +3,79 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Who signed in, by the provider's claims (OpenID Connect Core §2).
+use crate::util::redacted::redacted_text;
+
+redacted_text! {
+    /// An ID token as it came, to be sent back as `id_token_hint`; prints itself as `(redacted)`.
+    IdTokenHint
+}
+
+impl IdTokenHint {
+    /// Takes the token.
+    pub fn new(text: String) -> Self {
+        Self(zeroize::Zeroizing::new(text))
+    }
+}
+
+impl Serialize for IdTokenHint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for IdTokenHint {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// Who signed in, by the provider's claims (OpenID Connect Core §2). An account is the issuer and the subject together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
+    /// The provider's `iss`.
+    #[serde(default)]
+    pub issuer: String,
     /// The provider's `sub`.
     pub subject: String,
     /// Further claims of the ID token and of userinfo, as far as they were asked for.
     pub claims: Map<String, Value>,
+    /// `acr`: how the provider authenticated the person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acr: Option<String>,
+    /// `amr`, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub amr: Vec<String>,
+    /// `auth_time`: when, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_time: Option<u64>,
+    /// `sid`: the session at the provider, which a logout names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// The ID token itself, for a logout that the relay begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_token: Option<IdTokenHint>,
 }
 
 impl Identity {
+    /// An account with claims and nothing else.
+    pub fn new(subject: impl Into<String>, claims: Map<String, Value>) -> Self {
+        Self {
+            issuer: String::new(),
+            subject: subject.into(),
+            claims,
+            acr: None,
+            amr: Vec::new(),
+            auth_time: None,
+            session_id: None,
+            id_token: None,
+        }
+    }
+
     /// The name by which a person recognises the account.
     pub fn display_name(&self) -> &str {
         ["name", "preferred_username", "email"]
             .iter()
-            .find_map(|claim| self.claims.get(*claim)?.as_str())
+            .find_map(|claim| self.claims.get(*claim)?.as_str().filter(|text| !text.is_empty()))
             .unwrap_or(&self.subject)
     }
 
@@ -29,5 +87,30 @@ impl Identity {
             None if name == "sub" => Some(self.subject.clone()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(claims: Value) -> Identity {
+        let Value::Object(claims) = claims else { panic!("{claims}") };
+        Identity::new("subject", claims)
+    }
+
+    #[test]
+    fn an_account_has_a_name() {
+        assert_eq!(with(json!({"name": "Ada", "email": "a@x"})).display_name(), "Ada");
+        assert_eq!(with(json!({"name": "", "email": "a@x"})).display_name(), "a@x");
+        assert_eq!(with(json!({"name": 1})).display_name(), "subject");
+    }
+
+    #[test]
+    fn an_id_token_is_not_shown() {
+        let hint = IdTokenHint::new("eyJ0".to_owned());
+        assert!(!format!("{hint:?}").contains("eyJ0"));
     }
 }

@@ -13,7 +13,7 @@ mod user_code;
 
 pub use crate::session::{
     digest::{Digest, InvalidIdentifier},
-    identity::Identity,
+    identity::{IdTokenHint, Identity},
     key::{GrantId, SessionKey},
     secret::{SECRET_BYTES, SessionId, SessionToken, TransitToken},
     state::{Failure, GoneReason, Outcome, Profile, SealedPayload, SessionInfo, State},

@@ -64,6 +64,7 @@ pub(crate) enum Reloadable {
     SealingKeys,
     CookieKeys,
     OidcClientSecret,
+    OidcClientKey,
     IntrospectionClients,
     MeetCsrfSecret,
     MeetTokenSecretKey,

@@ -41,7 +41,7 @@ pub use crate::settings::{
 use crate::{
     session::Digest,
     settings::{declaration::Declaration, source::Source},
-    util::tls::Identity,
+    util::tls::{Identity, trust_anchors},
 };
 
 /// Every section, in the order of the documentation.
@@ -133,6 +133,12 @@ impl Settings {
         }
         if let Some(token) = &token {
             token.check(source);
+        }
+        if let Some(oidc) = &oidc {
+            oidc.check(source);
+        }
+        if let Err(error) = trust_anchors() {
+            source.foreign(error.variable, error.problem);
         }
         if source.has("REDIS_URL") {
             for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {

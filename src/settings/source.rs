@@ -312,6 +312,11 @@ impl Source {
         self.error(name, format!("{PREFIX}{name}"), problem);
     }
 
+    /// Notes an error of a variable that is no setting of ours, such as one that a library reads.
+    pub(crate) fn foreign(&mut self, variable: &str, problem: String) {
+        self.error(variable, variable, problem);
+    }
+
     /// Notes that a setting is required and not set, unless there is an error of it already.
     pub(crate) fn missing(&mut self, name: &str, when: &str) {
         if self.failed.contains(name) {

@@ -120,7 +120,7 @@ fn keys(text: &Secret) -> Vec<Secret> {
 
 /// The blocks of a PEM text, each with its own first and last line (RFC 7468 §2); one that is cut
 /// off too, so that it is not overlooked. What stands between them is explanatory text.
-fn pem_blocks(text: &str) -> Vec<Secret> {
+pub(crate) fn pem_blocks(text: &str) -> Vec<Secret> {
     let (mut blocks, mut block) = (Vec::new(), Zeroizing::new(String::new()));
     for line in text.lines().map(str::trim) {
         if block.is_empty() && !line.starts_with("-----BEGIN") {

@@ -82,6 +82,13 @@ pub fn decode<T: DeserializeOwned>(
     jsonwebtoken::decode(token, key, validation)
 }
 
+/// Whether `signature`, in base64url, is the key's for `message`.
+#[expect(clippy::disallowed_methods, reason = "the provider is installed here")]
+pub fn verify(message: &[u8], signature: &str, key: &DecodingKey, algorithm: Algorithm) -> bool {
+    install();
+    jsonwebtoken::crypto::verify(signature, message, key, algorithm).unwrap_or(false)
+}
+
 /// Signs `claims` as a compact JWS. The key is parsed each time; [`PrivateKey`] parses it once.
 ///
 /// # Errors

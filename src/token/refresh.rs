@@ -211,7 +211,7 @@ impl Grant {
             generation: sealed.g,
             session: sealed.s,
             client: sealed.k,
-            identity: Identity { subject: sealed.u, claims: sealed.c },
+            identity: Identity::new(sealed.u, sealed.c),
             authenticated_at: UnixTime::from_millis(sealed.a),
             expires_at: UnixTime::from_secs(sealed.x),
             ends_at: UnixTime::from_secs(sealed.e),
@@ -240,7 +240,7 @@ mod tests {
 
     fn identity() -> Identity {
         let claims = serde_json::json!({"name": "Alice"}).as_object().cloned().unwrap_or_default();
-        Identity { subject: "alice".to_owned(), claims }
+        Identity::new("alice", claims)
     }
 
     #[tokio::test]

@@ -129,7 +129,7 @@ mod tests {
 
     fn identity() -> Identity {
         let claims = json!({"name": "Alice", "sub": "somebody else", "email": "a@example"});
-        Identity { subject: "alice".to_owned(), claims: claims.as_object().unwrap().clone() }
+        Identity::new("alice", claims.as_object().unwrap().clone())
     }
 
     fn verifier(keys: &Arc<SigningKeys>, issuer: &Issuer) -> Verifier {

@@ -124,3 +124,48 @@ impl Identities {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }
+
+/// Variables in which the certificate authorities to trust are named instead of the system's.
+const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// A variable that names trust anchors names none that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct TrustAnchorError {
+    /// `SSL_CERT_FILE` or `SSL_CERT_DIR`.
+    pub variable: &'static str,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Checks the trust anchors that the environment names, which every outgoing TLS connection
+/// depends on. The system's own are not checked: a service without any may need none.
+///
+/// # Errors
+/// [`TrustAnchorError`] when there is not one certificate.
+pub fn trust_anchors() -> Result<(), TrustAnchorError> {
+    let [file, folder] = TRUST_VARIABLES.map(std::env::var_os);
+    if let Some(file) = file {
+        let wrong = |problem: String| TrustAnchorError {
+            variable: TRUST_VARIABLES[0],
+            problem: format!("{}: {problem}", std::path::Path::new(&file).display()),
+        };
+        let pem = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
+        let mut roots = rustls::RootCertStore::empty();
+        let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+        let (added, _) = roots.add_parsable_certificates(certificates);
+        return if added > 0 {
+            Ok(())
+        } else {
+            Err(wrong("expected a file with certificates in PEM".to_owned()))
+        };
+    }
+    if let Some(folders) = folder
+        && !folders.is_empty()
+        && !std::env::split_paths(&folders).any(|folder| folder.is_dir())
+    {
+        let problem = format!("{}: no such directory", std::path::Path::new(&folders).display());
+        return Err(TrustAnchorError { variable: TRUST_VARIABLES[1], problem });
+    }
+    Ok(())
+}

@@ -41,7 +41,7 @@ fn key(session: &Value) -> SessionKey {
 
 /// Completes the sign-in of a session, as the dialog does.
 async fn fulfil(server: &Server, session: SessionKey) -> Result<(), NotCompleted> {
-    let identity = Identity { subject: "alice".to_owned(), claims: serde_json::Map::new() };
+    let identity = Identity::new("alice", serde_json::Map::new());
     server.app().sign_in(&Trace::none()).complete(session, None, &identity).await
 }
 

@@ -29,7 +29,7 @@ use crate::{
         responses::{ErrorPages, FORM, HTML, statuses},
         tags,
     },
-    oidc::{CallbackQuery, LoginAttempt, LoginError},
+    oidc::{AuthorizationResponse, FailureKind, LoginAttempt, LoginError},
     session::{
         Digest, Failure, Identity, Profile, SessionId, SessionInfo, SessionKey,
         State as SessionState, TransitToken, UserCode,
@@ -255,10 +255,9 @@ impl App {
         session: SessionKey,
         error: &LoginError,
     ) -> ErrorPage {
-        let failure = error.failure();
-        let kind = page_of(&failure);
-        tracing::warn!(session = %session, %error, "login failed");
-        self.sign_in(trace).fail(session, failure, kind.outcome()).await;
+        let kind = page_of(error.kind);
+        error.log(Some(session), None);
+        self.sign_in(trace).fail(session, error.failure(), kind.outcome()).await;
         kind
     }
 
@@ -267,19 +266,21 @@ impl App {
     pub(crate) async fn use_state_once(
         &self,
         trace: &Trace,
-        query: &CallbackQuery,
+        state: &str,
     ) -> Result<bool, StoreError> {
-        let used = Digest::of(format!("state:{}", query.state()).as_bytes());
+        let used = Digest::of(format!("state:{state}").as_bytes());
         self.relay.in_trace(trace).store().mark(used, DIALOG_TTL).await
     }
 }
 
 /// The page for a login that failed at the provider.
-pub(crate) fn page_of(failure: &Failure) -> ErrorPage {
-    match failure.error.as_str() {
-        "access_denied" => ErrorPage::Denied,
-        "temporarily_unavailable" => ErrorPage::LoginUnavailable,
-        _ => ErrorPage::LoginFailed,
+pub(crate) fn page_of(kind: FailureKind) -> ErrorPage {
+    match kind {
+        FailureKind::Denied => ErrorPage::Denied,
+        FailureKind::NotAllowed => ErrorPage::Refused,
+        FailureKind::TooLate => ErrorPage::Expired,
+        FailureKind::Unavailable => ErrorPage::LoginUnavailable,
+        FailureKind::InteractionRequired | FailureKind::Failed => ErrorPage::LoginFailed,
     }
 }
 
@@ -287,7 +288,7 @@ impl ErrorPage {
     /// What the operator counts when a login ends at the provider with this page.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::Denied => Outcome::Denied,
+            Self::Denied | Self::Refused => Outcome::Denied,
             _ => Outcome::ProviderFailed,
         }
     }
@@ -508,10 +509,11 @@ pub async fn callback(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
+    let response = AuthorizationResponse::parse(query.as_deref().unwrap_or_default());
+    let Some(state) = response.state().map(str::to_owned) else {
         return app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, ErrorPage::BadRequest);
     };
-    let handle = Handle::of(query.state());
+    let handle = Handle::of(&state);
     let (add_in, attempt) = match app.dialog(&trace, &headers, &handle) {
         Some(Dialog { add_in, stage: Stage::LoggingIn { attempt } }) => (add_in, attempt),
         // Reloaded, or the back button was used: the next step still knows what to do.
@@ -525,7 +527,7 @@ pub async fn callback(
             );
         }
     };
-    match app.use_state_once(&trace, &query).await {
+    match app.use_state_once(&trace, &state).await {
         Ok(true) => {}
         Ok(false) => {
             return app.error_page(
@@ -541,7 +543,7 @@ pub async fn callback(
         }
     }
     let session = add_in.session;
-    let identity = match app.login.in_trace(&trace).finish(attempt, query).await {
+    let identity = match app.login.in_trace(&trace).finish(attempt, response).await {
         Ok(identity) => identity,
         Err(error) => {
             let kind = app.fail_login(&trace, session, &error).await;

@@ -42,7 +42,7 @@ use crate::{
         responses::{Details, EVENT_STREAM, ErrorPages, statuses},
         tags,
     },
-    oidc::{BrowserLogin, CallbackQuery, LoginAttempt, ReturnTo},
+    oidc::{AuthorizationResponse, BrowserLogin, LoginAttempt, ReturnTo},
     relay::{CreateSession, Delivery, ReadError},
     session::{
         Digest, Outcome, Profile, SessionId, SessionKey, SessionToken, State as SessionState,
@@ -558,7 +558,8 @@ async fn callback(
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let Ok(query) = CallbackQuery::parse(query.as_deref().unwrap_or_default()) else {
+    let response = AuthorizationResponse::parse(query.as_deref().unwrap_or_default());
+    let Some(state) = response.state().map(str::to_owned) else {
         return Ok(app.error_page(
             &trace,
             &headers,
@@ -566,7 +567,7 @@ async fn callback(
             ErrorPage::BadRequest,
         ));
     };
-    let handle = Handle::of(query.state());
+    let handle = Handle::of(&state);
     let name = attempt_cookie(&app, &handle);
     let logging_in = cookies::get(&headers, &name).and_then(|sealed| {
         app.cookie_keys
@@ -586,7 +587,7 @@ async fn callback(
         ));
     };
     trace.resume(begun);
-    if !app.use_state_once(&trace, &query).await? {
+    if !app.use_state_once(&trace, &state).await? {
         return Ok(app.error_page(
             &trace,
             &headers,
@@ -595,11 +596,12 @@ async fn callback(
         ));
     }
     let login = app.login.in_trace(&trace);
-    let identity = match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, query).await {
+    let identity = match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, response).await
+    {
         Ok(identity) => identity,
         Err(error) => {
-            tracing::warn!(%error, "login failed");
-            let kind = page_of(&error.failure());
+            error.log(None, None);
+            let kind = page_of(error.kind);
             app.metrics.login(kind.outcome());
             return Ok(app.to_error_page(&trace, kind));
         }

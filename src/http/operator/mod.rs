@@ -21,6 +21,7 @@ use crate::{
         methods::{Also, MethodsExt as _},
         tags,
     },
+    oidc::ProviderStatus,
 };
 
 /// The endpoints of this folder, with `/metrics` if `metrics`.
@@ -69,11 +70,17 @@ async fn readyz(State(app): State<AppState>) -> Response {
     let draining = app.relay.registry().is_draining();
     let ready = store.is_ok() && !draining;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let discovered = app.login.is_discovered();
+    let (provider, provider_problem) = match app.login.status() {
+        ProviderStatus::Pending => ("not yet reached", None),
+        ProviderStatus::Discovered => ("discovered", None),
+        ProviderStatus::Outdated(reason) => ("discovered", Some(reason)),
+        ProviderStatus::Failed(reason) => ("discovery failed", Some(reason)),
+    };
     let body = Readiness {
         status: if ready { "ready" } else { "not ready" }.to_owned(),
         store: if store.is_ok() { "up" } else { "unavailable" }.to_owned(),
-        provider: if discovered { "discovered" } else { "not yet reached" }.to_owned(),
+        provider: provider.to_owned(),
+        provider_problem,
         draining,
         streams: app.relay.registry().waiting(),
     };
