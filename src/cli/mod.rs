@@ -206,6 +206,9 @@ pub fn main() -> ExitCode {
                     let EffectiveSetting { name, value, origin } = setting;
                     format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
                 });
+                for warning in snapshot.warnings() {
+                    eprintln!("warning: {warning}");
+                }
                 print(&lines.collect::<String>())
             }
             Err(errors) => bad_settings(&errors),

@@ -102,6 +102,7 @@ pub async fn start(
     let issuer = format!("http://{bound}");
     let secret = SessionToken::generate().expose().to_owned();
     let snapshot = Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, environment)?;
+    snapshot.log_warnings();
     let server = Server::start_with(snapshot.settings.clone(), true).await?;
     let client = RegisteredClient {
         id: CLIENT_ID.to_owned(),

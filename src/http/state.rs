@@ -18,8 +18,7 @@ use crate::{
     },
     oidc,
     relay::Relay,
-    session::Digest,
-    settings::Settings,
+    settings::{Clients, Settings},
     signin::SignIn,
     telemetry::{Trace, Tracing},
     token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
@@ -45,8 +44,8 @@ pub struct App {
     pub revocations: Revocations,
     /// Refresh tokens, when they are on.
     pub refresh: Option<Refresh>,
-    /// Clients of introspection and revocation: ID and digest of the secret.
-    pub introspection_clients: ArcSwap<Vec<(String, Digest)>>,
+    /// Add-ins and backends.
+    pub clients: ArcSwap<Clients>,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.

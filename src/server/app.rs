@@ -24,7 +24,7 @@ use crate::{
         error::AppError,
         secrets::{MeetSecrets, Secrets},
     },
-    settings::{DialogSettings, MeetSettings, Settings, TraceSettings},
+    settings::{Clients, DialogSettings, MeetSettings, Settings, TraceSettings},
     store,
     telemetry::Tracing,
     token::{Issuer, Refresh, Revocations, Verifier},
@@ -110,7 +110,7 @@ pub(crate) async fn build(
             Refresh::new(store.clone(), token_ttl, grant_ttl, settings.token.ttl)
         }),
         revocations: Revocations::new(store),
-        introspection_clients: ArcSwap::from_pointee(secrets.introspection_clients),
+        clients: ArcSwap::from_pointee(Clients::new(&settings, &settings, &public_url)),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
             &public_url,

@@ -186,6 +186,7 @@ impl Server {
 /// When the service cannot start.
 pub async fn serve(snapshot: Snapshot, read_settings: ReadSettings) -> Result<(), AppError> {
     let signals = Signals::listen()?;
+    snapshot.log_warnings();
     let server = Server::start(snapshot.settings.clone()).await?;
     announce(format!("token-relay listening on {}://{}", server.scheme(), server.address()));
     run_until_signal(server, signals, snapshot, read_settings).await;

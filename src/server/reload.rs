@@ -7,7 +7,7 @@ use crate::{
     http::{AppState, operator::metrics::ReloadOutcome},
     server::{AppError, ReadSettings, secrets::Secrets},
     session::Digest,
-    settings::{Changed, Reloadable, Settings, Snapshot},
+    settings::{Changed, Clients, Reloadable, Settings, Snapshot},
     util::tls::Identities,
 };
 
@@ -111,8 +111,9 @@ impl Reloader {
             .into_iter()
             .partition(|setting| setting.reload.is_some_and(|part| applied.contains(&part)));
         let names = |settings: &[Changed]| {
-            settings.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ")
+            settings.iter().map(|setting| setting.name.as_str()).collect::<Vec<_>>().join(", ")
         };
+        next.log_warnings();
         self.active = next;
         if !waiting.is_empty() {
             tracing::warn!(settings = names(&waiting), "changed settings need a restart");
@@ -139,14 +140,12 @@ impl Reloader {
         parts: &BTreeSet<Reloadable>,
         next: &Settings,
     ) -> Result<BTreeSet<Reloadable>, AppError> {
-        let Secrets { sealing_keys, cookie_keys, signing_keys, introspection_clients, meet } =
-            Secrets::new(next)?;
+        let Secrets { sealing_keys, cookie_keys, signing_keys, meet } = Secrets::new(next)?;
         let app = &self.app;
         // Each is exchanged once at most, so each is taken out of its option.
         let mut signing_keys = Some(signing_keys);
         let mut sealing_keys = Some(sealing_keys);
         let mut cookie_keys = Some(cookie_keys);
-        let mut clients = Some(introspection_clients);
         let (mut csrf_key, mut meet_issuer) = meet.map(|meet| (meet.csrf_key, meet.issuer)).unzip();
         let mut identity = next.tls.clone();
         let mut exchange = |part: Reloadable| match part {
@@ -165,8 +164,10 @@ impl Reloader {
                 app.login.replace_client_keys(next.oidc.client_keys());
                 Some(())
             }
-            Reloadable::IntrospectionClients => {
-                clients.take().map(|clients| app.introspection_clients.store(Arc::new(clients)))
+            Reloadable::Clients => {
+                let clients = Clients::new(next, &app.settings, &app.public_url);
+                app.clients.store(Arc::new(clients));
+                Some(())
             }
             Reloadable::MeetCsrfSecret => {
                 app.meet.as_ref().zip(csrf_key.take()).map(|(meet, key)| {

@@ -7,7 +7,6 @@ use sha2::Sha256;
 use crate::{
     api::Secret,
     server::AppError,
-    session::Digest,
     settings::{MeetSettings, Settings},
     token::{KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
 };
@@ -17,8 +16,6 @@ pub(crate) struct Secrets {
     pub(crate) sealing_keys: KeyRing,
     pub(crate) cookie_keys: KeyRing,
     pub(crate) signing_keys: SigningKeys,
-    /// Client ID and digest of the client's secret.
-    pub(crate) introspection_clients: Vec<(String, Digest)>,
     pub(crate) meet: Option<MeetSecrets>,
 }
 
@@ -35,12 +32,6 @@ impl Secrets {
             sealing_keys: key_ring("SEALING_KEYS", &settings.token.sealing_keys)?,
             cookie_keys: key_ring("COOKIE_KEYS", &settings.token.cookie_keys)?,
             signing_keys: signing_keys(settings)?,
-            introspection_clients: settings
-                .session
-                .introspection_clients
-                .iter()
-                .map(|(id, secret)| (id.clone(), Digest::of(secret.expose().as_bytes())))
-                .collect(),
             meet: settings.meet.as_ref().map(meet_secrets).transpose()?,
         })
     }

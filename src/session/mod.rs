@@ -3,6 +3,7 @@
 //! A secret that travels ([`SessionId`], [`SessionToken`], [`TransitToken`]) is redacted in logs;
 //! what is stored ([`SessionKey`], [`Digest`]) is its SHA-256 and opens nothing.
 
+mod client_id;
 mod digest;
 mod identity;
 mod key;
@@ -12,6 +13,7 @@ mod subscription_id;
 mod user_code;
 
 pub use crate::session::{
+    client_id::{ClientId, InvalidClientId},
     digest::{Digest, InvalidIdentifier},
     identity::{IdTokenHint, Identity},
     key::{GrantId, SessionKey},

@@ -65,7 +65,7 @@ pub(crate) enum Reloadable {
     CookieKeys,
     OidcClientSecret,
     OidcClientKey,
-    IntrospectionClients,
+    Clients,
     MeetCsrfSecret,
     MeetTokenSecretKey,
     Tls,

@@ -4,12 +4,16 @@ use url::Url;
 
 use crate::settings::{
     declaration::{section, setting},
-    value::{list_of, secure_url, text},
+    source::Source,
+    value::{choice, list_of, secure_url, text},
 };
 
 section! {
     /// The dialog pages.
     pub struct DialogSettings {
+        /// What a dialog needs before the provider is asked: `auto` for one of the client's proofs, `never` for none
+        confirmation: Confirmation = setting("CONFIRMATION").default("auto"),
+            choice(&[("auto", Confirmation::Auto), ("never", Confirmation::Never)]);
         /// Name on the dialog pages
         name: String = setting("BRAND_NAME").default("token-relay"), text;
         /// Logo on the dialog pages, `https`
@@ -21,6 +25,31 @@ section! {
         /// Hosts that may frame the dialog pages (CSP `frame-ancestors`)
         frame_ancestors: Vec<String> =
             setting("FRAME_ANCESTORS").optional("none"), list_of(host_source);
+    }
+}
+
+/// What a dialog needs before the provider is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// One of the client's proofs.
+    Auto,
+    /// Nothing: the browser goes straight to the provider, and any website can obtain the token of
+    /// a visitor who is signed in there.
+    Never,
+}
+
+impl DialogSettings {
+    pub(crate) fn check(&self, source: &mut Source) {
+        if self.confirmation == Confirmation::Never {
+            source.warn(
+                "CONFIRMATION",
+                "`never` lets any website obtain the token of a visitor who is signed in at the \
+                 provider",
+            );
+        }
+        if self.frame_ancestors.iter().any(|host| host == "*") {
+            source.warn("FRAME_ANCESTORS", "`*` lets any website frame the dialog pages");
+        }
     }
 }
 

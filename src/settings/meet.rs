@@ -35,6 +35,9 @@ section! {
         /// URLs below which `authenticate` may return
         return_to: Vec<Url> =
             setting("MEET_RETURN_TO").required("with `MEET_COMPATIBLE`"), list_of(return_url);
+        /// What `exchange` needs besides the transit token: `none`, or `address` for the network of `init`
+        proof: MeetProof = setting("MEET_PROOF").default("none"),
+            choice(&[("none", MeetProof::None), ("address", MeetProof::Address)]);
         /// ID-token claim that becomes `user_id`
         user_id_claim: String = setting("MEET_USER_ID_CLAIM").default("sub"), text;
         /// Lifetime of the browser login
@@ -88,11 +91,31 @@ section! {
     }
 }
 
+/// What `exchange` of the Meet-compatible surface needs besides the transit token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeetProof {
+    /// Nothing, as in the Django service: the page that the transit token is handed to decides.
+    None,
+    /// The network that called `init`: the same IPv4 address, or the same /64 of IPv6.
+    Address,
+}
+
 impl MeetSettings {
     /// The section where the surface is on.
     pub(crate) fn read_if_on(source: &mut Source) -> Option<Self> {
         let MeetSwitch { on } = MeetSwitch::read(source)?;
         on.then(|| Self::read(source)).flatten()
+    }
+
+    pub(crate) fn check(&self, source: &mut Source) {
+        if self.proof == MeetProof::None {
+            source.warn(
+                "MEET_PROOF",
+                "with `none` a stranger who sends somebody the link of a dialog obtains that \
+                 person's token, unless the page that calls `exchange` prevents it; `address` \
+                 accepts only the network of `init`",
+            );
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The settings: where they come from (environment, file, `<NAME>_FILE`), their defaults and
 //! checks. [`declaration`] explains how one is added.
 
+mod client;
+mod clients;
 mod declaration;
 mod dialog;
 mod limits;
@@ -17,7 +19,7 @@ mod traces;
 mod value;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -26,20 +28,22 @@ use url::Url;
 
 pub(crate) use crate::settings::declaration::Reloadable;
 pub use crate::settings::{
-    dialog::DialogSettings,
+    client::{ClientSettings, Grant, Proof},
+    clients::{Client, ClientSetting, Clients, InvalidScope, UnknownClient},
+    dialog::{Confirmation, DialogSettings},
     limits::Limits,
-    meet::{MeetSettings, MeetSwitch},
+    meet::{MeetProof, MeetSettings, MeetSwitch},
     oidc::OidcSettings,
     server::{LogFormat, ServerSettings},
     session::SessionSettings,
-    source::{SettingsError, SettingsErrors, environment},
+    source::{SettingsError, SettingsErrors, SettingsWarning, environment},
     store::StoreSettings,
     token::TokenSettings,
     traces::TraceSettings,
 };
 
 use crate::{
-    session::Digest,
+    session::{ClientId, Digest},
     settings::{declaration::Declaration, source::Source},
     util::tls::{Identity, trust_anchors},
 };
@@ -58,14 +62,24 @@ const SECTIONS: [&[Declaration]; 10] = [
     MeetSettings::DECLARATIONS,
 ];
 
-/// Every setting.
+/// Every global setting.
 fn declarations() -> impl Iterator<Item = &'static Declaration> {
     SECTIONS.into_iter().flatten()
 }
 
+/// Every setting of one client.
+fn client_declarations() -> &'static [Declaration] {
+    ClientSettings::DECLARATIONS
+}
+
 /// Every setting as a Markdown table, for the documentation.
 pub fn markdown() -> String {
-    declaration::markdown(declarations())
+    format!(
+        "{}\nSettings of a client: in the table `[clients.<client_id>]` of the settings file, or in \
+         environment variables `TOKEN_RELAY_CLIENTS__<CLIENT_ID>__<SETTING>` in upper case.\n\n{}",
+        declaration::markdown(declarations()),
+        declaration::markdown(client_declarations()),
+    )
 }
 
 /// All settings, valid and with defaults filled in.
@@ -85,6 +99,8 @@ pub struct Settings {
     pub session: SessionSettings,
     /// Limits of one instance and of one client.
     pub limits: Limits,
+    /// Registered clients; [`Clients`] fills in what they inherit.
+    pub clients: BTreeMap<ClientId, ClientSettings>,
     /// The dialog pages.
     pub dialog: DialogSettings,
     /// Traces, where they are on.
@@ -96,12 +112,23 @@ pub struct Settings {
 /// One line of `check-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveSetting {
-    /// Name without the prefix.
-    pub name: &'static str,
+    /// Name without the prefix, or `clients.<client_id>.<name>`.
+    pub name: String,
     /// The value, or words in its place where it is secret.
     pub value: String,
     /// Where the value came from.
     pub origin: String,
+}
+
+/// Reads every registered client; `None` when one of them is incomplete.
+fn read_clients(source: &mut Source) -> Option<BTreeMap<ClientId, ClientSettings>> {
+    let read = source.clients().into_iter().map(|id| {
+        let settings = source.within(&id, ClientSettings::read);
+        (id, settings)
+    });
+    // Every one is read before any is missed, so that all errors are found.
+    let read: Vec<_> = read.collect();
+    read.into_iter().map(|(id, settings)| Some((id, settings?))).collect()
 }
 
 impl Settings {
@@ -125,6 +152,7 @@ impl Settings {
         let token = TokenSettings::read(source);
         let session = SessionSettings::read(source);
         let limits = Limits::read(source);
+        let clients = read_clients(source);
         let dialog = DialogSettings::read(source);
         let traces = TraceSettings::read_if_on(source);
         let meet = MeetSettings::read_if_on(source);
@@ -139,6 +167,18 @@ impl Settings {
         }
         if let Err(error) = trust_anchors() {
             source.foreign(error.variable, error.problem);
+        }
+        if let Some(session) = &session {
+            session.check(source);
+        }
+        if let Some(dialog) = &dialog {
+            dialog.check(source);
+        }
+        if let Some(meet) = &meet {
+            meet.check(source);
+        }
+        if let (Some(clients), Some(token)) = (&clients, &token) {
+            client::check_all(clients, token, source);
         }
         if source.has("REDIS_URL") {
             for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
@@ -155,6 +195,7 @@ impl Settings {
             token: token?,
             session: session?,
             limits: limits?,
+            clients: clients?,
             dialog: dialog?,
             traces,
             meet,
@@ -197,14 +238,15 @@ pub struct Snapshot {
     /// The settings.
     pub settings: Settings,
     effective: Vec<EffectiveSetting>,
-    digests: BTreeMap<&'static str, Digest>,
+    warnings: Vec<SettingsWarning>,
+    digests: BTreeMap<String, Digest>,
     files: Vec<PathBuf>,
 }
 
 /// A setting whose value differs between two snapshots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// What a reload exchanges for it; `None` waits for a restart.
     pub(crate) reload: Option<Reloadable>,
 }
@@ -242,6 +284,9 @@ impl Snapshot {
         source.preset("OIDC_ISSUER", issuer);
         source.preset("OIDC_CLIENT_ID", client_id);
         source.preset("OIDC_CLIENT_SECRET", client_secret);
+        if !source.has("REQUIRE_BOUND_SESSIONS") {
+            source.preset("LEGACY_SESSIONS", "true");
+        }
         // One person, or one benchmark, behind one address.
         source.preset("SESSIONS_PER_MINUTE", "1000000");
         Self::new(source)
@@ -249,24 +294,31 @@ impl Snapshot {
 
     fn new(mut source: Source) -> Result<Self, SettingsErrors> {
         let settings = Settings::read(&mut source);
-        let effective = declarations().map(|declaration| {
-            let unset = || (declaration.unset_in_words().replace('`', ""), "default".to_owned());
-            let (value, origin) = source.shown(declaration).unwrap_or_else(unset);
-            EffectiveSetting { name: declaration.name, value, origin }
-        });
-        let effective = effective.collect();
-        let names = declarations().map(|declaration| declaration.name);
-        let digests = names.filter_map(|name| Some((name, source.digest(name)?))).collect();
+        let effective = effective(&mut source);
+        let digests = source.digests();
         let files = source.files().to_vec();
+        let warnings = source.warnings().to_vec();
         source.finish()?;
         // Without an error there is nothing that could be missing.
         let settings = settings.ok_or(SettingsErrors(Vec::new()))?;
-        Ok(Self { settings, effective, digests, files })
+        Ok(Self { settings, effective, warnings, digests, files })
     }
 
     /// The effective configuration, secrets redacted.
     pub fn effective(&self) -> &[EffectiveSetting] {
         &self.effective
+    }
+
+    /// Settings that are valid and harmful.
+    pub fn warnings(&self) -> &[SettingsWarning] {
+        &self.warnings
+    }
+
+    /// Logs every warning.
+    pub fn log_warnings(&self) {
+        for SettingsWarning { setting, text } in &self.warnings {
+            tracing::warn!(%setting, "{text}");
+        }
     }
 
     /// Every file that holds a part of the settings.
@@ -276,11 +328,32 @@ impl Snapshot {
 
     /// The settings whose values differ from those in `other`.
     pub(crate) fn changed_from(&self, other: &Self) -> Vec<Changed> {
-        declarations()
-            .filter(|setting| self.digests.get(setting.name) != other.digests.get(setting.name))
-            .map(|setting| Changed { name: setting.name, reload: setting.reload })
+        let keys: BTreeSet<_> = self.digests.keys().chain(other.digests.keys()).collect();
+        keys.into_iter()
+            .filter(|key| self.digests.get(*key) != other.digests.get(*key))
+            .filter_map(|key| {
+                let reload = source::find(key)?.reload;
+                Some(Changed { name: key.clone(), reload })
+            })
             .collect()
     }
+}
+
+fn effective(source: &mut Source) -> Vec<EffectiveSetting> {
+    let line = |source: &Source, scope: &str, declaration: &Declaration| {
+        let unset = || (declaration.unset_in_words().replace('`', ""), "default".to_owned());
+        let (value, origin) = source.shown(declaration).unwrap_or_else(unset);
+        EffectiveSetting { name: format!("{scope}{}", declaration.name), value, origin }
+    };
+    let mut lines: Vec<_> = declarations().map(|global| line(source, "", global)).collect();
+    for client in source.clients() {
+        let scope = format!("clients.{client}.");
+        lines.extend(source.within(&client, |source| {
+            let settings = client_declarations().iter();
+            settings.map(|setting| line(source, &scope, setting)).collect::<Vec<_>>()
+        }));
+    }
+    lines
 }
 
 /// `address`, or the loopback address in the place of the unspecified one.

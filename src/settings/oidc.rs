@@ -161,7 +161,8 @@ fn scopes(text: &str) -> Result<Vec<String>, String> {
     Ok(scopes)
 }
 
-fn required_claims(text: &str) -> Result<RequiredClaims, String> {
+/// Requirements separated by commas.
+pub(crate) fn required_claims(text: &str) -> Result<RequiredClaims, String> {
     RequiredClaims::parse(text.split(',').map(str::trim).filter(|part| !part.is_empty()))
 }
 

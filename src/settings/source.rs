@@ -11,8 +11,9 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::Digest,
+    session::{ClientId, Digest},
     settings::{
+        client_declarations,
         declaration::{Declaration, Unset},
         declarations,
         value::Field,
@@ -24,6 +25,12 @@ const PREFIX: &str = "TOKEN_RELAY_";
 
 /// Variables with the prefix that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["LOG", "CONFIG", "DEMO_AUTO_LOGIN"];
+
+/// What the keys of a client's settings begin with; its ID and the setting's name follow.
+const CLIENTS: &str = "clients.";
+
+/// What environment variables for a client's settings begin with, after the prefix.
+const CLIENT_VARIABLES: &str = "CLIENTS__";
 
 /// Suffix of the name of a file that holds a secret.
 const FILE: &str = "_FILE";
@@ -47,6 +54,22 @@ pub struct SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.setting, self.problem)
+    }
+}
+
+/// A setting that is valid and harmful: the service starts and says so. Never holds a secret's
+/// value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsWarning {
+    /// The setting, with its prefix.
+    pub setting: String,
+    /// What it leaves open, and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for SettingsWarning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.setting, self.text)
     }
 }
 
@@ -92,11 +115,17 @@ struct Raw {
     origin: Origin,
 }
 
-/// The raw values by name, and the errors found while they are parsed.
+/// The raw values, and the errors found while they are parsed.
+///
+/// The key of a global setting is its name, that of a client's setting `clients.<client_id>.<name>`.
 #[derive(Default)]
 pub(crate) struct Source {
     values: BTreeMap<String, Raw>,
+    clients: BTreeSet<ClientId>,
+    /// What the names of the section that is read are prefixed with to make keys.
+    scope: String,
     errors: Vec<SettingsError>,
+    warnings: Vec<SettingsWarning>,
     /// Settings that an error was noted for already.
     failed: BTreeSet<String>,
     /// Every file that was read, or should have been.
@@ -119,7 +148,8 @@ impl Source {
         let (mut prefixed, mut aliases, mut disabled) = (Vec::new(), Vec::new(), false);
         for (variable, value) in environment {
             if let Some(name) = variable.strip_prefix(PREFIX) {
-                prefixed.push((name.to_owned(), variable.clone(), value));
+                let key = source.key_of_variable(name);
+                prefixed.push((key, variable.clone(), value));
             } else if let Some(name) = name_of_alias(&variable) {
                 aliases.push((name, variable, value));
             } else if variable == "OTEL_SDK_DISABLED" && value.eq_ignore_ascii_case("true") {
@@ -138,7 +168,12 @@ impl Source {
                     continue;
                 }
                 if !is_known(&name) {
-                    found.unknown(&variable, &name, |near| format!("{PREFIX}{near}"), "");
+                    let of_client = name.starts_with(CLIENTS).then(|| variable.rsplit_once("__"));
+                    let spell = |near: &str| match of_client.flatten() {
+                        Some((client, _)) => format!("{client}__{}", near.to_ascii_uppercase()),
+                        None => format!("{PREFIX}{near}"),
+                    };
+                    found.unknown(&variable, &name, spell, "");
                 } else if value.contains(char::REPLACEMENT_CHARACTER) {
                     found.error(&name, variable, "expected text in UTF-8".to_owned());
                 } else if !value.trim().is_empty() {
@@ -146,8 +181,12 @@ impl Source {
                     found.put(name, value, Origin::Environment(variable));
                 }
             }
-            found.read_secret_files(|name| format!("{prefix}{name}"));
+            found.read_secret_files(|key| match key.starts_with(CLIENTS) {
+                true => key.to_owned(),
+                false => format!("{prefix}{key}"),
+            });
             source.values.append(&mut found.values);
+            source.clients.append(&mut found.clients);
             source.errors.append(&mut found.errors);
             source.failed.append(&mut found.failed);
             source.files.append(&mut found.files);
@@ -175,24 +214,88 @@ impl Source {
                 return self.error("", setting, problem);
             }
         };
+        let origin = |offset: usize| Origin::File(path.to_owned(), line(offset));
         for (key, value) in table {
-            let line = line(key.span().start);
-            let (key, name) = (key.get_ref().as_ref(), key.get_ref().to_ascii_uppercase());
-            let origin = Origin::File(path.to_owned(), line);
-            if !is_known(&name) || key != key.to_ascii_lowercase() {
-                self.unknown(key, &name, str::to_ascii_lowercase, &format!(" ({origin})"));
-            } else if let Some(text) = plain_text(value.get_ref()) {
-                self.put(name, text, origin);
-            } else {
-                let problem = format!("expected text, number, boolean or list ({origin})");
-                self.error(&name, key, problem);
+            let at = origin(key.span().start);
+            let (key, value) = (key.get_ref().as_ref(), value.get_ref());
+            match (key, value) {
+                ("clients", DeValue::Table(clients)) => {
+                    for (id, settings) in clients {
+                        let at = origin(id.span().start);
+                        self.read_client(id.get_ref(), settings.get_ref(), &at, origin);
+                    }
+                }
+                ("clients", _) => {
+                    self.error("", key, format!("expected tables [clients.<client_id>] ({at})"));
+                }
+                _ => self.read_value(key, &key.to_ascii_uppercase(), value, at),
             }
         }
     }
 
+    fn read_client(
+        &mut self,
+        id: &str,
+        settings: &DeValue<'_>,
+        at: &Origin,
+        origin: impl Fn(usize) -> Origin,
+    ) {
+        let written = format!("{CLIENTS}{id}");
+        let client_id = match id.parse::<ClientId>() {
+            Ok(client_id) => client_id,
+            Err(error) => return self.error("", written, format!("{error} ({at})")),
+        };
+        let DeValue::Table(settings) = settings else {
+            return self.error("", written, format!("expected a table of settings ({at})"));
+        };
+        self.clients.insert(client_id);
+        for (name, value) in settings {
+            let at = origin(name.span().start);
+            let key = format!("{written}.{}", name.get_ref());
+            self.read_value(&key, &key, value.get_ref(), at);
+        }
+    }
+
+    /// Takes a value of the settings file for the setting with this key, `written` there.
+    fn read_value(&mut self, written: &str, key: &str, value: &DeValue<'_>, at: Origin) {
+        let lower_case = !written.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !is_known(key) || !(lower_case || key.starts_with(CLIENTS)) {
+            self.unknown(written, key, str::to_ascii_lowercase, &format!(" ({at})"));
+        } else if let Some(text) = plain_text(value) {
+            self.put(key.to_owned(), text, at);
+        } else {
+            self.error(key, written, format!("expected text, number, boolean or list ({at})"));
+        }
+    }
+
+    /// The key of the setting that a variable, without its prefix, is about. A client's ID stands in
+    /// it in upper case, with an underscore for what a variable's name cannot have.
+    fn key_of_variable(&self, name: &str) -> String {
+        let Some((id, setting)) =
+            name.strip_prefix(CLIENT_VARIABLES).and_then(|rest| rest.split_once("__"))
+        else {
+            return name.to_owned();
+        };
+        let as_variable = |id: &str| {
+            let letter = |byte: char| if byte.is_ascii_alphanumeric() { byte } else { '_' };
+            id.chars().map(letter).collect::<String>().to_ascii_uppercase()
+        };
+        let registered = self.clients.iter().find(|client| as_variable(client.as_str()) == id);
+        let id = registered.map_or_else(|| id.to_ascii_lowercase(), ToString::to_string);
+        format!("{CLIENTS}{id}.{}", setting.to_ascii_lowercase())
+    }
+
     fn unknown(&mut self, written: &str, name: &str, spell: impl Fn(&str) -> String, at: &str) {
-        let names = declarations().map(|declaration| declaration.name);
-        let near = names
+        let (section, name) = match name.strip_prefix(CLIENTS).and_then(|key| key.rsplit_once('.'))
+        {
+            Some((_, name)) => (client_declarations(), name),
+            None => (&[][..], name),
+        };
+        let global = declarations().filter(|_| section.is_empty());
+        let near = section
+            .iter()
+            .chain(global)
+            .map(|declaration| declaration.name)
             .map(|known| (strsim::normalized_damerau_levenshtein(known, name), known))
             .filter(|(similarity, _)| *similarity >= NEAR)
             .max_by(|(left, _), (right, _)| left.total_cmp(right));
@@ -203,16 +306,16 @@ impl Source {
     /// Replaces `<NAME>_FILE` by the content of that file; `spell` writes a name as the operator
     /// did.
     fn read_secret_files(&mut self, spell: impl Fn(&str) -> String) {
-        for declaration in declarations().filter(|declaration| declaration.secret) {
-            let name = declaration.name;
-            let file_name = format!("{name}{FILE}");
+        let files: Vec<_> = self.values.keys().filter_map(|key| secret_of_file(key)).collect();
+        for (name, file_name) in files {
             let Some(Raw { text: path, origin }) = self.values.remove(&file_name) else {
                 continue;
             };
             if path.trim().is_empty() {
                 continue;
             }
-            if self.has(name) {
+            let name = name.as_str();
+            if self.values.get(name).is_some_and(|raw| !raw.text.trim().is_empty()) {
                 let problem = format!("give it or {}, not both", spell(&file_name));
                 self.error(name, spell(name), problem);
                 continue;
@@ -233,8 +336,35 @@ impl Source {
         }
     }
 
-    fn put(&mut self, name: String, text: String, origin: Origin) {
-        self.values.insert(name, Raw { text: Zeroizing::new(text), origin });
+    fn put(&mut self, key: String, text: String, origin: Origin) {
+        if let Some((id, _)) = key.strip_prefix(CLIENTS).and_then(|key| key.rsplit_once('.')) {
+            self.clients.extend(id.parse::<ClientId>());
+        }
+        self.values.insert(key, Raw { text: Zeroizing::new(text), origin });
+    }
+
+    /// Every client that is registered.
+    pub(crate) fn clients(&self) -> BTreeSet<ClientId> {
+        self.clients.clone()
+    }
+
+    /// Lets `read` read the settings of a client.
+    pub(crate) fn within<T>(&mut self, client: &ClientId, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope = format!("{CLIENTS}{client}.");
+        let value = read(self);
+        self.scope.clear();
+        value
+    }
+
+    /// The key of the setting `name` of the section that is read.
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.scope)
+    }
+
+    /// The name of a setting as errors and `check-config` show it.
+    fn written(&self, name: &str) -> String {
+        let prefix = if self.scope.is_empty() { PREFIX } else { &self.scope };
+        format!("{prefix}{name}")
     }
 
     /// Sets a value unless the operator did.
@@ -281,17 +411,21 @@ impl Source {
             }
             Err(error) => {
                 let problem = format!("{}: {error}", path.display());
-                self.error(name, format!("{PREFIX}{name}"), problem);
+                self.error(name, self.written(name), problem);
                 None
             }
         }
     }
 
-    /// Distinguishes one reading of a setting from another; no value can be read from it.
-    pub(crate) fn digest(&self, name: &str) -> Option<Digest> {
-        let text = self.text(name)?;
-        let content = self.contents.get(name).map(Digest::as_bytes).copied();
-        Some(Digest::of(&[text.as_bytes(), &content.unwrap_or_default()].concat()))
+    /// A digest of each value by key, which tells one reading from another and reveals none.
+    pub(crate) fn digests(&self) -> BTreeMap<String, Digest> {
+        let set = self.values.iter().filter(|(_, raw)| !raw.text.trim().is_empty());
+        let digest = |(key, raw): (&String, &Raw)| {
+            let content = self.contents.get(key).map(Digest::as_bytes).copied();
+            let parts = [raw.text.trim().as_bytes(), &content.unwrap_or_default()];
+            (key.clone(), Digest::of(&parts.concat()))
+        };
+        set.map(digest).collect()
     }
 
     /// Every file that was read, or should have been.
@@ -307,9 +441,21 @@ impl Source {
 
     /// Notes that the value of a setting is wrong, with its origin.
     pub(crate) fn reject(&mut self, name: &str, expected: &str) {
-        let origin = self.values.get(name).map(|raw| format!(" ({})", raw.origin));
+        let key = self.key(name);
+        let origin = self.values.get(&key).map(|raw| format!(" ({})", raw.origin));
         let problem = format!("expected {expected}{}", origin.unwrap_or_default());
-        self.error(name, format!("{PREFIX}{name}"), problem);
+        self.error(&key, self.written(name), problem);
+    }
+
+    /// Notes that a valid setting is harmful.
+    pub(crate) fn warn(&mut self, name: &str, text: impl Into<String>) {
+        let setting = self.written(name);
+        self.warnings.push(SettingsWarning { setting, text: text.into() });
+    }
+
+    /// Every warning.
+    pub(crate) fn warnings(&self) -> &[SettingsWarning] {
+        &self.warnings
     }
 
     /// Notes an error of a variable that is no setting of ours, such as one that a library reads.
@@ -319,12 +465,13 @@ impl Source {
 
     /// Notes that a setting is required and not set, unless there is an error of it already.
     pub(crate) fn missing(&mut self, name: &str, when: &str) {
-        if self.failed.contains(name) {
+        let key = self.key(name);
+        if self.failed.contains(&key) {
             return;
         }
         let space = if when.is_empty() { "" } else { " " };
         let problem = format!("required{space}{}, but not set", when.replace('`', ""));
-        self.error(name, format!("{PREFIX}{name}"), problem);
+        self.error(&key, self.written(name), problem);
     }
 
     /// Whether the setting has a value.
@@ -334,14 +481,14 @@ impl Source {
 
     /// The value; an empty one counts as none.
     fn text(&self, name: &str) -> Option<Zeroizing<String>> {
-        let text = self.values.get(name)?.text.trim();
+        let text = self.values.get(&self.key(name))?.text.trim();
         (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()))
     }
 
     /// The value and its origin, as `check-config` shows them, where the setting has one.
     pub(crate) fn shown(&self, declaration: &Declaration) -> Option<(String, String)> {
         let text = self.text(declaration.name)?;
-        let origin = self.values.get(declaration.name)?.origin.to_string();
+        let origin = self.values.get(&self.key(declaration.name))?.origin.to_string();
         let shown = match text.as_str() {
             EMPTY_LIST => "(empty list)".to_owned(),
             _ if declaration.secret => "(set, redacted)".to_owned(),
@@ -376,11 +523,28 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || (words.last() == Some(&"PORT") && value.contains("://"))
 }
 
+/// The declaration of the setting with this key.
+pub(crate) fn find(key: &str) -> Option<&'static Declaration> {
+    match key.strip_prefix(CLIENTS) {
+        Some(of_client) => {
+            let (_, name) = of_client.rsplit_once('.')?;
+            client_declarations().iter().find(|declaration| declaration.name == name)
+        }
+        None => declarations().find(|declaration| declaration.name == key),
+    }
+}
+
+/// The keys of a secret and of the file that holds it, where `key` is that file's.
+fn secret_of_file(key: &str) -> Option<(String, String)> {
+    let (secret, suffix) = key.split_at_checked(key.len().checked_sub(FILE.len())?)?;
+    let is_file = suffix.eq_ignore_ascii_case(FILE) && find(key).is_none();
+    let is_secret = find(secret).is_some_and(|declaration| declaration.secret);
+    (is_file && is_secret).then(|| (secret.to_owned(), key.to_owned()))
+}
+
 /// Whether there is such a setting, or a file for one.
-fn is_known(name: &str) -> bool {
-    let find = |name: &str| declarations().find(|declaration| declaration.name == name);
-    let of_file = |name: &str| find(name).is_some_and(|declaration| declaration.secret);
-    find(name).is_some() || name.strip_suffix(FILE).is_some_and(of_file)
+fn is_known(key: &str) -> bool {
+    find(key).is_some() || secret_of_file(key).is_some()
 }
 
 /// The setting, or its file, that a variable without the prefix stands for.

@@ -261,9 +261,9 @@ fn readings_are_told_apart_by_what_changed() {
     assert!(before.changed_from(&before).is_empty());
     let after = read(&[("TOKEN_RELAY_COOKIE_KEYS", other), ("TOKEN_RELAY_HSTS", "1h")]);
     let changed = after.changed_from(&before);
-    let changed = changed.iter().map(|setting| (setting.name, setting.reload));
+    let changed = changed.iter().map(|setting| (setting.name.as_str(), setting.reload));
     let cookie_keys = ("COOKIE_KEYS", Some(Reloadable::CookieKeys));
-    assert!(changed.eq([("HSTS", None), cookie_keys, ("HEARTBEAT", None)]));
+    assert!(changed.eq([cookie_keys, ("HEARTBEAT", None), ("HSTS", None)]));
 }
 
 #[test]
@@ -423,4 +423,250 @@ fn the_environment_wins_over_the_secret_file_of_the_settings_file() {
     let text = errors(&both);
     assert!(text.contains("give it or TOKEN_RELAY_COOKIE_KEYS_FILE, not both"), "{text}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Loads a settings file; the provider comes from the environment.
+fn load_file(text: &str, pairs: &[(&str, &str)]) -> Result<Snapshot, SettingsErrors> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("token-relay-{}-{number}.toml", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, text).unwrap();
+    let loaded = Snapshot::load(environment(pairs), Some(&file));
+    std::fs::remove_file(&file).unwrap();
+    loaded
+}
+
+fn registry(settings: &Settings) -> Clients {
+    Clients::new(settings, settings, &Url::parse("https://relay.example/").unwrap())
+}
+
+const CLIENT_SECRET: &str = "a client secret of these tests: long enough";
+
+#[test]
+fn without_registered_clients_there_is_one_of_the_global_settings() {
+    let settings = Settings::load(
+        environment(&[
+            ("TOKEN_RELAY_ALLOWED_ORIGINS", "https://addin.example"),
+            ("TOKEN_RELAY_TOKEN_SCOPE", "rooms:read rooms:create"),
+            ("TOKEN_RELAY_INTROSPECTION_CLIENTS", "api:a secret of 16 or more"),
+        ]),
+        None,
+    );
+    let settings = settings.unwrap();
+    let clients = registry(&settings);
+    let addons = clients.find(None).unwrap();
+    assert_eq!(clients.find(Some("addons")).unwrap().id, addons.id);
+    assert_eq!(addons.proofs, BTreeSet::from([Proof::Browser, Proof::Opener]));
+    assert_eq!(addons.audience, ["https://relay.example"]);
+    assert_eq!(addons.scope_for(None).unwrap(), "rooms:read rooms:create");
+    assert_eq!(addons.scope_for(Some("rooms:create")).unwrap(), "rooms:create");
+    for wrong in ["", "rooms:delete", "rooms:read rooms:delete"] {
+        assert_eq!(addons.scope_for(Some(wrong)), Err(InvalidScope), "{wrong}");
+    }
+    assert!(addons.is_implied() && !addons.legacy && !addons.refresh);
+    assert!(addons.may(Grant::Session) && !addons.may(Grant::Device));
+    assert_eq!(addons.setting(ClientSetting::Proofs), "PROOFS");
+    assert!(clients.authenticate("addons", "").is_none());
+
+    let api = clients.authenticate("api", "a secret of 16 or more").unwrap();
+    assert!(api.may(Grant::Introspect) && !api.may(Grant::Session));
+    assert!(clients.authenticate("api", "another secret").is_none());
+
+    let settings = Settings::load(environment(&[]), None).unwrap();
+    let clients = registry(&settings);
+    let addons = clients.find(None).unwrap();
+    assert!(addons.accepts(Proof::Code) && addons.may(Grant::Device));
+}
+
+const CLIENTS: &str = r#"
+token_audience = 'https://api.example'
+[clients.outlook]
+name = 'Rooms for Outlook'
+origins = ['https://addin.example', 'http://localhost:3000']
+scope = 'rooms:create'
+audience = ['https://rooms.example']
+token_ttl = '5m'
+session_ttl = '3m'
+auth_params = 'acr_values=eidas1'
+required_claims = ['email_verified=true', 'groups=staff|admins']
+legacy = true
+fulfilled_by = ['meet']
+
+[clients.meet]
+secret = 'a client secret of these tests: long enough'
+grants = 'introspect'
+
+[clients.terminal]
+proofs = 'code'
+grants = 'session device'
+"#;
+
+#[test]
+fn a_client_inherits_what_it_does_not_say() {
+    let snapshot = load_file(CLIENTS, &[]).unwrap();
+    assert_eq!(snapshot.warnings(), []);
+    let clients = registry(&snapshot.settings);
+    assert_eq!(clients.find(None).unwrap_err(), UnknownClient);
+    assert_eq!(clients.find(Some("addons")).unwrap_err(), UnknownClient);
+    let outlook = clients.find(Some("outlook")).unwrap();
+    assert_eq!(outlook.name.as_deref(), Some("Rooms for Outlook"));
+    assert_eq!(outlook.proofs, BTreeSet::from([Proof::Browser, Proof::Opener]));
+    assert_eq!(outlook.audience, ["https://rooms.example"]);
+    assert_eq!(outlook.token_ttl, Duration::from_secs(300));
+    assert_eq!(outlook.session_ttl, Duration::from_secs(180));
+    assert_eq!(outlook.auth_params.get("acr_values"), Some("eidas1"));
+    assert_eq!(outlook.required_claims.names().collect::<Vec<_>>(), ["email_verified", "groups"]);
+    assert!(outlook.legacy && outlook.has_origin("http://localhost:3000"));
+    assert_eq!(outlook.fulfilled_by[0].as_str(), "meet");
+    assert_eq!(outlook.setting(ClientSetting::Origins), "clients.outlook.origins");
+    let terminal = clients.find(Some("terminal")).unwrap();
+    assert_eq!(terminal.name.as_deref(), Some("terminal"));
+    assert_eq!(terminal.audience, ["https://api.example"]);
+    assert_eq!(terminal.proofs, BTreeSet::from([Proof::Code]));
+    assert!(terminal.may(Grant::Device) && !terminal.legacy);
+    assert_eq!(terminal.token_ttl, Duration::from_secs(3600));
+    assert!(clients.authenticate("meet", CLIENT_SECRET).is_some());
+    assert!(clients.authenticate("terminal", "").is_none());
+    assert!(clients.have_origin("https://addin.example") && !clients.have_origin("null"));
+}
+
+#[test]
+fn everything_that_is_wrong_with_clients_is_said_at_once() {
+    let text = load_file(
+        r#"
+[clients.a]
+origins = ['https://addin.example/', 'null']
+[clients.b]
+origins = 'https://*.example'
+[clients.c]
+origins = 'http://addin.example'
+proofs = 'trust'
+scope = 'a"b'
+[clients.d]
+orgins = 'https://addin.example'
+secret = 'short, and confidential'
+fulfilled_by = 'a, nobody'
+grants = 'device'
+proofs = 'browser'
+[clients.e]
+grants = 'introspect'
+refresh = true
+token_ttl = 'soon'
+[clients.'two words']
+[clients]
+f = 1
+"#,
+        &[],
+    );
+    let text = text.map(|_| ()).unwrap_err().to_string();
+    for (path, problem, line) in [
+        ("clients.a.origins", "expected exact https origins", 3),
+        ("clients.b.origins", "expected exact https origins", 5),
+        ("clients.c.origins", "expected exact https origins", 7),
+        ("clients.c.proofs", "expected one or more of browser, opener and code", 8),
+        ("clients.c.scope", "expected scopes", 9),
+        ("clients.d.orgins", "no such setting; did you mean origins?", 11),
+        ("clients.d.secret", "expected secrets of 32 characters or more each", 12),
+        ("clients.d.fulfilled_by", "expected IDs of registered clients that have a secret", 13),
+        ("clients.d.proofs", "expected code among them", 15),
+        ("clients.e.token_ttl", "expected a duration", 19),
+        ("clients.e.refresh", "expected false, or REFRESH_TOKEN_TTL", 18),
+        ("clients.two words", "a client ID has 1 to 128 visible ASCII characters", 20),
+    ] {
+        let found = text.lines().find(|line| line.starts_with(&format!("{path}: ")));
+        let found = found.unwrap_or_else(|| panic!("no {path} in {text}"));
+        assert!(found.contains(problem) && found.ends_with(&format!("line {line})")), "{found}");
+    }
+    assert!(text.contains("clients.e.secret: required with the grant introspect"), "{text}");
+    assert!(!text.contains("confidential"), "{text}");
+}
+
+#[test]
+fn a_client_may_come_from_the_environment_and_its_secret_from_a_file() {
+    let file = std::env::temp_dir().join(format!("token-relay-client-{}", std::process::id()));
+    std::fs::write(&file, CLIENT_SECRET).unwrap();
+    let path = file.to_str().unwrap();
+    let snapshot = load_file(
+        "[clients.My-API]\naudience = 'a'\n",
+        &[
+            ("TOKEN_RELAY_CLIENTS__MY_API__SECRET_FILE", path),
+            ("TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGINS", "https://addin.example"),
+            ("TOKEN_RELAY_CLIENTS__OUTLOOK__AUDIENCE", "b"),
+        ],
+    );
+    let snapshot = snapshot.unwrap();
+    let clients = registry(&snapshot.settings);
+    assert!(clients.authenticate("My-API", CLIENT_SECRET).is_some());
+    assert!(clients.find(Some("outlook")).unwrap().has_origin("https://addin.example"));
+    assert_eq!(snapshot.files()[1], file);
+    let lines: Vec<_> =
+        snapshot.effective().iter().filter(|line| line.name.contains("secret")).collect();
+    assert_eq!(lines[0].name, "clients.My-API.secret");
+    assert_eq!(lines[0].value, "(set, redacted)");
+    assert_eq!(lines[0].origin, format!("secret file {path}"));
+    std::fs::remove_file(&file).unwrap();
+
+    let text = errors(&[("TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGIN", "https://addin.example")]);
+    assert!(text.contains("did you mean TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGINS?"), "{text}");
+    let text = errors(&[("TOKEN_RELAY_CLIENTS__OUTLOOK__SECRET_FILE", "/nonexistent")]);
+    assert!(text.starts_with("clients.outlook.secret_file: /nonexistent"), "{text}");
+}
+
+#[test]
+fn what_is_valid_and_harmful_is_said() {
+    let load = |pairs: &[(&str, &str)]| Snapshot::load(environment(pairs), None).unwrap();
+    let warns = |snapshot: &Snapshot, setting: &str, part: &str| {
+        let text = snapshot.warnings().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(
+            text.iter()
+                .any(|line| line.starts_with(&format!("{setting}: ")) && line.contains(part)),
+            "{setting} {part}: {text:?}"
+        );
+    };
+    assert_eq!(load(&[]).warnings(), []);
+    warns(
+        &load(&[("TOKEN_RELAY_CONFIRMATION", "never")]),
+        "TOKEN_RELAY_CONFIRMATION",
+        "any website",
+    );
+    warns(&load(&ALL_ON), "TOKEN_RELAY_MEET_PROOF", "`address`");
+    let deprecated = load(&[("TOKEN_RELAY_REQUIRE_BOUND_SESSIONS", "false")]);
+    warns(&deprecated, "TOKEN_RELAY_REQUIRE_BOUND_SESSIONS", "deprecated");
+    assert!(deprecated.settings.session.legacy());
+    let both =
+        [("TOKEN_RELAY_REQUIRE_BOUND_SESSIONS", "true"), ("TOKEN_RELAY_LEGACY_SESSIONS", "true")];
+    assert!(errors(&both).contains("REQUIRE_BOUND_SESSIONS: expected the inverse"));
+    let origins = "http://addin.example,https://outlook.office.com";
+    let snapshot = load(&[("TOKEN_RELAY_ALLOWED_ORIGINS", origins)]);
+    warns(&snapshot, "TOKEN_RELAY_ALLOWED_ORIGINS", "http://addin.example is plain HTTP");
+    warns(&snapshot, "TOKEN_RELAY_ALLOWED_ORIGINS", "https://outlook.office.com is shared");
+    warns(
+        &load(&[("TOKEN_RELAY_FRAME_ANCESTORS", "*")]),
+        "TOKEN_RELAY_FRAME_ANCESTORS",
+        "any website",
+    );
+    let snapshot = load_file(
+        "[clients.a]\norigins = 'https://outlook.office.com'\n[clients.b]\n[clients.c]\naudience = 'c'\n",
+        &[],
+    );
+    let snapshot = snapshot.unwrap();
+    warns(&snapshot, "clients.a.origins", "is shared");
+    warns(&snapshot, "clients.b.audience", "is that of a too");
+    assert_eq!(snapshot.warnings().len(), 2);
+}
+
+#[test]
+fn the_demo_allows_legacy_sessions_unless_the_operator_does_not() {
+    let legacy = |pairs: &[(&str, &str)]| {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let demo =
+            Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs));
+        demo.unwrap().settings.session.legacy()
+    };
+    assert!(legacy(&[]));
+    assert!(!legacy(&[("TOKEN_RELAY_LEGACY_SESSIONS", "off")]));
+    assert!(!legacy(&[("TOKEN_RELAY_REQUIRE_BOUND_SESSIONS", "true")]));
+    assert!(!Settings::load(environment(&[]), None).unwrap().session.legacy());
 }

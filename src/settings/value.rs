@@ -2,6 +2,7 @@
 //! value, which may be a secret in the wrong place.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -148,6 +149,18 @@ pub(crate) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T
     }
 }
 
+/// Words separated by spaces or commas, each of which `parse` takes, in any order; one or more.
+pub(crate) fn words_of<T: Ord>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+    expected: &str,
+) -> Result<BTreeSet<T>, String> {
+    let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+    let words: BTreeSet<_> =
+        words.map(parse).collect::<Result<_, _>>().map_err(|_| expected.to_owned())?;
+    if words.is_empty() { Err(expected.to_owned()) } else { Ok(words) }
+}
+
 /// Texts separated by commas.
 pub(crate) fn list(text: &str) -> Result<Vec<String>, String> {
     list_of(self::text)(text)
@@ -176,10 +189,16 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "networks such as 10.0.0.0/8, or addresses".to_owned())
 }
 
-/// An exact origin (RFC 6454 §6.2).
+/// The URL of an exact http(s) origin (RFC 6454 §6.2); `None` for anything else, such as `null`, a
+/// wildcard or a URL with a path.
+pub(crate) fn exact_origin(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let is_web = matches!(url.scheme(), "http" | "https") && !text.contains('*');
+    (is_web && url.origin().ascii_serialization() == text).then_some(url)
+}
+
+/// An exact origin.
 pub(crate) fn origin(text: &str) -> Result<String, String> {
-    match Url::parse(text) {
-        Ok(url) if url.origin().ascii_serialization() == text => Ok(text.to_owned()),
-        _ => Err("exact origins such as https://outlook.office.com (no path, no `*`)".to_owned()),
-    }
+    let expected = "exact origins such as https://addin.example (no path, no `*`)";
+    exact_origin(text).map(|_| text.to_owned()).ok_or_else(|| expected.to_owned())
 }

@@ -125,7 +125,7 @@ pub async fn create(
     // An empty body stands for a legacy session.
     let request = body.map(|Json(request)| request).unwrap_or_default();
     check(&request)?;
-    if app.settings.session.require_bound && !request.bind {
+    if !app.settings.session.legacy() && !request.bind {
         return Err(Problem::BoundSessionRequired);
     }
     app.admit_creation(address)?;

@@ -341,7 +341,7 @@ pub async fn transit(
     let by_id = single(query, "session_id");
     let by_token = single(query, "transit_token");
     let (session, entered) = match (by_id, by_token) {
-        (Some(id), None) if !app.settings.session.require_bound => match SessionId::parse(&id) {
+        (Some(id), None) if app.settings.session.legacy() => match SessionId::parse(&id) {
             Ok(id) => (id.key(), app.relay.in_trace(&trace).enter_by_id(&id).await),
             Err(_) => {
                 return app.error_page(

@@ -27,6 +27,7 @@ use crate::{
         tags,
     },
     session::Digest,
+    settings::Grant,
     telemetry::Trace,
     token::Claims,
     util::clock::UnixTime,
@@ -64,11 +65,10 @@ impl AuthenticatedClient {
         let Some(basic) = basic else { return Ok(None) };
         let address = ClientAddress::from_request_parts(parts, app).await?;
         app.admit_guess(Guessed::ClientSecret, address)?;
-        let clients = app.introspection_clients.load();
+        let clients = app.clients.load();
         let is_known = basic.readings().any(|(id, secret)| {
-            // Compared by digest, in constant time.
-            let presented = Digest::of(secret.as_bytes());
-            clients.iter().any(|(known, digest)| *known == id && digest.matches(&presented))
+            let client = clients.authenticate(&id, &secret);
+            client.is_some_and(|client| client.may(Grant::Introspect))
         });
         if is_known {
             app.guesses.right(Guessed::ClientSecret, address.0);
