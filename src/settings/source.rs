@@ -23,8 +23,8 @@ use crate::{
 /// Prefix of environment variables.
 const PREFIX: &str = "TOKEN_RELAY_";
 
-/// Variables with the prefix that are no settings.
-const NOT_SETTINGS: [&str; 3] = ["LOG", "CONFIG", "DEMO_AUTO_LOGIN"];
+/// Variables with the prefix that are no settings; `COMMIT` is one of the build.
+const NOT_SETTINGS: [&str; 4] = ["LOG", "CONFIG", "DEMO_AUTO_LOGIN", "COMMIT"];
 
 /// What the keys of a client's settings begin with; its ID and the setting's name follow.
 const CLIENTS: &str = "clients.";
