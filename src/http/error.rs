@@ -106,6 +106,8 @@ problems! {
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "Body too large";
     /// The body is not of the expected media type.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type";
+    /// The WebSocket protocol's version is not 13 (RFC 6455 §4.4).
+    WebSocketVersion = UPGRADE_REQUIRED, "websocket-version", "WebSocket version not supported";
     /// This client address created too many sessions.
     TooManySessions(Duration) = TOO_MANY_REQUESTS, "too-many-sessions", "Too many sessions created";
     /// This client address presented too many wrong secrets.
@@ -224,6 +226,11 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = self.challenge() {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Self::WebSocketVersion = self {
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         // For the surfaces that render it in a shape of their own.
         response.extensions_mut().insert(self);

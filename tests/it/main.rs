@@ -28,3 +28,4 @@ mod tls;
 mod traces;
 mod wire;
 mod wire_process;
+mod wire_websocket;

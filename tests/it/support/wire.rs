@@ -205,7 +205,8 @@ impl Wire {
         Some(answer)
     }
 
-    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+    /// So many bytes; `None` when the connection ends before.
+    pub async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.received.len() < length {
             self.more().await?;
         }

@@ -10,16 +10,31 @@ use std::{
 };
 
 use axum::{
-    extract::{
-        FromRequestParts, State,
-        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
-    },
-    response::Response,
+    body::Body,
+    extract::{FromRequestParts, State},
+    response::{IntoResponse as _, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::{HeaderMap, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts,
+};
+use hyper::{
+    ext::Protocol,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{io::AsyncWrite as _, time::Instant};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        error::{CapacityError, ProtocolError},
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
 
 use crate::{
     api::paths,
@@ -29,7 +44,11 @@ use crate::{
             AUTHENTICATED, Encoder, StreamMessage, authenticated,
             credentials::{self, Credentials, SUBPROTOCOL},
         },
-        error::{Problem, ProblemType::BadRequest, Problems, types},
+        error::{
+            Problem,
+            ProblemType::{BadRequest, WebSocketVersion},
+            Problems, types,
+        },
         guesses::Guessed,
         middleware::ClientAddress,
         tags,
@@ -39,37 +58,54 @@ use crate::{
     telemetry::Trace,
 };
 
-/// The subprotocol's close codes.
+/// Close codes: those of RFC 6455 §7.4.1, and the subprotocol's own from 4400.
 pub mod code {
-    /// All is said.
+    /// Normal closure: nothing is left to send.
     pub const DONE: u16 = 1000;
-    /// The client sent something unknown.
+    /// The client broke the protocol.
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// The client sent a binary message.
+    pub const UNSUPPORTED_DATA: u16 = 1003;
+    /// The client sent text that is not UTF-8.
+    pub const INVALID_TEXT: u16 = 1007;
+    /// The client sent an unknown message.
     pub const POLICY: u16 = 1008;
-    /// The instance restarts.
+    /// The client sent a message that is too large.
+    pub const TOO_LARGE: u16 = 1009;
+    /// The instance is restarting.
     pub const RESTART: u16 = 1012;
-    /// Full, or the store is away.
+    /// No room, or the store is unavailable.
     pub const TRY_AGAIN_LATER: u16 = 1013;
-    /// Session token missing or wrong.
+    /// The session token is missing or wrong.
     pub const UNAUTHORIZED: u16 = 4401;
-    /// Foreign origin.
+    /// The origin is not allowed.
     pub const FORBIDDEN: u16 = 4403;
-    /// No such session.
+    /// There is no such session.
     pub const NOT_FOUND: u16 = 4404;
-    /// The session's time is over.
+    /// The session has expired.
     pub const EXPIRED: u16 = 4408;
-    /// Too many readers of one session.
+    /// The session has too many readers.
     pub const TOO_MANY: u16 = 4429;
 }
 
-/// Frames in either direction are small; the defaults of 128 KiB a direction would be the
-/// largest part of a waiting stream.
+/// Buffer size in either direction. Frames are small, and the defaults of 128 KiB a direction would
+/// be the largest part of a waiting stream.
 const BUFFER: usize = 1024;
 
-/// Largest message accepted from a client; `{"type":"ack"}` is all it has to say.
+/// Maximum size of a message from a client, of which `{"type":"ack"}` is the only one.
 const MAX_MESSAGE: usize = 1024;
 
-/// How long a client may take for its acknowledgement before the connection is closed.
-const ACK_PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum size of what waits to be written: a token, or the pongs of a client that only pings.
+const MAX_WRITE_BUFFER: usize = 64 * 1024;
+
+/// Timeout for the acknowledgement of a token.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Timeout for the client's part of the closing handshake.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The version of the protocol (RFC 6455 §4.1).
+const VERSION: &str = "13";
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -88,11 +124,12 @@ enum ClientMessage {
         (
             status = 101,
             description = "Messages are the long poll's answer 200 with the member `type`; the \
-                client sends `{\"type\":\"ack\"}`. Close codes: 1000 done, 1012 restart, 1013 try \
-                again later, 4401 credentials, 4403 origin, 4404 unknown, 4408 expired, 4429 too \
+                client sends `{\"type\":\"ack\"}`. Close codes: 1000 done, 1002 protocol error, 1003 \
+                binary message, 1007 text that is not UTF-8, 1008 unknown message, 1009 message too \
+                large, 1012 restart, 1013 try again later, 4401 credentials, 4403 origin, 4404 unknown, 4408 expired, 4429 too \
                 many streams.",
         ),
-        Problems<{ types(&[BadRequest]) }>,
+        Problems<{ types(&[BadRequest, WebSocketVersion]) }>,
     ),
 )]
 pub async fn websocket(
@@ -129,7 +166,19 @@ pub fn respond(
     trace: &Trace,
 ) -> Response {
     let encoder = Encoder::new(Arc::clone(&app), trace.link());
-    upgrade.0.on_upgrade(async move |socket| {
+    let Upgrade { on_upgrade, response } = upgrade;
+    tokio::spawn(async move {
+        let upgraded = match on_upgrade.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => return tracing::trace!(%error, "upgrade failed"),
+        };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(BUFFER)
+            .max_write_buffer_size(MAX_WRITE_BUFFER)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
         let socket = Arc::new(SharedSocket::new(socket, encoder));
         match opened {
             Ok(reader) => {
@@ -150,118 +199,242 @@ pub fn respond(
                 socket.close(code, "refused").await;
             }
         }
-    })
+    });
+    response
 }
 
-/// A WebSocket upgrade that offers our subprotocol; everything else is refused before the upgrade.
-pub struct Upgrade(WebSocketUpgrade);
+/// The opening handshake of a client that offers the subprotocol (RFC 6455 §4.2, RFC 8441 §5).
+/// Everything else is refused before the upgrade.
+pub struct Upgrade {
+    on_upgrade: OnUpgrade,
+    /// Completes the handshake.
+    response: Response,
+}
 
-impl FromRequestParts<AppState> for Upgrade {
+impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let upgrade = WebSocketUpgrade::from_request_parts(parts, app).await.map_err(|_| {
-            Problem::BadRequest("This is a WebSocket endpoint (RFC 6455 §4.1).".to_owned())
-        })?;
-        if !crate::http::addons::streams::credentials::offered(&parts.headers)
-            .any(|offer| offer == SUBPROTOCOL)
-        {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let refused = |text: &str| Problem::BadRequest(text.to_owned());
+        let headers = &parts.headers;
+        let mut response = Body::empty().into_response();
+        if parts.version == Version::HTTP_2 {
+            let protocol = parts.extensions.get::<Protocol>();
+            if parts.method != Method::CONNECT
+                || protocol.is_none_or(|protocol| protocol.as_str() != "websocket")
+            {
+                return Err(refused("This is a WebSocket endpoint (RFC 8441 §5)."));
+            }
+            version(headers)?;
+        } else {
+            if parts.method != Method::GET
+                || !has_token(headers, header::CONNECTION, "upgrade")
+                || !has_token(headers, header::UPGRADE, "websocket")
+            {
+                return Err(refused("This is a WebSocket endpoint (RFC 6455 §4.1)."));
+            }
+            version(headers)?;
+            let accept = accept_key(headers).ok_or_else(|| {
+                refused("`Sec-WebSocket-Key` is 16 bytes in Base64, once (RFC 6455 §4.1).")
+            })?;
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let headers = response.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if !credentials::offered(headers).any(|offer| offer == SUBPROTOCOL) {
             return Err(Problem::BadRequest(format!("Offer the subprotocol `{SUBPROTOCOL}`.")));
         }
-        Ok(Self(
-            upgrade
-                .protocols([SUBPROTOCOL])
-                .read_buffer_size(BUFFER)
-                .write_buffer_size(BUFFER)
-                .max_write_buffer_size(64 * 1024)
-                .max_message_size(MAX_MESSAGE)
-                .max_frame_size(MAX_MESSAGE),
-        ))
+        response
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        // Not there where the connection cannot be upgraded, such as over HTTP/1.0.
+        let on_upgrade = parts.extensions.remove();
+        let on_upgrade =
+            on_upgrade.ok_or_else(|| refused("This connection cannot be upgraded."))?;
+        Ok(Self { on_upgrade, response })
+    }
+}
+
+/// Whether a list of tokens, in any number of lines, has one (RFC 9110 §5.6.1).
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+fn version(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version == VERSION => Ok(()),
+        _ => Err(Problem::WebSocketVersion),
+    }
+}
+
+/// `Sec-WebSocket-Accept` (RFC 6455 §4.2.2).
+fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else { return None };
+    if STANDARD.decode(key.as_bytes()).ok()?.len() != 16 {
+        return None;
+    }
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+/// What a client sends.
+enum Received {
+    /// `{"type":"ack"}`.
+    Acknowledgement,
+    /// A ping or a pong.
+    Heartbeat,
+}
+
+/// Why nothing more is received.
+#[derive(Debug)]
+enum Ended {
+    /// The connection has closed.
+    Closed,
+    /// The client sent what it may not; code and reason.
+    Refused(u16, &'static str),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+                Self::Refused(code::TOO_LARGE, "message too large")
+            }
+            Error::Utf8(_) => Self::Refused(code::INVALID_TEXT, "not UTF-8"),
+            Error::Protocol(
+                ProtocolError::ResetWithoutClosingHandshake
+                | ProtocolError::SendAfterClosing
+                | ProtocolError::ReceivedAfterClosing,
+            ) => Self::Closed,
+            Error::Protocol(_) => Self::Refused(code::PROTOCOL_ERROR, "protocol error"),
+            _ => Self::Closed,
+        }
     }
 }
 
 /// A socket shared by its task and the thread that delivers the token.
 struct SharedSocket {
-    held: Mutex<Held>,
+    writer: Mutex<Writer>,
     encoder: Encoder,
 }
 
-struct Held {
-    socket: WebSocket,
-    /// Whether a message is on its way; then its task is the one that writes.
-    under_way: bool,
-    /// Whether the token is on its way or sent.
-    handed_over: bool,
+struct Writer {
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    /// Whether the task is writing a message.
+    writing: bool,
+    /// Whether the token has been queued.
+    delivered: bool,
 }
 
 impl SharedSocket {
-    fn new(socket: WebSocket, encoder: Encoder) -> Self {
-        Self { held: Mutex::new(Held { socket, under_way: false, handed_over: false }), encoder }
+    fn new(socket: WebSocketStream<TokioIo<Upgraded>>, encoder: Encoder) -> Self {
+        Self { writer: Mutex::new(Writer { socket, writing: false, delivered: false }), encoder }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_handed_over(&self) -> bool {
-        self.held().handed_over
+    fn is_delivered(&self) -> bool {
+        self.writer().delivered
     }
 
-    async fn receive(&self) -> Option<Result<Message, axum::Error>> {
-        poll_fn(|context| self.held().socket.poll_next_unpin(context)).await
+    /// Receives one message. Cancel-safe.
+    async fn receive(&self) -> Result<Received, Ended> {
+        loop {
+            let message = poll_fn(|context| self.writer().socket.poll_next_unpin(context)).await;
+            return match message.ok_or(Ended::Closed)?? {
+                Message::Text(text) => match serde_json::from_str(&text) {
+                    Ok(ClientMessage::Ack) => Ok(Received::Acknowledgement),
+                    Err(_) => Err(Ended::Refused(code::POLICY, "unknown message")),
+                },
+                Message::Binary(_) => Err(Ended::Refused(code::UNSUPPORTED_DATA, "text only")),
+                Message::Ping(_) | Message::Pong(_) => Ok(Received::Heartbeat),
+                // The next read answers it.
+                Message::Close(_) | Message::Frame(_) => continue,
+            };
+        }
     }
 
-    async fn send(&self, message: Message) -> Result<(), axum::Error> {
+    async fn send(&self, message: Message) -> Result<(), Error> {
         let mut message = Some(message);
         poll_fn(|context| {
-            let mut held = self.held();
-            held.under_way = true;
-            ready!(held.socket.poll_ready_unpin(context))?;
-            message.take().map_or(Ok(()), |message| held.socket.start_send_unpin(message))?;
-            ready!(held.socket.poll_flush_unpin(context))?;
-            held.under_way = false;
+            let mut writer = self.writer();
+            writer.writing = true;
+            ready!(writer.socket.poll_ready_unpin(context))?;
+            message.take().map_or(Ok(()), |message| writer.socket.start_send_unpin(message))?;
+            ready!(writer.socket.poll_flush_unpin(context))?;
+            writer.writing = false;
             Poll::Ready(Ok(()))
         })
         .await
     }
 
     /// Waits until all is sent.
-    async fn sent(&self) -> Result<(), axum::Error> {
-        poll_fn(|context| self.held().socket.poll_flush_unpin(context)).await
+    async fn sent(&self) -> Result<(), Error> {
+        poll_fn(|context| self.writer().socket.poll_flush_unpin(context)).await
     }
 
+    /// Closes with a code and a reason, so that the client can read them.
     async fn close(&self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code, reason: reason.into() };
-        let goodbye = async {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        let close = async {
             if self.send(Message::Close(Some(frame))).await.is_ok() {
-                // Until the client's own close frame, so that ours is not lost in a reset.
-                while let Some(Ok(_)) = self.receive().await {}
+                // Until the client's own close frame.
+                while let Some(Ok(_)) =
+                    poll_fn(|context| self.writer().socket.poll_next_unpin(context)).await
+                {
+                }
             }
+            self.shut_down().await;
         };
-        // A client that does not answer loses nothing but the politeness.
-        let _ = tokio::time::timeout(Duration::from_secs(5), goodbye).await;
+        // A client that does not take part is cut off.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+    }
+
+    /// Closes the connection below, after what the client still sends.
+    async fn shut_down(&self) {
+        let shut_down = |context: &mut Context<'_>| {
+            std::pin::Pin::new(self.writer().socket.get_mut()).poll_shutdown(context)
+        };
+        let _ = poll_fn(shut_down).await;
+    }
+
+    /// Closes as the client's end asks for.
+    async fn close_after(&self, ended: Ended) {
+        if let Ended::Refused(code, reason) = ended {
+            self.close(code, reason).await;
+        }
     }
 }
 
 impl DirectWriter for SharedSocket {
     fn write_directly(&self, key: SessionKey, payload: &SealedPayload) -> bool {
-        let mut held = self.held();
-        if held.under_way || held.handed_over {
+        let mut writer = self.writer();
+        if writer.writing || writer.delivered {
             return false;
         }
         let Some(token) = self.encoder.open(key, payload) else { return false };
         let mut context = Context::from_waker(Waker::noop());
-        if !matches!(held.socket.poll_ready_unpin(&mut context), Poll::Ready(Ok(()))) {
+        if !matches!(writer.socket.poll_ready_unpin(&mut context), Poll::Ready(Ok(()))) {
             return false;
         }
         let text = authenticated(Some(AUTHENTICATED), &token.token);
-        if held.socket.start_send_unpin(Message::Text(text.into())).is_err() {
+        if writer.socket.start_send_unpin(Message::Text(text.into())).is_err() {
             return false;
         }
-        held.handed_over = true;
-        // What the socket does not take, or an error, is the task's to find: it is woken next.
-        let _ = held.socket.poll_flush_unpin(&mut context);
-        drop(held);
+        writer.delivered = true;
+        // The task, which is woken next, sends the rest or finds the error.
+        let _ = writer.socket.poll_flush_unpin(&mut context);
+        drop(writer);
         token.done();
         true
     }
@@ -277,21 +450,15 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
         tokio::select! {
             biased;
             outcome = reader.outcome() => break outcome,
-            message = socket.receive() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    if serde_json::from_str::<ClientMessage>(&text).is_err() {
-                        return socket.close(code::POLICY, "unknown message").await;
-                    }
+            received = socket.receive() => {
+                match received {
                     // Before anything is delivered there is nothing to acknowledge.
-                    acknowledged_early = socket.is_handed_over();
-                    answered = true;
+                    Ok(Received::Acknowledgement) => acknowledged_early = socket.is_delivered(),
+                    Ok(Received::Heartbeat) => {}
+                    Err(ended) => return socket.close_after(ended).await,
                 }
-                Some(Ok(Message::Binary(_))) => {
-                    return socket.close(code::POLICY, "text only").await;
-                }
-                Some(Ok(_)) => answered = true,
-                Some(Err(_)) | None => return,
-            },
+                answered = true;
+            }
             () = tokio::time::sleep_until(next_ping) => {
                 if !answered {
                     return;
@@ -324,26 +491,29 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
             }
         }
     }
-    if acknowledged_early || acknowledged(socket).await {
-        let (key, session_token) = (reader.key(), reader.session_token());
-        if let Err(problem) = app.end_session(key, session_token, &Trace::none()).await {
-            tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
+    let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(socket).await };
+    match acknowledged {
+        Ok(()) => {
+            let (key, session_token) = (reader.key(), reader.session_token());
+            if let Err(problem) = app.end_session(key, session_token, &Trace::none()).await {
+                tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
+            }
+            socket.close(code::DONE, "done").await;
         }
+        Err(ended) => socket.close_after(ended).await,
     }
-    socket.close(code::DONE, "done").await;
 }
 
-/// Whether the client takes the token and acknowledges it before its timeout or the connection
-/// ends.
-async fn acknowledged(socket: &SharedSocket) -> bool {
+/// Waits until the client has the token and acknowledges it.
+async fn acknowledgement(socket: &SharedSocket) -> Result<(), Ended> {
     let wait = async {
-        socket.sent().await.ok()?;
-        while let Some(Ok(message)) = socket.receive().await {
-            if let Message::Text(text) = message {
-                return serde_json::from_str::<ClientMessage>(&text).ok();
-            }
-        }
-        None
+        socket.sent().await?;
+        while let Received::Heartbeat = socket.receive().await? {}
+        Ok(())
     };
-    matches!(tokio::time::timeout(ACK_PATIENCE, wait).await, Ok(Some(ClientMessage::Ack)))
+    match tokio::time::timeout(ACK_TIMEOUT, wait).await {
+        Ok(ended) => ended,
+        // It has the token; the session ends by itself.
+        Err(_) => Err(Ended::Refused(code::DONE, "done")),
+    }
 }
