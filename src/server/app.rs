@@ -34,8 +34,17 @@ use crate::{
 /// asked to try again.
 const FULFIL_TIMEOUT: Duration = Duration::from_secs(8);
 
-fn provider_options(settings: &Settings, redirect_uri: String) -> ProviderOptions {
+/// The claims of access tokens: an e-mail address comes with what the provider says of it.
+fn token_claims(settings: &Settings) -> Vec<String> {
     let mut claims = settings.token.claims.clone();
+    if claims.iter().any(|name| name == "email") {
+        claims.push("email_verified".to_owned());
+    }
+    claims
+}
+
+fn provider_options(settings: &Settings, redirect_uri: String) -> ProviderOptions {
+    let mut claims = token_claims(settings);
     if let Some(meet) = &settings.meet {
         claims.push(meet.user_id_claim.clone());
     }
@@ -96,7 +105,7 @@ pub(crate) async fn build(
         audience: audience.clone(),
         scope: settings.token.scope.clone(),
         ttl: settings.token.ttl,
-        claims: settings.token.claims.clone(),
+        claims: token_claims(&settings),
     };
     let redirect_uri = format!("{public_url}callback");
     let quota = Quota::per_minute(limits.sessions_per_minute);

@@ -2,6 +2,7 @@
 //! buffered, WebSockets pass, long polls last, and nothing secret gets into a log.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::{IpAddr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
@@ -445,19 +446,49 @@ async fn traefik_lets_everything_pass() {
     assert!(deployed("traefik/traefik.yaml").contains("readTimeout: 15m"));
 }
 
-/// An API that answers with the headers that it was sent.
-async fn api() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let router = axum::Router::new().fallback(async |headers: header::HeaderMap| {
-        let fields = headers.iter().map(|(name, value)| {
-            (name.as_str().to_owned(), Value::from(value.to_str().unwrap_or_default()))
-        });
-        axum::Json(Value::Object(fields.collect()))
-    });
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    address
+/// An API on WSGI that answers with the headers as it sees them: `_` and `-` are one to it.
+struct Api {
+    child: Child,
+    address: String,
 }
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn api() -> Api {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/wsgi.py");
+    let mut child = Command::new("python3")
+        .arg(script)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs; install the package python3");
+    let mut address = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    Api { child, address: address.trim().to_owned() }
+}
+
+/// Requests by which a client might pass for somebody else: names and values of headers.
+const TRICKS: [&[(&str, &str)]; 10] = [
+    &[("x-auth-subject", "mallory"), ("x-auth-name", "Mallory")],
+    &[("x_auth_subject", "mallory"), ("x_auth_name", "Mallory")],
+    &[("x-auth_subject", "mallory"), ("x_auth-email", "mallory@example.com")],
+    &[("x-auth-token_id", "1"), ("x_auth_token-id", "1"), ("x_auth_scope", "admin")],
+    &[("connection", "x-auth-subject"), ("x_auth_subject", "mallory")],
+    &[("connection", "close, X-Auth-Subject"), ("x-auth-subject", "mallory")],
+    &[
+        ("connection", "keep-alive"),
+        ("connection", "x-auth-email"),
+        ("x_auth_email", "m@example.com"),
+    ],
+    &[("connection", "X_Auth_Subject, x-auth-subject"), ("x_auth_subject", "mallory")],
+    &[("x-auth-subject", "alice"), ("x-auth-subject", "mallory")],
+    &[("connection", "x-auth-subject, x-auth-scope, x-auth-name, x-auth-email, x-auth-token-id")],
+];
 
 /// Who has no good token does not get through, and the API hears of the others from the relay only.
 async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
@@ -472,22 +503,29 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
     let answer = crate::support::client().get(text(&session, "poll_url")).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     let token = text(&answer, "access_token");
-    let passed = client
-        .get(url)
-        .bearer_auth(token)
-        .header("x-auth-subject", "mallory")
-        .header("x-auth-email", "mallory@example.com")
-        // The relay of this test copies no such claim, so it answers without the header.
-        .header("x-auth-name", "Mallory")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(passed.status(), StatusCode::OK);
-    let seen: Value = passed.json().await.unwrap();
-    assert_eq!(text(&seen, "x-auth-subject"), "alice");
-    assert_eq!(text(&seen, "x-auth-scope"), "addons");
-    assert_eq!(text(&seen, "x-auth-email"), "alice@example.com");
-    assert!(seen.get("x-auth-name").is_none_or(|name| name == ""), "{seen}");
+    let plain: &[(&str, &str)] = &[];
+    let mut passed = 0;
+    for trick in TRICKS.into_iter().chain([plain]) {
+        let request = trick.iter().fold(client.get(url).bearer_auth(token), |request, field| {
+            request.header(field.0, field.1)
+        });
+        let answer = request.send().await.unwrap();
+        if answer.status() == StatusCode::BAD_REQUEST && trick[0].0 == "connection" {
+            continue;
+        }
+        passed += 1;
+        assert_eq!(answer.status(), StatusCode::OK, "{trick:?}");
+        let seen: Value = answer.json().await.unwrap();
+        for (name, value) in
+            [("SUBJECT", "alice"), ("SCOPE", "addons"), ("EMAIL", "alice@example.com")]
+        {
+            assert_eq!(text(&seen, &format!("HTTP_X_AUTH_{name}")), value, "{trick:?}: {seen}");
+        }
+        assert!(text(&seen, "HTTP_X_AUTH_TOKEN_ID").len() > 10, "{trick:?}: {seen}");
+        // The relay of this test copies no such claim.
+        assert!(seen.get("HTTP_X_AUTH_NAME").is_none_or(|name| name == ""), "{trick:?}: {seen}");
+    }
+    assert!(passed >= 6, "{passed}");
     let revoke = crate::support::client().post(format!("{}/addons/revoke", relay.url));
     let revoke = revoke.form(&[("token", token)]).send().await.unwrap();
     assert_eq!(revoke.status(), StatusCode::OK);
@@ -503,7 +541,7 @@ fn guard() -> (Process, String) {
 
 #[tokio::test]
 async fn nginx_asks_the_relay_who_may_pass() {
-    let ((relay, guard), api) = (guard(), api().await);
+    let ((relay, guard), api) = (guard(), api());
     let directory = redis::Directory::new();
     let (folder, port) = (directory.path().display(), redis::free_port());
     let site = deployed("forward-auth/nginx.conf");
@@ -513,7 +551,7 @@ async fn nginx_asks_the_relay_who_may_pass() {
     let site = site
         .replace("listen 8443;", &format!("listen 127.0.0.1:{port};"))
         .replace("127.0.0.1:8080", &guard)
-        .replace("127.0.0.1:9000", &api);
+        .replace("127.0.0.1:9000", &api.address);
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {folder}/{name};"))
         .concat();
@@ -536,7 +574,7 @@ async fn nginx_asks_the_relay_who_may_pass() {
 
 #[tokio::test]
 async fn caddy_asks_the_relay_who_may_pass() {
-    let ((relay, guard), api) = (guard(), api().await);
+    let ((relay, guard), api) = (guard(), api());
     let replace = |places: &Places| {
         let Places { folder, port, plain_port, .. } = places;
         let site = format!(
@@ -546,7 +584,7 @@ async fn caddy_asks_the_relay_who_may_pass() {
         vec![
             ("\napi.example {", format!("\n{site}")),
             ("127.0.0.1:8080", guard.clone()),
-            ("127.0.0.1:9000", api.clone()),
+            ("127.0.0.1:9000", api.address.clone()),
         ]
     };
     let arguments = |places: &Places| {
@@ -555,13 +593,34 @@ async fn caddy_asks_the_relay_who_may_pass() {
             .to_vec()
     };
     let proxy = Proxy::start("caddy", "forward-auth/Caddyfile", replace, arguments).await;
-    asks_who_may_pass(&relay, &proxy.client(true), &proxy.url("/resource")).await;
+    asks_who_may_pass(&relay, &proxy.client(false), &proxy.url("/resource")).await;
+}
+
+#[tokio::test]
+async fn haproxy_asks_the_relay_who_may_pass() {
+    let ((relay, guard), api) = (guard(), api());
+    let replace = |places: &Places| {
+        let Places { folder, port, .. } = places;
+        std::fs::write(format!("{folder}/auth.lua"), deployed("forward-auth/haproxy.lua")).unwrap();
+        vec![
+            ("/etc/haproxy/forward-auth.lua", format!("{folder}/auth.lua")),
+            ("127.0.0.1:8080", guard.clone()),
+            (":8443", format!("127.0.0.1:{port}")),
+            ("/etc/haproxy/api.pem", format!("{folder}/relay.pem")),
+            ("127.0.0.1:9000", api.address.clone()),
+        ]
+    };
+    let arguments =
+        |places: &Places| vec!["-db".to_owned(), "-f".to_owned(), places.configuration.clone()];
+    let proxy = Proxy::start("haproxy", "forward-auth/haproxy.cfg", replace, arguments).await;
+    asks_who_may_pass(&relay, &proxy.client(false), &proxy.url("/resource")).await;
 }
 
 #[tokio::test]
 async fn traefik_asks_the_relay_who_may_pass() {
-    let ((relay, guard), api) = (guard(), api().await);
-    let addresses = || vec![("127.0.0.1:8080", guard.clone()), ("127.0.0.1:9000", api.clone())];
+    let ((relay, guard), api) = (guard(), api());
+    let addresses =
+        || vec![("127.0.0.1:8080", guard.clone()), ("127.0.0.1:9000", api.address.clone())];
     let proxy = traefik("forward-auth/traefik.yaml", "Host(`api.example`)", addresses).await;
-    asks_who_may_pass(&relay, &proxy.client(true), &proxy.url("/resource")).await;
+    asks_who_may_pass(&relay, &proxy.client(false), &proxy.url("/resource")).await;
 }

@@ -2,6 +2,7 @@
 //! instance.
 
 use crate::support::{Browser, Process, client, create, redis, text};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value;
 
@@ -178,4 +179,42 @@ async fn guesses_of_a_clients_secret_are_limited_counted_and_logged() {
     let lines = log.lines().filter(|line| line.contains("wrong secret")).count() as u64;
     assert!(lines > wrong && lines < wrong + 30, "{lines} lines for {wrong} guesses");
     assert!(log.contains("192.0.2.1") && !log.contains("guess 0"));
+}
+
+/// `token` with other claims, signed with the key of [`instance`].
+fn with_claims(token: &str, change: impl FnOnce(&mut Value)) -> String {
+    let (head, rest) = token.split_once('.').unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(rest.split_once('.').unwrap().0).unwrap();
+    let mut claims = serde_json::from_slice(&claims).unwrap();
+    change(&mut claims);
+    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test]
+async fn forward_authentication_passes_a_subject_on_exactly_or_refuses_the_token() {
+    let server = redis::Server::start(&[]).await;
+    let relay = instance(&server.url());
+    let token = access_token(&relay).await;
+    let with_subject = |subject: &str| with_claims(&token, |claims| claims["sub"] = subject.into());
+    for subject in ["bob", "auth0|1 2", "https://id.example/bob"] {
+        let answer = verify(&relay, &with_subject(subject)).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{subject}");
+        assert_eq!(answer.headers()["x-auth-subject"], subject);
+    }
+    for subject in ["", " ", " admin", "admin\t", "a\nx-auth-scope: all", "\u{e9}ve", "admin\0"] {
+        let answer = verify(&relay, &with_subject(subject)).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{subject:?}");
+        assert!(!answer.headers().contains_key("x-auth-subject"));
+    }
+    let spaced = with_claims(&token, |claims| claims["scope"] = "all ".into());
+    assert_eq!(verify(&relay, &spaced).await.status(), StatusCode::UNAUTHORIZED);
+    for (verified, email) in
+        [(true.into(), "alice@example.com"), (false.into(), ""), (Value::Null, "")]
+    {
+        let token = with_claims(&token, |claims| claims["email_verified"] = verified);
+        assert_eq!(verify(&relay, &token).await.headers()["x-auth-email"], email);
+    }
 }

@@ -4,9 +4,10 @@
 use axum::{
     Json,
     extract::{FromRequestParts, OptionalFromRequestParts, State},
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use serde_json::Value;
 
 use crate::{
     api::{
@@ -125,35 +126,60 @@ pub(super) async fn me(AccessToken(claims): AccessToken) -> Response {
         (
             status = 200, description = "The token is valid; `X-Auth-*` headers have its claims.",
             headers(
-                ("X-Auth-Subject", description = "`sub`."),
+                ("X-Auth-Subject", description = "`sub`; a token whose subject is no visible ASCII text is refused."),
                 ("X-Auth-Scope", description = "`scope`."),
                 ("X-Auth-Token-Id", description = "`jti`."),
                 ("X-Auth-Name", description = "`name`; empty without."),
-                ("X-Auth-Email", description = "`email`; empty without."),
+                ("X-Auth-Email", description = "`email`; empty without, and where it is not verified."),
             ),
         ),
         Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
     ),
 )]
-pub(super) async fn verify(AccessToken(claims): AccessToken) -> Response {
-    let mut response = StatusCode::OK.into_response();
-    let fields = [
-        ("x-auth-subject", Some(claims.sub.as_str())),
-        ("x-auth-scope", Some(claims.scope.as_str())),
-        ("x-auth-token-id", Some(claims.jti.as_str())),
-        ("x-auth-name", claims.extra.get("name").and_then(|name| name.as_str())),
-        ("x-auth-email", claims.extra.get("email").and_then(|email| email.as_str())),
-    ];
-    for (name, value) in fields {
-        // All are always there: a proxy that copies one which is not may pass on something else in
-        // its place, such as what the client sent. A claim that is no header value (line breaks) is
-        // left out rather than mangled.
-        let value = HeaderValue::from_bytes(value.unwrap_or_default().as_bytes())
-            .unwrap_or(HeaderValue::from_static(""));
-        response.headers_mut().insert(HeaderName::from_static(name), value);
+pub(super) async fn verify(
+    AccessToken(claims): AccessToken,
+) -> Result<AppendHeaders<[(HeaderName, HeaderValue); 6]>, Problem> {
+    let unfit = |name| {
+        Problem::InvalidToken(Some(format!("The claim `{name}` cannot be sent in a header")))
+    };
+    // What decides who may do what arrives exactly as it is in the token, or not at all.
+    let subject = exact(&claims.sub).filter(|_| !claims.sub.is_empty()).ok_or(unfit("sub"))?;
+    let scope = exact(&claims.scope).ok_or(unfit("scope"))?;
+    let token_id = exact(&claims.jti).ok_or(unfit("jti"))?;
+    let email = claims.extra.get("email").filter(|_| is_email_verified(&claims));
+    // All are always there: a proxy that copies one which is not may pass on something else in its
+    // place, such as what the client sent.
+    Ok(AppendHeaders([
+        (HeaderName::from_static("x-auth-subject"), subject),
+        (HeaderName::from_static("x-auth-scope"), scope),
+        (HeaderName::from_static("x-auth-token-id"), token_id),
+        (HeaderName::from_static("x-auth-name"), shown(claims.extra.get("name"))),
+        (HeaderName::from_static("x-auth-email"), shown(email)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ]))
+}
+
+/// `text` as a header value that every recipient reads as the same text: visible ASCII, and spaces
+/// in between (RFC 9110 §5.5).
+fn exact(text: &str) -> Option<HeaderValue> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    let is_trimmed = text.trim_ascii() == text;
+    if is_plain && is_trimmed { HeaderValue::from_str(text).ok() } else { None }
+}
+
+/// A claim that is shown to people, as UTF-8; empty where it is no header value.
+fn shown(claim: Option<&Value>) -> HeaderValue {
+    let text = claim.and_then(Value::as_str).unwrap_or_default().trim();
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Whether the provider, or the operator in its place, vouches for the e-mail address.
+fn is_email_verified(claims: &Claims) -> bool {
+    match claims.extra.get("email_verified") {
+        Some(Value::Bool(verified)) => *verified,
+        Some(Value::String(verified)) => verified == "true",
+        _ => false,
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 /// Introspection (RFC 7662)
@@ -183,7 +209,7 @@ pub(super) async fn introspect(
     {
         answer.active = true;
         match serde_json::to_value(&claims) {
-            Ok(serde_json::Value::Object(claims)) => answer.claims = claims,
+            Ok(Value::Object(claims)) => answer.claims = claims,
             _ => return Err(Problem::Internal),
         }
         answer.claims.insert("token_type".to_owned(), "Bearer".into());
@@ -283,4 +309,58 @@ pub(super) async fn metadata(State(app): State<AppState>) -> Response {
         service_documentation: app.public(paths::DOCS),
     };
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_text_that_a_recipient_could_read_as_another_is_no_header_value() {
+        for text in ["alice", "a b", "", "auth0|123", "a,b", "https://id.example/alice"] {
+            assert_eq!(exact(text).unwrap(), text);
+        }
+        for text in [" admin", "admin ", "admin\t", "a\r\nX-Auth-Scope: all", "é", "\u{a0}", "a\0"]
+        {
+            assert!(exact(text).is_none(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_value_is_its_text(text in any::<String>()) {
+            if let Some(value) = exact(&text) {
+                prop_assert_eq!(value.to_str().unwrap().trim(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_verified_email_address_is_passed_on() {
+        let claims = |verified: Option<Value>| {
+            let mut claims: Claims = serde_json::from_value(json!({
+                "iss": "i", "sub": "s", "aud": "a", "exp": 1, "iat": 1, "nbf": 1, "jti": "j",
+                "scope": "", "email": "alice@example.com",
+            }))
+            .unwrap();
+            if let Some(verified) = verified {
+                claims.extra.insert("email_verified".to_owned(), verified);
+            }
+            claims
+        };
+        for (verified, passed) in [
+            (None, false),
+            (Some(json!(false)), false),
+            (Some(json!("false")), false),
+            (Some(json!(1)), false),
+            (Some(json!(null)), false),
+            (Some(json!(true)), true),
+            (Some(json!("true")), true),
+        ] {
+            assert_eq!(is_email_verified(&claims(verified.clone())), passed, "{verified:?}");
+        }
+    }
 }
