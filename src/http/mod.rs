@@ -18,6 +18,7 @@ pub mod middleware;
 pub mod oauth;
 pub mod operator;
 pub mod pages;
+mod quota;
 mod responses;
 mod router;
 mod sending_ended;
@@ -27,6 +28,7 @@ mod tags;
 pub use self::{
     head::{MAX_FIELDS, MAX_HEAD},
     operator::metrics::Transport,
+    quota::CreationQuota,
     router::{Optional, metrics_router, openapi, router},
     sending_ended::SendingEnded,
     state::{App, AppState},

@@ -3,18 +3,18 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use governor::{DefaultKeyedRateLimiter, clock::Clock};
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
 
 use crate::{
     http::{
         error::Problem,
-        guesses::{self, GuessLimiter, Guessed, Verdict},
+        guesses::{GuessLimiter, Guessed, Verdict},
         meet,
         middleware::ClientAddress,
         operator::metrics,
         pages,
+        quota::CreationQuota,
     },
     oidc,
     relay::Relay,
@@ -59,7 +59,7 @@ pub struct App {
     /// Failed attempts by client address and in all.
     pub guesses: GuessLimiter,
     /// Session creations by client address.
-    pub creations: DefaultKeyedRateLimiter<IpAddr>,
+    pub creations: CreationQuota,
     /// `Strict-Transport-Security`, when configured.
     pub hsts: Option<HeaderValue>,
     /// The meet-compatible surface, when it is on.
@@ -123,14 +123,12 @@ impl App {
         }
     }
 
-    /// Counts a session's creation against the client's allowance.
+    /// Counts a session's creation against the client's quota.
     ///
     /// # Errors
     /// [`Problem::TooManySessions`] when it is used up.
     pub fn admit_creation(&self, ClientAddress(address): ClientAddress) -> Result<(), Problem> {
-        self.creations.check_key(&guesses::client(address)).map_err(|denied| {
-            Problem::TooManySessions(denied.wait_time_from(self.creations.clock().now()))
-        })
+        self.creations.take(address).map_err(Problem::TooManySessions)
     }
 
     /// Refuses an attempt of `client` before its secret is looked at, see [`GuessLimiter::admit`].

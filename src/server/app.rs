@@ -1,18 +1,13 @@
 //! Builds the state that all handlers share from the settings.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
-use governor::{Quota, RateLimiter};
 
 use crate::{
     http::{
-        self, App, AppState,
+        self, App, AppState, CreationQuota,
         guesses::GuessLimiter,
         meet::{CsrfKeys, Meet},
         operator::metrics::Metrics,
@@ -108,7 +103,6 @@ pub(crate) async fn build(
         claims: token_claims(&settings),
     };
     let redirect_uri = format!("{public_url}callback");
-    let quota = Quota::per_minute(limits.sessions_per_minute);
     Ok(Arc::new(App {
         login: oidc::Provider::new(provider_options(&settings, redirect_uri))?,
         sealing_keys: secrets.sealing_keys,
@@ -133,7 +127,7 @@ pub(crate) async fn build(
             .map(|options| Tracing::start(&options))
             .transpose()?,
         guesses: GuessLimiter::default(),
-        creations: RateLimiter::<IpAddr, _, _>::dashmap(quota),
+        creations: CreationQuota::new(limits.sessions_per_minute),
         hsts: settings.server.hsts.and_then(|max_age| {
             HeaderValue::from_str(&format!("max-age={}; includeSubDomains", max_age.as_secs())).ok()
         }),

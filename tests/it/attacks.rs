@@ -239,3 +239,134 @@ async fn pipelined_requests_are_answered_or_cut_off() {
     println!("pipelined requests: {grown} MiB more");
     assert!(grown < 50, "{grown} MiB");
 }
+
+/// Prints and bounds what an attack costs, in MiB.
+fn bounded(attack: &str, before: u64, during: u64, after: u64, most: u64) {
+    println!("{attack}: RSS {before} MiB before, {during} during, {after} after");
+    let grown = during.max(after).saturating_sub(before);
+    assert!(grown <= most, "{attack}: {grown} MiB more");
+}
+
+// Field case 18.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_no_window_lets_through_cost_little_and_end_their_connection() {
+    const CONNECTIONS: usize = 10;
+    const REQUESTS: usize = 250;
+    let relay = Process::demo(&[]);
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let (mut connections, mut clients, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..CONNECTIONS {
+        let socket = connect(&relay, number).await.unwrap();
+        let handshake =
+            h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(socket);
+        let (client, connection) = handshake.await.unwrap();
+        // It answers pings all the time.
+        connections.push(tokio::spawn(connection));
+        let mut client = client.ready().await.unwrap();
+        for _ in 0..REQUESTS {
+            client = client.ready().await.unwrap();
+            let url = format!("{}/openapi.json", relay.url);
+            let (answer, _) =
+                client.send_request(http::Request::get(url).body(()).unwrap(), true).unwrap();
+            answers.push(answer);
+        }
+        // A client closes with its last handle.
+        clients.push(client);
+    }
+    let mut heads = Vec::new();
+    for answer in answers {
+        let answer = tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        heads.push(answer);
+    }
+    let during = resident(&relay);
+    somebody_signs_in(&relay).await;
+    let begun = Instant::now();
+    for connection in connections {
+        let end = tokio::time::timeout(Duration::from_secs(60), connection).await;
+        let _ = end.expect("the relay ends the connection");
+    }
+    println!("the connections were ended after {:?}", begun.elapsed());
+    somebody_signs_in(&relay).await;
+    bounded("2500 answers behind closed windows", before, during, resident(&relay), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_large_answers_are_cut_off() {
+    const CONNECTIONS: usize = 200;
+    let relay = Process::demo(&[("TOKEN_RELAY_HEADER_TIMEOUT", "2s")]);
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let requests = "GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(50);
+    let mut held = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut socket = connect(&relay, number).await.unwrap();
+        socket.write_all(requests.as_bytes()).await.unwrap();
+        held.push(socket);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let during = resident(&relay);
+    somebody_signs_in(&relay).await;
+    let begun = Instant::now();
+    within(Duration::from_secs(60), "they are cut off", || async {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", relay.id())).unwrap().count();
+        files < CONNECTIONS / 2
+    })
+    .await;
+    println!("they were cut off after {:?}", begun.elapsed());
+    bounded("200 clients that do not read", before, during, resident(&relay), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_with_all_connections_does_not_lock_out_a_health_check() {
+    let metrics = format!("127.0.0.1:{}", crate::support::redis::free_port());
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_MAX_CONNECTIONS", "200"),
+        ("TOKEN_RELAY_METRICS_LISTEN", &metrics),
+    ]);
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::Ipv4Addr::new(127, 0, 2, 1), 0).into()).unwrap();
+        held.push(socket.connect(address(&relay)).await.unwrap());
+    }
+    // All three are refused or answered at once; none waits.
+    let mut greedy = held.pop().unwrap();
+    let mut refused = String::new();
+    greedy.read_to_string(&mut refused).await.unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    for base in [&relay.url, &format!("http://{metrics}")] {
+        for path in ["/healthz", "/readyz"] {
+            let health = client().get(format!("{base}{path}")).send().await.unwrap();
+            assert_eq!(health.status(), StatusCode::OK, "{base}{path}");
+        }
+    }
+    somebody_signs_in(&relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_creations_from_a_48_is_bounded() {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "20"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+    ]);
+    let before = resident(&relay);
+    let (http, url) = (client(), format!("{}/addons/sessions", relay.url));
+    let (mut created, mut refused, begun) = (0, 0, Instant::now());
+    for subnet in 0..3000 {
+        let from = format!("2001:db8:1:{:x}::1", subnet * 20);
+        match http.post(&url).header("x-forwarded-for", from).send().await.unwrap().status() {
+            StatusCode::CREATED => created += 1,
+            StatusCode::TOO_MANY_REQUESTS => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    println!("a flood of 3000 from as many /64 of one /48: {created} created, {refused} refused");
+    // 16 times one client's quota, and what comes back with the time.
+    assert!((320..=330 + begun.elapsed().as_secs() * 6).contains(&created), "{created}");
+    let neighbour = http.post(&url).header("x-forwarded-for", "2001:db8:2::1").send().await;
+    assert_eq!(neighbour.unwrap().status(), StatusCode::CREATED);
+    let during = resident(&relay);
+    bounded("a flood of creations", before, during, during, 20);
+}
