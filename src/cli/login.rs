@@ -1,6 +1,6 @@
 //! `token-relay login`: signs a terminal in through a relay.
 //!
-//! What is for people goes to standard error, what is for programs to standard output.
+//! Text for people goes to standard error, results for programs to standard output.
 
 use std::{
     fs::{OpenOptions, rename},
@@ -17,20 +17,18 @@ use url::Url;
 
 use crate::util::browser;
 
-/// What `token-relay login` is asked.
+/// Options of `token-relay login`.
 #[derive(Debug)]
 pub struct LoginOptions {
     /// Public URL of the relay.
     pub relay: Url,
-    /// What the person is told that they sign in to.
-    pub client_name: String,
-    /// Whether the person compares a code first.
-    pub confirm: bool,
+    /// The sign-in to ask for.
+    pub sign_in: SignIn,
     /// Whether a browser is opened.
     pub open: bool,
     /// Lines of JSON instead of text.
     pub json: bool,
-    /// Keep the token in this file instead of printing it.
+    /// File to store the token in, instead of printing it.
     pub store: Option<PathBuf>,
 }
 
@@ -43,17 +41,17 @@ pub enum LoginError {
     /// The person pressed Ctrl-C; the sign-in is cancelled.
     #[error("cancelled")]
     Interrupted,
-    /// The token cannot be kept.
+    /// The token cannot be stored.
     #[error("{}: {source}", path.display())]
     Store {
-        /// Where it was to go.
+        /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Why.
         source: io::Error,
     },
 }
 
-/// What is kept of a token: enough for `curl` and for `POST /addons/token`.
+/// The token as it is printed or stored: enough for `curl` and for `POST /addons/token`.
 #[derive(Serialize)]
 struct Stored<'a> {
     state: &'static str,
@@ -67,10 +65,10 @@ struct Stored<'a> {
     session_token: Option<&'a str>,
 }
 
-/// Signs in, and prints or keeps the token.
+/// Signs in, and prints or stores the token.
 ///
 /// # Errors
-/// [`LoginError`]. With `json`, the last line on standard output says it too.
+/// [`LoginError`]. With `json`, the last line on standard output names it as well.
 pub async fn login(options: &LoginOptions) -> Result<(), LoginError> {
     let ended = try_login(options).await;
     if options.json
@@ -88,9 +86,7 @@ pub async fn login(options: &LoginOptions) -> Result<(), LoginError> {
 
 async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
     let client = Client::new(options.relay.clone())?;
-    let wanted =
-        SignIn { client_name: Some(options.client_name.clone()), confirm: options.confirm };
-    let pending = client.sign_in(&wanted).await?;
+    let pending = client.sign_in(&options.sign_in).await?;
     announce(options, &pending);
     if options.open {
         browser::open(pending.transit_url().as_str());
@@ -99,7 +95,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
     let ended = tokio::select! {
         token = pending.token() => token.map_err(LoginError::from),
         _ = tokio::signal::ctrl_c() => {
-            // Whoever is at the dialog is told.
+            // So that the dialog says so.
             let _ = pending.cancel().await;
             Err(LoginError::Interrupted)
         }
@@ -116,7 +112,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
         session_id: credentials.then(|| pending.session_id().expose()),
         session_token: credentials.then(|| pending.session_token().expose()),
     };
-    let life = humantime::format_duration(Duration::from_secs(token.expires_in));
+    let lifetime = humantime::format_duration(Duration::from_secs(token.expires_in));
     if let Some(path) = &options.store {
         store(path, &stored).map_err(|source| LoginError::Store { path: path.clone(), source })?;
         if options.json {
@@ -125,14 +121,14 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
             );
         } else {
             super::print_error(&format!(
-                "Signed in for {life}; the token is in {}.",
+                "Signed in for {lifetime}; the token is in {}.",
                 path.display()
             ));
         }
     } else if options.json {
         print(&stored);
     } else {
-        super::print_error(&format!("Signed in for {life}."));
+        super::print_error(&format!("Signed in for {lifetime}."));
         let _ = writeln!(io::stdout().lock(), "{}", token.access_token.expose());
     }
     Ok(())
@@ -149,35 +145,33 @@ fn announce(options: &LoginOptions, pending: &PendingSignIn) {
         }));
         return;
     }
-    super::print_error(&format!("To sign in, open this address in a browser:\n\n  {url}\n"));
+    super::print_error(&format!("To sign in, open this address in a browser\n\n  {url}\n"));
     if let Some(code) = code {
-        super::print_error(&format!(
-            "It shows a code. Go on only if it is this one:\n\n  {code}\n"
-        ));
+        super::print_error(&format!("and type this code there:\n\n  {code}\n"));
     }
 }
 
-/// Turns while standard error is a terminal, and is not there otherwise.
-fn spinner(life: Duration) -> ProgressBar {
+/// Drawn only where standard error is a terminal.
+fn spinner(expires_in: Duration) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
-    // The template is ours and a test draws it.
+    // It cannot fail: the template is constant.
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed} of {prefix})") {
         spinner.set_style(style);
     }
-    spinner.set_prefix(humantime::format_duration(life).to_string());
+    spinner.set_prefix(humantime::format_duration(expires_in).to_string());
     spinner.set_message("Waiting for the sign-in; Ctrl-C cancels");
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner
 }
 
 fn print(value: &impl Serialize) {
-    // Strings and numbers always serialise; nobody may be reading.
+    // Strings and numbers always serialise; a closed pipe is no failure.
     let line = serde_json::to_string(value).unwrap_or_default();
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// Writes a file that is only the owner's, all or nothing.
+/// Writes a file that only its owner can read, all or nothing.
 fn store(path: &Path, stored: &Stored<'_>) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use token_relay_client::SignIn;
 
 use crate::{
     cli::login::{LoginError, LoginOptions},
@@ -110,7 +111,7 @@ struct Login {
     /// Public URL of the relay
     #[arg(default_value = "http://127.0.0.1:8080")]
     relay: url::Url,
-    /// What the dialog says that the person signs in to
+    /// Name of the program in the dialog
     #[arg(long, value_name = "NAME", default_value = "token-relay login")]
     client_name: String,
     /// Do not ask the person to compare a code
@@ -122,7 +123,7 @@ struct Login {
     /// Print lines of JSON for scripts: one when the sign-in begins, one when it ends
     #[arg(long)]
     json: bool,
-    /// Keep the token in this file, for its owner only, instead of printing it
+    /// Store the token in this file, readable by its owner only, instead of printing it
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 }
@@ -186,8 +187,10 @@ pub fn main() -> ExitCode {
         Command::Login(login) => {
             let options = LoginOptions {
                 relay: login.relay,
-                client_name: login.client_name,
-                confirm: !login.no_confirm,
+                sign_in: SignIn {
+                    client_name: Some(login.client_name),
+                    confirm: !login.no_confirm,
+                },
                 open: !login.no_open,
                 json: login.json,
                 store: login.store,

@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-/// Opens `url` in the browser that the desktop prefers. False when there is none to be had: then the
-/// person opens it.
+/// Opens `url` in the desktop's default browser; false when there is none. `url` must be `http` or
+/// `https`: a desktop opens other schemes with other programs.
 pub fn open(url: &str) -> bool {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let spawned = Command::new(opener)
@@ -14,7 +14,7 @@ pub fn open(url: &str) -> bool {
         .spawn();
     match spawned {
         Ok(mut child) => {
-            // Some openers stay until the browser ends.
+            // Some run until the browser ends.
             std::thread::spawn(move || child.wait());
             true
         }

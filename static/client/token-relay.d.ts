@@ -62,6 +62,7 @@ export type Progress =
   | { step: 'proved' }
   /** The dialog may ask for this code: show it. */
   | { step: 'code'; userCode: string }
+  /** The window was closed, or shows a page that is cut off from this one (COOP): a token may still come. */
   | { step: 'dialog-closed' }
   | { step: 'connecting' | 'waiting' | 'delivered'; transport: Transport }
   | { step: 'fallback' | 'reconnecting'; transport: Transport; reason: string };

@@ -392,6 +392,8 @@ async function prove({ sessionId, sessionToken }, challenge) {
   return btoa(String.fromCharCode(...new Uint8Array(mac))).replace(/\+/g, '-').replace(/\//g, '_').replace(/=/g, '');
 }
 
+const isWindow = (handle) => typeof handle?.postMessage === 'function';
+
 // Answers the dialog of `session`. `answer` takes a message and the origin it came from, and gives the
 // reply that may go back to that origin, if any. Windows are listened to until `stop` is called.
 function proofs(session, onProof) {
@@ -415,7 +417,7 @@ function proofs(session, onProof) {
   globalThis.window?.addEventListener?.('message', listen);
   return {
     answer,
-    of(handle) { own = typeof handle?.postMessage === 'function' ? handle : undefined; },
+    of(handle) { own = isWindow(handle) ? handle : undefined; },
     stop: () => globalThis.window?.removeEventListener?.('message', listen),
   };
 }
@@ -485,6 +487,8 @@ async function withDialog(options, create) {
     const token = waitForToken({ ...options, ...session, signal: stop.signal });
     proof = proofs(session, () => {
       clearTimeout(codeTimer);
+      // Pages after a proof are cut off from this one, which looks as if the window were closed.
+      if (isWindow(dialog)) clearInterval(watch);
       onProgress({ step: 'proved' });
     });
     proof.of(own);
@@ -498,7 +502,7 @@ async function withDialog(options, create) {
         watch = setInterval(() => {
           if (!dialog?.closed) return;
           clearInterval(watch);
-          onProgress({ step: 'dialog-closed' }); // only a hint: the login may be over already
+          onProgress({ step: 'dialog-closed' }); // only a hint: the login may be over, or its pages cut off
         }, 500);
         return token;
       });

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import http from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -114,15 +115,15 @@ test('React: the page is accessible in light and dark', async () => {
   }
 });
 
-/** Runs the script; `said` is what it has told the person so far. */
+/** Runs the script; `said` is what it has printed for the person so far. */
 function runScript(...args) {
   const child = spawn('sh', [SCRIPT, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   const run = { child, said: '', token: '' };
   child.stdout.on('data', (bytes) => { run.token += bytes; });
   child.stderr.on('data', (bytes) => { run.said += bytes; });
   run.ended = new Promise((resolve) => { child.on('close', resolve); });
-  run.told = async () => {
-    await until('the address is told', () => /code [A-Z]{4}-[A-Z]{4}/.test(run.said) || child.exitCode !== null);
+  run.announced = async () => {
+    await until('the address is printed', () => /code [A-Z]{4}-[A-Z]{4}/.test(run.said) || child.exitCode !== null);
     return { address: /http\S+/.exec(run.said)[0], code: /code ([A-Z]{4}-[A-Z]{4})/.exec(run.said)[1] };
   };
   return run;
@@ -142,7 +143,7 @@ function childrenOf(pid) {
 
 test('terminal: the script prints the token, and only that', async () => {
   const run = runScript(automatic.address, 'Build server');
-  const { address, code } = await run.told();
+  const { address, code } = await run.announced();
   let curl;
   await until('curl waits on the stream', () => {
     curl = childrenOf(run.child.pid).find((line) => line.includes('/events'));
@@ -163,13 +164,13 @@ test('terminal: the script prints the token, and only that', async () => {
 
 test('terminal: refused, interrupted, no relay, wrong usage', async () => {
   const refused = runScript(automatic.address);
-  const { context, page } = await openPage(browser, (await refused.told()).address);
+  const { context, page } = await openPage(browser, (await refused.announced()).address);
   await page.click('button[value=deny]');
   assert.equal(await refused.ended, 1);
   assert.match(refused.said, /Not signed in: access_denied/);
 
   const interrupted = runScript(automatic.address);
-  const { address } = await interrupted.told();
+  const { address } = await interrupted.announced();
   interrupted.child.kill('SIGINT');
   assert.equal(await interrupted.ended, 1);
   assert.ok([404, 410].includes((await page.goto(address)).status()), 'the session is over at the relay');
@@ -179,4 +180,25 @@ test('terminal: refused, interrupted, no relay, wrong usage', async () => {
   assert.equal(await runScript().ended, 2);
   assert.equal(await runScript(automatic.address, 'a"b').ended, 2);
   for (const { token } of [refused, interrupted]) assert.equal(token, '');
+});
+
+test('terminal: nothing of a hostile relay reaches the terminal but printable text', async (t) => {
+  let answer;
+  const server = http.createServer((request, response) => response.end(JSON.stringify(answer)));
+  await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
+  t.after(() => server.close());
+  const relay = `http://127.0.0.1:${server.address().port}`;
+  const honest = {
+    session_token: 'T', user_code: 'BCDF-GHJK', transit_url: `${relay}/transit`, events_url: `${relay}/events`, poll_url: `${relay}/poll`,
+  };
+  for (const hostile of [
+    { transit_url: 'file:///etc/passwd' }, { transit_url: `${relay}/\u001b[2J` }, { transit_url: `${relay}.evil.example/` },
+    { events_url: 'http://evil.example/' }, { poll_url: '-o/tmp/x' }, { session_token: 'a b' }, { user_code: '\u001b[2J' }, { user_code: '$(id)' },
+  ]) {
+    answer = { ...honest, ...hostile };
+    const run = runScript(relay);
+    assert.equal(await run.ended, 3, JSON.stringify(hostile));
+    assert.match(run.said, /^[\x20-\x7e\n]*$/);
+    assert.equal(run.token, '');
+  }
 });
