@@ -8,6 +8,11 @@ export interface OfficeDialogOptions {
   /** Let Office ask before it opens the window, which gets past popup blockers. Default true. */
   promptBeforeOpen?: boolean;
   /**
+   * A page on the domain of the task pane, which gets the address of the sign-in in its fragment,
+   * encoded, and goes on there. Needed where the relay is on another domain.
+   */
+  startPage?: string | URL;
+  /**
    * Called with what the dialog's last page reports: `done`, `error`, or `close` for its button; and
    * with what Office reports: `closed` when the person closed the window (12006; a token may still
    * arrive), `unreachable` when a page does not load (12002, 12003). The token never goes this way.

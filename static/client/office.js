@@ -1,7 +1,7 @@
 // Opens the sign-in dialog with the Office JavaScript API, for add-ins of Outlook, Word, Excel...
 // Pass the result to `signIn` or `meetSignIn`; Office.js must be loaded by the task pane.
-// A dialog must begin on the domain of the task pane; some versions of Office accept the <AppDomains>
-// of the manifest as well. Otherwise it is refused (12004).
+// A dialog must begin on the domain of the task pane (`startPage`); some versions of Office accept the
+// <AppDomains> of the manifest as well. Otherwise it is refused (12004).
 
 import { SignInError } from './token-relay.js';
 
@@ -19,7 +19,7 @@ const EVENTS = { 12002: 'unreachable', 12003: 'unreachable', 12006: 'closed' };
 
 let last; // Office shows one dialog of an add-in at a time
 
-export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true, onStatus = () => {} } = {}) {
+export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true, startPage, onStatus = () => {} } = {}) {
   const { Office } = globalThis;
   return (url, { signal, answer = async () => {} } = {}) => new Promise((resolve, reject) => {
     const ui = Office?.context?.ui;
@@ -27,10 +27,11 @@ export function officeDialog({ width = 35, height = 60, promptBeforeOpen = true,
       reject(new SignInError('dialog_failed', 'Office.js is not loaded or not ready.'));
       return;
     }
+    const first = startPage ? `${new URL(startPage, location.href)}#${encodeURIComponent(url)}` : url;
     // The dialog of an earlier sign-in may still show its error. Closing it takes a moment.
     let tries = last && !last.closed ? 10 : 0;
     last?.close();
-    const show = () => ui.displayDialogAsync(url, { width, height, promptBeforeOpen }, ({ status, value: dialog, error }) => {
+    const show = () => ui.displayDialogAsync(first, { width, height, promptBeforeOpen }, ({ status, value: dialog, error }) => {
       if (status !== Office.AsyncResultStatus.Succeeded) {
         if (error.code === ALREADY_OPEN && tries > 0) {
           tries -= 1;

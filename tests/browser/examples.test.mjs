@@ -1,8 +1,8 @@
-// The examples, built and run as their readers would: the React hook with esbuild in Chromium, the
-// shell script with curl.
+// The examples, built and run as their readers would: add-ins in Chromium, each on a site of its own; shell
+// and Python scripts.
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,23 +10,37 @@ import { after, before, test } from 'node:test';
 import { launch, logIn, openPage, overflow, SCREENSHOTS, serveFolder, startDemo, STATIC, until, violations } from './support.mjs';
 
 const MODULES = new URL('./node_modules/', import.meta.url).pathname;
-const SCRIPT = `${STATIC}examples/terminal/sign-in.sh`;
+const EXAMPLES = `${STATIC}examples/`;
+const SCRIPTS = {
+  shell: ['sh', `${EXAMPLES}terminal/sign-in.sh`],
+  Python: ['python3', `${EXAMPLES}python/sign_in.py`],
+};
+const OFFICE_JS = 'https://appsforoffice.microsoft.com/lib/1/hosted/office.js';
 
 let browser;
 let demo;
 let automatic;
-let site;
 let project;
+const sites = {};
 
 before(async () => {
-  // The example as it is checked out alone, with its dependencies beside it.
-  project = mkdtempSync(join(tmpdir(), 'token-relay-react-'));
-  cpSync(`${STATIC}examples/react/`, project, { recursive: true });
-  mkdirSync(join(project, 'node_modules'));
-  for (const name of ['react', 'react-dom', 'scheduler', '@types', 'csstype']) symlinkSync(join(MODULES, name), join(project, 'node_modules', name));
-  symlinkSync(`${STATIC}client`, join(project, 'node_modules', 'token-relay'));
-  site = await serveFolder(project);
-  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: site.address });
+  // Each example as its reader has it: a folder alone, with its dependencies beside it.
+  project = mkdtempSync(join(tmpdir(), 'token-relay-examples-'));
+  for (const name of ['javascript', 'react', 'office']) cpSync(EXAMPLES + name, join(project, name), { recursive: true });
+  mkdirSync(join(project, 'react/node_modules'));
+  for (const name of readdirSync(MODULES).filter((each) => !each.startsWith('.'))) symlinkSync(join(MODULES, name), join(project, 'react/node_modules', name));
+  symlinkSync(`${STATIC}client`, join(project, 'react/node_modules/token-relay'));
+  sites.javascript = await serveFolder(join(project, 'javascript'));
+  sites.office = await serveFolder(join(project, 'office'));
+  sites.react = await serveFolder(join(project, 'react/dist'));
+  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: Object.values(sites).map(({ address }) => address).join(',') });
+  // What the READMEs say to change for another relay.
+  for (const file of ['javascript/add-in.js', 'office/config.js']) {
+    const source = readFileSync(join(project, file), 'utf8');
+    const changed = source.replace("RELAY = 'http://127.0.0.1:8080'", `RELAY = '${demo.address}'`);
+    assert.notEqual(changed, source);
+    writeFileSync(join(project, file), changed);
+  }
   automatic = await startDemo({ TOKEN_RELAY_DEMO_AUTO_LOGIN: '1' });
   browser = await launch();
 });
@@ -35,63 +49,56 @@ after(async () => {
   await browser?.close();
   demo?.stop();
   automatic?.stop();
-  site?.stop();
+  for (const site of Object.values(sites)) site.stop();
   if (project) rmSync(project, { recursive: true });
 });
 
-test('React: the example compiles by its types and is built by the command in its package.json', () => {
-  const { scripts, dependencies, devDependencies } = JSON.parse(readFileSync(join(project, 'package.json'), 'utf8'));
+const status = (page) => page.textContent('[role=status]');
+
+test('React: the example is checked and built by the commands in its package.json', () => {
+  const { scripts, dependencies, devDependencies } = JSON.parse(readFileSync(join(project, 'react/package.json'), 'utf8'));
   // What is tested here is what the example asks for.
   const own = JSON.parse(readFileSync(new URL('./package.json', import.meta.url), 'utf8')).devDependencies;
   for (const [name, wanted] of Object.entries({ ...dependencies, ...devDependencies })) {
-    if (name !== 'token-relay') assert.equal(own[name].split('.')[0], wanted.split('.')[0], name);
+    if (name !== 'token-relay') assert.equal(own[name], wanted, name);
   }
-  const compile = () => execFileSync(process.execPath, [join(MODULES, 'typescript/bin/tsc'), '--noEmit', '--strict', '--noUncheckedIndexedAccess', '--target', 'es2022', '--lib', 'es2022,dom',
-    '--module', 'esnext', '--moduleResolution', 'bundler', '--jsx', 'react-jsx', 'main.tsx'], { cwd: project, encoding: 'utf8' });
-  assert.equal(compile(), '');
-  const [command, ...options] = scripts.build.split(' ');
-  assert.equal(command, 'esbuild');
-  execFileSync(join(MODULES, '.bin/esbuild'), options, { cwd: project, stdio: 'pipe' });
+  assert.equal(scripts.build, 'tsc && vite build');
+  execFileSync('npm', ['run', 'build'], { cwd: join(project, 'react'), stdio: 'pipe', env: { ...process.env, VITE_RELAY: demo.address } });
 });
 
-const openExample = (options) => openPage(browser, `${site.address}/?relay=${demo.address}`, options);
+const openExample = (options) => openPage(browser, sites.react.address, options);
+
+async function openDialog(page) {
+  const popup = page.waitForEvent('popup');
+  await page.click('text="Sign in"');
+  return popup;
+}
 
 test('React: signs in, shows who it is, signs out', async () => {
   const { context, page, troubles } = await openExample({ viewport: { width: 320, height: 640 } });
-  const popup = page.waitForEvent('popup');
-  await page.click('text="Sign in"');
-  const dialog = await popup;
-  const code = await page.textContent('#user-code');
-  await dialog.waitForSelector('button[value=continue]');
-  assert.match(await dialog.textContent('body'), new RegExp(code));
+  const dialog = await openDialog(page);
+  await dialog.waitForSelector('input[name=username]');
   assert.equal(await overflow(page), 0);
   await page.screenshot({ path: `${SCREENSHOTS}react-waiting.png` });
-  await dialog.click('button[value=continue]');
   await logIn(dialog, 'alice');
   await page.waitForSelector('#account');
-  assert.equal(await page.textContent('[role=status]'), 'Signed in as Alice Liddell, alice@example.com.');
+  assert.equal(await status(page), 'Signed in as Alice Liddell, alice@example.com.');
   assert.equal(await overflow(page), 0);
   await page.screenshot({ path: `${SCREENSHOTS}react-signed-in.png` });
   await page.click('text="Sign out"');
-  assert.equal(await page.textContent('[role=status]'), 'Not signed in.');
+  assert.equal(await status(page), 'Not signed in.');
   assert.deepEqual(troubles, []);
   await context.close();
 });
 
 test('React: refused, closed, cancelled', async () => {
   const { context, page, requests } = await openExample();
-  const open = async () => {
-    const popup = page.waitForEvent('popup');
-    await page.click('text="Sign in"');
-    return popup;
-  };
-  let dialog = await open();
-  await dialog.click('button[value=deny]');
+  let dialog = await openDialog(page);
+  await dialog.click('button[value=cancel]');
   await page.getByText('Not signed in: ').waitFor();
-  dialog = await open();
-  await dialog.waitForSelector('button[value=continue]');
+  dialog = await openDialog(page);
+  await dialog.waitForSelector('input[name=username]');
   await dialog.close();
-  await page.getByText('The window was closed.').waitFor();
   await page.click('text="Cancel"');
   await page.getByText('Not signed in.').waitFor();
   const ended = () => requests.filter((request) => request.startsWith('DELETE')).length;
@@ -104,10 +111,8 @@ test('React: the page is accessible in light and dark', async () => {
     const { context, page } = await openExample({ colorScheme });
     await page.waitForSelector('text="Sign in"');
     assert.deepEqual(await violations(page), [], `signed out, ${colorScheme}`);
-    const popup = page.waitForEvent('popup');
-    await page.click('text="Sign in"');
-    await popup;
-    await page.waitForSelector('#user-code');
+    await openDialog(page);
+    await page.waitForSelector('text="Cancel"');
     assert.deepEqual(await violations(page), [], `signing in, ${colorScheme}`);
     await page.setViewportSize({ width: 1280, height: 600 });
     await page.screenshot({ path: `${SCREENSHOTS}react-${colorScheme}.png` });
@@ -115,9 +120,58 @@ test('React: the page is accessible in light and dark', async () => {
   }
 });
 
+/** Opens the page of an example, where Office.js is the stub. */
+const openAddIn = (name, path, options) => openPage(browser, `${sites[name].address}/${path}`, {
+  prepare: (context) => context.route(OFFICE_JS, (route) => route.fulfill({ contentType: 'text/javascript', path: `${STATIC}outlook/office-stub.js` })),
+  ...options,
+});
+
+for (const [name, path, allow] of [['javascript', '', false], ['react', '', false], ['office', 'taskpane.html', true], ['office', 'taskpane.html?platform=desktop', false]]) {
+  const what = `${name}${path && ` (${path})`}`;
+  const open = async (page) => {
+    const popup = page.waitForEvent('popup');
+    await page.click('text="Sign in"');
+    if (allow) await page.getByRole('button', { name: 'Allow' }).click();
+    return popup;
+  };
+
+  test(`${what}: the page signs in and calls an API`, async () => {
+    const { context, page, troubles } = await openAddIn(name, path);
+    await page.waitForSelector('text="Sign in"');
+    const dialog = await open(page);
+    await logIn(dialog, 'alice');
+    await page.getByText('Signed in as Alice Liddell, alice@example.com.').waitFor();
+    assert.deepEqual(await violations(page), []);
+    assert.deepEqual(troubles, []);
+    await context.close();
+  });
+
+  test(`${what}: a page that is reloaded during the login has its token`, async () => {
+    const { context, page, requests } = await openAddIn(name, path);
+    await page.waitForSelector('text="Sign in"');
+    const dialog = await open(page);
+    await dialog.waitForSelector('input[name=username]');
+    await page.reload();
+    await logIn(dialog, 'bob');
+    await page.getByText('Signed in as Bob Cratchit, bob@example.com.').waitFor();
+    assert.equal(requests.filter((request) => request === 'POST /addons/sessions').length, 1);
+    await context.close();
+  });
+}
+
+test('Office: the start page goes on to the relay and nowhere else', async () => {
+  const { context, page } = await openAddIn('office', `dialog.html#${encodeURIComponent('https://elsewhere.example/')}`);
+  const failed = [];
+  page.on('framenavigated', (frame) => failed.push(frame.url()));
+  await page.goto(`${sites.office.address}/dialog.html?2#${encodeURIComponent(`${demo.address}/addons/success`)}`);
+  await page.waitForURL(`${demo.address}/addons/success`);
+  assert.ok(failed.every((url) => !url.includes('elsewhere.example/') || url.startsWith(sites.office.address)), failed.join(', '));
+  await context.close();
+});
+
 /** Runs the script; `said` is what it has printed for the person so far. */
-function runScript(...args) {
-  const child = spawn('sh', [SCRIPT, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+function runScript([command, script], ...args) {
+  const child = spawn(command, [script, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   const run = { child, said: '', token: '' };
   child.stdout.on('data', (bytes) => { run.token += bytes; });
   child.stderr.on('data', (bytes) => { run.said += bytes; });
@@ -142,7 +196,7 @@ function childrenOf(pid) {
 }
 
 test('terminal: the script prints the token, and only that', async () => {
-  const run = runScript(automatic.address, 'Build server');
+  const run = runScript(SCRIPTS.shell, automatic.address, 'Build server');
   const { address, code } = await run.announced();
   let curl;
   await until('curl waits on the stream', () => {
@@ -163,22 +217,22 @@ test('terminal: the script prints the token, and only that', async () => {
 });
 
 test('terminal: refused, interrupted, no relay, wrong usage', async () => {
-  const refused = runScript(automatic.address);
+  const refused = runScript(SCRIPTS.shell, automatic.address);
   const { context, page } = await openPage(browser, (await refused.announced()).address);
   await page.click('button[value=deny]');
   assert.equal(await refused.ended, 1);
   assert.match(refused.said, /Not signed in: access_denied/);
 
-  const interrupted = runScript(automatic.address);
+  const interrupted = runScript(SCRIPTS.shell, automatic.address);
   const { address } = await interrupted.announced();
   interrupted.child.kill('SIGINT');
   assert.equal(await interrupted.ended, 1);
   assert.ok([404, 410].includes((await page.goto(address)).status()), 'the session is over at the relay');
   await context.close();
 
-  assert.equal(await runScript('http://127.0.0.1:9').ended, 3);
-  assert.equal(await runScript().ended, 2);
-  assert.equal(await runScript(automatic.address, 'a"b').ended, 2);
+  assert.equal(await runScript(SCRIPTS.shell, 'http://127.0.0.1:9').ended, 3);
+  assert.equal(await runScript(SCRIPTS.shell).ended, 2);
+  assert.equal(await runScript(SCRIPTS.shell, automatic.address, 'a"b').ended, 2);
   for (const { token } of [refused, interrupted]) assert.equal(token, '');
 });
 
@@ -196,7 +250,7 @@ test('terminal: nothing of a hostile relay reaches the terminal but printable te
     { events_url: 'http://evil.example/' }, { poll_url: '-o/tmp/x' }, { session_token: 'a b' }, { user_code: '\u001b[2J' }, { user_code: '$(id)' },
   ]) {
     answer = { ...honest, ...hostile };
-    const run = runScript(relay);
+    const run = runScript(SCRIPTS.shell, relay);
     assert.equal(await run.ended, 3, JSON.stringify(hostile));
     assert.match(run.said, /^[\x20-\x7e\n]*$/);
     assert.equal(run.token, '');

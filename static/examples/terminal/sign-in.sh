@@ -49,7 +49,7 @@ waiting=
 # Ends the session as well: acknowledges the token, or cancels the sign-in.
 finish() {
   [ -z "$waiting" ] || kill "$waiting" 2>/dev/null || true
-  curl -s -o /dev/null --max-time 10 -X DELETE -H "@$private/authorization" "$self" || true
+  [ -z "$self" ] || curl -s -o /dev/null --max-time 10 -X DELETE -H "@$private/authorization" "$self" || true
   rm -rf "$private"
 }
 trap finish EXIT
@@ -86,6 +86,8 @@ while :; do
       exit 0
       ;;
     failed)
+      # The session is over, or another client reads it.
+      self=
       echo "Not signed in: $(printable "$(member "$data" error)")" >&2
       exit 1
       ;;

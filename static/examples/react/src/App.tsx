@@ -1,18 +1,18 @@
 import { useEffect, useState } from 'react';
-import { useTokenRelay } from './useTokenRelay';
+import { useTokenRelay } from './useTokenRelay.js';
 
 interface Claims { sub: string; name?: string; email?: string }
 
 export function App({ relay }: { relay: string }) {
-  const { state, signIn, cancel, signOut } = useTokenRelay({ baseUrl: relay, confirm: true, clientName: 'React example' });
+  const { state, signIn, cancel, signOut } = useTokenRelay({ baseUrl: relay, clientName: 'React example' });
   return (
     <main>
       <h1>React example</h1>
       {state.status === 'signing-in' ? (
         <>
           <p role="status">Please log in in the window that has opened.</p>
-          {state.userCode && <p>It must show the code <strong id="user-code">{state.userCode}</strong>.</p>}
-          {state.dialogClosed && <p>The window was closed. If you had not finished, cancel and sign in again.</p>}
+          {state.userCode && <p>If it asks for a code: <strong id="user-code">{state.userCode}</strong></p>}
+          {state.dialogClosed && <p>The window may be closed. If you had not finished, cancel and sign in again.</p>}
           <button type="button" className="quiet" onClick={cancel}>Cancel</button>
         </>
       ) : state.status === 'signed-in' ? (

@@ -1,22 +1,23 @@
 // A React hook that signs a person in through token-relay. React 18 or later.
 import { useCallback, useEffect, useReducer, useRef } from 'react';
-import { signIn as begin, SignInError } from 'token-relay';
-import type { SignInOptions, Token } from 'token-relay';
+import { resumeSignIn, signIn as begin, SignInError } from 'token-relay';
+import type { Progress, SignInOptions, Token } from 'token-relay';
 
 export type SignInState =
   | { status: 'signed-out' }
+  /** `userCode` is there while the window may ask for it. */
   | { status: 'signing-in'; userCode?: string | undefined; dialogClosed: boolean }
   | { status: 'signed-in'; token: Token }
   | { status: 'failed'; error: SignInError };
 
-/** What `signIn` takes, but for what the hook does itself. */
+/** The options of `signIn` without those that the hook sets itself. */
 export type TokenRelayOptions = Omit<SignInOptions, 'signal' | 'onProgress'>;
 
 export interface TokenRelay {
   state: SignInState;
   /** Call it within the click: it opens the window at once. */
   signIn: () => void;
-  /** Ends the session at the relay, too. */
+  /** Ends the session at the relay as well. */
   cancel: () => void;
   /** Forgets the token. It stays valid until it expires or is revoked. */
   signOut: () => void;
@@ -41,29 +42,23 @@ export function useTokenRelay(options: TokenRelayOptions): TokenRelay {
   const latest = useRef(options);
   useEffect(() => { latest.current = options; });
 
-  const cancel = useCallback(() => running.current?.abort(), []);
-  // A component that goes away must not leave a session waiting.
-  useEffect(() => cancel, [cancel]);
-
-  const signIn = useCallback(() => {
+  // `start` gets what every attempt needs, and resolves with the token, if there is one to come.
+  const attempt = useCallback((start: (common: Pick<SignInOptions, 'signal' | 'onProgress'>) => Promise<Token | undefined>) => {
     running.current?.abort();
-    const attempt = new AbortController();
-    running.current = attempt;
+    const current = new AbortController();
+    running.current = current;
     // An attempt that was replaced or cancelled changes nothing any more.
     const update = (action: Action) => {
-      if (running.current === attempt) dispatch(action);
+      if (running.current === current) dispatch(action);
     };
-    update({ status: 'signing-in', dialogClosed: false });
-    begin({
-      ...latest.current,
-      signal: attempt.signal,
-      onProgress(progress) {
-        if (progress.step === 'code') update({ status: 'code', userCode: progress.userCode });
-        if (progress.step === 'proved') update({ status: 'code', userCode: undefined });
-        if (progress.step === 'dialog-closed') update({ status: 'dialog-closed' });
-      },
-    }).then(
-      (token) => update({ status: 'signed-in', token }),
+    const onProgress = (progress: Progress) => {
+      if (progress.step === 'creating' || progress.step === 'created') update({ status: 'signing-in', dialogClosed: false });
+      if (progress.step === 'code') update({ status: 'code', userCode: progress.userCode });
+      if (progress.step === 'proved') update({ status: 'code', userCode: undefined });
+      if (progress.step === 'dialog-closed') update({ status: 'dialog-closed' });
+    };
+    start({ signal: current.signal, onProgress }).then(
+      (token) => update(token ? { status: 'signed-in', token } : { status: 'signed-out' }),
       (error: unknown) => {
         const known = error instanceof SignInError ? error : new SignInError('server_error', String(error));
         update(known.code === 'aborted' ? { status: 'signed-out' } : { status: 'failed', error: known });
@@ -71,10 +66,25 @@ export function useTokenRelay(options: TokenRelayOptions): TokenRelay {
     );
   }, []);
 
+  const cancel = useCallback(() => running.current?.abort(), []);
+  const signIn = useCallback(() => attempt((common) => begin({ ...latest.current, ...common })), [attempt]);
   const signOut = useCallback(() => {
     running.current = undefined;
     dispatch({ status: 'signed-out' });
   }, []);
+
+  // A sign-in that the page began before it was reloaded.
+  useEffect(() => {
+    const timer = setTimeout(() => {
+      const { baseUrl, clientId } = latest.current;
+      attempt((common) => resumeSignIn({ ...common, ...(baseUrl && { baseUrl }), ...(clientId && { clientId }) }));
+    });
+    return () => {
+      clearTimeout(timer);
+      // A component that goes away must not leave a session waiting.
+      cancel();
+    };
+  }, [attempt, cancel]);
 
   return { state, signIn, cancel, signOut };
 }
