@@ -28,7 +28,7 @@ before(async () => {
   project = mkdtempSync(join(tmpdir(), 'token-relay-examples-'));
   for (const name of ['javascript', 'react', 'office']) cpSync(EXAMPLES + name, join(project, name), { recursive: true });
   mkdirSync(join(project, 'react/node_modules'));
-  for (const name of readdirSync(MODULES).filter((each) => !each.startsWith('.'))) symlinkSync(join(MODULES, name), join(project, 'react/node_modules', name));
+  for (const name of readdirSync(MODULES).filter((each) => each !== '.package-lock.json')) symlinkSync(join(MODULES, name), join(project, 'react/node_modules', name));
   symlinkSync(`${STATIC}client`, join(project, 'react/node_modules/token-relay'));
   sites.javascript = await serveFolder(join(project, 'javascript'));
   sites.office = await serveFolder(join(project, 'office'));
