@@ -252,7 +252,7 @@ fn last_chunks(bytes: &[u8]) -> Bytes {
 }
 
 fn framed(bytes: &[u8], after: &[u8]) -> Bytes {
-    let length = format!("{:x}\r\n", bytes.len());
+    let length = format!("{:X}\r\n", bytes.len());
     let mut framed = Vec::with_capacity(length.len() + bytes.len() + 2 + after.len());
     framed.extend_from_slice(length.as_bytes());
     framed.extend_from_slice(bytes);

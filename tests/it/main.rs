@@ -27,5 +27,6 @@ mod tls;
 #[cfg(feature = "opentelemetry")]
 mod traces;
 mod wire;
+mod wire_differential;
 mod wire_process;
 mod wire_websocket;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 byte by byte, over TCP or TLS.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -217,5 +217,22 @@ impl Wire {
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await.is_some() {}
         std::mem::take(&mut self.received)
+    }
+
+    /// Shuts down the sending side, which may have failed already.
+    pub async fn try_finish(&mut self) -> std::io::Result<()> {
+        self.socket.shutdown().await
+    }
+
+    /// Everything that comes within `pause` of the bytes before, and whether the connection ended.
+    pub async fn quiet(&mut self, pause: Duration) -> (Vec<u8>, bool) {
+        loop {
+            let read = self.socket.read_buf(&mut self.received);
+            match tokio::time::timeout(pause, read).await {
+                Ok(Ok(read)) if read > 0 => {}
+                Ok(_) => return (std::mem::take(&mut self.received), true),
+                Err(_) => return (std::mem::take(&mut self.received), false),
+            }
+        }
     }
 }

@@ -1,0 +1,247 @@
+//! Same bytes, same answer: generated requests are sent as the first and as a later request of a
+//! connection. The first one may take the SSE fast path, the later one goes through hyper.
+
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use crate::support::{
+    text,
+    wire::{Relay, Transport, Wire},
+};
+
+/// Generated cases.
+const CASES: u32 = 200;
+
+/// Silence after which an answer counts as complete, and the same when in doubt.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(3)];
+
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// The event stream of a pending session.
+    Events,
+    /// With a query.
+    EventsWithQuery,
+    /// As an absolute URI.
+    AbsoluteEvents,
+    UnknownEvents,
+    Poll,
+    Healthz,
+    Nowhere,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    method: &'static str,
+    target: Target,
+    version: &'static str,
+    fields: Vec<String>,
+    line_end: &'static str,
+    body: &'static str,
+    pipelined: Option<&'static str>,
+    /// Where the bytes are cut, in thousandths.
+    cuts: Vec<usize>,
+    half_close: bool,
+}
+
+fn field() -> impl Strategy<Value = String> {
+    let fixed = [
+        "Host: relay",
+        "Connection: close",
+        "Connection: keep-alive",
+        "Connection: keep-alive, close",
+        "Connection: Upgrade",
+        "Upgrade: h2c",
+        "Expect: 100-continue",
+        "Content-Length: 0",
+        "Content-Length: 3",
+        "Accept: text/event-stream",
+        "Accept: */*",
+        "Authorization: Bearer wrong",
+        "Authorization: Basic wrong",
+        "Cookie: a=b; c=d",
+        "Origin: https://evil.example",
+        "Last-Event-ID: 7",
+        "Sec-Fetch-Mode: cors",
+        "X-Empty:",
+        "X-Folded: a",
+    ];
+    let malformed = [
+        "Host: other",
+        "host:relay",
+        "Host: a@b",
+        "Ho st: relay",
+        "Content-Length: x",
+        "Transfer-Encoding: chunked",
+        " folded",
+        "no colon",
+    ];
+    prop_oneof![
+        1 => proptest::sample::select(malformed.to_vec()).prop_map(str::to_owned),
+        9 => proptest::sample::select(fixed.to_vec()).prop_map(str::to_owned),
+        1 => "[A-Za-z-]{1,20}".prop_flat_map(|name| {
+            "[ -~]{0,200}".prop_map(move |value| format!("X-{name}: {value}"))
+        }),
+        1 => "[ -~\u{e9}\t]{0,30}".prop_map(|text| format!("X-Any: {text}")),
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let target = prop_oneof![
+        5 => Just(Target::Events),
+        1 => Just(Target::EventsWithQuery),
+        1 => Just(Target::AbsoluteEvents),
+        3 => Just(Target::UnknownEvents),
+        1 => Just(Target::Poll),
+        1 => Just(Target::Healthz),
+        1 => Just(Target::Nowhere),
+    ];
+    let method =
+        prop_oneof![8 => Just("GET"), 1 => Just("HEAD"), 1 => Just("POST"), 1 => Just("get")];
+    let version = prop_oneof![8 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2")];
+    let fields =
+        (any::<bool>(), proptest::collection::vec(field(), 0..5)).prop_map(|(host, mut fields)| {
+            // Most requests are well-formed so far.
+            if host {
+                fields.insert(0, "Host: relay".to_owned());
+            }
+            fields
+        });
+    let line_end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n")];
+    let body = prop_oneof![6 => Just(""), 1 => Just("abc"), 1 => Just("3\r\nabc\r\n0\r\n\r\n")];
+    let pipelined = proptest::option::weighted(
+        0.3,
+        proptest::sample::select(vec![
+            "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n",
+            "GET /addons/sessions/x/events HTTP/1.1\r\nHost: relay\r\n\r\n",
+            "GET / HTTP/1.1\r\n",
+            "\r\n",
+        ]),
+    );
+    let cuts = proptest::collection::vec(0_usize..1000, 0..4);
+    (method, target, version, fields, line_end, body, pipelined, cuts, any::<bool>()).prop_map(
+        |(method, target, version, fields, line_end, body, pipelined, cuts, half_close)| Case {
+            method,
+            target,
+            version,
+            fields,
+            line_end,
+            body,
+            pipelined,
+            cuts,
+            half_close,
+        },
+    )
+}
+
+impl Case {
+    fn bytes(&self, session: &str) -> Vec<u8> {
+        let path = match self.target {
+            Target::Events => format!("/addons/sessions/{session}/events"),
+            Target::EventsWithQuery => format!("/addons/sessions/{session}/events?_=1"),
+            Target::AbsoluteEvents => format!("http://relay/addons/sessions/{session}/events"),
+            Target::UnknownEvents => "/addons/sessions/unknown/events".to_owned(),
+            Target::Poll => format!("/addons/sessions/{session}"),
+            Target::Healthz => "/healthz".to_owned(),
+            Target::Nowhere => "/nowhere/events".to_owned(),
+        };
+        let end = self.line_end;
+        let mut request = format!("{} {path} {}{end}", self.method, self.version);
+        for field in &self.fields {
+            request.push_str(field);
+            request.push_str(end);
+        }
+        request.push_str(end);
+        request.push_str(self.body);
+        request.push_str(self.pipelined.unwrap_or_default());
+        request.into_bytes()
+    }
+
+    /// What is answered, and whether the connection has ended.
+    async fn answer(&self, relay: &Relay, mut wire: Wire, pause: Duration) -> (String, bool) {
+        let session = relay.create(None).await;
+        let bytes = self.bytes(text(&session, "session_id"));
+        let mut cuts: Vec<_> = self.cuts.iter().map(|cut| cut * bytes.len() / 1000).collect();
+        cuts.sort_unstable();
+        cuts.push(bytes.len());
+        let mut start = 0;
+        for cut in cuts {
+            // It may be refused before all of it is sent.
+            let _ = wire.send(&bytes[start..cut]).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            start = cut;
+        }
+        if self.half_close {
+            let _ = wire.try_finish().await;
+        }
+        let (bytes, ended) = wire.quiet(pause).await;
+        (normal(&String::from_utf8_lossy(&bytes)), ended)
+    }
+}
+
+/// An answer without what differs from one to the next: times, random pauses, heartbeats, the order
+/// of the fields.
+fn normal(answer: &str) -> String {
+    let answer = answer.replace("3\r\n:\n\n\r\n", "");
+    let (mut normal, mut head) = (Vec::new(), None::<Vec<String>>);
+    for line in answer.split("\r\n") {
+        match &mut head {
+            _ if line.starts_with("HTTP/1.") => {
+                normal.push(line.to_owned());
+                head = Some(Vec::new());
+            }
+            Some(fields) if line.is_empty() => {
+                fields.sort();
+                normal.append(fields);
+                head = None;
+                normal.push(String::new());
+            }
+            Some(_) if line.to_lowercase().starts_with("date:") => {}
+            Some(fields) => fields.push(line.to_owned()),
+            None if line.starts_with("retry: ") => normal.push("retry".to_owned()),
+            None => normal.push(line.replace(":\n\n", "")),
+        }
+    }
+    normal.join("\n")
+}
+
+#[test]
+fn the_first_request_of_a_connection_is_answered_as_a_later_one() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let relay = runtime.block_on(async {
+        Relay::start(Transport::Tcp, &[("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000")])
+    });
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let statuses = Cell::new(BTreeMap::<String, u32>::new());
+    let compare = |case: Case| {
+        runtime.block_on(async {
+            let mut answers = Vec::new();
+            for pause in PAUSES {
+                let (first, later) = tokio::join!(
+                    async { case.answer(&relay, relay.connect().await, pause).await },
+                    async { case.answer(&relay, relay.connect_used().await, pause).await },
+                );
+                if first == later {
+                    let mut seen = statuses.take();
+                    *seen
+                        .entry(first.0.lines().next().unwrap_or("none").to_owned())
+                        .or_default() += 1;
+                    statuses.set(seen);
+                    return Ok(());
+                }
+                answers = vec![first, later];
+            }
+            Err(TestCaseError::fail(format!("{:#?}", answers)))
+        })
+    };
+    TestRunner::new(config).run(&case(), compare).unwrap_or_else(|error| panic!("{error}"));
+    let statuses = statuses.take();
+    println!("{CASES} cases: {statuses:?}");
+    for status in ["HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request", "HTTP/1.1 404 Not Found"] {
+        assert!(statuses.contains_key(status), "no case ends with {status}");
+    }
+}
