@@ -21,8 +21,12 @@ use token_relay::{
     },
     relay::{CreateSession, Delivery, Subscription},
     server::Server,
-    session::{Identity, Profile, SessionId, SessionKey, SessionToken, TransitToken},
+    session::{
+        DialogId, Identity, Profile, SessionDetails, SessionId, SessionKey, SessionRef,
+        SessionToken, TransitToken,
+    },
     settings::Snapshot,
+    store::Entry,
     telemetry::Trace,
     token::{Issuer, KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
     util::clock::UnixTime,
@@ -85,14 +89,17 @@ impl Session {
         self.id.key()
     }
 
+    fn session(&self) -> SessionRef {
+        SessionRef::native(self.key())
+    }
+
     fn request(&self) -> CreateSession {
         CreateSession {
             session_id: self.id.clone(),
             session_token: Some(self.token.digest()),
             profile: Profile::Bound,
-            confirm: false,
-            client_name: None,
-            origin: None,
+            browser: None,
+            details: SessionDetails::default(),
             ttl: Duration::from_secs(900),
             transit_token_ttl: Duration::from_secs(120),
             random_bytes: 32,
@@ -113,13 +120,13 @@ impl Session {
 
     fn reader(&self) -> Subscription {
         let open =
-            APP.relay.open(self.key(), Some(self.token.digest()), Delivery::UntilAcknowledged);
+            APP.relay.open(self.session(), Some(self.token.digest()), Delivery::UntilAcknowledged);
         RUNTIME.block_on(open).expect("a reader")
     }
 
     fn fulfil(&self, token: &TokenResponse) {
         let sealed = token.seal(&APP.sealing_keys, self.key());
-        RUNTIME.block_on(APP.relay.fulfil(self.key(), sealed)).expect("fulfilled");
+        RUNTIME.block_on(APP.relay.fulfil(self.session(), sealed)).expect("fulfilled");
     }
 }
 
@@ -216,9 +223,13 @@ mod in_memory {
 
     #[divan::bench]
     fn enter(bencher: Bencher<'_, '_>) {
-        bencher
-            .with_inputs(|| Session::created().transit.expect("a transit token"))
-            .bench_refs(|token| RUNTIME.block_on(APP.relay.enter(token)).unwrap());
+        bencher.with_inputs(|| Session::created().transit.expect("a transit token")).bench_refs(
+            |token| {
+                let session = SessionRef::native(token.session());
+                let entry = Entry::TransitToken(token.digest());
+                RUNTIME.block_on(APP.relay.enter(session, entry, DialogId::generate())).unwrap()
+            },
+        );
     }
 
     /// From the request to a reader that waits.
@@ -236,10 +247,10 @@ mod in_memory {
                 let session = Session::created();
                 let reader = session.reader();
                 let sealed = token.seal(&APP.sealing_keys, session.key());
-                (session.key(), sealed, reader)
+                (session.session(), sealed, reader)
             })
-            .bench_values(|(key, sealed, reader)| {
-                (RUNTIME.block_on(APP.relay.fulfil(key, sealed)).unwrap(), reader)
+            .bench_values(|(session, sealed, reader)| {
+                (RUNTIME.block_on(APP.relay.fulfil(session, sealed)).unwrap(), reader)
             });
     }
 
@@ -264,10 +275,10 @@ mod in_memory {
             .with_inputs(|| {
                 let session = Session::created();
                 session.fulfil(&token);
-                (session.key(), session.token.digest())
+                (session.session(), session.token.digest())
             })
-            .bench_values(|(key, digest)| {
-                RUNTIME.block_on(APP.relay.end(key, Some(digest))).unwrap()
+            .bench_values(|(session, digest)| {
+                RUNTIME.block_on(APP.relay.end(session, Some(digest))).unwrap()
             });
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     relay::Relay,
-    session::{Digest, Failure, Identity, SessionKey},
+    session::{Digest, Failure, Identity, SessionKey, SessionRef},
     store::{StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
@@ -75,12 +75,12 @@ impl SignIn<'_> {
     /// [`NotCompleted`].
     pub async fn complete(
         &self,
-        session: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
         identity: &Identity,
     ) -> Result<(), NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
-        let issued = self.issue(session, session_token, identity).await;
+        let issued = self.issue(session.key, session_token, identity).await;
         span.end();
         match issued {
             Ok(token) => self.hand_over(session, token, &identity.subject).await,
@@ -98,7 +98,7 @@ impl SignIn<'_> {
     /// [`NotCompleted`].
     pub async fn complete_with(
         &self,
-        session: SessionKey,
+        session: SessionRef,
         subject: &str,
         issue: impl FnOnce(UnixTime) -> Result<TokenResponse, IssueError>,
     ) -> Result<(), NotCompleted> {
@@ -162,19 +162,19 @@ impl SignIn<'_> {
     /// trace from here.
     async fn hand_over(
         &self,
-        session: SessionKey,
+        session: SessionRef,
         token: TokenResponse,
         subject: &str,
     ) -> Result<(), NotCompleted> {
         let fulfil = self.trace.child("fulfil", Kind::Internal);
         let publish = fulfil.child("publish", Kind::Producer);
-        let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session);
+        let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session.key);
         match self.relay.in_trace(&publish).fulfil(session, payload).await {
             Ok(Stored::Done) => {
                 self.observer.ended(Outcome::Succeeded);
                 tracing::info!(
                     target: "audit",
-                    session = %session,
+                    session = %session.key,
                     subject = ?Digest::of(subject.as_bytes()),
                     "sign-in completed"
                 );
@@ -193,8 +193,8 @@ impl SignIn<'_> {
         }
     }
 
-    async fn not_issued(&self, session: SessionKey, error: IssueError) -> NotCompleted {
-        tracing::error!(session = %session, %error, "access token not issued");
+    async fn not_issued(&self, session: SessionRef, error: IssueError) -> NotCompleted {
+        tracing::error!(session = %session.key, %error, "access token not issued");
         let failure = Failure::new("server_error", "The access token could not be issued.");
         self.fail(session, failure, Outcome::ProviderFailed).await;
         error.into()
@@ -202,11 +202,11 @@ impl SignIn<'_> {
 
     /// Fails the sign-in: its stream gets `failure`. A store that is unavailable leaves the session
     /// pending until it expires.
-    pub async fn fail(&self, session: SessionKey, failure: Failure, outcome: Outcome) {
+    pub async fn fail(&self, session: SessionRef, failure: Failure, outcome: Outcome) {
         self.observer.ended(outcome);
-        tracing::info!(target: "audit", session = %session, error = failure.error, "sign-in failed");
+        tracing::info!(target: "audit", session = %session.key, error = failure.error, "sign-in failed");
         if let Err(error) = self.relay.fail(session, failure).await {
-            tracing::warn!(session = %session, %error, "failure not stored");
+            tracing::warn!(session = %session.key, %error, "failure not stored");
         }
     }
 }

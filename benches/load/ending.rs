@@ -11,7 +11,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
     relay::{Registry, Relay, Timing},
-    session::{Identity, SessionKey},
+    session::{Identity, SessionKey, SessionRef},
     store::{
         Stored,
         redis::{RedisOptions, RedisStore, RedisUrl},
@@ -161,7 +161,7 @@ pub fn token() -> TokenResponse {
 /// The relay as a library, over the Redis of the instances that are measured.
 pub struct Publisher {
     relay: Arc<Relay>,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     token: TokenResponse,
 }
 
@@ -178,13 +178,13 @@ impl Publisher {
             delivery_grace: Duration::from_secs(30),
             fulfil_timeout: Duration::from_secs(10),
         };
-        let keys = KeyRing::new([secret.as_bytes()]).expect("a key");
-        Self { relay: Relay::new(store, registry, timing), keys, token: token() }
+        let keys = Arc::new(KeyRing::new([secret.as_bytes()]).expect("a key"));
+        Self { relay: Relay::new(store, registry, Arc::clone(&keys), timing), keys, token: token() }
     }
 
     /// Seals and fulfils; whether the session was waiting for it.
     pub async fn publish(&self, key: SessionKey) -> bool {
         let sealed = self.token.seal(&self.keys, key);
-        matches!(self.relay.fulfil(key, sealed).await, Ok(Stored::Done))
+        matches!(self.relay.fulfil(SessionRef::native(key), sealed).await, Ok(Stored::Done))
     }
 }

@@ -13,7 +13,7 @@ use clap::Args;
 use token_relay::{
     demo::{self, DemoOptions},
     http::AppState,
-    session::SessionKey,
+    session::{SessionKey, SessionRef},
     store::Stored,
 };
 use tokio::{
@@ -64,7 +64,7 @@ async fn obey(socket: TcpStream, app: AppState) {
         let key = SessionKey::from_base64url(line.trim()).expect("a session key");
         let begun = SystemTime::now();
         let sealed = token.seal(&app.sealing_keys, key);
-        let stored = app.relay.fulfil(key, sealed).await;
+        let stored = app.relay.fulfil(SessionRef::native(key), sealed).await;
         assert!(matches!(stored, Ok(Stored::Done)), "{stored:?}");
         let nanoseconds = begun.duration_since(UNIX_EPOCH).expect("a clock").as_nanos();
         orders.write_all(format!("{nanoseconds}\n").as_bytes()).await.expect("sent");

@@ -31,7 +31,7 @@ pub struct App {
     /// The OpenID provider.
     pub login: oidc::Provider,
     /// Seals tokens for the store.
-    pub sealing_keys: KeyRing,
+    pub sealing_keys: Arc<KeyRing>,
     /// Seals cookies.
     pub cookie_keys: KeyRing,
     /// Signs access tokens and publishes its public half.

@@ -1,8 +1,9 @@
 //! A session from creation to acknowledgement, and the subscriptions that wait for it.
 //!
-//! Knows neither HTTP nor tokens: it moves sealed payloads between a [`Store`] and the
-//! subscriptions on this instance.
+//! Moves sealed payloads between a [`Store`] and the subscriptions on this instance, and seals what
+//! is known of a session. Knows no HTTP and opens no token.
 
+mod details;
 mod registry;
 mod subscription;
 #[cfg(test)]
@@ -19,14 +20,16 @@ pub use crate::relay::{
 
 use crate::{
     session::{
-        Digest, Failure, GoneReason, Outcome, Profile, SealedPayload, SessionId, SessionInfo,
-        SessionKey, State, SubscriptionId, TransitToken, UserCode,
+        DialogId, Digest, EventId, Failure, GoneReason, Outcome, Profile, SealedPayload,
+        SessionDetails, SessionId, SessionInfo, SessionKey, SessionRef, State, SubscriptionId,
+        TransitToken, UserCode,
     },
     store::{
-        self, Ended, Entered, Entry, NewSession, ReadMode, ReadRequest, ReadResult, Store,
-        StoreError, Stored,
+        self, Acknowledged, CodeAttempt, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
+        ReadRequest, ReadResult, Store, StoreError, Stored, StoredSession,
     },
     telemetry::{Trace, TraceContext},
+    token::KeyRing,
 };
 
 /// Times of a session.
@@ -56,12 +59,10 @@ pub struct CreateSession {
     pub session_token: Option<Digest>,
     /// How it is read and entered.
     pub profile: Profile,
-    /// Whether the dialog shows a user code first; bound sessions only.
-    pub confirm: bool,
-    /// The add-in's name as it sent it.
-    pub client_name: Option<String>,
-    /// The `Origin` of the request.
-    pub origin: Option<String>,
+    /// SHA-256 of the browser ID, when the creation proves the browser.
+    pub browser: Option<Digest>,
+    /// What is displayed to the person, and the secrets of the proofs.
+    pub details: SessionDetails,
     /// Lifetime of the session.
     pub ttl: Duration,
     /// Lifetime of the transit token.
@@ -77,8 +78,27 @@ pub struct CreateSession {
 pub struct Created {
     /// Enters a bound or Meet session.
     pub transit_token: Option<TransitToken>,
-    /// Displayed by add-in and dialog.
-    pub user_code: Option<UserCode>,
+}
+
+/// How many times a person may type the user code of one session.
+pub const CODE_ATTEMPTS: u32 = 5;
+
+/// Result of checking a user code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodeCheck {
+    /// It is the session's.
+    Right(Box<SessionInfo>),
+    /// It is another one.
+    Wrong {
+        /// Attempts left.
+        remaining: u32,
+    },
+    /// It was the last attempt, or there was none left: the session has failed.
+    Exhausted,
+    /// No such session.
+    Unknown,
+    /// The session is not pending.
+    NotPending(State),
 }
 
 /// Why a session cannot be read or waited for.
@@ -102,15 +122,22 @@ pub enum ReadError {
 pub struct Relay {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
+    sealing_keys: Arc<KeyRing>,
     timing: Timing,
     /// The relay that this one is within a trace.
     untraced: Option<Arc<Relay>>,
 }
 
 impl Relay {
-    /// A relay over `store`, which was opened with `registry` as its notifier.
-    pub fn new(store: Arc<dyn Store>, registry: Arc<Registry>, timing: Timing) -> Arc<Self> {
-        Arc::new(Self { store, registry, timing, untraced: None })
+    /// A relay over `store`, which was opened with `registry` as its notifier. `sealing_keys` seal
+    /// the details of sessions.
+    pub fn new(
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        sealing_keys: Arc<KeyRing>,
+        timing: Timing,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, registry, sealing_keys, timing, untraced: None })
     }
 
     /// The same relay, with its calls to the store recorded in `trace`.
@@ -122,6 +149,7 @@ impl Relay {
         Arc::new(Self {
             store: store::in_trace(&untraced.store, trace),
             registry: Arc::clone(&self.registry),
+            sealing_keys: Arc::clone(&self.sealing_keys),
             timing: self.timing.clone(),
             untraced: Some(untraced),
         })
@@ -161,39 +189,103 @@ impl Relay {
                 Some(TransitToken::generate_with(key, request.random_bytes))
             }
         };
-        let user_code = request.confirm.then(UserCode::generate);
-        let session = NewSession {
-            info: SessionInfo {
-                profile: request.profile,
-                user_code: user_code.clone(),
-                client_name: request.client_name,
-                origin: request.origin,
-                session_token: request.session_token,
-                trace: request.trace,
-            },
-            transit: transit_token
-                .as_ref()
-                .map(|token| (token.digest(), request.transit_token_ttl)),
-            ttl: request.ttl,
+        let session = StoredSession {
+            profile: request.profile,
+            session_token: request.session_token,
+            browser: request.browser,
+            trace: request.trace,
+            details: details::seal(&self.sealing_keys, key, &request.details),
         };
-        self.store.create(key, session).await?;
-        Ok(Created { transit_token, user_code })
+        let transit =
+            transit_token.as_ref().map(|token| (token.digest(), request.transit_token_ttl));
+        self.store.create(key, NewSession { session, transit, ttl: request.ttl }).await?;
+        Ok(Created { transit_token })
     }
 
-    /// A dialog enters with the ID of a legacy session.
+    /// Looks at a session on behalf of a browser that asks for its dialog, and changes nothing.
+    /// `dialog` is the one that this browser holds the cookie of, if any.
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn enter_by_id(&self, session_id: &SessionId) -> Result<Entered, StoreError> {
-        self.store.enter(session_id.key(), Entry::SessionId).await
+    pub async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Peeked<SessionInfo>, StoreError> {
+        Ok(match self.store.peek(session, entry, dialog).await? {
+            Peeked::Open(stored) => Peeked::Open(self.open_details(session.key, stored)?),
+            Peeked::Unknown => Peeked::Unknown,
+            Peeked::TransitExpired => Peeked::TransitExpired,
+            Peeked::Used => Peeked::Used,
+            Peeked::NotPending(state) => Peeked::NotPending(state),
+        })
     }
 
-    /// A dialog enters with a transit token, which is consumed.
+    /// `dialog` continues to the provider, which consumes the transit token. The same dialog may
+    /// enter again; another one that enters ends the session.
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn enter(&self, token: &TransitToken) -> Result<Entered, StoreError> {
-        self.store.enter(token.session(), Entry::Transit(token.digest())).await
+    pub async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Result<Entered<SessionInfo>, StoreError> {
+        Ok(match self.store.enter(session, entry, dialog).await? {
+            Entered::Admitted(stored) => Entered::Admitted(self.open_details(session.key, stored)?),
+            Entered::Unknown => Entered::Unknown,
+            Entered::TransitExpired => Entered::TransitExpired,
+            Entered::Replayed => Entered::Replayed,
+            Entered::NotPending(state) => Entered::NotPending(state),
+        })
+    }
+
+    /// Compares the user code that a person typed. The last wrong one ends the session.
+    ///
+    /// # Errors
+    /// When the store is unavailable; whether the attempt was counted is then unknown.
+    pub async fn check_user_code(
+        &self,
+        session: SessionRef,
+        typed: &UserCode,
+    ) -> Result<CodeCheck, StoreError> {
+        let (remaining, stored) =
+            match self.store.count_code_attempt(session, CODE_ATTEMPTS).await? {
+                CodeAttempt::Allowed { remaining, session } => (remaining, session),
+                CodeAttempt::Unknown => return Ok(CodeCheck::Unknown),
+                CodeAttempt::NotPending(state) => return Ok(CodeCheck::NotPending(state)),
+                // An instance may have stopped between the last attempt and the end of the session.
+                CodeAttempt::Exhausted => return self.end_after_wrong_codes(session).await,
+            };
+        let info = self.open_details(session.key, stored)?;
+        if info.details.user_code.as_ref().is_some_and(|code| code.matches(typed)) {
+            return Ok(CodeCheck::Right(Box::new(info)));
+        }
+        match remaining {
+            0 => self.end_after_wrong_codes(session).await,
+            _ => Ok(CodeCheck::Wrong { remaining }),
+        }
+    }
+
+    async fn end_after_wrong_codes(&self, session: SessionRef) -> Result<CodeCheck, StoreError> {
+        let failure = Failure::new(
+            "access_denied",
+            format!("A wrong user code was entered {CODE_ATTEMPTS} times."),
+        );
+        self.store.fail(session, failure).await?;
+        Ok(CodeCheck::Exhausted)
+    }
+
+    fn open_details(
+        &self,
+        key: SessionKey,
+        stored: StoredSession,
+    ) -> Result<SessionInfo, StoreError> {
+        let StoredSession { profile, session_token, browser, trace, details } = stored;
+        let details = details::open(&self.sealing_keys, key, details)?;
+        Ok(SessionInfo { profile, session_token, browser, trace, details })
     }
 
     /// Stores the result of a sign-in and publishes it. Retries while the store is unavailable, until
@@ -204,21 +296,23 @@ impl Relay {
     /// When the store stayed unavailable.
     pub async fn fulfil(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         payload: SealedPayload,
     ) -> Result<Stored, StoreError> {
         let deadline = Instant::now() + self.timing.fulfil_timeout;
         let mut pause = Duration::from_millis(100);
         let mut retried = false;
         loop {
-            match self.store.fulfil(key, payload.clone()).await {
+            match self.store.fulfil(session, payload.clone()).await {
                 // An earlier attempt may have been executed although its answer was lost.
                 Ok(Stored::NotPending(
                     State::Authenticated | State::Delivered | State::Gone(GoneReason::Acknowledged),
                 )) if retried => return Ok(Stored::Done),
                 Ok(stored) => return Ok(stored),
                 Err(error) if Instant::now() + pause >= deadline => return Err(error),
-                Err(error) => tracing::debug!(session = %key, %error, "retrying fulfil"),
+                Err(error) => {
+                    tracing::debug!(session = %session.key, %error, "retrying fulfil");
+                }
             }
             retried = true;
             tokio::time::sleep(pause).await;
@@ -230,8 +324,8 @@ impl Relay {
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
-        self.store.fail(key, failure).await
+    pub async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
+        self.store.fail(session, failure).await
     }
 
     /// Reads once, without waiting. `None`: still pending.
@@ -240,13 +334,13 @@ impl Relay {
     /// When the session or the credentials are unknown or the store is unavailable.
     pub async fn poll(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
         delivery: Delivery,
     ) -> Result<Option<Outcome>, ReadError> {
         let grace = self.grace(delivery);
         let request = ReadRequest { session_token, mode: ReadMode::Poll, grace };
-        match self.store.read(key, request).await? {
+        match self.store.read(session, request).await? {
             ReadResult::Unknown => Err(ReadError::Unknown),
             ReadResult::Unauthorized => Err(ReadError::Unauthorized),
             ReadResult::Pending { .. } => Ok(None),
@@ -261,44 +355,58 @@ impl Relay {
     /// unavailable.
     pub async fn open(
         self: &Arc<Self>,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
         delivery: Delivery,
     ) -> Result<Subscription, ReadError> {
-        let mailbox = self.registry.join(key)?;
+        let mailbox = self.registry.join(session.key)?;
         // Created at once, so that its drop leaves and unsubscribes whatever fails below.
         let mut subscription =
-            Subscription::new(self.untraced(), key, mailbox, session_token, delivery);
+            Subscription::new(self.untraced(), session, mailbox, session_token, delivery);
         subscription.subscribe(&*self.store).await?;
         subscription.attach(&*self.store).await?;
         Ok(subscription)
     }
 
-    /// Acknowledges a token or cancels a pending session.
+    /// Ends a session on behalf of a client that shows, by the id of its event, that it has the
+    /// token.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+    ) -> Result<Acknowledged, StoreError> {
+        self.store.acknowledge(session, session_token, event).await
+    }
+
+    /// Acknowledges the token or cancels the session, whatever its state.
     ///
     /// # Errors
     /// When the store is unavailable.
     pub async fn end(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError> {
-        self.store.end(key, session_token).await
+        self.store.end(session, session_token).await
     }
 
     /// Ends a session whose secrets may have leaked.
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn evict(&self, key: SessionKey) -> Result<bool, StoreError> {
-        self.store.evict(key, GoneReason::Replayed).await
+    pub async fn evict(&self, session: SessionRef) -> Result<bool, StoreError> {
+        self.store.evict(session, GoneReason::Replayed).await
     }
 
     /// Records a delivery that the bus made before the store was asked. If that fails the token
     /// merely stays readable with the same credentials until the session expires.
     fn claim_later(
         self: &Arc<Self>,
-        key: SessionKey,
+        session: SessionRef,
         subscription: SubscriptionId,
         session_token: Option<Digest>,
     ) {
@@ -306,8 +414,8 @@ impl Relay {
         tokio::spawn(async move {
             let grace = Some(relay.timing.delivery_grace);
             let request = ReadRequest { session_token, mode: ReadMode::Claim(subscription), grace };
-            if let Err(error) = relay.store.read(key, request).await {
-                tracing::debug!(session = %key, %error, "delivery not recorded");
+            if let Err(error) = relay.store.read(session, request).await {
+                tracing::debug!(session = %session.key, %error, "delivery not recorded");
             }
         });
     }

@@ -12,7 +12,7 @@ use crate::{
         Delivery, ReadError, Relay,
         registry::{BusDelivery, DirectWriter, Mailbox, Signal},
     },
-    session::{Digest, GoneReason, Outcome, SessionKey},
+    session::{Digest, GoneReason, Outcome, SessionRef},
     store::{ReadMode, ReadRequest, ReadResult, Store, StoreError},
 };
 
@@ -24,7 +24,7 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(4);
 /// A client that waits for a session's outcome. Dropping it ends the wait.
 pub struct Subscription {
     relay: Arc<Relay>,
-    key: SessionKey,
+    session: SessionRef,
     mailbox: Arc<Mailbox>,
     session_token: Option<Digest>,
     delivery: Delivery,
@@ -42,7 +42,7 @@ pub struct Subscription {
 impl Subscription {
     pub(crate) fn new(
         relay: Arc<Relay>,
-        key: SessionKey,
+        session: SessionRef,
         mailbox: Arc<Mailbox>,
         session_token: Option<Digest>,
         delivery: Delivery,
@@ -50,7 +50,7 @@ impl Subscription {
         let expires_at = Instant::now();
         Self {
             relay,
-            key,
+            session,
             mailbox,
             session_token,
             delivery,
@@ -62,14 +62,14 @@ impl Subscription {
     }
 
     pub(crate) async fn subscribe(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        store.subscribe(self.key).await?;
+        store.subscribe(self.session.key).await?;
         self.subscribed = true;
         Ok(())
     }
 
     pub(crate) async fn attach(&mut self, store: &dyn Store) -> Result<(), ReadError> {
         let attach = self.request(ReadMode::Attach(self.mailbox.subscription()));
-        self.found = match store.read(self.key, attach).await? {
+        self.found = match store.read(self.session, attach).await? {
             ReadResult::Unknown => return Err(ReadError::Unknown),
             ReadResult::Unauthorized => return Err(ReadError::Unauthorized),
             ReadResult::Pending { remaining } => {
@@ -87,8 +87,8 @@ impl Subscription {
     }
 
     /// The session.
-    pub fn key(&self) -> SessionKey {
-        self.key
+    pub fn session(&self) -> SessionRef {
+        self.session
     }
 
     /// SHA-256 of the session token that was presented.
@@ -161,7 +161,7 @@ impl Subscription {
         if self.trusts_bus()
             && let Some(delivery) = self.mailbox.take_delivery()
         {
-            self.relay.claim_later(self.key, subscription, self.session_token);
+            self.relay.claim_later(self.session, subscription, self.session_token);
             return Some(match delivery {
                 BusDelivery::Payload(payload) => Outcome::Token { payload, age: Duration::ZERO },
                 BusDelivery::WrittenDirectly => Outcome::WrittenDirectly,
@@ -170,7 +170,7 @@ impl Subscription {
         let mut pause = FIRST_RETRY_PAUSE;
         loop {
             let claim = self.request(ReadMode::Claim(subscription));
-            match self.relay.store.read(self.key, claim).await {
+            match self.relay.store.read(self.session, claim).await {
                 Ok(ReadResult::Pending { .. }) => return None,
                 Ok(ReadResult::Settled(outcome)) => return Some(outcome),
                 // The store lost the session during the wait.
@@ -178,7 +178,7 @@ impl Subscription {
                     return Some(Outcome::Gone(GoneReason::Expired));
                 }
                 Err(error) => {
-                    tracing::debug!(session = %self.key, %error, "claim deferred");
+                    tracing::debug!(session = %self.session.key, %error, "claim deferred");
                     tokio::select! {
                         signal = self.mailbox.signalled() => if signal == Signal::Draining {
                             return Some(Outcome::Draining);
@@ -197,9 +197,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.relay.registry.leave(self.key, &self.mailbox);
+        self.relay.registry.leave(self.session.key, &self.mailbox);
         if self.subscribed {
-            self.relay.store.unsubscribe(self.key);
+            self.relay.store.unsubscribe(self.session.key);
         }
     }
 }

@@ -15,7 +15,7 @@ fn relay() -> Arc<Relay> {
     let store = MemoryStore::new(registry.clone());
     let timing =
         Timing { delivery_grace: Duration::from_secs(30), fulfil_timeout: Duration::from_secs(5) };
-    Relay::new(store, registry, timing)
+    Relay::new(store, registry, Arc::new(KeyRing::random()), timing)
 }
 
 fn request(profile: Profile) -> CreateSession {
@@ -24,9 +24,8 @@ fn request(profile: Profile) -> CreateSession {
         session_id: SessionId::generate(),
         session_token: token,
         profile,
-        confirm: false,
-        client_name: None,
-        origin: None,
+        browser: None,
+        details: SessionDetails::default(),
         ttl: Duration::from_secs(900),
         transit_token_ttl: Duration::from_secs(120),
         random_bytes: 32,
@@ -34,9 +33,9 @@ fn request(profile: Profile) -> CreateSession {
     }
 }
 
-async fn legacy(relay: &Relay) -> SessionKey {
+async fn legacy(relay: &Relay) -> SessionRef {
     let request = request(Profile::Legacy);
-    let key = request.session_id.key();
+    let key = SessionRef::native(request.session_id.key());
     relay.create(request).await.unwrap();
     key
 }
@@ -93,10 +92,11 @@ impl DirectWriter for Client {
 }
 
 /// A session whose subscription has an direct_writer, fulfilled; what went by the direct_writer and what by the subscription.
-async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionKey) {
+async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionRef) {
     let relay = relay();
     let request = request(profile);
-    let (key, session_token) = (request.session_id.key(), request.session_token);
+    let (key, session_token) =
+        (SessionRef::native(request.session_id.key()), request.session_token);
     relay.create(request).await.unwrap();
     let mut subscription =
         relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
@@ -201,12 +201,18 @@ async fn a_cancelled_wait_loses_no_wake_up() {
 async fn a_replayed_transit_token_kills_the_session_and_tells_the_subscription() {
     let relay = relay();
     let request = request(Profile::Bound);
-    let (key, session_token) = (request.session_id.key(), request.session_token);
+    let (key, session_token) =
+        (SessionRef::native(request.session_id.key()), request.session_token);
     let token = relay.create(request).await.unwrap().transit_token.unwrap();
     let mut subscription =
         relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
-    assert!(matches!(relay.enter(&token).await.unwrap(), Entered::Admitted(_)));
-    assert_eq!(relay.enter(&token).await.unwrap(), Entered::Replayed);
+    let entry = Entry::TransitToken(token.digest());
+    let (dialog, other) = (DialogId::generate(), DialogId::generate());
+    for _ in 0..2 {
+        let entered = relay.enter(key, entry, dialog).await.unwrap();
+        assert!(matches!(entered, Entered::Admitted(_)), "{entered:?}");
+    }
+    assert_eq!(relay.enter(key, entry, other).await.unwrap(), Entered::Replayed);
     assert_eq!(subscription.outcome().await, Outcome::Gone(GoneReason::Replayed));
 }
 
@@ -214,7 +220,8 @@ async fn a_replayed_transit_token_kills_the_session_and_tells_the_subscription()
 async fn a_stranger_gets_nothing_and_burns_nothing() {
     let relay = relay();
     let request = request(Profile::Bound);
-    let (key, session_token) = (request.session_id.key(), request.session_token);
+    let (key, session_token) =
+        (SessionRef::native(request.session_id.key()), request.session_token);
     relay.create(request).await.unwrap();
     relay.fulfil(key, sealed("token")).await.unwrap();
     for wrong in [None, Some(Digest::of(b"guess"))] {
@@ -237,7 +244,9 @@ async fn a_stranger_gets_nothing_and_burns_nothing() {
 /// One call on a session.
 #[derive(Clone, Copy, Debug)]
 enum Call {
+    Peek,
     Enter,
+    EnterFromElsewhere,
     Fulfil,
     Fail,
     Poll,
@@ -263,7 +272,7 @@ proptest! {
     fn any_sequence_of_calls_follows_the_state_diagram(
         calls in proptest::collection::vec(
             prop_oneof![
-                Just(Call::Enter), Just(Call::Fulfil), Just(Call::Fail), Just(Call::Poll),
+                Just(Call::Peek), Just(Call::Enter), Just(Call::EnterFromElsewhere), Just(Call::Fulfil), Just(Call::Fail), Just(Call::Poll),
                 Just(Call::PollOnce), Just(Call::End), (0u64..400).prop_map(Call::Wait),
             ],
             1..24,
@@ -275,8 +284,9 @@ proptest! {
             let relay = relay();
             let mut request = request(Profile::Bound);
             request.transit_token_ttl = Duration::from_secs(900);
-            let (key, token) = (request.session_id.key(), request.session_token);
+            let (key, token) = (SessionRef::native(request.session_id.key()), request.session_token);
             let transit = relay.create(request).await.unwrap().transit_token.unwrap();
+            let (entry, dialog) = (Entry::TransitToken(transit.digest()), DialogId::generate());
             let (mut now, mut model, mut entered, mut delivered_once) = (0u64, Model::Pending, false, 0);
             for call in calls {
                 let over = match model {
@@ -296,18 +306,30 @@ proptest! {
                         tokio::time::advance(Duration::from_secs(seconds)).await;
                         now += seconds;
                     }
-                    Call::Enter => {
-                        let outcome = relay.enter(&transit).await.unwrap();
-                        if entered {
-                            prop_assert_eq!(outcome, Entered::Replayed);
-                            model = Model::Gone;
-                        } else if now >= 900 {
-                            prop_assert_eq!(outcome, Entered::TransitExpired);
-                        } else {
-                            entered = true;
-                            prop_assert_eq!(matches!(outcome, Entered::Admitted(_)), model == Model::Pending);
-                        }
+                    // Looking changes nothing, whatever the state.
+                    Call::Peek => {
+                        let peeked = relay.peek(key, entry, Some(dialog)).await.unwrap();
+                        prop_assert_eq!(
+                            matches!(peeked, Peeked::Open(_)),
+                            model == Model::Pending && now < 900
+                        );
+                        let elsewhere = relay.peek(key, entry, None).await.unwrap();
+                        prop_assert_eq!(elsewhere == Peeked::Used, entered);
                     }
+                    Call::Enter => {
+                        let outcome = relay.enter(key, entry, dialog).await.unwrap();
+                        prop_assert_eq!(
+                            matches!(outcome, Entered::Admitted(_)),
+                            model == Model::Pending && now < 900
+                        );
+                        entered |= matches!(outcome, Entered::Admitted(_));
+                    }
+                    Call::EnterFromElsewhere if entered => {
+                        let outcome = relay.enter(key, entry, DialogId::generate()).await.unwrap();
+                        prop_assert_eq!(outcome, Entered::Replayed);
+                        model = Model::Gone;
+                    }
+                    Call::EnterFromElsewhere => {}
                     Call::Fulfil => {
                         let outcome = relay.fulfil(key, sealed("token")).await.unwrap();
                         prop_assert_eq!(outcome == Stored::Done, model == Model::Pending);

@@ -88,10 +88,11 @@ pub(crate) async fn build(
     let options = settings.store.options();
     let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !options.is_shared()));
     let store = store::open(&options, registry.clone(), metrics.clone()).await?;
+    let secrets = Secrets::new(&settings)?;
+    let sealing_keys = Arc::new(secrets.sealing_keys);
     let timing =
         Timing { delivery_grace: settings.session.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
-    let relay = Relay::new(Arc::clone(&store), registry, timing);
-    let secrets = Secrets::new(&settings)?;
+    let relay = Relay::new(Arc::clone(&store), registry, Arc::clone(&sealing_keys), timing);
     let signing_keys = Arc::new(secrets.signing_keys);
     let issuer = settings.token_issuer_for(&public_url);
     let audience = settings.token_audience_for(&public_url);
@@ -105,7 +106,7 @@ pub(crate) async fn build(
     let redirect_uri = format!("{public_url}callback");
     Ok(Arc::new(App {
         login: oidc::Provider::new(provider_options(&settings, redirect_uri))?,
-        sealing_keys: secrets.sealing_keys,
+        sealing_keys,
         cookie_keys: secrets.cookie_keys,
         verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
         refresh: settings.token.refresh_token_ttl.map(|token_ttl| {

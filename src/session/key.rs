@@ -1,6 +1,9 @@
 //! Identifiers that stores use as keys.
 
-use crate::session::digest::{Digest, digest_identifier};
+use crate::session::{
+    digest::{Digest, digest_identifier},
+    state::Surface,
+};
 
 digest_identifier! {
     /// The store's key of a session: SHA-256 of its [`SessionId`](crate::session::SessionId).
@@ -14,6 +17,28 @@ impl SessionKey {
     }
 }
 
+/// A session as a caller of one surface addresses it. A session of the other surface is unknown to
+/// that caller.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub struct SessionRef {
+    /// The caller's surface.
+    pub surface: Surface,
+    /// The session.
+    pub key: SessionKey,
+}
+
+impl SessionRef {
+    /// A session of the native surface.
+    pub fn native(key: SessionKey) -> Self {
+        Self { surface: Surface::Native, key }
+    }
+
+    /// A session of the Meet surface.
+    pub fn meet(key: SessionKey) -> Self {
+        Self { surface: Surface::Meet, key }
+    }
+}
+
 digest_identifier! {
     /// Names what one sign-in granted: its refresh tokens and the access tokens issued with them.
     GrantId
@@ -23,5 +48,32 @@ impl GrantId {
     /// A new one of 256 random bits.
     pub fn generate() -> Self {
         Self(Digest::random())
+    }
+}
+
+digest_identifier! {
+    /// Names a dialog, that is one browser in one sign-in. The dialog that enters a session is the
+    /// only one that may continue it. No secret: the dialog's sealed cookie proves it.
+    DialogId
+}
+
+impl DialogId {
+    /// A new one of 256 random bits.
+    pub fn generate() -> Self {
+        Self(Digest::random())
+    }
+}
+
+digest_identifier! {
+    /// Names an account: SHA-256 of its issuer and its subject, with their lengths, so that no two
+    /// accounts share a name (OpenID Connect Core §2: `sub` is unique within `iss` only).
+    AccountId
+}
+
+impl AccountId {
+    /// The account `subject` at `issuer`.
+    pub fn new(issuer: &str, subject: &str) -> Self {
+        let named = format!("account {} {issuer} {} {subject}", issuer.len(), subject.len());
+        Self(Digest::of(named.as_bytes()))
     }
 }

@@ -4,7 +4,9 @@
 //! what is stored ([`SessionKey`], [`Digest`]) is its SHA-256 and opens nothing.
 
 mod client_id;
+mod details;
 mod digest;
+mod event_id;
 mod identity;
 mod key;
 mod secret;
@@ -14,11 +16,13 @@ mod user_code;
 
 pub use crate::session::{
     client_id::{ClientId, InvalidClientId},
+    details::{ProofKey, SessionDetails, SessionInfo},
     digest::{Digest, InvalidIdentifier},
+    event_id::EventId,
     identity::{IdTokenHint, Identity},
-    key::{GrantId, SessionKey},
+    key::{AccountId, DialogId, GrantId, SessionKey, SessionRef},
     secret::{SECRET_BYTES, SessionId, SessionToken, TransitToken},
-    state::{Failure, GoneReason, Outcome, Profile, SealedPayload, SessionInfo, State},
+    state::{Failure, GoneReason, Outcome, Profile, SealedPayload, State, Surface},
     subscription_id::SubscriptionId,
     user_code::UserCode,
 };

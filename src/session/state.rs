@@ -4,11 +4,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    session::{digest::Digest, user_code::UserCode},
-    telemetry::TraceContext,
-};
-
 /// How a session is read and entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,23 +16,23 @@ pub enum Profile {
     Meet,
 }
 
-/// What is known of a session besides its state. Nothing in it is secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionInfo {
-    /// How it is read and entered.
-    pub profile: Profile,
-    /// The code of the confirmation page, when confirmation is on.
-    pub user_code: Option<UserCode>,
-    /// The add-in's name as its creator sent it: displayed, never trusted.
-    pub client_name: Option<String>,
-    /// The `Origin` header of the request that created the session.
-    pub origin: Option<String>,
-    /// SHA-256 of the session token, whose preimage a reader of a bound session presents.
-    #[serde(skip)]
-    pub session_token: Option<Digest>,
-    /// The trace context of the creation, which the dialog continues.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<TraceContext>,
+impl Profile {
+    /// The surface that its sessions belong to.
+    pub fn surface(self) -> Surface {
+        match self {
+            Self::Legacy | Self::Bound => Surface::Native,
+            Self::Meet => Surface::Meet,
+        }
+    }
+}
+
+/// A set of endpoints with sessions, tokens and logins of its own.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Surface {
+    /// The endpoints below `/addons/`.
+    Native,
+    /// The endpoints that are compatible with La Suite Meet.
+    Meet,
 }
 
 /// The state of a session; `docs/architecture.md` has the diagram.
@@ -131,42 +126,5 @@ pub struct SealedPayload(pub bytes::Bytes);
 impl std::fmt::Debug for SealedPayload {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "SealedPayload({} bytes)", self.0.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A session as versions without traces write it.
-    #[derive(Serialize, Deserialize)]
-    struct Earlier {
-        profile: Profile,
-        user_code: Option<UserCode>,
-        client_name: Option<String>,
-        origin: Option<String>,
-    }
-
-    #[test]
-    fn versions_with_and_without_traces_read_each_other() {
-        let earlier = Earlier {
-            profile: Profile::Bound,
-            user_code: None,
-            client_name: Some("Add-in".to_owned()),
-            origin: None,
-        };
-        let stored = serde_json::to_string(&earlier).unwrap();
-        let mut info: SessionInfo = serde_json::from_str(&stored).unwrap();
-        assert_eq!(info.trace, None);
-        assert_eq!(
-            serde_json::to_string(&info).unwrap(),
-            stored,
-            "without a trace nothing is added"
-        );
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        info.trace = TraceContext::parse(parent);
-        let stored = serde_json::to_string(&info).unwrap();
-        assert!(serde_json::from_str::<Earlier>(&stored).is_ok());
-        assert_eq!(serde_json::from_str::<SessionInfo>(&stored).unwrap(), info);
     }
 }

@@ -1,5 +1,7 @@
 //! The user code of RFC 8628 §6.1.
 
+use subtle::ConstantTimeEq as _;
+
 use crate::util::random::random_bytes;
 
 /// A short code that a person compares or types: `BCDF-GHJK`, twenty consonants, so that no word
@@ -32,6 +34,27 @@ impl UserCode {
         &self.0
     }
 
+    /// Reads a code as a person types or pastes it: in either case, with or without the dash,
+    /// with spaces.
+    pub fn from_typed(text: &str) -> Option<Self> {
+        let mut letters = String::with_capacity(9);
+        for letter in text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-') {
+            if letters.len() == 4 {
+                letters.push('-');
+            }
+            letters.push(letter.to_ascii_uppercase());
+            if letters.len() > 9 {
+                return None;
+            }
+        }
+        Self::is_well_formed(&letters).then_some(Self(letters))
+    }
+
+    /// Compares in constant time.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+
     /// Whether `text` has the form of a code.
     pub fn is_well_formed(text: &str) -> bool {
         text.len() == 9
@@ -39,11 +62,6 @@ impl UserCode {
                 4 => byte == b'-',
                 _ => Self::ALPHABET.contains(&byte),
             })
-    }
-
-    /// A code as a store returned it.
-    pub fn from_stored(text: String) -> Self {
-        Self(text)
     }
 }
 
@@ -63,6 +81,17 @@ mod tests {
                     if position == 4 { letter == '-' } else { "BCDFGHJKLMNPQRSTVWXZ".contains(letter) }
                 });
             prop_assert_eq!(UserCode::is_well_formed(&text), expected);
+        }
+    }
+
+    #[test]
+    fn a_typed_code_may_be_lower_case_spaced_or_without_its_dash() {
+        let code = UserCode("BCDF-GHJK".to_owned());
+        for text in ["BCDF-GHJK", "bcdf-ghjk", "bcdfghjk", " BCDF GHJK\n", "b-c d-f g-h j-k"] {
+            assert!(UserCode::from_typed(text).is_some_and(|typed| typed.matches(&code)), "{text}");
+        }
+        for text in ["", "BCDF-GHJ", "BCDF-GHJKL", "BCDF-GHJA", "BCDF_GHJK", "ÉCDF-GHJK"] {
+            assert_eq!(UserCode::from_typed(text), None, "{text}");
         }
     }
 

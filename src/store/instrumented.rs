@@ -8,24 +8,31 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    session::{Digest, Failure, GoneReason, GrantId, Outcome, SealedPayload, SessionKey},
+    session::{
+        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
+        SessionKey, SessionRef,
+    },
     store::{
-        ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, ReadMode,
-        ReadRequest, ReadResult, Rotated, SessionStore, Store, StoreError, Stored, Traced,
+        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, Health,
+        MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
+        Store, StoreError, Stored, StoredSession, Traced,
     },
     telemetry::Trace,
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 17] = [
+pub const OPERATIONS: [&str; 20] = [
     "create",
+    "peek",
     "enter",
+    "count_code_attempt",
     "fulfil",
     "fail",
     "poll",
     "attach",
     "claim",
     "acknowledge",
+    "end",
     "evict",
     "mark",
     "is_marked",
@@ -97,50 +104,94 @@ impl SessionStore for Instrumented {
         Ok(())
     }
 
-    async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError> {
-        let entered = self.call("enter", self.store.enter(key, entry)).await?;
+    async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        self.call("peek", self.store.peek(session, entry, dialog)).await
+    }
+
+    async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Result<Entered<StoredSession>, StoreError> {
+        let entered = self.call("enter", self.store.enter(session, entry, dialog)).await?;
         if entered == Entered::Replayed {
             self.observer.state_entered("replayed");
         }
         Ok(entered)
     }
 
-    async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
-        let stored = self.call("fulfil", self.store.fulfil(key, payload)).await?;
+    async fn count_code_attempt(
+        &self,
+        session: SessionRef,
+        max: u32,
+    ) -> Result<CodeAttempt<StoredSession>, StoreError> {
+        self.call("count_code_attempt", self.store.count_code_attempt(session, max)).await
+    }
+
+    async fn fulfil(
+        &self,
+        session: SessionRef,
+        payload: SealedPayload,
+    ) -> Result<Stored, StoreError> {
+        let stored = self.call("fulfil", self.store.fulfil(session, payload)).await?;
         if stored == Stored::Done {
             self.observer.state_entered("authenticated");
         }
         Ok(stored)
     }
 
-    async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
-        let stored = self.call("fail", self.store.fail(key, failure)).await?;
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
+        let stored = self.call("fail", self.store.fail(session, failure)).await?;
         if stored == Stored::Done {
             self.observer.state_entered("failed");
         }
         Ok(stored)
     }
 
-    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
+    async fn read(
+        &self,
+        session: SessionRef,
+        request: ReadRequest,
+    ) -> Result<ReadResult, StoreError> {
         let operation = match request.mode {
             ReadMode::Poll => "poll",
             ReadMode::Attach(_) => "attach",
             ReadMode::Claim(_) => "claim",
         };
         let ends_session = request.grace.is_none();
-        let result = self.call(operation, self.store.read(key, request)).await?;
+        let result = self.call(operation, self.store.read(session, request)).await?;
         if ends_session && matches!(result, ReadResult::Settled(Outcome::Token { .. })) {
             self.observer.state_entered("acknowledged");
         }
         Ok(result)
     }
 
+    async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+    ) -> Result<Acknowledged, StoreError> {
+        let call = self.store.acknowledge(session, session_token, event);
+        let acknowledged = self.call("acknowledge", call).await?;
+        if acknowledged == Acknowledged::Done {
+            self.observer.state_entered("acknowledged");
+        }
+        Ok(acknowledged)
+    }
+
     async fn end(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError> {
-        let ended = self.call("acknowledge", self.store.end(key, session_token)).await?;
+        let ended = self.call("end", self.store.end(session, session_token)).await?;
         match ended {
             Ended::Acknowledged => self.observer.state_entered("acknowledged"),
             Ended::Cancelled => self.observer.state_entered("cancelled"),
@@ -149,8 +200,8 @@ impl SessionStore for Instrumented {
         Ok(ended)
     }
 
-    async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError> {
-        let evicted = self.call("evict", self.store.evict(key, reason)).await?;
+    async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError> {
+        let evicted = self.call("evict", self.store.evict(session, reason)).await?;
         if evicted && reason == GoneReason::Replayed {
             self.observer.state_entered("replayed");
         }

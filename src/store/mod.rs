@@ -16,13 +16,16 @@ pub use crate::store::{
     instrumented::{OPERATIONS, Observer, STATES},
     redis::RedisOptions,
     transition::{
-        Ended, Entered, Entry, Fulfilled, NewSession, ReadMode, ReadRequest, ReadResult, Rotated,
-        Stored,
+        Acknowledged, CodeAttempt, Ended, Entered, Entry, Fulfilled, NewSession, Peeked, ReadMode,
+        ReadRequest, ReadResult, Rotated, Stored, StoredDetails, StoredSession,
     },
 };
 
 use crate::{
-    session::{Digest, Failure, GoneReason, GrantId, SealedPayload, SessionKey},
+    session::{
+        DialogId, Digest, EventId, Failure, GoneReason, GrantId, SealedPayload, SessionKey,
+        SessionRef,
+    },
     store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
     telemetry::Trace,
 };
@@ -97,35 +100,74 @@ pub trait Traced {
     }
 }
 
-/// Sessions and their transitions. Every method fails with [`StoreError::Unavailable`] when the
-/// store does not answer within a bounded time.
+/// Sessions and their transitions. A session of one surface is unknown to callers of the other.
+/// Every method fails with [`StoreError::Unavailable`] when the store does not answer within a
+/// bounded time.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
     /// Stores a new session.
     async fn create(&self, key: SessionKey, session: NewSession) -> Result<(), StoreError>;
 
-    /// A dialog enters and consumes its transit token; a second use ends the session as
-    /// [`GoneReason::Replayed`].
-    async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError>;
+    /// Looks at a session on behalf of a dialog, if the browser has one, and changes nothing.
+    async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Peeked<StoredSession>, StoreError>;
+
+    /// `dialog` enters, which consumes the transit token. It may enter again; another dialog that
+    /// enters ends the session as [`GoneReason::Replayed`].
+    async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Result<Entered<StoredSession>, StoreError>;
+
+    /// Counts an attempt to type the user code, at most `max` of them. It is counted before the code
+    /// is compared, so that attempts in parallel gain nothing.
+    async fn count_code_attempt(
+        &self,
+        session: SessionRef,
+        max: u32,
+    ) -> Result<CodeAttempt<StoredSession>, StoreError>;
 
     /// Pending → authenticated. The session's expiry does not change.
-    async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError>;
+    async fn fulfil(
+        &self,
+        session: SessionRef,
+        payload: SealedPayload,
+    ) -> Result<Stored, StoreError>;
 
     /// Pending → failed.
-    async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError>;
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError>;
 
     /// Reads the session and, where mode and state call for it, delivers the token.
-    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError>;
+    async fn read(
+        &self,
+        session: SessionRef,
+        request: ReadRequest,
+    ) -> Result<ReadResult, StoreError>;
 
-    /// Acknowledges or cancels on behalf of the reader with this session token.
+    /// Ends the session if `event` is the id of the event that delivered its token.
+    async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+    ) -> Result<Acknowledged, StoreError>;
+
+    /// Acknowledges the token or cancels the session, whatever its state, on behalf of the reader
+    /// with this session token.
     async fn end(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError>;
 
     /// Ends the session whatever its profile and state. False when there was nothing to end.
-    async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError>;
+    async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError>;
 }
 
 /// Grants: what a sign-in with refresh tokens granted, and whether it was ended.

@@ -1,42 +1,114 @@
 //! Arguments and results of a store's transitions.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::session::{
-    Digest, GoneReason, Outcome, SealedPayload, SessionInfo, State, SubscriptionId,
+use crate::{
+    session::{
+        Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, State, SubscriptionId,
+    },
+    telemetry::TraceContext,
 };
+
+/// What a store holds of a session besides its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSession {
+    /// How it is read and entered.
+    pub profile: Profile,
+    /// SHA-256 of the session token, whose preimage a reader of a bound session presents.
+    pub session_token: Option<Digest>,
+    /// SHA-256 of the browser ID of its creator, when that was recorded.
+    pub browser: Option<Digest>,
+    /// The trace context of the creation.
+    pub trace: Option<TraceContext>,
+    /// What its creator said.
+    pub details: StoredDetails,
+}
+
+/// [`SessionDetails`] as stores hold them.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoredDetails {
+    /// An AEAD envelope that only the relay opens.
+    Sealed(bytes::Bytes),
+    /// In clear: a session that version 0.1 created.
+    Clear(Box<SessionDetails>),
+}
+
+impl fmt::Debug for StoredDetails {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sealed(envelope) => write!(formatter, "Sealed({} bytes)", envelope.len()),
+            Self::Clear(details) => details.fmt(formatter),
+        }
+    }
+}
 
 /// A session to be created.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     /// What is known of it.
-    pub info: SessionInfo,
+    pub session: StoredSession,
     /// SHA-256 of the transit token and its lifetime; `None` in the legacy profile.
     pub transit: Option<(Digest, Duration)>,
     /// Lifetime of the session.
     pub ttl: Duration,
 }
 
-/// What a dialog enters with.
-#[derive(Clone, Debug)]
+/// What a dialog presents to look at a session or to enter it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The session ID itself; only in the legacy profile.
     SessionId,
-    /// The transit token with this SHA-256, which is consumed.
-    Transit(Digest),
+    /// The transit token with this SHA-256.
+    TransitToken(Digest),
+    /// The same, by a dialog whose sealed cookie shows that it was opened before the transit token
+    /// expired; a dialog lives as long as its session.
+    OpenedDialog(Digest),
 }
 
-/// Result of entering.
+/// Result of looking at a session, which changes nothing. `T` is what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// The dialog may continue with the sign-in.
-    Admitted(SessionInfo),
+pub enum Peeked<T> {
+    /// The session is pending, and no other dialog has entered it.
+    Open(T),
     /// No such session, the wrong token, or the wrong way to enter this profile.
     Unknown,
     /// The transit token has expired; the session has not.
     TransitExpired,
-    /// The transit token was used before; the session has been ended.
+    /// Another dialog has entered.
+    Used,
+    /// The session is not pending.
+    NotPending(State),
+}
+
+/// Result of entering. `T` is what is known of the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entered<T> {
+    /// The dialog may continue with the sign-in, now and whenever it enters again.
+    Admitted(T),
+    /// No such session, the wrong token, or the wrong way to enter this profile.
+    Unknown,
+    /// The transit token has expired; the session has not.
+    TransitExpired,
+    /// Another dialog entered before; the session has been ended.
     Replayed,
+    /// The session is not pending.
+    NotPending(State),
+}
+
+/// Result of counting an attempt to type the user code. `T` is what is known of the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodeAttempt<T> {
+    /// The code may be compared.
+    Allowed {
+        /// Attempts left after this one.
+        remaining: u32,
+        /// What is known of the session.
+        session: T,
+    },
+    /// All attempts were used.
+    Exhausted,
+    /// No such session.
+    Unknown,
     /// The session is not pending.
     NotPending(State),
 }
@@ -103,6 +175,21 @@ pub enum Ended {
     Already(GoneReason),
     /// It had failed; only the end is remembered now.
     Failed,
+    /// No such session.
+    Unknown,
+    /// The session token is missing or wrong. Nothing changed.
+    Unauthorized,
+}
+
+/// Result of an acknowledgement by event id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// The session is over.
+    Done,
+    /// The id is not that of this session's token event. Nothing changed.
+    OtherEvent,
+    /// It was over already.
+    Already(GoneReason),
     /// No such session.
     Unknown,
     /// The session token is missing or wrong. Nothing changed.

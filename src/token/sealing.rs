@@ -44,6 +44,8 @@ pub enum Purpose {
     BrowserLogin,
     /// A refresh token.
     RefreshToken,
+    /// The details of a session in the store.
+    SessionDetails,
 }
 
 impl Purpose {
@@ -54,6 +56,7 @@ impl Purpose {
             Self::BrowserLoginAttempt => b"browser-login-attempt",
             Self::BrowserLogin => b"browser-login",
             Self::RefreshToken => b"refresh-token",
+            Self::SessionDetails => b"session-details",
         }
     }
 }

@@ -225,10 +225,10 @@ async fn poll_answers_as_its_clients_know_it() {
         forged.cookies.insert("addonsSid".to_owned(), "nonsense".to_owned());
         let answer = forged.addons("poll", Some(&csrf), None).await;
         assert_eq!(detail(answer).await, is(404, "Session not found."));
-        // Its ID opens nothing on the native surface either.
+        // Its ID is unknown to the native surface, as is that of a native session here.
         let native = format!("/addons/sessions/{}", add_in.cookies["addonsSid"]);
         let answer = Client::new(&fixture).send(Method::GET, &native, None, None).await;
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
         for name in ["init", "poll", "exchange"] {
             let url = format!("/api/v1.0/addons/sessions/{name}/");
             let answer = add_in.send(Method::GET, &url, None, None).await;

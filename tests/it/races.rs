@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use token_relay::{
     server::Server,
-    session::{Identity, SessionId, SessionKey},
+    session::{Identity, SessionId, SessionRef},
     settings::Settings,
     signin::NotCompleted,
     telemetry::Trace,
@@ -25,6 +25,7 @@ async fn server(more: &[(&str, &str)]) -> Arc<Server> {
         ("TOKEN_RELAY_OIDC_ISSUER", "http://127.0.0.1:9"),
         ("TOKEN_RELAY_OIDC_CLIENT_ID", "tests"),
         ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000000"),
+        ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
     ];
     let settings = settings.iter().chain(more);
     let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -35,12 +36,12 @@ fn base(server: &Server) -> String {
     format!("http://{}", server.address())
 }
 
-fn key(session: &Value) -> SessionKey {
-    SessionId::parse(text(session, "session_id")).unwrap().key()
+fn key(session: &Value) -> SessionRef {
+    SessionRef::native(SessionId::parse(text(session, "session_id")).unwrap().key())
 }
 
 /// Completes the sign-in of a session, as the dialog does.
-async fn fulfil(server: &Server, session: SessionKey) -> Result<(), NotCompleted> {
+async fn fulfil(server: &Server, session: SessionRef) -> Result<(), NotCompleted> {
     let identity = Identity::new("alice", serde_json::Map::new());
     server.app().sign_in(&Trace::none()).complete(session, None, &identity).await
 }

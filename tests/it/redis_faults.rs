@@ -6,7 +6,7 @@ use std::{
 };
 
 use token_relay::{
-    session::{GoneReason, GrantId, SessionKey, SubscriptionId},
+    session::{DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
     store::{
         ChangeFeed as _, Ended, Entry, GrantStore as _, Health as _, MarkStore as _, ReadRequest,
         ReadResult, Rotated, SessionStore as _, StoreError, Stored, TOMBSTONE, redis::RedisStore,
@@ -22,15 +22,19 @@ fn name(key: SessionKey) -> String {
     format!("test:{{{}}}", key.to_base64url())
 }
 
+fn native() -> SessionRef {
+    SessionRef::native(key())
+}
+
 /// The store sees a login pass: everything works.
 async fn works(store: &Arc<RedisStore>, notices: &Recorder) {
-    let key = key();
-    store.create(key, legacy()).await.expect("created");
-    store.subscribe(key).await.expect("subscribed");
-    assert_eq!(store.fulfil(key, sealed()).await.expect("stored"), Stored::Done);
-    assert_eq!(notices.heard(key, 1).await, [Some(sealed())]);
-    assert!(is_token(&store.read(key, poll(None)).await.expect("read")));
-    store.unsubscribe(key);
+    let session = native();
+    store.create(session.key, legacy()).await.expect("created");
+    store.subscribe(session.key).await.expect("subscribed");
+    assert_eq!(store.fulfil(session, sealed()).await.expect("stored"), Stored::Done);
+    assert_eq!(notices.heard(session, 1).await, [Some(sealed())]);
+    assert!(is_token(&store.read(session, poll(None)).await.expect("read")));
+    store.unsubscribe(session.key);
     assert!(store.mark(digest(), LIFE).await.expect("marked"));
     let grant = GrantId::generate();
     store.begin_grant(grant, LIFE).await.expect("begun");
@@ -54,27 +58,28 @@ async fn the_key_outlives_the_session_by_the_tombstone_and_nothing_prolongs_it()
     let server = Server::start(&[]).await;
     let (store, _notices) = redis_at(&server.url()).await;
     let hand = server.client().await;
-    let (key, transit) = (key(), digest());
-    store.create(key, bound(digest(), transit)).await.unwrap();
-    let expiry = async || command(&hand, &["PEXPIRETIME", &name(key)]).await.as_i64().unwrap();
+    let (session, transit) = (native(), digest());
+    store.create(session.key, bound(digest(), transit)).await.unwrap();
+    let expiry =
+        async || command(&hand, &["PEXPIRETIME", &name(session.key)]).await.as_i64().unwrap();
     let created = expiry().await;
-    let left = command(&hand, &["PTTL", &name(key)]).await.as_i64().unwrap();
+    let left = command(&hand, &["PTTL", &name(session.key)]).await.as_i64().unwrap();
     let full = i64::try_from((LIFE + TOMBSTONE).as_millis()).unwrap();
     assert!(left <= full && left > full - 5000, "{left}");
-    store.enter(key, Entry::Transit(transit)).await.unwrap();
+    store.enter(session, Entry::TransitToken(transit), DialogId::generate()).await.unwrap();
     assert_eq!(expiry().await, created);
-    store.fulfil(key, sealed()).await.unwrap();
+    store.fulfil(session, sealed()).await.unwrap();
     assert_eq!(expiry().await, created);
-    store.evict(key, GoneReason::Replayed).await.unwrap();
+    store.evict(session, GoneReason::Replayed).await.unwrap();
     assert_eq!(expiry().await, created);
-    let mut left: Vec<String> = hand_fields(&hand, key).await;
+    let mut left: Vec<String> = hand_fields(&hand, session).await;
     left.sort();
     // No payload, no name, no address: only what a late caller is recognised by.
     assert_eq!(left, ["k", "m", "s", "t", "tu", "tx", "w", "x"]);
 }
 
-async fn hand_fields(hand: &fred::clients::Client, key: SessionKey) -> Vec<String> {
-    command(hand, &["HKEYS", &name(key)]).await.convert().expect("names")
+async fn hand_fields(hand: &fred::clients::Client, session: SessionRef) -> Vec<String> {
+    command(hand, &["HKEYS", &name(session.key)]).await.convert().expect("names")
 }
 
 #[tokio::test]
@@ -86,19 +91,19 @@ async fn a_sign_in_costs_a_fixed_number_of_commands() {
     command(&hand, &["CONFIG", "RESETSTAT"]).await;
     let sign_ins = 50;
     for _ in 0..sign_ins {
-        let (key, session_token, transit) = (key(), Some(digest()), digest());
-        store.create(key, bound(session_token.unwrap(), transit)).await.unwrap();
-        store.subscribe(key).await.unwrap();
+        let (session, session_token, transit) = (native(), Some(digest()), digest());
+        store.create(session.key, bound(session_token.unwrap(), transit)).await.unwrap();
+        store.subscribe(session.key).await.unwrap();
         let subscription = SubscriptionId::generate();
         let read = ReadRequest { session_token, ..attach(subscription) };
-        assert!(is_pending(&store.read(key, read).await.unwrap()));
-        store.enter(key, Entry::Transit(transit)).await.unwrap();
-        store.fulfil(key, sealed()).await.unwrap();
-        notices.heard(key, 1).await;
+        assert!(is_pending(&store.read(session, read).await.unwrap()));
+        store.enter(session, Entry::TransitToken(transit), DialogId::generate()).await.unwrap();
+        store.fulfil(session, sealed()).await.unwrap();
+        notices.heard(session, 1).await;
         let read = ReadRequest { session_token, ..claim(subscription) };
-        assert!(is_token(&store.read(key, read).await.unwrap()));
-        store.end(key, session_token).await.unwrap();
-        store.unsubscribe(key);
+        assert!(is_token(&store.read(session, read).await.unwrap()));
+        store.end(session, session_token).await.unwrap();
+        store.unsubscribe(session.key);
     }
     let stats = command(&hand, &["INFO", "commandstats"]).await.as_string().unwrap();
     let calls = |command: &str| {
@@ -137,21 +142,21 @@ async fn a_killed_subscription_stands_again_and_subscriptions_look() {
     let server = Server::start(&[]).await;
     let (store, notices) = redis_at(&server.url()).await;
     let hand = server.client().await;
-    let keys: Vec<SessionKey> = (0..200).map(|_| key()).collect();
-    for key in &keys {
-        store.create(*key, legacy()).await.unwrap();
-        store.subscribe(*key).await.unwrap();
+    let sessions: Vec<SessionRef> = (0..200).map(|_| native()).collect();
+    for session in &sessions {
+        store.create(session.key, legacy()).await.unwrap();
+        store.subscribe(session.key).await.unwrap();
     }
     for round in 0..3 {
         let before = notices.resyncs();
         let killed = command(&hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         assert_eq!(killed.as_i64(), Some(1), "one connection, however many sessions");
         eventually("subscriptions are told to look", || async { notices.resyncs() > before }).await;
-        for key in keys.iter().skip(round).step_by(3) {
-            store.fulfil(*key, sealed()).await.unwrap();
+        for session in sessions.iter().skip(round).step_by(3) {
+            store.fulfil(*session, sealed()).await.unwrap();
         }
-        for key in keys.iter().skip(round).step_by(3) {
-            assert_eq!(notices.heard(*key, 1).await, [Some(sealed())]);
+        for session in sessions.iter().skip(round).step_by(3) {
+            assert_eq!(notices.heard(*session, 1).await, [Some(sealed())]);
         }
     }
 }
@@ -160,14 +165,14 @@ async fn a_killed_subscription_stands_again_and_subscriptions_look() {
 async fn many_thousands_of_subscriptions_stand_again_quickly() {
     let server = Server::start(&[]).await;
     let (store, notices) = redis_at(&server.url()).await;
-    let keys: Vec<SessionKey> = (0..20_000).map(|_| key()).collect();
+    let sessions: Vec<SessionRef> = (0..20_000).map(|_| native()).collect();
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
-    for keys in keys.chunks(200) {
-        let (store, keys) = (store.clone(), keys.to_vec());
+    for sessions in sessions.chunks(200) {
+        let (store, sessions) = (store.clone(), sessions.to_vec());
         tasks.spawn(async move {
-            for key in keys {
-                store.subscribe(key).await.expect("subscribed");
+            for session in sessions {
+                store.subscribe(session.key).await.expect("subscribed");
             }
         });
     }
@@ -181,9 +186,9 @@ async fn many_thousands_of_subscriptions_stand_again_quickly() {
     println!("20 000 subscriptions again in {:?}", start.elapsed());
     let channels = command(&hand, &["PUBSUB", "CHANNELS", "test:*"]).await;
     let fred::types::Value::Array(channels) = channels else { panic!("{channels:?}") };
-    assert_eq!(channels.len(), keys.len());
-    for key in &keys {
-        store.unsubscribe(*key);
+    assert_eq!(channels.len(), sessions.len());
+    for session in &sessions {
+        store.unsubscribe(session.key);
     }
     eventually("none is left", || async {
         let left = command(&hand, &["PUBSUB", "CHANNELS", "test:*"]).await;
@@ -196,9 +201,9 @@ async fn many_thousands_of_subscriptions_stand_again_quickly() {
 async fn a_killed_and_restarted_server_is_taken_up_again() {
     let mut server = Server::start(&[]).await;
     let (store, notices) = redis_at(&server.url()).await;
-    let waiting = key();
-    store.create(waiting, legacy()).await.unwrap();
-    store.subscribe(waiting).await.unwrap();
+    let waiting = native();
+    store.create(waiting.key, legacy()).await.unwrap();
+    store.subscribe(waiting.key).await.unwrap();
     let before = notices.resyncs();
     server.kill();
     within(TIMEOUT, "the loss is noticed", || async { store.check().await.is_err() }).await;
@@ -215,7 +220,7 @@ async fn a_killed_and_restarted_server_is_taken_up_again() {
     recovered(&store, Duration::from_secs(10)).await;
     assert!(notices.resyncs() > before);
     // The server was empty after its restart, but the subscription stands.
-    store.create(waiting, legacy()).await.unwrap();
+    store.create(waiting.key, legacy()).await.unwrap();
     assert_eq!(store.fulfil(waiting, sealed()).await.unwrap(), Stored::Done);
     assert_eq!(notices.heard(waiting, 1).await, [Some(sealed())]);
     works(&store, &notices).await;
@@ -252,10 +257,10 @@ async fn a_server_that_does_not_answer_is_unavailable_in_time() {
 async fn a_full_server_still_hands_out_and_ends() {
     let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
     let (store, notices) = redis_at(&server.url()).await;
-    let (ready, pending) = (key(), key());
-    for key in [ready, pending] {
-        store.create(key, legacy()).await.unwrap();
-        store.subscribe(key).await.unwrap();
+    let (ready, pending) = (native(), native());
+    for session in [ready, pending] {
+        store.create(session.key, legacy()).await.unwrap();
+        store.subscribe(session.key).await.unwrap();
     }
     store.fulfil(ready, sealed()).await.unwrap();
     notices.heard(ready, 1).await;
@@ -333,10 +338,10 @@ async fn databases_and_prefixes_keep_stores_apart() {
     works_at(&format!("{}/3", server.url())).await;
     let (store, _notices) = redis_at(&format!("{}/3", server.url())).await;
     let (here, _notices) = redis_at(&server.url()).await;
-    let key = key();
-    store.create(key, legacy()).await.unwrap();
-    assert!(is_pending(&store.read(key, poll(None)).await.unwrap()));
-    assert_eq!(here.read(key, poll(None)).await.unwrap(), ReadResult::Unknown);
+    let session = native();
+    store.create(session.key, legacy()).await.unwrap();
+    assert!(is_pending(&store.read(session, poll(None)).await.unwrap()));
+    assert_eq!(here.read(session, poll(None)).await.unwrap(), ReadResult::Unknown);
 }
 
 #[tokio::test]
@@ -363,11 +368,11 @@ async fn two_stores_hear_each_other() {
     let server = Server::start(&[]).await;
     let (one, one_hears) = redis_at(&server.url()).await;
     let (two, _two_hears) = redis_at(&server.url()).await;
-    let key = key();
-    one.create(key, legacy()).await.unwrap();
-    one.subscribe(key).await.unwrap();
-    two.fulfil(key, sealed()).await.unwrap();
-    assert_eq!(one_hears.heard(key, 1).await, [Some(sealed())]);
+    let session = native();
+    one.create(session.key, legacy()).await.unwrap();
+    one.subscribe(session.key).await.unwrap();
+    two.fulfil(session, sealed()).await.unwrap();
+    assert_eq!(one_hears.heard(session, 1).await, [Some(sealed())]);
 }
 
 #[tokio::test]
@@ -375,17 +380,17 @@ async fn a_moved_slot_takes_its_sessions_along() {
     let cluster = Cluster::start().await;
     let (store, notices) = redis_at(&cluster.url()).await;
     works(&store, &notices).await;
-    let key = key();
-    store.create(key, legacy()).await.unwrap();
-    store.subscribe(key).await.unwrap();
-    let slot = fred::util::redis_keyslot(name(key).as_bytes());
+    let session = native();
+    store.create(session.key, legacy()).await.unwrap();
+    store.subscribe(session.key).await.unwrap();
+    let slot = fred::util::redis_keyslot(name(session.key).as_bytes());
     let from = cluster.owner(slot).await;
     let before = notices.resyncs();
     cluster.move_slot(slot, from, (from + 1) % 3).await;
     eventually("subscriptions are told to look", || async { notices.resyncs() > before }).await;
     recovered(&store, Duration::from_secs(10)).await;
-    assert_eq!(store.fulfil(key, sealed()).await.unwrap(), Stored::Done);
-    assert_eq!(notices.heard(key, 1).await, [Some(sealed())]);
+    assert_eq!(store.fulfil(session, sealed()).await.unwrap(), Stored::Done);
+    assert_eq!(notices.heard(session, 1).await, [Some(sealed())]);
     works(&store, &notices).await;
 }
 
@@ -393,9 +398,9 @@ async fn a_moved_slot_takes_its_sessions_along() {
 async fn a_cluster_node_that_was_killed_comes_back() {
     let mut cluster = Cluster::start().await;
     let (store, notices) = redis_at(&cluster.url()).await;
-    let keys: Vec<SessionKey> = (0..30).map(|_| key()).collect();
-    for key in &keys {
-        store.subscribe(*key).await.unwrap();
+    let sessions: Vec<SessionRef> = (0..30).map(|_| native()).collect();
+    for session in &sessions {
+        store.subscribe(session.key).await.unwrap();
     }
     let before = notices.resyncs();
     cluster.servers[1].restart();
@@ -403,13 +408,13 @@ async fn a_cluster_node_that_was_killed_comes_back() {
         notices.resyncs() > before && store.check().await.is_ok()
     })
     .await;
-    for key in &keys {
+    for session in &sessions {
         within(Duration::from_secs(20), "each slot is served", || async {
-            store.create(*key, legacy()).await.is_ok()
+            store.create(session.key, legacy()).await.is_ok()
         })
         .await;
-        assert_eq!(store.fulfil(*key, sealed()).await.unwrap(), Stored::Done);
-        notices.heard(*key, 1).await;
+        assert_eq!(store.fulfil(*session, sealed()).await.unwrap(), Stored::Done);
+        notices.heard(*session, 1).await;
     }
 }
 
@@ -418,12 +423,12 @@ async fn a_failover_by_sentinels_is_followed() {
     let mut it = Sentinels::start().await;
     let (store, notices) = redis_at(&it.url()).await;
     works(&store, &notices).await;
-    let waiting = key();
-    store.create(waiting, legacy()).await.unwrap();
-    store.subscribe(waiting).await.unwrap();
+    let waiting = native();
+    store.create(waiting.key, legacy()).await.unwrap();
+    store.subscribe(waiting.key).await.unwrap();
     let follower = it.replica.client().await;
     eventually("the session is replicated", || async {
-        command(&follower, &["EXISTS", &name(waiting)]).await.as_i64() == Some(1)
+        command(&follower, &["EXISTS", &name(waiting.key)]).await.as_i64() == Some(1)
     })
     .await;
     let before = notices.resyncs();

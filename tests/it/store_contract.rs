@@ -11,10 +11,13 @@ use std::{
 };
 
 use token_relay::{
-    session::{Failure, GoneReason, GrantId, Outcome, Profile, State, SubscriptionId},
+    session::{
+        DialogId, EventId, Failure, GoneReason, GrantId, Outcome, SessionRef, State,
+        SubscriptionId, Surface,
+    },
     store::{
-        Ended, Entered, Entry, NewSession, ReadMode, ReadRequest, ReadResult, Rotated, StoreError,
-        Stored,
+        Acknowledged, CodeAttempt, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
+        ReadRequest, ReadResult, Rotated, StoreError, Stored, StoredSession,
     },
 };
 
@@ -25,39 +28,48 @@ mod cases {
     use super::*;
 
     pub async fn an_unknown_session_is_unknown_to_all(it: Harness) {
-        let key = key();
-        assert_eq!(it.read(key, poll(None)).await, ReadResult::Unknown);
-        assert_eq!(it.enter(key, Entry::SessionId).await, Entered::Unknown);
-        assert_eq!(it.enter(key, Entry::Transit(digest())).await, Entered::Unknown);
-        assert_eq!(it.fulfil(key).await, Stored::Unknown);
-        let failed = it.store.fail(key, Failure::new("access_denied", "no")).await.unwrap();
+        let session = SessionRef::native(key());
+        assert_eq!(it.read(session, poll(None)).await, ReadResult::Unknown);
+        assert_eq!(
+            it.enter(session, Entry::SessionId, DialogId::generate()).await,
+            Entered::Unknown
+        );
+        assert_eq!(
+            it.enter(session, Entry::TransitToken(digest()), DialogId::generate()).await,
+            Entered::Unknown
+        );
+        assert_eq!(it.fulfil(session).await, Stored::Unknown);
+        let failed = it.fail(session, Failure::new("access_denied", "no")).await;
         assert_eq!(failed, Stored::Unknown);
-        assert_eq!(it.end(key).await, Ended::Unknown);
-        assert!(!it.store.evict(key, GoneReason::Replayed).await.unwrap());
+        assert_eq!(it.end(session).await, Ended::Unknown);
+        assert!(!it.evict(session).await);
     }
 
     pub async fn a_pending_session_has_a_remaining_lifetime(it: Harness) {
-        let key = it.create(legacy()).await;
-        let ReadResult::Pending { remaining } = it.read(key, poll(None)).await else {
+        let session = it.create(legacy()).await;
+        let ReadResult::Pending { remaining } = it.read(session, poll(None)).await else {
             panic!("not pending")
         };
         assert!(remaining <= LIFE && remaining > LIFE - Duration::from_secs(5), "{remaining:?}");
     }
 
     pub async fn a_read_once_poll_ends_the_session(it: Harness) {
-        let key = it.authenticated().await;
-        assert!(is_token(&it.read(key, poll(None)).await));
-        assert_eq!(it.read(key, poll(None)).await, gone(GoneReason::Acknowledged));
-        assert_eq!(it.fulfil(key).await, Stored::NotPending(State::Gone(GoneReason::Acknowledged)));
+        let session = it.authenticated().await;
+        assert!(is_token(&it.read(session, poll(None)).await));
+        assert_eq!(it.read(session, poll(None)).await, gone(GoneReason::Acknowledged));
+        assert_eq!(
+            it.fulfil(session).await,
+            Stored::NotPending(State::Gone(GoneReason::Acknowledged))
+        );
     }
 
     pub async fn the_age_counts_from_the_login(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         let start = Instant::now();
         let outcome = loop {
             // Before the read, which may be what takes its time.
             let late = start.elapsed() > Duration::from_millis(300);
-            let outcome = it.read(key, poll(GRACE)).await;
+            let outcome = it.read(session, poll(GRACE)).await;
             if late {
                 break outcome;
             }
@@ -69,24 +81,24 @@ mod cases {
     }
 
     pub async fn within_the_grace_the_token_is_read_again(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         for _ in 0..3 {
-            assert!(is_token(&it.read(key, poll(GRACE)).await));
+            assert!(is_token(&it.read(session, poll(GRACE)).await));
         }
-        assert_eq!(it.fulfil(key).await, Stored::NotPending(State::Delivered));
+        assert_eq!(it.fulfil(session).await, Stored::NotPending(State::Delivered));
         // A read-once poll is the last one, also now.
-        assert!(is_token(&it.read(key, poll(None)).await));
-        assert_eq!(it.read(key, poll(GRACE)).await, gone(GoneReason::Acknowledged));
+        assert!(is_token(&it.read(session, poll(None)).await));
+        assert_eq!(it.read(session, poll(GRACE)).await, gone(GoneReason::Acknowledged));
     }
 
     pub async fn after_the_grace_the_session_is_over(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         let grace = Duration::from_millis(400);
         let start = Instant::now();
-        assert!(is_token(&it.read(key, poll(Some(grace))).await));
+        assert!(is_token(&it.read(session, poll(Some(grace))).await));
         // Later reads do not extend it.
         let outcome = loop {
-            let outcome = it.read(key, poll(Some(grace))).await;
+            let outcome = it.read(session, poll(Some(grace))).await;
             if !is_token(&outcome) {
                 break outcome;
             }
@@ -99,275 +111,434 @@ mod cases {
 
     pub async fn the_grace_ends_with_the_session(it: Harness) {
         let ttl = Duration::from_millis(600);
-        let key = it.create(NewSession { ttl, ..legacy() }).await;
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert!(is_token(&it.read(key, poll(GRACE)).await));
+        let session = it.create(NewSession { ttl, ..legacy() }).await;
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert!(is_token(&it.read(session, poll(GRACE)).await));
         eventually("the session expires", || async {
-            it.read(key, poll(GRACE)).await == gone(GoneReason::Expired)
+            it.read(session, poll(GRACE)).await == gone(GoneReason::Expired)
         })
         .await;
     }
 
     pub async fn a_session_expires_and_is_remembered(it: Harness) {
         let ttl = Duration::from_millis(300);
-        let key = it.create(NewSession { ttl, ..legacy() }).await;
-        assert!(is_pending(&it.read(key, poll(None)).await));
+        let session = it.create(NewSession { ttl, ..legacy() }).await;
+        assert!(is_pending(&it.read(session, poll(None)).await));
         eventually("the session expires", || async {
-            it.read(key, poll(None)).await == gone(GoneReason::Expired)
+            it.read(session, poll(None)).await == gone(GoneReason::Expired)
         })
         .await;
         let gone = State::Gone(GoneReason::Expired);
-        assert_eq!(it.fulfil(key).await, Stored::NotPending(gone.clone()));
-        assert_eq!(it.enter(key, Entry::SessionId).await, Entered::NotPending(gone));
-        assert_eq!(it.end(key).await, Ended::Already(GoneReason::Expired));
-        assert!(!it.store.evict(key, GoneReason::Replayed).await.unwrap());
+        assert_eq!(it.fulfil(session).await, Stored::NotPending(gone.clone()));
+        assert_eq!(
+            it.enter(session, Entry::SessionId, DialogId::generate()).await,
+            Entered::NotPending(gone)
+        );
+        assert_eq!(it.end(session).await, Ended::Already(GoneReason::Expired));
+        assert!(!it.evict(session).await);
     }
 
     pub async fn fulfilling_does_not_prolong_the_session(it: Harness) {
         let ttl = Duration::from_millis(700);
         let start = Instant::now();
-        let key = it.create(NewSession { ttl, ..legacy() }).await;
+        let session = it.create(NewSession { ttl, ..legacy() }).await;
         eventually("half its life is over", || async { start.elapsed() > ttl / 2 }).await;
-        assert_eq!(it.fulfil(key).await, Stored::Done);
+        assert_eq!(it.fulfil(session).await, Stored::Done);
         eventually("the session expires", || async {
-            it.read(key, claim(SubscriptionId::generate())).await != superseded()
+            it.read(session, claim(SubscriptionId::generate())).await != superseded()
         })
         .await;
         assert!(start.elapsed() < ttl * 2, "lived {:?} in place of {ttl:?}", start.elapsed());
-        let outcome = it.read(key, poll(None)).await;
+        let outcome = it.read(session, poll(None)).await;
         assert_eq!(outcome, gone(GoneReason::Expired));
     }
 
     pub async fn the_newest_subscription_wins(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let (old, new) = (SubscriptionId::generate(), SubscriptionId::generate());
-        assert!(is_pending(&it.read(key, attach(old)).await));
-        assert!(is_pending(&it.read(key, attach(new)).await));
+        assert!(is_pending(&it.read(session, attach(old)).await));
+        assert!(is_pending(&it.read(session, attach(new)).await));
         // Before there is a token nobody is turned away.
-        assert!(is_pending(&it.read(key, claim(old)).await));
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert_eq!(it.read(key, claim(old)).await, superseded());
-        assert!(is_token(&it.read(key, claim(new)).await));
+        assert!(is_pending(&it.read(session, claim(old)).await));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert_eq!(it.read(session, claim(old)).await, superseded());
+        assert!(is_token(&it.read(session, claim(new)).await));
         // Also after the delivery.
-        assert_eq!(it.read(key, claim(old)).await, superseded());
-        assert!(is_token(&it.read(key, claim(new)).await));
-        assert!(is_token(&it.read(key, attach(old)).await));
-        assert_eq!(it.read(key, claim(new)).await, superseded());
-        assert!(is_token(&it.read(key, claim(old)).await));
+        assert_eq!(it.read(session, claim(old)).await, superseded());
+        assert!(is_token(&it.read(session, claim(new)).await));
+        assert!(is_token(&it.read(session, attach(old)).await));
+        assert_eq!(it.read(session, claim(new)).await, superseded());
+        assert!(is_token(&it.read(session, claim(old)).await));
     }
 
     pub async fn a_poll_displaces_nobody(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let subscription = SubscriptionId::generate();
-        assert!(is_pending(&it.read(key, attach(subscription)).await));
-        assert!(is_pending(&it.read(key, poll(GRACE)).await));
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert!(is_token(&it.read(key, claim(subscription)).await));
+        assert!(is_pending(&it.read(session, attach(subscription)).await));
+        assert!(is_pending(&it.read(session, poll(GRACE)).await));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert!(is_token(&it.read(session, claim(subscription)).await));
     }
 
     pub async fn attaching_after_the_login_delivers_at_once(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         let subscription = SubscriptionId::generate();
-        assert!(is_token(&it.read(key, attach(subscription)).await));
-        assert!(is_token(&it.read(key, claim(subscription)).await));
+        assert!(is_token(&it.read(session, attach(subscription)).await));
+        assert!(is_token(&it.read(session, claim(subscription)).await));
     }
 
     pub async fn a_bound_session_needs_its_token(it: Harness) {
         let (session_token, transit) = (digest(), digest());
-        let session = bound(session_token, transit);
-        let expected = session.info.clone();
-        let key = it.create(session).await;
+        let session = it.create(bound(session_token, transit)).await;
         let with = |session_token, mode| ReadRequest { session_token, mode, grace: GRACE };
         let subscription = SubscriptionId::generate();
+        let event = EventId::of_token(&sealed());
         for wrong in [None, Some(digest()), Some(transit)] {
             for mode in
                 [ReadMode::Poll, ReadMode::Attach(subscription), ReadMode::Claim(subscription)]
             {
-                assert_eq!(it.read(key, with(wrong, mode)).await, ReadResult::Unauthorized);
+                assert_eq!(it.read(session, with(wrong, mode)).await, ReadResult::Unauthorized);
             }
-            assert_eq!(it.store.end(key, wrong).await.unwrap(), Ended::Unauthorized);
+            assert_eq!(it.store.end(session, wrong).await.unwrap(), Ended::Unauthorized);
         }
         let right = Some(session_token);
-        assert!(is_pending(&it.read(key, with(right, ReadMode::Attach(subscription))).await));
-        assert_eq!(it.enter(key, Entry::SessionId).await, Entered::Unknown);
-        assert_eq!(it.enter(key, Entry::Transit(digest())).await, Entered::Unknown);
-        assert_eq!(it.enter(key, Entry::Transit(transit)).await, Entered::Admitted(expected));
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        // A stranger changes nothing: it displaces no subscription and consumes no token.
+        assert!(is_pending(&it.read(session, with(right, ReadMode::Attach(subscription))).await));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        // A stranger changes nothing: displaces no subscription, consumes no token.
         let stranger = ReadMode::Attach(SubscriptionId::generate());
-        assert_eq!(it.read(key, with(None, stranger)).await, ReadResult::Unauthorized);
-        assert_eq!(
-            it.read(key, ReadRequest { grace: None, ..with(None, stranger) }).await,
-            ReadResult::Unauthorized
-        );
-        assert!(is_token(&it.read(key, with(right, ReadMode::Claim(subscription))).await));
-        assert_eq!(it.store.end(key, right).await.unwrap(), Ended::Acknowledged);
-        // The end of a session is disclosed to its reader only.
-        assert_eq!(it.read(key, with(None, ReadMode::Poll)).await, ReadResult::Unauthorized);
-        assert_eq!(it.read(key, with(right, ReadMode::Poll)).await, gone(GoneReason::Acknowledged));
-        assert_eq!(
-            it.store.end(key, right).await.unwrap(),
-            Ended::Already(GoneReason::Acknowledged)
-        );
-    }
-
-    pub async fn a_legacy_session_is_entered_by_its_id_any_number_of_times(it: Harness) {
-        let key = it.create(legacy()).await;
-        for _ in 0..2 {
-            let entered = it.enter(key, Entry::SessionId).await;
-            assert_eq!(entered, Entered::Admitted(info(Profile::Legacy)));
+        for grace in [GRACE, None] {
+            let read = ReadRequest { grace, ..with(None, stranger) };
+            assert_eq!(it.read(session, read).await, ReadResult::Unauthorized);
         }
-        assert_eq!(it.enter(key, Entry::Transit(digest())).await, Entered::Unknown);
-        assert_eq!(it.fulfil(key).await, Stored::Done);
+        let acknowledged = it.store.acknowledge(session, None, event.clone()).await.unwrap();
+        assert_eq!(acknowledged, Acknowledged::Unauthorized);
+        assert!(is_token(&it.read(session, with(right, ReadMode::Claim(subscription))).await));
+        assert_eq!(it.store.end(session, right).await.unwrap(), Ended::Acknowledged);
+        // The end of a session is disclosed to its reader only.
+        assert_eq!(it.read(session, with(None, ReadMode::Poll)).await, ReadResult::Unauthorized);
         assert_eq!(
-            it.enter(key, Entry::SessionId).await,
-            Entered::NotPending(State::Authenticated)
+            it.read(session, with(right, ReadMode::Poll)).await,
+            gone(GoneReason::Acknowledged)
         );
+        let ended = it.store.end(session, right).await.unwrap();
+        assert_eq!(ended, Ended::Already(GoneReason::Acknowledged));
     }
 
-    pub async fn a_meet_session_is_not_entered_by_its_id(it: Harness) {
-        let transit = digest();
-        let key = it.create(meet(transit)).await;
-        assert_eq!(it.enter(key, Entry::SessionId).await, Entered::Unknown);
-        assert_eq!(
-            it.enter(key, Entry::Transit(transit)).await,
-            Entered::Admitted(info(Profile::Meet))
-        );
+    /// A session of each profile, what enters it, and what was stored of it.
+    async fn one_of_each(it: &Harness) -> Vec<(SessionRef, Entry, StoredSession)> {
+        let (bound_transit, meet_transit) = (digest(), digest());
+        let mut all = Vec::new();
+        for (new, entry) in [
+            (legacy(), Entry::SessionId),
+            (bound(digest(), bound_transit), Entry::TransitToken(bound_transit)),
+            (meet(meet_transit), Entry::TransitToken(meet_transit)),
+        ] {
+            let stored = new.session.clone();
+            all.push((it.create(new).await, entry, stored));
+        }
+        all
     }
 
-    pub async fn a_replayed_transit_token_kills_the_session(it: Harness) {
-        let transit = digest();
-        let key = it.create(meet(transit)).await;
-        it.store.subscribe(key).await.unwrap();
-        assert!(matches!(it.enter(key, Entry::Transit(transit)).await, Entered::Admitted(_)));
-        assert_eq!(it.enter(key, Entry::Transit(transit)).await, Entered::Replayed);
-        assert_eq!(it.notices.heard(key, 1).await, [None]);
-        assert_eq!(it.read(key, poll(None)).await, gone(GoneReason::Replayed));
-        assert_eq!(it.fulfil(key).await, Stored::NotPending(State::Gone(GoneReason::Replayed)));
-        assert_eq!(it.enter(key, Entry::Transit(transit)).await, Entered::Replayed);
+    pub async fn each_profile_is_entered_in_its_own_way_only(it: Harness) {
+        for (session, entry, stored) in one_of_each(&it).await {
+            let dialog = DialogId::generate();
+            let mut wrong = vec![
+                Entry::TransitToken(digest()),
+                Entry::OpenedDialog(digest()),
+                Entry::TransitToken(*session.key.digest()),
+            ];
+            if entry != Entry::SessionId {
+                wrong.push(Entry::SessionId);
+            }
+            for wrong in wrong {
+                assert_eq!(it.peek(session, wrong, None).await, Peeked::Unknown, "{wrong:?}");
+                assert_eq!(it.enter(session, wrong, dialog).await, Entered::Unknown, "{wrong:?}");
+            }
+            assert_eq!(it.peek(session, entry, None).await, Peeked::Open(stored.clone()));
+            assert_eq!(it.enter(session, entry, dialog).await, Entered::Admitted(stored));
+        }
     }
 
-    pub async fn a_replay_takes_back_a_token_that_nobody_has_yet(it: Harness) {
+    pub async fn looking_changes_nothing(it: Harness) {
+        for (session, entry, stored) in one_of_each(&it).await {
+            it.subscribe(session).await;
+            for dialog in [None, None, Some(DialogId::generate())] {
+                let peeked = it.peek(session, entry, dialog).await;
+                assert_eq!(peeked, Peeked::Open(stored.clone()));
+            }
+            let dialog = DialogId::generate();
+            assert_eq!(it.enter(session, entry, dialog).await, Entered::Admitted(stored.clone()));
+            // By now the transit token is consumed: only its dialog gets its page again.
+            for _ in 0..2 {
+                assert_eq!(it.peek(session, entry, None).await, Peeked::Used);
+                let other = Some(DialogId::generate());
+                assert_eq!(it.peek(session, entry, other).await, Peeked::Used);
+                let peeked = it.peek(session, entry, Some(dialog)).await;
+                assert_eq!(peeked, Peeked::Open(stored.clone()));
+            }
+            assert_eq!(it.fulfil(session).await, Stored::Done);
+            assert_eq!(it.peek(session, entry, None).await, Peeked::Used);
+            assert_eq!(
+                it.peek(session, entry, Some(dialog)).await,
+                Peeked::NotPending(State::Authenticated)
+            );
+            assert_eq!(it.notices.heard(session, 1).await.len(), 1, "of the fulfilment alone");
+        }
+    }
+
+    pub async fn a_dialog_enters_again_and_a_second_one_ends_the_session(it: Harness) {
+        for (session, entry, stored) in one_of_each(&it).await {
+            it.subscribe(session).await;
+            let (dialog, other) = (DialogId::generate(), DialogId::generate());
+            for _ in 0..3 {
+                let entered = it.enter(session, entry, dialog).await;
+                assert_eq!(entered, Entered::Admitted(stored.clone()));
+            }
+            assert_eq!(it.enter(session, entry, other).await, Entered::Replayed);
+            assert_eq!(it.notices.heard(session, 1).await, [None]);
+            let replayed = State::Gone(GoneReason::Replayed);
+            assert_eq!(it.fulfil(session).await, Stored::NotPending(replayed.clone()));
+            assert_eq!(it.enter(session, entry, other).await, Entered::Replayed);
+            assert_eq!(it.enter(session, entry, dialog).await, Entered::NotPending(replayed));
+            assert_eq!(it.notices.of(session).len(), 1, "its end is published once");
+        }
+    }
+
+    pub async fn a_second_dialog_takes_back_a_token_that_nobody_has_yet(it: Harness) {
         let transit = digest();
-        let key = it.create(meet(transit)).await;
-        assert!(matches!(it.enter(key, Entry::Transit(transit)).await, Entered::Admitted(_)));
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert_eq!(it.enter(key, Entry::Transit(transit)).await, Entered::Replayed);
-        assert_eq!(it.read(key, poll(None)).await, gone(GoneReason::Replayed));
+        let (session, entry) = (it.create(meet(transit)).await, Entry::TransitToken(transit));
+        let entered = it.enter(session, entry, DialogId::generate()).await;
+        assert!(matches!(entered, Entered::Admitted(_)));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert_eq!(it.enter(session, entry, DialogId::generate()).await, Entered::Replayed);
+        assert_eq!(it.read(session, poll(None)).await, gone(GoneReason::Replayed));
     }
 
     pub async fn a_transit_token_expires_before_its_session(it: Harness) {
         let transit = digest();
-        let session =
-            NewSession { transit: Some((transit, Duration::from_millis(1))), ..meet(transit) };
-        let key = it.create(session).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(it.enter(key, Entry::Transit(transit)).await, Entered::TransitExpired);
-        assert!(is_pending(&it.read(key, poll(None)).await));
+        let entry = Entry::TransitToken(transit);
+        let brief = Duration::from_millis(200);
+        let new = || NewSession { transit: Some((transit, brief)), ..meet(transit) };
+        let (entered, opened) = (it.create(new()).await, it.create(new()).await);
+        let dialog = DialogId::generate();
+        assert!(matches!(it.enter(entered, entry, dialog).await, Entered::Admitted(_)));
+        eventually("the transit token expires", || async {
+            it.peek(opened, entry, None).await == Peeked::TransitExpired
+        })
+        .await;
+        assert_eq!(it.enter(opened, entry, dialog).await, Entered::TransitExpired);
+        assert!(is_pending(&it.read(opened, poll(None)).await));
+        // The dialog that entered in time comes again, and one that was opened in time enters.
+        assert!(matches!(it.peek(entered, entry, Some(dialog)).await, Peeked::Open(_)));
+        assert!(matches!(it.enter(entered, entry, dialog).await, Entered::Admitted(_)));
+        let opened_entry = Entry::OpenedDialog(transit);
+        assert!(matches!(it.peek(opened, opened_entry, None).await, Peeked::Open(_)));
+        assert!(matches!(it.enter(opened, opened_entry, dialog).await, Entered::Admitted(_)));
     }
 
     pub async fn an_unused_transit_token_finds_the_session_not_pending(it: Harness) {
         let transit = digest();
-        let key = it.create(meet(transit)).await;
-        assert_eq!(it.end(key).await, Ended::Cancelled);
-        assert_eq!(
-            it.enter(key, Entry::Transit(transit)).await,
-            Entered::NotPending(State::Gone(GoneReason::Cancelled))
-        );
+        let (session, entry) = (it.create(meet(transit)).await, Entry::TransitToken(transit));
+        assert_eq!(it.end(session).await, Ended::Cancelled);
+        let cancelled = State::Gone(GoneReason::Cancelled);
+        assert_eq!(it.peek(session, entry, None).await, Peeked::NotPending(cancelled.clone()));
+        let entered = it.enter(session, entry, DialogId::generate()).await;
+        assert_eq!(entered, Entered::NotPending(cancelled));
+    }
+
+    pub async fn a_session_is_unknown_to_the_other_surface(it: Harness) {
+        for (session, entry, _) in one_of_each(&it).await {
+            let surface = match session.surface {
+                Surface::Native => Surface::Meet,
+                Surface::Meet => Surface::Native,
+            };
+            let elsewhere = SessionRef { surface, ..session };
+            it.subscribe(session).await;
+            let unchanged = async |it: &Harness| {
+                let subscription = SubscriptionId::generate();
+                let dialog = DialogId::generate();
+                let failure = Failure::new("access_denied", "no");
+                let event = EventId::of_token(&sealed());
+                assert_eq!(it.peek(elsewhere, entry, None).await, Peeked::Unknown);
+                assert_eq!(it.enter(elsewhere, entry, dialog).await, Entered::Unknown);
+                let attempt = it.store.count_code_attempt(elsewhere, 5).await.unwrap();
+                assert_eq!(attempt, CodeAttempt::Unknown);
+                assert_eq!(it.fulfil(elsewhere).await, Stored::Unknown);
+                assert_eq!(it.fail(elsewhere, failure).await, Stored::Unknown);
+                for read in [poll(None), poll(GRACE), attach(subscription), claim(subscription)] {
+                    assert_eq!(it.read(elsewhere, read).await, ReadResult::Unknown);
+                }
+                assert_eq!(it.acknowledge(elsewhere, event).await, Acknowledged::Unknown);
+                assert_eq!(it.end(elsewhere).await, Ended::Unknown);
+                assert!(!it.evict(elsewhere).await);
+            };
+            unchanged(&it).await;
+            assert!(matches!(it.peek(session, entry, None).await, Peeked::Open(_)));
+            assert_eq!(it.fulfil(session).await, Stored::Done);
+            unchanged(&it).await;
+            assert_eq!(it.notices.heard(session, 1).await.len(), 1, "of the fulfilment alone");
+            assert_eq!(it.fulfil(session).await, Stored::NotPending(State::Authenticated));
+        }
+    }
+
+    pub async fn attempts_at_the_user_code_are_counted(it: Harness) {
+        let new = bound(digest(), digest());
+        let stored = new.session.clone();
+        let session = it.create(new).await;
+        let attempt = async || it.store.count_code_attempt(session, 3).await.unwrap();
+        for remaining in [2, 1, 0] {
+            let allowed = CodeAttempt::Allowed { remaining, session: stored.clone() };
+            assert_eq!(attempt().await, allowed);
+        }
+        assert_eq!(attempt().await, CodeAttempt::Exhausted);
+        assert_eq!(it.fail(session, Failure::new("access_denied", "no")).await, Stored::Done);
+        assert!(matches!(attempt().await, CodeAttempt::NotPending(State::Failed(_))));
+        let unknown = SessionRef::native(key());
+        let attempt = it.store.count_code_attempt(unknown, 3).await.unwrap();
+        assert_eq!(attempt, CodeAttempt::Unknown);
+    }
+
+    pub async fn only_the_id_of_the_tokens_own_event_acknowledges(it: Harness) {
+        let session = it.create(legacy()).await;
+        it.subscribe(session).await;
+        let event = EventId::of_token(&sealed());
+        let others = [
+            EventId::of_token(&payload(b"another")),
+            EventId::of_end("failed", session.key),
+            EventId::of_end("superseded", session.key),
+        ];
+        // Not a pending session.
+        assert_eq!(it.acknowledge(session, event.clone()).await, Acknowledged::OtherEvent);
+        assert!(is_pending(&it.read(session, poll(GRACE)).await));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        for other in others {
+            assert_eq!(it.acknowledge(session, other).await, Acknowledged::OtherEvent);
+        }
+        assert!(is_token(&it.read(session, poll(GRACE)).await));
+        assert_eq!(it.acknowledge(session, event.clone()).await, Acknowledged::Done);
+        assert_eq!(it.notices.heard(session, 2).await.len(), 2, "fulfilled and acknowledged");
+        let already = Acknowledged::Already(GoneReason::Acknowledged);
+        assert_eq!(it.acknowledge(session, event.clone()).await, already);
+        assert_eq!(it.read(session, poll(GRACE)).await, gone(GoneReason::Acknowledged));
+        // Not a failed one.
+        let failed = it.create(legacy()).await;
+        assert_eq!(it.fail(failed, Failure::new("access_denied", "no")).await, Stored::Done);
+        assert_eq!(it.acknowledge(failed, event.clone()).await, Acknowledged::OtherEvent);
+        let unknown = SessionRef::native(key());
+        assert_eq!(it.acknowledge(unknown, event).await, Acknowledged::Unknown);
+    }
+
+    /// A client that was given the token by the bus may acknowledge before the delivery is recorded.
+    pub async fn a_token_is_acknowledged_before_its_claim(it: Harness) {
+        let session = it.authenticated().await;
+        let event = EventId::of_token(&sealed());
+        assert_eq!(it.acknowledge(session, event).await, Acknowledged::Done);
+        let late = it.read(session, claim(SubscriptionId::generate())).await;
+        assert_eq!(late, gone(GoneReason::Acknowledged));
     }
 
     pub async fn a_failure_is_published(it: Harness) {
-        let key = it.create(legacy()).await;
-        it.store.subscribe(key).await.unwrap();
+        let session = it.create(legacy()).await;
+        it.subscribe(session).await;
         let failure = Failure::new("access_denied", "the person said n\u{f6}");
-        let stored = it.store.fail(key, failure.clone()).await.unwrap();
+        let stored = it.fail(session, failure.clone()).await;
         assert_eq!(stored, Stored::Done);
-        assert_eq!(it.notices.heard(key, 1).await, [None]);
+        assert_eq!(it.notices.heard(session, 1).await, [None]);
         assert_eq!(
-            it.read(key, poll(None)).await,
+            it.read(session, poll(None)).await,
             ReadResult::Settled(Outcome::Failed(failure.clone()))
         );
         assert_eq!(
-            it.read(key, poll(None)).await,
+            it.read(session, poll(None)).await,
             ReadResult::Settled(Outcome::Failed(failure.clone()))
         );
         let failed = State::Failed(failure.clone());
-        assert_eq!(it.fulfil(key).await, Stored::NotPending(failed.clone()));
+        assert_eq!(it.fulfil(session).await, Stored::NotPending(failed.clone()));
         assert_eq!(
-            it.store.fail(key, Failure::new("server_error", "")).await.unwrap(),
+            it.fail(session, Failure::new("server_error", "")).await,
             Stored::NotPending(failed.clone())
         );
-        assert_eq!(it.enter(key, Entry::SessionId).await, Entered::NotPending(failed));
-        assert_eq!(it.end(key).await, Ended::Failed);
-        assert!(!matches!(it.read(key, poll(None)).await, ReadResult::Settled(Outcome::Failed(_))));
+        assert_eq!(
+            it.enter(session, Entry::SessionId, DialogId::generate()).await,
+            Entered::NotPending(failed)
+        );
+        assert_eq!(it.end(session).await, Ended::Failed);
+        assert!(!matches!(
+            it.read(session, poll(None)).await,
+            ReadResult::Settled(Outcome::Failed(_))
+        ));
     }
 
     pub async fn a_login_that_came_first_is_not_undone_by_a_failure(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         assert_eq!(
-            it.store.fail(key, Failure::new("server_error", "late")).await.unwrap(),
+            it.fail(session, Failure::new("server_error", "late")).await,
             Stored::NotPending(State::Authenticated)
         );
-        assert!(is_token(&it.read(key, poll(None)).await));
+        assert!(is_token(&it.read(session, poll(None)).await));
     }
 
     pub async fn ending_acknowledges_or_cancels(it: Harness) {
-        let key = it.create(legacy()).await;
-        it.store.subscribe(key).await.unwrap();
-        assert_eq!(it.end(key).await, Ended::Cancelled);
-        assert_eq!(it.notices.heard(key, 1).await, [None]);
-        assert_eq!(it.end(key).await, Ended::Already(GoneReason::Cancelled));
-        assert_eq!(it.read(key, poll(None)).await, gone(GoneReason::Cancelled));
+        let session = it.create(legacy()).await;
+        it.subscribe(session).await;
+        assert_eq!(it.end(session).await, Ended::Cancelled);
+        assert_eq!(it.notices.heard(session, 1).await, [None]);
+        assert_eq!(it.end(session).await, Ended::Already(GoneReason::Cancelled));
+        assert_eq!(it.read(session, poll(None)).await, gone(GoneReason::Cancelled));
 
-        let key = it.authenticated().await;
-        it.store.subscribe(key).await.unwrap();
-        assert!(is_token(&it.read(key, poll(GRACE)).await));
-        assert_eq!(it.end(key).await, Ended::Acknowledged);
-        assert_eq!(it.notices.heard(key, 1).await, [None]);
-        assert_eq!(it.read(key, poll(GRACE)).await, gone(GoneReason::Acknowledged));
+        let session = it.authenticated().await;
+        it.subscribe(session).await;
+        assert!(is_token(&it.read(session, poll(GRACE)).await));
+        assert_eq!(it.end(session).await, Ended::Acknowledged);
+        assert_eq!(it.notices.heard(session, 1).await, [None]);
+        assert_eq!(it.read(session, poll(GRACE)).await, gone(GoneReason::Acknowledged));
     }
 
     pub async fn evicting_ends_any_profile(it: Harness) {
         let session_token = digest();
-        let key = it.create(bound(session_token, digest())).await;
-        it.store.subscribe(key).await.unwrap();
-        assert!(it.store.evict(key, GoneReason::Replayed).await.unwrap());
-        assert_eq!(it.notices.heard(key, 1).await, [None]);
-        assert!(!it.store.evict(key, GoneReason::Replayed).await.unwrap());
+        let session = it.create(bound(session_token, digest())).await;
+        it.subscribe(session).await;
+        assert!(it.evict(session).await);
+        assert_eq!(it.notices.heard(session, 1).await, [None]);
+        assert!(!it.evict(session).await);
         let read = ReadRequest { session_token: Some(session_token), ..poll(None) };
-        assert_eq!(it.read(key, read).await, gone(GoneReason::Replayed));
+        assert_eq!(it.read(session, read).await, gone(GoneReason::Replayed));
     }
 
     pub async fn a_fulfilment_is_published_with_its_payload(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let other = it.create(legacy()).await;
-        it.store.subscribe(key).await.unwrap();
+        it.subscribe(session).await;
         assert_eq!(it.fulfil(other).await, Stored::Done);
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        let heard = it.notices.heard(key, 1).await;
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        let heard = it.notices.heard(session, 1).await;
         assert!(heard == [Some(sealed())] || heard == [None], "{heard:?}");
         assert!(it.notices.of(other).is_empty(), "nobody subscribed to it");
     }
 
     pub async fn subscriptions_nest_and_end(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let last = it.create(legacy()).await;
         for _ in 0..3 {
-            it.store.subscribe(key).await.unwrap();
+            it.subscribe(session).await;
         }
-        it.store.unsubscribe(key);
-        it.store.unsubscribe(key);
-        assert_eq!(it.fulfil(key).await, Stored::Done);
-        assert_eq!(it.notices.heard(key, 1).await.len(), 1, "one notice, however many subscribers");
-        it.store.unsubscribe(key);
+        it.store.unsubscribe(session.key);
+        it.store.unsubscribe(session.key);
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert_eq!(
+            it.notices.heard(session, 1).await.len(),
+            1,
+            "one notice, however many subscribers"
+        );
+        it.store.unsubscribe(session.key);
         // One unsubscribe too many does no harm.
-        it.store.unsubscribe(key);
+        it.store.unsubscribe(session.key);
         // Subscribing is in order with unsubscribing, so after this the latter is done.
-        it.store.subscribe(last).await.unwrap();
-        assert_eq!(it.end(key).await, Ended::Acknowledged);
+        it.subscribe(last).await;
+        assert_eq!(it.end(session).await, Ended::Acknowledged);
         assert_eq!(it.end(last).await, Ended::Cancelled);
         it.notices.heard(last, 1).await;
-        assert_eq!(it.notices.of(key).len(), 1, "nobody subscribed to it any more");
+        assert_eq!(it.notices.of(session).len(), 1, "nobody subscribed to it any more");
     }
 
     pub async fn leaving_and_coming_back_loses_nothing(it: Harness) {
@@ -377,14 +548,14 @@ mod cases {
         for _ in 0..50 {
             let it = it.clone();
             tasks.spawn(async move {
-                let key = it.create(legacy()).await;
+                let session = it.create(legacy()).await;
                 for _ in 0..20 {
-                    it.store.subscribe(key).await.unwrap();
-                    it.store.unsubscribe(key);
+                    it.subscribe(session).await;
+                    it.store.unsubscribe(session.key);
                 }
-                it.store.subscribe(key).await.unwrap();
-                assert_eq!(it.fulfil(key).await, Stored::Done);
-                it.notices.heard(key, 1).await;
+                it.subscribe(session).await;
+                assert_eq!(it.fulfil(session).await, Stored::Done);
+                it.notices.heard(session, 1).await;
             });
         }
         while let Some(result) = tasks.join_next().await {
@@ -462,48 +633,58 @@ mod cases {
 
     pub async fn of_many_dialogs_with_one_transit_token_one_is_admitted(it: Harness) {
         let transit = digest();
-        let key = it.create(meet(transit)).await;
+        let session = it.create(meet(transit)).await;
         let act = || {
             let store = it.store.clone();
-            async move { store.enter(key, Entry::Transit(transit)).await }
+            async move { store.enter(session, Entry::TransitToken(transit), DialogId::generate()).await }
         };
         assert_eq!(at_once(act, |entered| matches!(entered, Entered::Admitted(_))).await, 1);
-        assert_eq!(it.read(key, poll(None)).await, gone(GoneReason::Replayed));
+        assert_eq!(it.read(session, poll(None)).await, gone(GoneReason::Replayed));
     }
 
     pub async fn of_many_read_once_polls_one_has_the_token(it: Harness) {
-        let key = it.authenticated().await;
+        let session = it.authenticated().await;
         let act = || {
             let store = it.store.clone();
-            async move { store.read(key, poll(None)).await }
+            async move { store.read(session, poll(None)).await }
         };
         assert_eq!(at_once(act, is_token).await, 1);
     }
 
     pub async fn of_many_subscriptions_the_newest_has_the_token(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let subscriptions: Vec<SubscriptionId> =
             (0..100).map(|_| SubscriptionId::generate()).collect();
         for subscription in &subscriptions {
-            assert!(is_pending(&it.read(key, attach(*subscription)).await));
+            assert!(is_pending(&it.read(session, attach(*subscription)).await));
         }
-        assert_eq!(it.fulfil(key).await, Stored::Done);
+        assert_eq!(it.fulfil(session).await, Stored::Done);
         let next = AtomicUsize::new(0);
         let act = || {
             let (store, subscription) =
                 (it.store.clone(), subscriptions[next.fetch_add(1, Ordering::SeqCst)]);
-            async move { store.read(key, claim(subscription)).await }
+            async move { store.read(session, claim(subscription)).await }
         };
         assert_eq!(at_once(act, is_token).await, 1);
     }
 
     pub async fn of_many_logins_one_is_stored(it: Harness) {
-        let key = it.create(legacy()).await;
+        let session = it.create(legacy()).await;
         let act = || {
             let store = it.store.clone();
-            async move { store.fulfil(key, sealed()).await }
+            async move { store.fulfil(session, sealed()).await }
         };
         assert_eq!(at_once(act, |stored| *stored == Stored::Done).await, 1);
+    }
+
+    pub async fn of_many_attempts_at_the_user_code_five_are_allowed(it: Harness) {
+        let session = it.create(bound(digest(), digest())).await;
+        let act = || {
+            let store = it.store.clone();
+            async move { store.count_code_attempt(session, 5).await }
+        };
+        let allowed = at_once(act, |attempt| matches!(attempt, CodeAttempt::Allowed { .. })).await;
+        assert_eq!(allowed, 5);
     }
 
     pub async fn of_many_uses_of_a_refresh_token_one_is_taken(it: Harness) {
@@ -545,12 +726,16 @@ macro_rules! with_every_case {
             a_poll_displaces_nobody,
             attaching_after_the_login_delivers_at_once,
             a_bound_session_needs_its_token,
-            a_legacy_session_is_entered_by_its_id_any_number_of_times,
-            a_meet_session_is_not_entered_by_its_id,
-            a_replayed_transit_token_kills_the_session,
-            a_replay_takes_back_a_token_that_nobody_has_yet,
+            each_profile_is_entered_in_its_own_way_only,
+            looking_changes_nothing,
+            a_dialog_enters_again_and_a_second_one_ends_the_session,
+            a_second_dialog_takes_back_a_token_that_nobody_has_yet,
             a_transit_token_expires_before_its_session,
             an_unused_transit_token_finds_the_session_not_pending,
+            a_session_is_unknown_to_the_other_surface,
+            attempts_at_the_user_code_are_counted,
+            only_the_id_of_the_tokens_own_event_acknowledges,
+            a_token_is_acknowledged_before_its_claim,
             a_failure_is_published,
             a_login_that_came_first_is_not_undone_by_a_failure,
             ending_acknowledges_or_cancels,
@@ -566,6 +751,7 @@ macro_rules! with_every_case {
             of_many_subscriptions_the_newest_has_the_token,
             of_many_logins_one_is_stored,
             of_many_marks_one_is_first,
+            of_many_attempts_at_the_user_code_five_are_allowed,
             of_many_uses_of_a_refresh_token_one_is_taken,
         }
     };

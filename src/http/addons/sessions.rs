@@ -31,9 +31,13 @@ use crate::{
         tags,
     },
     relay::{CreateSession, Created},
-    session::{Digest, Profile, SECRET_BYTES, SessionId, SessionKey, SessionToken},
+    session::{
+        Digest, Profile, SECRET_BYTES, SessionDetails, SessionId, SessionRef, SessionToken,
+        UserCode,
+    },
     store::Ended,
     telemetry::Trace,
+    util::clock::UnixTime,
 };
 
 /// Maximum length of the name of an add-in, in characters.
@@ -136,6 +140,7 @@ pub async fn create(
         .map(str::to_owned);
     let session_id = SessionId::generate();
     let session_token = request.bind.then(SessionToken::generate);
+    let user_code = request.confirm.then(UserCode::generate);
     let created = app
         .relay
         .in_trace(&trace)
@@ -143,9 +148,14 @@ pub async fn create(
             session_id: session_id.clone(),
             session_token: session_token.as_ref().map(SessionToken::digest),
             profile: if request.bind { Profile::Bound } else { Profile::Legacy },
-            confirm: request.confirm,
-            client_name: request.client_name,
-            origin,
+            browser: None,
+            details: SessionDetails {
+                client_name: request.client_name,
+                origin,
+                user_code: user_code.clone(),
+                created_at: Some(UnixTime::now().as_secs()),
+                ..SessionDetails::default()
+            },
             ttl: app.settings.session.ttl,
             transit_token_ttl: app.settings.session.transit_token_ttl,
             random_bytes: SECRET_BYTES,
@@ -161,13 +171,14 @@ pub async fn create(
         bound = request.bind,
         "session created"
     );
-    Ok(answer(&app, &session_id, session_token.as_ref(), &created))
+    Ok(answer(&app, &session_id, session_token.as_ref(), user_code.as_ref(), &created))
 }
 
 fn answer(
     app: &App,
     session_id: &SessionId,
     session_token: Option<&SessionToken>,
+    user_code: Option<&UserCode>,
     created: &Created,
 ) -> Response {
     let id = session_id.expose();
@@ -185,7 +196,7 @@ fn answer(
         poll_url: app.public(&path(paths::SESSION)),
         session_token: session_token.map(|token| token.expose().into()),
         transit_token: created.transit_token.as_ref().map(|token| token.expose().into()),
-        user_code: created.user_code.as_ref().map(|code| code.as_str().to_owned()),
+        user_code: user_code.map(|code| code.as_str().to_owned()),
     };
     let mut response = (StatusCode::CREATED, axum::Json(body)).into_response();
     let headers = response.headers_mut();
@@ -220,12 +231,12 @@ fn answer(
 )]
 pub async fn end(
     State(app): State<AppState>,
-    Credentials { key, session_token }: Credentials,
+    Credentials { session, session_token }: Credentials,
     trace: Trace,
 ) -> Result<Response, Problem> {
-    app.end_session(key, session_token, &trace).await?;
+    app.end_session(session, session_token, &trace).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    let name = cookies::reader_name(&app, key);
+    let name = cookies::reader_name(&app, session.key);
     response
         .headers_mut()
         .insert(header::SET_COOKIE, cookies::delete(&app, name, cookies::Reach::Reader));
@@ -239,16 +250,20 @@ impl App {
     /// When the session or the credentials are unknown, or the store is away.
     pub async fn end_session(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
         trace: &Trace,
     ) -> Result<(), Problem> {
-        let ended = self.relay.in_trace(trace).end(key, session_token).await?;
+        let ended = self.relay.in_trace(trace).end(session, session_token).await?;
         match ended {
             Ended::Unknown => return Err(Problem::SessionNotFound),
             Ended::Unauthorized => return Err(Problem::ReaderUnauthorized),
-            Ended::Acknowledged => tracing::info!(target: "audit", session = %key, "acknowledged"),
-            Ended::Cancelled => tracing::info!(target: "audit", session = %key, "cancelled"),
+            Ended::Acknowledged => {
+                tracing::info!(target: "audit", session = %session.key, "acknowledged")
+            }
+            Ended::Cancelled => {
+                tracing::info!(target: "audit", session = %session.key, "cancelled")
+            }
             Ended::Already(_) | Ended::Failed => {}
         }
         Ok(())

@@ -31,11 +31,11 @@ use crate::{
     },
     oidc::{AuthorizationResponse, FailureKind, LoginAttempt, LoginError},
     session::{
-        Digest, Failure, Identity, Profile, SessionId, SessionInfo, SessionKey,
-        State as SessionState, TransitToken, UserCode,
+        DialogId, Digest, Failure, Identity, Profile, SessionId, SessionInfo, SessionKey,
+        SessionRef, State as SessionState, TransitToken, UserCode,
     },
     signin::{NotCompleted, Outcome},
-    store::{Entered, StoreError},
+    store::{Entered, Entry, Peeked, StoreError},
     telemetry::{Trace, TraceContext},
     token::Purpose,
 };
@@ -257,7 +257,9 @@ impl App {
     ) -> ErrorPage {
         let kind = page_of(error.kind);
         error.log(Some(session), None);
-        self.sign_in(trace).fail(session, error.failure(), kind.outcome()).await;
+        self.sign_in(trace)
+            .fail(SessionRef::native(session), error.failure(), kind.outcome())
+            .await;
         kind
     }
 
@@ -342,7 +344,18 @@ pub async fn transit(
     let by_token = single(query, "transit_token");
     let (session, entered) = match (by_id, by_token) {
         (Some(id), None) if app.settings.session.legacy() => match SessionId::parse(&id) {
-            Ok(id) => (id.key(), app.relay.in_trace(&trace).enter_by_id(&id).await),
+            Ok(id) => {
+                let session = SessionRef::native(id.key());
+                let relay = app.relay.in_trace(&trace);
+                // A legacy session may be entered any number of times.
+                let entered = match relay.peek(session, Entry::SessionId, None).await {
+                    Ok(Peeked::Open(info)) => Ok(Entered::Admitted(info)),
+                    Ok(Peeked::NotPending(state)) => Ok(Entered::NotPending(state)),
+                    Ok(_) => Ok(Entered::Unknown),
+                    Err(error) => Err(error),
+                };
+                (id.key(), entered)
+            }
             Err(_) => {
                 return app.error_page(
                     &trace,
@@ -353,7 +366,12 @@ pub async fn transit(
             }
         },
         (None, Some(token)) => match TransitToken::parse(&token) {
-            Ok(token) => (token.session(), app.relay.in_trace(&trace).enter(&token).await),
+            Ok(token) => {
+                let (session, entry) =
+                    (SessionRef::native(token.session()), Entry::TransitToken(token.digest()));
+                let relay = app.relay.in_trace(&trace);
+                (token.session(), relay.enter(session, entry, DialogId::generate()).await)
+            }
             Err(_) => {
                 return app.error_page(
                     &trace,
@@ -400,16 +418,17 @@ async fn admit(
     info: SessionInfo,
 ) -> Response {
     let session_token = info.session_token.filter(|_| matches!(info.profile, Profile::Bound));
-    let mut add_in = AddIn { session, session_token, name: info.client_name, trace: info.trace };
+    let mut add_in =
+        AddIn { session, session_token, name: info.details.client_name, trace: info.trace };
     add_in.go_on(trace);
-    let Some(user_code) = info.user_code else {
+    let Some(user_code) = info.details.user_code else {
         return app.begin_login(trace, headers, add_in, false).await;
     };
     let csrf = SessionId::generate().expose().to_owned();
     let handle = Handle::of(&csrf);
     let request = RequestView {
         client: add_in.name.as_deref(),
-        origin: info.origin.as_deref(),
+        origin: info.details.origin.as_deref(),
         ..RequestView::default()
     };
     let language = app.pages.language(headers);
@@ -479,7 +498,9 @@ pub async fn confirm(
         app.begin_login(&trace, &headers, dialog.add_in, true).await
     } else {
         let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
-        app.sign_in(&trace).fail(dialog.add_in.session, failure, Outcome::Denied).await;
+        app.sign_in(&trace)
+            .fail(SessionRef::native(dialog.add_in.session), failure, Outcome::Denied)
+            .await;
         app.error_page(&trace, &headers, StatusCode::OK, ErrorPage::NotMe)
     };
     app.forget_dialog(&mut response, &handle);
@@ -556,7 +577,9 @@ pub async fn callback(
     let mut response = found(&app.path(&format!("{}?dialog={}", paths::REDIRECT, handle.0)));
     if app.keep_dialog(&mut response, &handle, &dialog).is_none() {
         let failure = Failure::new("server_error", "The provider's claims are too large.");
-        app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
+        app.sign_in(&trace)
+            .fail(SessionRef::native(session), failure, Outcome::ProviderFailed)
+            .await;
         response = app.to_error_page(&trace, ErrorPage::LoginFailed);
         app.forget_dialog(&mut response, &handle);
     }
@@ -591,7 +614,10 @@ pub async fn redirect(
     };
     let account = identity.display_name().to_owned();
     let session = add_in.session;
-    let completed = app.sign_in(&trace).complete(session, add_in.session_token, &identity).await;
+    let completed = app
+        .sign_in(&trace)
+        .complete(SessionRef::native(session), add_in.session_token, &identity)
+        .await;
     match completed {
         Ok(()) => {
             let mut response = found(&success);

@@ -45,13 +45,14 @@ use crate::{
     oidc::{AuthorizationResponse, BrowserLogin, LoginAttempt, ReturnTo},
     relay::{CreateSession, Delivery, ReadError},
     session::{
-        Digest, Outcome, Profile, SessionId, SessionKey, SessionToken, State as SessionState,
-        TransitToken,
+        DialogId, Digest, Outcome, Profile, SessionDetails, SessionId, SessionRef, SessionToken,
+        State as SessionState, TransitToken,
     },
     signin::NotCompleted,
-    store::{Entered, StoreError},
+    store::{Entered, Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{MeetIssuer, Purpose},
+    util::clock::UnixTime,
 };
 
 /// Cookie of the browser login.
@@ -224,7 +225,7 @@ impl Meet {
         }
         trace.adopt(session_id.key(), None);
         Ok(Reader {
-            key: session_id.key(),
+            session: SessionRef::meet(session_id.key()),
             session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
         })
     }
@@ -240,7 +241,7 @@ impl Meet {
 }
 
 struct Reader {
-    key: SessionKey,
+    session: SessionRef,
     session_token: Digest,
 }
 
@@ -306,13 +307,16 @@ async fn try_init(
             // Reading needs both, so that the cookie alone opens nothing anywhere.
             session_token: Some(Digest::of(csrf_token.as_bytes())),
             profile: Profile::Meet,
-            confirm: false,
-            client_name: None,
-            origin: headers
-                .get(header::ORIGIN)
-                .and_then(|value| value.to_str().ok())
-                .filter(|origin| origin.len() <= 256)
-                .map(str::to_owned),
+            browser: None,
+            details: SessionDetails {
+                origin: headers
+                    .get(header::ORIGIN)
+                    .and_then(|value| value.to_str().ok())
+                    .filter(|origin| origin.len() <= 256)
+                    .map(str::to_owned),
+                created_at: Some(UnixTime::now().as_secs()),
+                ..SessionDetails::default()
+            },
             ttl: meet.session_ttl,
             transit_token_ttl: meet.transit_token_ttl,
             random_bytes: meet.random_bytes,
@@ -354,7 +358,7 @@ async fn poll(
     let meet = app.meet()?;
     let reader = meet.reader(&headers, csrf_header(&headers), &trace)?;
     let relay = app.relay.in_trace(&trace);
-    let polled = relay.poll(reader.key, Some(reader.session_token), Delivery::Once).await;
+    let polled = relay.poll(reader.session, Some(reader.session_token), Delivery::Once).await;
     let told = match polled {
         Ok(None) => {
             let body = Json(json!({"state": "pending"}));
@@ -362,7 +366,7 @@ async fn poll(
             return Ok((StatusCode::ACCEPTED, headers, body).into_response());
         }
         Ok(Some(outcome @ (Outcome::Token { .. } | Outcome::Failed(_)))) => {
-            StreamMessage::from_outcome(&app, reader.key, outcome, &trace.link())
+            StreamMessage::from_outcome(&app, reader.session.key, outcome, &trace.link())
         }
         Err(ReadError::Store(error)) => return Err(error.into()),
         Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
@@ -401,13 +405,14 @@ async fn events(
         .reader(&headers, csrf_header(&headers), &trace)
         .map_err(IntoResponse::into_response)?;
     if sse::had_last_event(&headers) {
-        return match app.end_session(reader.key, Some(reader.session_token), &trace).await {
+        return match app.end_session(reader.session, Some(reader.session_token), &trace).await {
             Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
             Err(problem) => Err(detail_of(&problem).into_response()),
         };
     }
     let relay = app.relay.in_trace(&trace);
-    match relay.open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged).await {
+    match relay.open(reader.session, Some(reader.session_token), Delivery::UntilAcknowledged).await
+    {
         Ok(reader) => Ok(sse::respond(app, reader, connection, &trace)),
         Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
     }
@@ -441,7 +446,7 @@ async fn socket(
         Ok(reader) => app
             .relay
             .in_trace(&trace)
-            .open(reader.key, Some(reader.session_token), Delivery::UntilAcknowledged)
+            .open(reader.session, Some(reader.session_token), Delivery::UntilAcknowledged)
             .await
             .map_err(Problem::from),
         Err(Detail(StatusCode::NOT_FOUND, _)) => Err(Problem::SessionNotFound),
@@ -712,13 +717,10 @@ async fn exchange(
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
     let relay = app.relay.in_trace(&trace);
-    match relay.enter(&token).await? {
-        Entered::Admitted(info) if info.profile == Profile::Meet => trace.adopt(key, info.trace),
-        // A native session is entered by its own dialog, which would have asked for more.
-        Entered::Admitted(_) => {
-            relay.evict(key).await?;
-            return Err(INVALID_TRANSIT);
-        }
+    // The exchange is the whole dialog, so a second one is a second dialog.
+    let entry = Entry::TransitToken(token.digest());
+    match relay.enter(SessionRef::meet(key), entry, DialogId::generate()).await? {
+        Entered::Admitted(info) => trace.adopt(key, info.trace),
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
         Entered::Replayed => {
             tracing::warn!(target: "audit", session = %key, "transit token replayed");
@@ -731,7 +733,9 @@ async fn exchange(
     let issuer = meet.issuer.load();
     let completed = app
         .sign_in(&trace)
-        .complete_with(key, &login.subject, |now| issuer.issue(&login.user_id, now))
+        .complete_with(SessionRef::meet(key), &login.subject, |now| {
+            issuer.issue(&login.user_id, now)
+        })
         .await;
     match completed {
         Ok(()) => {

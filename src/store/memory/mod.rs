@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use crate::{
     session::{
-        Digest, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload, SessionInfo,
-        SessionKey, State, SubscriptionId,
+        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload,
+        SessionKey, SessionRef, State, SubscriptionId,
     },
     store::{
-        ChangeFeed, Ended, Entered, Entry, Fulfilled, GrantStore, Health, MarkStore, NewSession,
-        Notifier, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored,
-        TOMBSTONE, Traced, memory::expiring::ExpiringMap,
+        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, Fulfilled, GrantStore,
+        Health, MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult,
+        Rotated, SessionStore, StoreError, Stored, StoredSession, TOMBSTONE, Traced,
+        memory::expiring::ExpiringMap,
     },
 };
 
@@ -31,8 +32,12 @@ pub struct MemoryStore {
 }
 
 struct Record {
-    info: SessionInfo,
+    session: StoredSession,
     transit: Option<Transit>,
+    /// The dialog that entered.
+    dialog: Option<DialogId>,
+    /// Attempts to type the user code.
+    code_attempts: u32,
     expires_at: Instant,
     /// The newest subscription, which gets the token.
     subscription: Option<SubscriptionId>,
@@ -52,7 +57,6 @@ enum Grant {
 struct Transit {
     digest: Digest,
     expires_at: Instant,
-    used: bool,
 }
 
 enum Phase {
@@ -87,8 +91,26 @@ impl Record {
         }
     }
 
+    /// Whether a dialog may look at or enter the session with `entry`.
+    fn accepts(&self, entry: Entry) -> bool {
+        match (entry, &self.transit) {
+            (Entry::SessionId, None) => self.session.profile == Profile::Legacy,
+            (Entry::TransitToken(presented) | Entry::OpenedDialog(presented), Some(transit)) => {
+                transit.digest.matches(&presented)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the transit token expired before `entry` was opened.
+    fn entry_expired(&self, entry: Entry, now: Instant) -> bool {
+        matches!(entry, Entry::TransitToken(_))
+            && self.dialog.is_none()
+            && self.transit.as_ref().is_some_and(|transit| now >= transit.expires_at)
+    }
+
     fn admits(&self, presented: Option<&Digest>) -> bool {
-        match (&self.info.session_token, presented) {
+        match (&self.session.session_token, presented) {
             (None, _) => true,
             (Some(expected), Some(presented)) => expected.matches(presented),
             (Some(_), None) => false,
@@ -119,7 +141,19 @@ impl MemoryStore {
         Arc::new(Self { sessions, marks, grants, notifier })
     }
 
-    /// Runs one transition on a session; `None` when there is no such session.
+    /// Runs one transition on a session; `None` when there is no such session on this surface.
+    fn on<T>(
+        &self,
+        session: SessionRef,
+        transition: impl FnOnce(&mut Record, Instant) -> T,
+    ) -> Option<T> {
+        self.with(session.key, |record, now| {
+            let found = record.session.profile.surface() == session.surface;
+            found.then(|| transition(record, now))
+        })?
+    }
+
+    /// Runs one transition on a session whatever its surface.
     fn with<T>(
         &self,
         key: SessionKey,
@@ -143,10 +177,10 @@ impl MemoryStore {
 
     fn store_result(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         phase: impl FnOnce(&Record, Instant) -> Phase,
     ) -> Stored {
-        self.with(key, |record, now| match record.phase {
+        self.on(session, |record, now| match record.phase {
             Phase::Pending => {
                 record.phase = phase(record, now);
                 Stored::Done
@@ -163,12 +197,10 @@ impl SessionStore for MemoryStore {
         let now = Instant::now();
         let expires_at = now + session.ttl;
         let record = Record {
-            info: session.info,
-            transit: session.transit.map(|(digest, ttl)| Transit {
-                digest,
-                expires_at: now + ttl,
-                used: false,
-            }),
+            session: session.session,
+            transit: session.transit.map(|(digest, ttl)| Transit { digest, expires_at: now + ttl }),
+            dialog: None,
+            code_attempts: 0,
             expires_at,
             subscription: None,
             subscribers: 0,
@@ -177,55 +209,109 @@ impl SessionStore for MemoryStore {
         self.sessions.insert(key, record, now, expires_at + TOMBSTONE).map(|_| ())
     }
 
-    async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError> {
-        let entered = self.with(key, |record, now| {
-            match (&entry, &mut record.transit) {
-                (Entry::SessionId, None) if record.info.profile == Profile::Legacy => {}
-                (Entry::Transit(presented), Some(transit)) if transit.digest.matches(presented) => {
-                    if transit.used {
-                        record.phase = Phase::Gone(GoneReason::Replayed);
-                        return Entered::Replayed;
-                    }
-                    if now >= transit.expires_at {
-                        return Entered::TransitExpired;
-                    }
-                    transit.used = true;
-                }
-                _ => return Entered::Unknown,
-            }
-            match record.phase {
-                Phase::Pending => Entered::Admitted(record.info.clone()),
-                _ => Entered::NotPending(record.state()),
+    async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        let peeked = self.on(session, |record, now| {
+            if !record.accepts(entry) {
+                Peeked::Unknown
+            } else if record.dialog.is_some_and(|entered| dialog != Some(entered)) {
+                Peeked::Used
+            } else if record.entry_expired(entry, now) {
+                Peeked::TransitExpired
+            } else if matches!(record.phase, Phase::Pending) {
+                Peeked::Open(record.session.clone())
+            } else {
+                Peeked::NotPending(record.state())
             }
         });
-        if entered == Some(Entered::Replayed) {
-            self.publish(key, None);
+        Ok(peeked.unwrap_or(Peeked::Unknown))
+    }
+
+    async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Result<Entered<StoredSession>, StoreError> {
+        let mut ended = false;
+        let entered = self.on(session, |record, now| {
+            if !record.accepts(entry) {
+                Entered::Unknown
+            } else if record.dialog.is_some_and(|entered| entered != dialog) {
+                ended = !matches!(record.phase, Phase::Gone(_));
+                if ended {
+                    record.phase = Phase::Gone(GoneReason::Replayed);
+                }
+                Entered::Replayed
+            } else if record.entry_expired(entry, now) {
+                Entered::TransitExpired
+            } else if matches!(record.phase, Phase::Pending) {
+                record.dialog = Some(dialog);
+                Entered::Admitted(record.session.clone())
+            } else {
+                Entered::NotPending(record.state())
+            }
+        });
+        if ended {
+            self.publish(session.key, None);
         }
         Ok(entered.unwrap_or(Entered::Unknown))
     }
 
-    async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
+    async fn count_code_attempt(
+        &self,
+        session: SessionRef,
+        max: u32,
+    ) -> Result<CodeAttempt<StoredSession>, StoreError> {
+        let attempt = self.on(session, |record, _| {
+            if !matches!(record.phase, Phase::Pending) {
+                return CodeAttempt::NotPending(record.state());
+            }
+            match max.checked_sub(record.code_attempts + 1) {
+                None => CodeAttempt::Exhausted,
+                Some(remaining) => {
+                    record.code_attempts += 1;
+                    CodeAttempt::Allowed { remaining, session: record.session.clone() }
+                }
+            }
+        });
+        Ok(attempt.unwrap_or(CodeAttempt::Unknown))
+    }
+
+    async fn fulfil(
+        &self,
+        session: SessionRef,
+        payload: SealedPayload,
+    ) -> Result<Stored, StoreError> {
         let mut subscription = None;
-        let stored = self.store_result(key, |record, since| {
+        let stored = self.store_result(session, |record, since| {
             subscription = record.subscription;
             Phase::Authenticated { payload: payload.clone(), since }
         });
         if stored == Stored::Done {
-            self.publish(key, Some(Fulfilled { subscription, payload }));
+            self.publish(session.key, Some(Fulfilled { subscription, payload }));
         }
         Ok(stored)
     }
 
-    async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
-        let stored = self.store_result(key, |_, _| Phase::Failed(failure));
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
+        let stored = self.store_result(session, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
-            self.publish(key, None);
+            self.publish(session.key, None);
         }
         Ok(stored)
     }
 
-    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
-        let result = self.with(key, |record, now| {
+    async fn read(
+        &self,
+        session: SessionRef,
+        request: ReadRequest,
+    ) -> Result<ReadResult, StoreError> {
+        let result = self.on(session, |record, now| {
             if !record.admits(request.session_token.as_ref()) {
                 return ReadResult::Unauthorized;
             }
@@ -257,12 +343,40 @@ impl SessionStore for MemoryStore {
         Ok(result.unwrap_or(ReadResult::Unknown))
     }
 
+    async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+    ) -> Result<Acknowledged, StoreError> {
+        let acknowledged = self.on(session, |record, _| {
+            if !record.admits(session_token.as_ref()) {
+                return Acknowledged::Unauthorized;
+            }
+            match &record.phase {
+                Phase::Authenticated { payload, .. } | Phase::Delivered { payload, .. }
+                    if EventId::of_token(payload) == event =>
+                {
+                    record.phase = Phase::Gone(GoneReason::Acknowledged);
+                    Acknowledged::Done
+                }
+                Phase::Gone(reason) => Acknowledged::Already(*reason),
+                _ => Acknowledged::OtherEvent,
+            }
+        });
+        let acknowledged = acknowledged.unwrap_or(Acknowledged::Unknown);
+        if acknowledged == Acknowledged::Done {
+            self.publish(session.key, None);
+        }
+        Ok(acknowledged)
+    }
+
     async fn end(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError> {
-        let ended = self.with(key, |record, _| {
+        let ended = self.on(session, |record, _| {
             if !record.admits(session_token.as_ref()) {
                 return Ended::Unauthorized;
             }
@@ -279,13 +393,13 @@ impl SessionStore for MemoryStore {
         });
         let ended = ended.unwrap_or(Ended::Unknown);
         if !matches!(ended, Ended::Unknown | Ended::Unauthorized | Ended::Already(_)) {
-            self.publish(key, None);
+            self.publish(session.key, None);
         }
         Ok(ended)
     }
 
-    async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError> {
-        let evicted = self.with(key, |record, _| {
+    async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError> {
+        let evicted = self.on(session, |record, _| {
             let alive = !matches!(record.phase, Phase::Gone(_));
             if alive {
                 record.phase = Phase::Gone(reason);
@@ -293,7 +407,7 @@ impl SessionStore for MemoryStore {
             alive
         });
         if evicted == Some(true) {
-            self.publish(key, None);
+            self.publish(session.key, None);
         }
         Ok(evicted.unwrap_or(false))
     }

@@ -10,6 +10,7 @@
 
 mod connection;
 mod names;
+mod record;
 mod reply;
 mod script;
 mod subscriber;
@@ -33,13 +34,13 @@ use tokio_util::task::AbortOnDropHandle;
 pub use crate::store::redis::connection::{RedisUrl, UnusableUrl};
 use crate::{
     session::{
-        Digest, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload, SessionInfo,
-        SessionKey,
+        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
+        SessionKey, SessionRef, Surface,
     },
     store::{
-        ChangeFeed, Ended, Entered, Entry, GrantStore, Health, MarkStore, NewSession, Notifier,
-        ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, Stored, TOMBSTONE,
-        Traced,
+        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, Health,
+        MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
+        SessionStore, StoreError, Stored, StoredSession, TOMBSTONE, Traced,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
@@ -124,18 +125,45 @@ impl RedisStore {
         }))
     }
 
-    /// Runs a script on a session. Its first two arguments are the publish command and the channel.
+    /// Runs a script on a stored session. Its first arguments are the publish command, the channel
+    /// and the surface.
     async fn run(
         &self,
         script: &Script,
-        key: SessionKey,
+        session: SessionRef,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
-        let mut all = Vec::with_capacity(arguments.len() + 2);
+        let mut all = Vec::with_capacity(arguments.len() + 3);
         all.push(Value::from_static_str(self.publish));
-        all.push(Value::from(self.names.channel(key)));
+        all.push(Value::from(self.names.channel(session.key)));
+        all.push(Value::from_static_str(match session.surface {
+            Surface::Native => "native",
+            Surface::Meet => "meet",
+        }));
         all.extend(arguments);
-        self.run_on(script, &self.names.session(key), all).await
+        self.run_on(script, &self.names.session(session.key), all).await
+    }
+
+    /// Looks at a session, or enters it.
+    async fn visit(
+        &self,
+        session: SessionRef,
+        verb: &'static str,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Reply, StoreError> {
+        let (kind, digest) = match entry {
+            Entry::SessionId => ("id", None),
+            Entry::TransitToken(digest) => ("token", Some(digest)),
+            Entry::OpenedDialog(digest) => ("dialog", Some(digest)),
+        };
+        let arguments = vec![
+            Value::from_static_str(verb),
+            Value::from_static_str(kind),
+            optional(digest),
+            dialog.map(DialogId::to_base64url).unwrap_or_default().into(),
+        ];
+        self.run(&SCRIPTS.enter, session, arguments).await
     }
 
     /// Runs a script on one key.
@@ -258,52 +286,50 @@ fn optional(digest: Option<Digest>) -> Value {
     digest.map(Digest::to_base64url).unwrap_or_default().into()
 }
 
-fn profile(profile: Profile) -> Value {
-    Value::from_static_str(match profile {
-        Profile::Legacy => "legacy",
-        Profile::Bound => "bound",
-        Profile::Meet => "meet",
-    })
-}
-
 #[async_trait]
 impl SessionStore for RedisStore {
     async fn create(&self, key: SessionKey, session: NewSession) -> Result<(), StoreError> {
-        let info = serde_json::to_string(&session.info)
-            .map_err(|_| StoreError::Corrupt("a session that cannot be written".to_owned()))?;
-        let (transit, transit_ttl) = match session.transit {
-            Some((digest, ttl)) => (Some(digest), ttl),
-            None => (None, Duration::ZERO),
-        };
-        let arguments = vec![
-            profile(session.info.profile),
-            info.into(),
-            optional(session.info.session_token),
-            milliseconds(session.ttl).into(),
+        let NewSession { session, transit, ttl } = session;
+        let transit_ttl = transit.map(|(_, ttl)| milliseconds(ttl).to_string());
+        let mut arguments: Vec<Value> = vec![
+            milliseconds(ttl).into(),
             milliseconds(TOMBSTONE).into(),
-            optional(transit),
-            milliseconds(transit_ttl).into(),
+            transit_ttl.unwrap_or_default().into(),
         ];
-        let reply = self.run(&SCRIPTS.create, key, arguments).await?;
+        record::write(&mut arguments, session, transit.map(|(digest, _)| digest))?;
+        let reply = self.run_on(&SCRIPTS.create, &self.names.session(key), arguments).await?;
         match reply.word() {
             b"created" => Ok(()),
             _ => Err(reply.unexpected()),
         }
     }
 
-    async fn enter(&self, key: SessionKey, entry: Entry) -> Result<Entered, StoreError> {
-        let transit = match entry {
-            Entry::SessionId => None,
-            Entry::Transit(digest) => Some(digest),
-        };
-        let reply = self.run(&SCRIPTS.enter, key, vec![optional(transit)]).await?;
+    async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        let reply = self.visit(session, "peek", entry, dialog).await?;
         match reply.word() {
-            b"admitted" => {
-                let mut info: SessionInfo =
-                    serde_json::from_slice(reply.field(1)?).map_err(|_| reply.unexpected())?;
-                info.session_token = reply.digest(2)?;
-                Ok(Entered::Admitted(info))
-            }
+            b"admitted" => record::read(&reply).map(Peeked::Open),
+            b"unknown" => Ok(Peeked::Unknown),
+            b"transit_expired" => Ok(Peeked::TransitExpired),
+            b"used" => Ok(Peeked::Used),
+            b"not_pending" => reply.state().map(Peeked::NotPending),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Result<Entered<StoredSession>, StoreError> {
+        let reply = self.visit(session, "enter", entry, Some(dialog)).await?;
+        match reply.word() {
+            b"admitted" => record::read(&reply).map(Entered::Admitted),
             b"unknown" => Ok(Entered::Unknown),
             b"transit_expired" => Ok(Entered::TransitExpired),
             b"replayed" => Ok(Entered::Replayed),
@@ -312,16 +338,45 @@ impl SessionStore for RedisStore {
         }
     }
 
-    async fn fulfil(&self, key: SessionKey, payload: SealedPayload) -> Result<Stored, StoreError> {
-        self.run(&SCRIPTS.fulfil, key, vec![payload.0.into()]).await?.stored()
+    async fn count_code_attempt(
+        &self,
+        session: SessionRef,
+        max: u32,
+    ) -> Result<CodeAttempt<StoredSession>, StoreError> {
+        let arguments = vec![i64::from(max).into()];
+        let reply = self.run(&SCRIPTS.count_code_attempt, session, arguments).await?;
+        match reply.word() {
+            b"allowed" => Ok(CodeAttempt::Allowed {
+                remaining: reply.text(1)?.parse().map_err(|_| reply.unexpected())?,
+                session: record::read(&reply)?,
+            }),
+            b"exhausted" => Ok(CodeAttempt::Exhausted),
+            b"unknown" => Ok(CodeAttempt::Unknown),
+            b"not_pending" => reply.state().map(CodeAttempt::NotPending),
+            _ => Err(reply.unexpected()),
+        }
     }
 
-    async fn fail(&self, key: SessionKey, failure: Failure) -> Result<Stored, StoreError> {
+    async fn fulfil(
+        &self,
+        session: SessionRef,
+        payload: SealedPayload,
+    ) -> Result<Stored, StoreError> {
+        let event = EventId::of_token(&payload);
+        let arguments = vec![payload.0.into(), event.as_str().into()];
+        self.run(&SCRIPTS.fulfil, session, arguments).await?.stored()
+    }
+
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
         let arguments = vec![failure.error.into(), failure.error_description.into()];
-        self.run(&SCRIPTS.fail, key, arguments).await?.stored()
+        self.run(&SCRIPTS.fail, session, arguments).await?.stored()
     }
 
-    async fn read(&self, key: SessionKey, request: ReadRequest) -> Result<ReadResult, StoreError> {
+    async fn read(
+        &self,
+        session: SessionRef,
+        request: ReadRequest,
+    ) -> Result<ReadResult, StoreError> {
         let (mode, subscription) = match request.mode {
             ReadMode::Poll => ("poll", String::new()),
             ReadMode::Attach(subscription) => ("attach", subscription.as_u64().to_string()),
@@ -334,7 +389,7 @@ impl SessionStore for RedisStore {
             subscription.into(),
             grace.into(),
         ];
-        let reply = self.run(&SCRIPTS.read, key, arguments).await?;
+        let reply = self.run(&SCRIPTS.read, session, arguments).await?;
         let outcome = match reply.word() {
             b"unknown" => return Ok(ReadResult::Unknown),
             b"unauthorized" => return Ok(ReadResult::Unauthorized),
@@ -351,12 +406,30 @@ impl SessionStore for RedisStore {
         Ok(ReadResult::Settled(outcome))
     }
 
+    async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+    ) -> Result<Acknowledged, StoreError> {
+        let arguments = vec![optional(session_token), event.as_str().into()];
+        let reply = self.run(&SCRIPTS.acknowledge, session, arguments).await?;
+        match reply.word() {
+            b"acknowledged" => Ok(Acknowledged::Done),
+            b"other_event" => Ok(Acknowledged::OtherEvent),
+            b"already" => reply.reason(1).map(Acknowledged::Already),
+            b"unknown" => Ok(Acknowledged::Unknown),
+            b"unauthorized" => Ok(Acknowledged::Unauthorized),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
     async fn end(
         &self,
-        key: SessionKey,
+        session: SessionRef,
         session_token: Option<Digest>,
     ) -> Result<Ended, StoreError> {
-        let reply = self.run(&SCRIPTS.end, key, vec![optional(session_token)]).await?;
+        let reply = self.run(&SCRIPTS.end, session, vec![optional(session_token)]).await?;
         match reply.word() {
             b"acknowledged" => Ok(Ended::Acknowledged),
             b"cancelled" => Ok(Ended::Cancelled),
@@ -368,9 +441,9 @@ impl SessionStore for RedisStore {
         }
     }
 
-    async fn evict(&self, key: SessionKey, reason: GoneReason) -> Result<bool, StoreError> {
+    async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError> {
         let reason = Value::from_static_str(reason.as_str());
-        let reply = self.run(&SCRIPTS.evict, key, vec![reason]).await?;
+        let reply = self.run(&SCRIPTS.evict, session, vec![reason]).await?;
         match reply.word() {
             b"evicted" => Ok(true),
             b"nothing" => Ok(false),

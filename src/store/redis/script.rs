@@ -26,9 +26,11 @@ pub(crate) struct Scripts {
     pub(crate) rotate_grant: Script,
     pub(crate) create: Script,
     pub(crate) enter: Script,
+    pub(crate) count_code_attempt: Script,
     pub(crate) fulfil: Script,
     pub(crate) fail: Script,
     pub(crate) read: Script,
+    pub(crate) acknowledge: Script,
     pub(crate) end: Script,
     pub(crate) evict: Script,
 }
@@ -39,9 +41,11 @@ pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     // Needs none of the functions on a stored session.
     create: script!("flags=", "time.lua", "create.lua"),
     enter: transition!("flags=allow-oom", "enter.lua"),
+    count_code_attempt: transition!("flags=allow-oom", "count_code_attempt.lua"),
     fulfil: transition!("flags=", "fulfil.lua"),
     fail: transition!("flags=allow-oom", "fail.lua"),
     read: transition!("flags=allow-oom", "read.lua"),
+    acknowledge: transition!("flags=allow-oom", "acknowledge.lua"),
     end: transition!("flags=allow-oom", "end.lua"),
     evict: transition!("flags=allow-oom", "evict.lua"),
 });

@@ -13,12 +13,13 @@ use std::{
 use bytes::Bytes;
 use token_relay::{
     session::{
-        Digest, GoneReason, Outcome, Profile, SealedPayload, SessionId, SessionInfo, SessionKey,
-        SubscriptionId, UserCode,
+        DialogId, Digest, EventId, Failure, GoneReason, Outcome, Profile, SealedPayload, SessionId,
+        SessionKey, SessionRef, SubscriptionId,
     },
     store::{
-        Ended, Entered, Entry, Fulfilled, Health as _, NewSession, Notifier, ReadMode, ReadRequest,
-        ReadResult, RedisOptions, Store, Stored,
+        Acknowledged, Ended, Entered, Entry, Fulfilled, Health as _, NewSession, Notifier, Peeked,
+        ReadMode, ReadRequest, ReadResult, RedisOptions, Store, Stored, StoredDetails,
+        StoredSession,
         memory::MemoryStore,
         redis::{RedisStore, RedisUrl},
     },
@@ -49,8 +50,8 @@ impl Notifier for Recorder {
 }
 
 impl Recorder {
-    pub fn of(&self, key: SessionKey) -> Vec<Option<SealedPayload>> {
-        self.changes.lock().unwrap().get(&key).cloned().unwrap_or_default()
+    pub fn of(&self, session: SessionRef) -> Vec<Option<SealedPayload>> {
+        self.changes.lock().unwrap().get(&session.key).cloned().unwrap_or_default()
     }
 
     pub fn resyncs(&self) -> usize {
@@ -58,9 +59,9 @@ impl Recorder {
     }
 
     /// Waits for the first `count` notices of a session.
-    pub async fn heard(&self, key: SessionKey, count: usize) -> Vec<Option<SealedPayload>> {
-        eventually("a notice comes", || async { self.of(key).len() >= count }).await;
-        self.of(key)
+    pub async fn heard(&self, session: SessionRef, count: usize) -> Vec<Option<SealedPayload>> {
+        eventually("a notice comes", || async { self.of(session).len() >= count }).await;
+        self.of(session)
     }
 }
 
@@ -119,34 +120,31 @@ pub fn sealed() -> SealedPayload {
 pub const LIFE: Duration = Duration::from_secs(60);
 pub const GRACE: Option<Duration> = Some(Duration::from_secs(30));
 
-pub fn info(profile: Profile) -> SessionInfo {
-    SessionInfo {
+pub fn stored(profile: Profile) -> StoredSession {
+    StoredSession {
         profile,
-        user_code: None,
-        client_name: None,
-        origin: None,
         session_token: None,
+        browser: None,
         trace: None,
+        details: StoredDetails::Sealed(Bytes::from_static(b"\x01\xff\r\n sealed details")),
     }
 }
 
 pub fn legacy() -> NewSession {
-    NewSession { info: info(Profile::Legacy), transit: None, ttl: LIFE }
+    NewSession { session: stored(Profile::Legacy), transit: None, ttl: LIFE }
 }
 
 pub fn bound(session_token: Digest, transit: Digest) -> NewSession {
-    let info = SessionInfo {
-        user_code: Some(UserCode::generate()),
-        client_name: Some("Mail \u{2713} add-in".to_owned()),
-        origin: Some("https://add-in.example".to_owned()),
+    let session = StoredSession {
         session_token: Some(session_token),
-        ..info(Profile::Bound)
+        browser: Some(digest()),
+        ..stored(Profile::Bound)
     };
-    NewSession { info, transit: Some((transit, LIFE)), ttl: LIFE }
+    NewSession { session, transit: Some((transit, LIFE)), ttl: LIFE }
 }
 
 pub fn meet(transit: Digest) -> NewSession {
-    NewSession { info: info(Profile::Meet), transit: Some((transit, LIFE)), ttl: LIFE }
+    NewSession { session: stored(Profile::Meet), transit: Some((transit, LIFE)), ttl: LIFE }
 }
 
 pub fn poll(grace: Option<Duration>) -> ReadRequest {
@@ -170,33 +168,63 @@ pub fn is_pending(outcome: &ReadResult) -> bool {
 }
 
 impl Harness {
-    pub async fn create(&self, session: NewSession) -> SessionKey {
-        let key = key();
-        self.store.create(key, session).await.expect("created");
-        key
+    pub async fn create(&self, session: NewSession) -> SessionRef {
+        let session_ref = SessionRef { surface: session.session.profile.surface(), key: key() };
+        self.store.create(session_ref.key, session).await.expect("created");
+        session_ref
     }
 
-    /// A legacy session whose token is there.
-    pub async fn authenticated(&self) -> SessionKey {
-        let key = self.create(legacy()).await;
-        assert_eq!(self.fulfil(key).await, Stored::Done);
-        key
+    /// A legacy session that is authenticated.
+    pub async fn authenticated(&self) -> SessionRef {
+        let session = self.create(legacy()).await;
+        assert_eq!(self.fulfil(session).await, Stored::Done);
+        session
     }
 
-    pub async fn fulfil(&self, key: SessionKey) -> Stored {
-        self.store.fulfil(key, sealed()).await.expect("an answer")
+    pub async fn subscribe(&self, session: SessionRef) {
+        self.store.subscribe(session.key).await.expect("subscribed");
     }
 
-    pub async fn read(&self, key: SessionKey, request: ReadRequest) -> ReadResult {
-        self.store.read(key, request).await.expect("an answer")
+    pub async fn fulfil(&self, session: SessionRef) -> Stored {
+        self.store.fulfil(session, sealed()).await.expect("an answer")
     }
 
-    pub async fn enter(&self, key: SessionKey, entry: Entry) -> Entered {
-        self.store.enter(key, entry).await.expect("an answer")
+    pub async fn fail(&self, session: SessionRef, failure: Failure) -> Stored {
+        self.store.fail(session, failure).await.expect("an answer")
     }
 
-    pub async fn end(&self, key: SessionKey) -> Ended {
-        self.store.end(key, None).await.expect("an answer")
+    pub async fn read(&self, session: SessionRef, request: ReadRequest) -> ReadResult {
+        self.store.read(session, request).await.expect("an answer")
+    }
+
+    pub async fn peek(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: Option<DialogId>,
+    ) -> Peeked<StoredSession> {
+        self.store.peek(session, entry, dialog).await.expect("an answer")
+    }
+
+    pub async fn enter(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        dialog: DialogId,
+    ) -> Entered<StoredSession> {
+        self.store.enter(session, entry, dialog).await.expect("an answer")
+    }
+
+    pub async fn acknowledge(&self, session: SessionRef, event: EventId) -> Acknowledged {
+        self.store.acknowledge(session, None, event).await.expect("an answer")
+    }
+
+    pub async fn end(&self, session: SessionRef) -> Ended {
+        self.store.end(session, None).await.expect("an answer")
+    }
+
+    pub async fn evict(&self, session: SessionRef) -> bool {
+        self.store.evict(session, GoneReason::Replayed).await.expect("an answer")
     }
 }
 

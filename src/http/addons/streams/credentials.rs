@@ -13,7 +13,7 @@ use crate::{
     http::{
         AppState, cookies, error::Problem, extract, guesses::Guessed, middleware::ClientAddress,
     },
-    session::{Digest, SessionId, SessionKey, SessionToken},
+    session::{Digest, SessionId, SessionRef, SessionToken},
     telemetry::Trace,
 };
 
@@ -24,7 +24,7 @@ pub const SUBPROTOCOL: &str = "token-relay.v1";
 #[derive(Clone, Copy, Debug)]
 pub struct Credentials {
     /// Which session.
-    pub key: SessionKey,
+    pub session: SessionRef,
     /// SHA-256 of the presented session token.
     pub session_token: Option<Digest>,
 }
@@ -41,18 +41,19 @@ impl FromRequestParts<AppState> for Credentials {
             .find_map(|(name, value)| (name == "session_id").then_some(value))
             .and_then(|text| SessionId::parse(text).ok())
             .ok_or(Problem::SessionNotFound)?;
-        let key = id.key();
+        let session = SessionRef::native(id.key());
         if let Some(trace) = parts.extensions.get::<Trace>() {
-            trace.adopt(key, None);
+            trace.adopt(session.key, None);
         }
         if let Some(token) = bearer(&parts.headers)? {
-            return Ok(Self { key, session_token: Some(token.digest()) });
+            return Ok(Self { session, session_token: Some(token.digest()) });
         }
         if let Some(token) = subprotocol(&parts.headers)? {
-            return Ok(Self { key, session_token: Some(token.digest()) });
+            return Ok(Self { session, session_token: Some(token.digest()) });
         }
-        let Some(value) = cookies::get(&parts.headers, &cookies::reader_name(app, key)) else {
-            return Ok(Self { key, session_token: None });
+        let Some(value) = cookies::get(&parts.headers, &cookies::reader_name(app, session.key))
+        else {
+            return Ok(Self { session, session_token: None });
         };
         // A cookie is sent along by any page that makes the browser do so (and a WebSocket is
         // not held back by CORS), so a foreign page is told off here.
@@ -60,7 +61,7 @@ impl FromRequestParts<AppState> for Credentials {
             return Err(Problem::OriginRefused);
         }
         let token = SessionToken::parse(&value).map_err(|_| Problem::ReaderUnauthorized)?;
-        Ok(Self { key, session_token: Some(token.digest()) })
+        Ok(Self { session, session_token: Some(token.digest()) })
     }
 }
 

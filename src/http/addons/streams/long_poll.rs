@@ -107,7 +107,7 @@ pub async fn poll(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (seconds, preferred) = wait(&query, &headers)?;
-    let Credentials { key, session_token } = credentials;
+    let Credentials { session, session_token } = credentials;
     // Clients of legacy sessions expect that a poll delivers once.
     let delivery = match session_token {
         None => Delivery::Once,
@@ -115,9 +115,9 @@ pub async fn poll(
     };
     let relay = app.relay.in_trace(&trace);
     let outcome = if seconds == 0 {
-        relay.poll(key, session_token, delivery).await?
+        relay.poll(session, session_token, delivery).await?
     } else {
-        let subscription = relay.open(key, session_token, delivery).await?;
+        let subscription = relay.open(session, session_token, delivery).await?;
         let _open = app.metrics.stream_opened(Transport::LongPoll);
         tokio::select! {
             biased;
@@ -127,7 +127,7 @@ pub async fn poll(
         }
     };
     let mut response = match outcome {
-        Some(outcome) => answer(&app, key, outcome, &trace)?,
+        Some(outcome) => answer(&app, session.key, outcome, &trace)?,
         None => pending(),
     };
     if preferred {

@@ -135,7 +135,7 @@ impl EventStream {
 
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
-        let told = self.encoder.tell(self.reader.key(), outcome);
+        let told = self.encoder.tell(self.reader.session().key, outcome);
         let name = match &told {
             StreamMessage::Authenticated(_) => AUTHENTICATED,
             StreamMessage::Failed(_) => "failed",
@@ -261,14 +261,14 @@ pub async fn events(
     headers: HeaderMap,
     connection: StreamConnection,
 ) -> Result<Response, Problem> {
-    let Credentials { key, session_token } = credentials;
+    let Credentials { session, session_token } = credentials;
     if had_last_event(&headers) {
         app.metrics.stream_reconnected(Reconnect::LastEventId);
-        app.end_session(key, session_token, &trace).await?;
+        app.end_session(session, session_token, &trace).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let relay = app.relay.in_trace(&trace);
-    let reader = relay.open(key, session_token, Delivery::UntilAcknowledged).await?;
+    let reader = relay.open(session, session_token, Delivery::UntilAcknowledged).await?;
     Ok(respond(app, reader, connection, &trace))
 }
 

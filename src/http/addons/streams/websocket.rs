@@ -141,9 +141,9 @@ pub async fn websocket(
     trace: Trace,
 ) -> Response {
     let opened = match credentials {
-        Ok(Credentials { key, session_token }) => {
+        Ok(Credentials { session, session_token }) => {
             let relay = app.relay.in_trace(&trace);
-            let opened = relay.open(key, session_token, Delivery::UntilAcknowledged);
+            let opened = relay.open(session, session_token, Delivery::UntilAcknowledged);
             opened.await.map_err(Problem::from)
         }
         Err(problem) => Err(problem),
@@ -476,7 +476,7 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
         Outcome::WrittenDirectly => {}
         Outcome::Draining => return socket.close(code::RESTART, "restart").await,
         outcome => {
-            let told = socket.encoder.tell(reader.key(), outcome);
+            let told = socket.encoder.tell(reader.session().key, outcome);
             let (code, reason) = match told {
                 StreamMessage::Nothing => return socket.close(code::DONE, "acknowledged").await,
                 StreamMessage::Reconnect => return socket.close(code::RESTART, "restart").await,
@@ -494,9 +494,9 @@ async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) 
     let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(socket).await };
     match acknowledged {
         Ok(()) => {
-            let (key, session_token) = (reader.key(), reader.session_token());
-            if let Err(problem) = app.end_session(key, session_token, &Trace::none()).await {
-                tracing::debug!(session = %key, ?problem, "acknowledgement not stored");
+            let (session, session_token) = (reader.session(), reader.session_token());
+            if let Err(problem) = app.end_session(session, session_token, &Trace::none()).await {
+                tracing::debug!(session = %session.key, ?problem, "acknowledgement not stored");
             }
             socket.close(code::DONE, "done").await;
         }

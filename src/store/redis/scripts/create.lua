@@ -1,16 +1,14 @@
--- ARGV: profile, info, session token's digest or '', lifetime, tombstone, transit token's digest or
--- '', its lifetime. The key expires once, as set here; no transition extends it. Its name is the
--- digest of fresh random bytes, so it cannot exist yet.
-local ttl = tonumber(ARGV[6])
-local fields = {'s', 'p', 'm', ARGV[3], 'i', ARGV[4], 'x', integer(now + ttl)}
-if ARGV[5] ~= '' then
-  fields[9], fields[10] = 'k', ARGV[5]
+-- ARGV: lifetime, tombstone, lifetime of the transit token or '', then fields and values. The key
+-- expires once, as set here; no transition extends it. Its name is the digest of fresh random bytes,
+-- so it cannot exist yet.
+local expires = now + tonumber(ARGV[1])
+local fields = {'s', 'p', 'x', integer(expires)}
+if ARGV[3] ~= '' then
+  fields[5], fields[6] = 'tx', integer(now + tonumber(ARGV[3]))
 end
-if ARGV[8] ~= '' then
-  local last = #fields
-  fields[last + 1], fields[last + 2] = 't', ARGV[8]
-  fields[last + 3], fields[last + 4] = 'tx', integer(now + tonumber(ARGV[9]))
+for index = 4, #ARGV do
+  fields[#fields + 1] = ARGV[index]
 end
 redis.call('HSET', key, unpack(fields))
-redis.call('PEXPIREAT', key, integer(now + ttl + tonumber(ARGV[7])))
+redis.call('PEXPIREAT', key, integer(expires + tonumber(ARGV[2])))
 return {'created'}

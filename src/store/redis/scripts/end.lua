@@ -3,7 +3,7 @@ local letter, reason = state()
 if not letter then
   return {'unknown'}
 end
-if not authorized(ARGV[3]) then
+if not authorized(ARGV[4]) then
   return {'unauthorized'}
 end
 if letter == 'g' then

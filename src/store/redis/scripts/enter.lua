@@ -1,34 +1,35 @@
--- ARGV: the transit token's digest, or '' to enter by the session ID.
+-- ARGV: enter or peek, what the dialog presents (id, token, or dialog for the token of a dialog that
+-- was opened in time), the transit token's digest or '', the dialog or ''.
+local enters, entry, digest, dialog = ARGV[4] == 'enter', ARGV[5], ARGV[6], ARGV[7]
 local letter, reason = state()
 if not letter then
   return {'unknown'}
 end
-if ARGV[3] == '' then
-  if get('m') ~= 'legacy' then
+local found = redis.call('HMGET', key, 't', 'tx', 'tu', 'm')
+if entry == 'id' then
+  if found[1] or found[4] ~= 'legacy' then
     return {'unknown'}
   end
-  if letter ~= 'p' then
-    return not_pending(letter, reason)
-  end
-else
-  local transit = redis.call('HMGET', key, 't', 'tu', 'tx')
-  if not transit[1] or transit[1] ~= ARGV[3] then
-    return {'unknown'}
-  end
-  if transit[2] then
-    if letter ~= 'g' then
-      publish('c')
-      close('replayed')
-    end
-    return {'replayed'}
-  end
-  if now >= tonumber(transit[3]) then
-    return {'transit_expired'}
-  end
-  if letter ~= 'p' then
-    return not_pending(letter, reason)
-  end
-  redis.call('HSET', key, 'tu', '1')
+elseif not found[1] or found[1] ~= digest then
+  return {'unknown'}
 end
-local found = redis.call('HMGET', key, 'i', 'k')
-return {'admitted', found[1], found[2] or ''}
+if found[3] and found[3] ~= dialog then
+  if not enters then
+    return {'used'}
+  end
+  if letter ~= 'g' then
+    publish('c')
+    close('replayed')
+  end
+  return {'replayed'}
+end
+if entry == 'token' and not found[3] and now >= tonumber(found[2]) then
+  return {'transit_expired'}
+end
+if letter ~= 'p' then
+  return not_pending(letter, reason)
+end
+if enters and not found[3] then
+  redis.call('HSET', key, 'tu', dialog)
+end
+return described('admitted')

@@ -4,5 +4,5 @@ if not letter or letter == 'g' then
   return {'nothing'}
 end
 publish('c')
-close(ARGV[3])
+close(ARGV[4])
 return {'evicted'}

@@ -7,5 +7,5 @@ if letter ~= 'p' then
   return not_pending(letter, reason)
 end
 publish('c')
-redis.call('HSET', key, 's', 'f', 'fe', ARGV[3], 'fd', ARGV[4])
+redis.call('HSET', key, 's', 'f', 'fe', ARGV[4], 'fd', ARGV[5])
 return {'done'}

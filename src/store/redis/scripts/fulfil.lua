@@ -1,4 +1,4 @@
--- ARGV: the sealed payload.
+-- ARGV: the sealed payload, the id of its event.
 local letter, reason = state()
 if not letter then
   return {'unknown'}
@@ -7,6 +7,6 @@ if letter ~= 'p' then
   return not_pending(letter, reason)
 end
 -- Carries the newest subscription, which may deliver the payload before it has read the store.
-publish('p' .. (get('r') or '0') .. ':' .. ARGV[3])
-redis.call('HSET', key, 's', 'a', 'y', ARGV[3], 'ya', integer(now))
+publish('p' .. (get('r') or '0') .. ':' .. ARGV[4])
+redis.call('HSET', key, 's', 'a', 'y', ARGV[4], 'ya', integer(now), 'e', ARGV[5])
 return {'done'}

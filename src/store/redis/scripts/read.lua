@@ -4,7 +4,7 @@ local letter, reason = state()
 if not letter then
   return {'unknown'}
 end
-if not authorized(ARGV[3]) then
+if not authorized(ARGV[4]) then
   return {'unauthorized'}
 end
 if letter == 'g' then
@@ -17,7 +17,7 @@ if letter == 'f' then
   local failure = redis.call('HMGET', key, 'fe', 'fd')
   return {'failed', failure[1], failure[2]}
 end
-local mode, subscription, grace = ARGV[4], ARGV[5], ARGV[6]
+local mode, subscription, grace = ARGV[5], ARGV[6], ARGV[7]
 if letter == 'p' then
   if mode == 'attach' then
     redis.call('HSET', key, 'r', subscription)

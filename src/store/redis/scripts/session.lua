@@ -1,19 +1,24 @@
 -- Shared by every script on a stored session. KEYS[1] is the session's hash, ARGV[1] the command
--- that publishes (PUBLISH, or SPUBLISH in a cluster), ARGV[2] the session's channel; the arguments
--- of a script's own begin at ARGV[3].
+-- that publishes (PUBLISH, or SPUBLISH in a cluster), ARGV[2] the session's channel, ARGV[3] the
+-- caller's surface (native or meet); the arguments of a script's own begin at ARGV[4].
 --
--- Fields: s state (p pending, a authenticated, d delivered, f failed, g gone), m profile,
--- i info as JSON, k digest of the session token, t digest of the transit token, tx its expiry,
--- tu set once it was used, x expiry of the session, r the newest subscription, y payload,
--- ya when that was stored, du until when it stays readable, fe/fd failure, w why gone.
+-- Fields. Those that version 0.1 reads and writes keep their meaning:
+--   s state (p pending, a authenticated, d delivered, f failed, g gone), m profile,
+--   i profile and trace as JSON, k digest of the session token, t digest of the transit token,
+--   tx its expiry, tu the dialog that entered (0.1: '1'), x expiry of the session, r the newest
+--   subscription, y payload, ya when that was stored, du until when it stays readable,
+--   fe/fd failure, w why gone;
+-- since then: b digest of the creator's browser, o the sealed details, c attempts to type the user
+--   code, e id of the token's event.
 local function get(field)
   return redis.call('HGET', key, field)
 end
 
--- The state with its expiry applied: nil, or the letter and, when gone, the reason.
+-- The state with its expiry applied: nil when the session is not there or on the other surface, or
+-- the letter and, when gone, the reason.
 local function state()
-  local found = redis.call('HMGET', key, 's', 'x', 'du', 'w')
-  if not found[1] then
+  local found = redis.call('HMGET', key, 's', 'x', 'du', 'w', 'm')
+  if not found[1] or (found[5] == 'meet') ~= (ARGV[3] == 'meet') then
     return nil
   end
   if found[1] == 'g' then
@@ -37,12 +42,18 @@ end
 -- Ends the session: keeps the reason and what identifies its tokens, drops the rest.
 local function close(reason)
   redis.call('HSET', key, 's', 'g', 'w', reason)
-  redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd')
+  redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd', 'b', 'o', 'c', 'e')
 end
 
 local function authorized(digest)
   local expected = get('k')
   return not expected or expected == digest
+end
+
+-- The answer with what is known of the session.
+local function described(word, number)
+  local found = redis.call('HMGET', key, 'i', 'k', 'b', 'o')
+  return {word, number or '', found[1], found[2] or '', found[3] or '', found[4] or ''}
 end
 
 -- The answer when a transition needs a pending session and this one is in another state.
