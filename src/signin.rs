@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     relay::Relay,
-    session::{Digest, Failure, Identity, SessionKey, SessionRef},
+    session::{Digest, Failure, GoneReason, GrantId, Identity, SessionKey, SessionRef, State},
     store::{StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
@@ -38,6 +38,9 @@ pub trait Observer: Send + Sync {
 /// Why a token did not reach its session.
 #[derive(Debug, thiserror::Error)]
 pub enum NotCompleted {
+    /// The session has its token already.
+    #[error("the session has its token already")]
+    Already,
     /// The session is over or unknown; there is nobody left to tell.
     #[error("the session is over")]
     TooLate,
@@ -47,6 +50,17 @@ pub enum NotCompleted {
     /// No token could be issued. The session has failed.
     #[error(transparent)]
     Issuer(#[from] IssueError),
+}
+
+/// A completed sign-in: what undoes it.
+#[derive(Clone, Debug)]
+pub struct Completed {
+    /// `jti` of the access token, if it has one.
+    pub token_id: Option<String>,
+    /// When the access token expires.
+    pub expires_at: UnixTime,
+    /// The grant of its refresh token, if it has one.
+    pub grant: Option<GrantId>,
 }
 
 /// One sign-in's means, for the length of a request.
@@ -78,12 +92,29 @@ impl SignIn<'_> {
         session: SessionRef,
         session_token: Option<Digest>,
         identity: &Identity,
-    ) -> Result<(), NotCompleted> {
+    ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
         let issued = self.issue(session.key, session_token, identity).await;
         span.end();
         match issued {
-            Ok(token) => self.hand_over(session, token, &identity.subject).await,
+            Ok((token, grant)) => {
+                let completed = Completed {
+                    token_id: token.id().map(str::to_owned),
+                    expires_at: token.expires_at(),
+                    grant,
+                };
+                let handed_over = self.hand_over(session, token, &identity.subject).await;
+                if let (
+                    Err(NotCompleted::TooLate | NotCompleted::Already),
+                    Some(refresh),
+                    Some(grant),
+                ) = (&handed_over, &self.refresh, grant)
+                {
+                    // Nobody gets its refresh token.
+                    let _ = refresh.end(grant).await;
+                }
+                handed_over.map(|()| completed)
+            }
             Err(NotCompleted::Issuer(error)) => Err(self.not_issued(session, error).await),
             Err(error) => {
                 self.observer.ended(Outcome::StoreFailed);
@@ -116,7 +147,7 @@ impl SignIn<'_> {
         session: SessionKey,
         session_token: Option<Digest>,
         identity: &Identity,
-    ) -> Result<TokenResponse, NotCompleted> {
+    ) -> Result<(TokenResponse, Option<GrantId>), NotCompleted> {
         let now = UnixTime::now();
         let grant = match self.refresh.as_ref().zip(session_token) {
             Some((refresh, client)) => {
@@ -127,10 +158,11 @@ impl SignIn<'_> {
         };
         let id = grant.as_ref().map(|(id, _)| *id);
         let token = self.issuer.issue_under(id, self.signing_keys, identity, now)?;
-        Ok(match grant {
+        let token = match grant {
             Some((_, refresh_token)) => token.with_refresh(refresh_token, now),
             None => token,
-        })
+        };
+        Ok((token, id))
     }
 
     /// The next access token of a grant, whose next refresh token is `next`.
@@ -180,6 +212,9 @@ impl SignIn<'_> {
                 );
                 Ok(())
             }
+            Ok(Stored::NotPending(
+                State::Authenticated | State::Delivered | State::Gone(GoneReason::Acknowledged),
+            )) => Err(NotCompleted::Already),
             Ok(Stored::Unknown | Stored::NotPending(_)) => {
                 self.observer.ended(Outcome::TooLate);
                 Err(NotCompleted::TooLate)

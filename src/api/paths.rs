@@ -13,6 +13,12 @@ pub const SESSION_WEBSOCKET: &str = "/addons/sessions/{session_id}/ws";
 pub const TRANSIT: &str = "/addons/transit/";
 /// The decision on the confirmation page.
 pub const CONFIRM: &str = "/addons/transit/confirm";
+/// The opener's proof.
+pub const PROOF: &str = "/addons/transit/proof";
+/// The typed user code.
+pub const CODE: &str = "/addons/transit/code";
+/// The decision on the page about the account.
+pub const ACCOUNT: &str = "/addons/account";
 /// Redirect URI at the OpenID provider.
 pub const CALLBACK: &str = "/callback";
 /// Issues and delivers the token of a finished sign-in.

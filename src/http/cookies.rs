@@ -8,7 +8,10 @@ use std::time::Duration;
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::{http::App, session::SessionKey};
+use crate::{
+    http::App,
+    session::{Digest, SessionKey, SessionToken},
+};
 
 /// What a cookie is for decides whether it travels cross-site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,37 @@ pub const READER_PREFIX: &str = "token-relay-reader-";
 /// The cookie that reads a bound session from a plain `EventSource`.
 pub fn reader_name(app: &App, key: SessionKey) -> String {
     prefixed(app, &format!("{READER_PREFIX}{}", &key.to_base64url()[..10]))
+}
+
+/// The cookie that recognises the browser between a creation and its dialog.
+pub fn browser_name(app: &App) -> String {
+    prefixed(app, "token-relay-browser")
+}
+
+/// The browser ID of a request, if it has the form of one.
+pub fn browser(app: &App, headers: &HeaderMap) -> Option<String> {
+    get(headers, &browser_name(app)).filter(|id| Digest::from_base64url(id).is_ok())
+}
+
+/// Sets the browser ID. It ends with the browser, and is sent with top-level navigation.
+pub fn set_browser(app: &App, id: &SessionToken) -> HeaderValue {
+    let cookie = Cookie::build((browser_name(app), id.expose().to_owned()))
+        .path("/")
+        .http_only(true)
+        .secure(app.is_https())
+        .same_site(SameSite::Lax);
+    header_value(&cookie.build())
+}
+
+/// What follows `prefix` in the names of the request's cookies.
+pub fn names(headers: &HeaderMap, prefix: &str) -> impl Iterator<Item = String> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter_map(move |(name, _)| name.strip_prefix(prefix).map(str::to_owned))
 }
 
 /// The cookie of one dialog.

@@ -155,6 +155,11 @@ impl Problem {
                  creation, or as the WebSocket subprotocol `bearer.<token>`."
                     .to_owned(),
             ),
+            Self::BoundSessionRequired => Some(
+                "Send `\"bind\": true`. The operator can allow sessions without a session token \
+                 with `LEGACY_SESSIONS`."
+                    .to_owned(),
+            ),
             Self::InvalidToken(detail) => {
                 Some(detail.clone().unwrap_or_else(|| "A bearer token is required.".to_owned()))
             }

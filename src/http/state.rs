@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::{
     http::{
+        dialog,
         error::Problem,
         guesses::{GuessLimiter, Guessed, Verdict},
         meet,
@@ -46,6 +47,8 @@ pub struct App {
     pub refresh: Option<Refresh>,
     /// Add-ins and backends.
     pub clients: ArcSwap<Clients>,
+    /// Codes that are being exchanged.
+    pub exchanges: dialog::Exchanges,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Counters.

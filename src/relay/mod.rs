@@ -394,12 +394,12 @@ impl Relay {
         self.store.end(session, session_token).await
     }
 
-    /// Ends a session whose secrets may have leaked.
+    /// Ends a session whatever its state.
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn evict(&self, session: SessionRef) -> Result<bool, StoreError> {
-        self.store.evict(session, GoneReason::Replayed).await
+    pub async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError> {
+        self.store.evict(session, reason).await
     }
 
     /// Records a delivery that the bus made before the store was asked. If that fails the token

@@ -115,6 +115,7 @@ pub(crate) async fn build(
         }),
         revocations: Revocations::new(store),
         clients: ArcSwap::from_pointee(Clients::new(&settings, &settings, &public_url)),
+        exchanges: http::dialog::Exchanges::default(),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
             &public_url,

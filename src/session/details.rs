@@ -3,6 +3,7 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -11,6 +12,7 @@ use crate::{
     session::{
         client_id::ClientId,
         digest::{Digest, InvalidIdentifier},
+        key::SessionKey,
         secret::SessionToken,
         state::Profile,
         user_code::UserCode,
@@ -44,6 +46,9 @@ pub struct SessionDetails {
     /// The code that the person types.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_code: Option<UserCode>,
+    /// Whether its creator asked for a page on which the person compares the code.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub confirm: bool,
     /// The key of the opener's proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof_key: Option<ProofKey>,
@@ -62,6 +67,26 @@ impl ProofKey {
             .chain_update(token.expose())
             .finalize();
         Self(Zeroizing::new(digest.into()))
+    }
+
+    /// The proof of an opener that holds the session token: HMAC-SHA256 of a label, the key of the
+    /// session (its raw 32 bytes) and the challenge (likewise).
+    pub fn prove(&self, session: SessionKey, challenge: &[u8; 32]) -> [u8; 32] {
+        self.mac(session, challenge).finalize().into_bytes().into()
+    }
+
+    /// Whether `proof` is [`Self::prove`] of the same, in constant time.
+    pub fn proves(&self, session: SessionKey, challenge: &[u8; 32], proof: &[u8]) -> bool {
+        self.mac(session, challenge).verify_slice(proof).is_ok()
+    }
+
+    #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    fn mac(&self, session: SessionKey, challenge: &[u8; 32]) -> Hmac<Sha256> {
+        Hmac::<Sha256>::new_from_slice(&*self.0)
+            .expect("a key of any length")
+            .chain_update("token-relay proof v1")
+            .chain_update(session.as_ref())
+            .chain_update(challenge)
     }
 
     /// The 32 bytes.

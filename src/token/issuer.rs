@@ -100,7 +100,7 @@ impl Issuer {
         header.kid = Some(key.id.clone());
         let signed = key.sign(&header, &claims)?;
         let token = AccessToken::new(signed);
-        Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now))
+        Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now).with_id(jti))
     }
 }
 

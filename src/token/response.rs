@@ -27,6 +27,9 @@ pub struct TokenResponse {
     scope: String,
     /// When the person signed in, in milliseconds since the Unix epoch.
     authenticated_at: u64,
+    /// `jti` of the access token, until it is sealed.
+    #[serde(skip)]
+    id: Option<String>,
     #[serde(skip)]
     expires_at: u64,
     /// The sign-in's place in a trace.
@@ -76,6 +79,7 @@ impl TokenResponse {
             expires_in: ttl.as_secs(),
             scope: scope.to_owned(),
             authenticated_at: now.as_millis(),
+            id: None,
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
         }
@@ -91,6 +95,21 @@ impl TokenResponse {
     #[must_use]
     pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
         Self { trace: trace.filter(TraceContext::is_sampled), ..self }
+    }
+
+    /// Adds the `jti` of the access token.
+    pub(crate) fn with_id(self, id: String) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    /// `jti` of the access token, until it is sealed.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// When the access token expires.
+    pub fn expires_at(&self) -> UnixTime {
+        UnixTime::from_secs(self.expires_at)
     }
 
     /// The access token.
@@ -138,6 +157,7 @@ impl TokenResponse {
             expires_in: sealed.e.saturating_sub(UnixTime::now().as_secs()),
             scope: sealed.s,
             authenticated_at: sealed.a,
+            id: None,
             expires_at: sealed.e,
             trace: sealed.c,
         })

@@ -38,6 +38,8 @@ pub enum Purpose {
     Payload,
     /// The cookie of a dialog.
     Dialog,
+    /// `state` and CSRF tokens of a dialog: which session they belong to.
+    DialogState,
     /// The cookie of a browser login that is at the provider.
     BrowserLoginAttempt,
     /// The cookie of a browser login.
@@ -53,6 +55,7 @@ impl Purpose {
         match self {
             Self::Payload => b"payload",
             Self::Dialog => b"dialog",
+            Self::DialogState => b"dialog-state",
             Self::BrowserLoginAttempt => b"browser-login-attempt",
             Self::BrowserLogin => b"browser-login",
             Self::RefreshToken => b"refresh-token",

@@ -7,6 +7,7 @@
   const root = document.documentElement;
   const READY = 300; // ms between two messages
   const CODE = 2000; // ms until the code is offered
+  const REFUSALS = 5;
   const STUCK = 10000; // ms until the page says that nothing works
 
   const { opener } = window;
@@ -14,6 +15,7 @@
   const origins = page.origins ? JSON.parse(page.origins) : [];
   let { challenge } = page;
   let posting = false;
+  let refused = 0;
 
   function show(phase) {
     root.dataset.phase = phase;
@@ -30,14 +32,19 @@
         method: 'POST', body: new URLSearchParams({ dialog, csrf, origin, proof }), credentials: 'same-origin',
       });
       const answer = await response.json();
-      if (answer.location) {
+      if (answer.location || answer.reload) {
         if (opener) window.opener = null;
-        window.location.replace(answer.location);
+        if (answer.reload) window.location.reload();
+        else window.location.replace(answer.location);
         return; // nothing more is posted
       }
       challenge = answer.challenge || challenge;
+      refused += 1;
+      if (refused === REFUSALS) return; // an opener that the relay does not accept
     } catch {
       // Offline, or a proxy in between: the next proof is posted again.
+      refused += 1;
+      if (refused === REFUSALS) return;
     }
     posting = false;
   }

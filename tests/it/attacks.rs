@@ -35,7 +35,7 @@ async fn somebody_signs_in(relay: &Process) {
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     let token = text(&session, "session_token");
     let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let page = Browser::default().sign_in(&session, "alice").await;
     assert_eq!(page.url.path(), "/addons/success");
     assert_eq!(events.next().await.unwrap().name, "authenticated");
 }

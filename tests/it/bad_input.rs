@@ -252,7 +252,7 @@ async fn a_link_checker_uses_nothing_up() {
         let answer = client().head(url).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{url}");
     }
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let page = Browser::default().sign_in(&session, "alice").await;
     assert_eq!(page.url.path(), "/addons/success");
 }
 
@@ -401,7 +401,7 @@ async fn a_whole_sign_in_leaves_no_secret_in_the_log() {
         let token = session.get("session_token").and_then(Value::as_str);
         let mut events = Events::open(text(&session, "events_url"), token).await;
         let browser = Browser::default();
-        let login = browser.open(text(&session, "transit_url")).await;
+        let login = browser.to_login(&session).await;
         let page = browser.log_in(&login, "alice", "alice").await;
         let event = events.next().await.unwrap();
         for name in ["session_id", "session_token", "transit_token"] {

@@ -68,7 +68,7 @@ impl Drop for Provider {
 async fn sign_in(relay: &Process, browser: &Browser, user: &str) -> Value {
     let session = create(&relay.url, None).await;
     let mut events = Events::open(text(&session, "events_url"), None).await;
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     assert_eq!(login.status, StatusCode::OK, "{} {}", login.url, login.body);
     let page = browser.log_in(&login, user, user).await;
     assert_eq!(page.url.path(), "/addons/success", "{:?} {}", page.trail, relay.log());
@@ -109,7 +109,7 @@ async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
     let session = create(&relay.url, None).await;
     let mut events = Events::open(text(&session, "events_url"), None).await;
     let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     let page = browser.log_in(&login, "alice", "alice").await;
     assert_eq!(page.url.path(), "/addons/error");
     let event = events.next().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
     );
     let session = create(&absent.url, None).await;
     let mut events = Events::open(text(&session, "events_url"), None).await;
-    let page = Browser::default().open(text(&session, "transit_url")).await;
+    let page = Browser::default().to_login(&session).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     let event = events.next().await.unwrap();
     assert_eq!(text(&event.data, "error"), "temporarily_unavailable");

@@ -31,7 +31,7 @@ async fn every_metric_named_in_deploy_is_served() {
     let relay = Process::demo(&[]);
     let session = create(&relay.url, None).await;
     // Some are only there once a login has ended.
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     let named = words("token_relay_", |each| each.is_ascii_lowercase() || each == '_');
@@ -162,7 +162,7 @@ async fn the_provider_of_the_sample_deployment_signs_people_in() {
         None,
     )
     .await;
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
+    let page = Browser::default().sign_in(&session, "carol").await;
     assert_eq!(page.url.path(), "/addons/success", "{}", first.log());
     assert_eq!(events.next().await.unwrap().name, "authenticated");
 }

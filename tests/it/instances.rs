@@ -143,8 +143,9 @@ async fn five_hundred_sign_ins_across_three_instances_arrive_once_each() {
                 if number % 2 == 0 {
                     tokio::task::yield_now().await;
                 }
-                let page =
-                    Browser::default().open(&at(dialog, text(&session, "transit_url"))).await;
+                let page = Browser::default()
+                    .to_login_at(&at(dialog, text(&session, "transit_url")), &session)
+                    .await;
                 assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
                 let answer = waiting.await.unwrap();
                 assert_eq!(text(&answer, "state"), "authenticated");
@@ -272,7 +273,9 @@ async fn the_instance_that_holds_the_stream_is_killed_right_after_the_login() {
         .await;
         // Stopped, so that it surely cannot deliver, then killed.
         first.signal("STOP");
-        let page = Browser::default().open(&at(&second, text(&session, "transit_url"))).await;
+        let page = Browser::default()
+            .to_login_at(&at(&second, text(&session, "transit_url")), &session)
+            .await;
         assert_eq!(page.url.path(), "/addons/success");
         first.signal("KILL");
         assert_eq!(text(&waiting.await.unwrap().unwrap(), "state"), "authenticated");
@@ -304,7 +307,9 @@ async fn killed_subscriptions_pauses_and_a_full_store_are_survived_or_seen() {
         command(&admin, &disturbance.split(' ').collect::<Vec<_>>()).await;
         let mut arrived = 0;
         for (session, wait) in waits {
-            let page = Browser::default().open(&at(&second, text(&session, "transit_url"))).await;
+            let page = Browser::default()
+                .to_login_at(&at(&second, text(&session, "transit_url")), &session)
+                .await;
             assert_eq!(page.url.path(), "/addons/success", "{disturbance}");
             assert_eq!(text(&wait.await.unwrap().unwrap(), "state"), "authenticated");
             arrived += 1;
@@ -322,7 +327,9 @@ async fn killed_subscriptions_pauses_and_a_full_store_are_survived_or_seen() {
     command(&admin, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let mut seen = 0;
     for (session, wait) in waits {
-        let page = Browser::default().open(&at(&second, text(&session, "transit_url"))).await;
+        let page = Browser::default()
+            .to_login_at(&at(&second, text(&session, "transit_url")), &session)
+            .await;
         assert!(page.status.is_server_error(), "{} {}", page.status, page.url);
         seen += 1;
         assert!(!wait.is_finished(), "the stream stays open");
@@ -331,7 +338,8 @@ async fn killed_subscriptions_pauses_and_a_full_store_are_survived_or_seen() {
     command(&admin, &["CONFIG", "SET", "maxmemory", "0"]).await;
     println!("store full: 10 logins, {seen} failed visibly");
     let after = begin(1).await.remove(0);
-    let page = Browser::default().open(&at(&second, text(&after.0, "transit_url"))).await;
+    let page =
+        Browser::default().to_login_at(&at(&second, text(&after.0, "transit_url")), &after.0).await;
     assert_eq!(page.url.path(), "/addons/success", "it recovers");
     after.1.await.unwrap().unwrap();
 }
@@ -347,7 +355,7 @@ async fn sign_ins_go_on_through_sentinels_and_a_cluster() {
             let session = create(&first.url, Some(json!({"bind": true}))).await;
             let events = at(&second, text(&session, "events_url"));
             let mut events = Events::open(&events, Some(text(&session, "session_token"))).await;
-            let page = Browser::default().open(text(&session, "transit_url")).await;
+            let page = Browser::default().to_login(&session).await;
             assert_eq!(page.url.path(), "/addons/success");
             assert_eq!(events.next().await.unwrap().name, "authenticated");
             arrived += 1;
@@ -384,7 +392,8 @@ async fn a_killed_cluster_primary_is_replaced_and_every_stream_gets_its_token() 
     let mut arrived = 0;
     for (session, wait) in waits {
         let browser = Browser::default();
-        let mut page = browser.open(&at(&second, text(&session, "transit_url"))).await;
+        let mut page =
+            browser.to_login_at(&at(&second, text(&session, "transit_url")), &session).await;
         // The person reloads until the replica has taken over.
         for _ in 0..60 {
             if !page.status.is_server_error() {
@@ -420,7 +429,7 @@ async fn a_sign_in_costs_a_fixed_number_of_store_commands() {
         let session = create(&relay.url, Some(json!({"bind": true}))).await;
         let token = text(&session, "session_token");
         let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
-        Browser::default().open(text(&session, "transit_url")).await;
+        Browser::default().to_login(&session).await;
         assert_eq!(events.next().await.unwrap().name, "authenticated");
         let end = client().delete(text(&session, "poll_url")).bearer_auth(token).send().await;
         assert_eq!(end.unwrap().status(), StatusCode::NO_CONTENT);
@@ -465,7 +474,7 @@ async fn neither_the_store_nor_the_bus_holds_a_secret_in_clear() {
         let session = create(&relay.url, Some(json!({"bind": bind}))).await;
         let token = session.get("session_token").and_then(Value::as_str);
         let mut events = Events::open(text(&session, "events_url"), token).await;
-        Browser::default().open(text(&session, "transit_url")).await;
+        Browser::default().to_login(&session).await;
         let event = events.next().await.unwrap();
         secrets.push(text(&event.data, "access_token").to_owned());
         for name in ["session_id", "session_token", "transit_token"] {
@@ -544,7 +553,7 @@ async fn a_deploy_moves_the_streams_and_loses_nothing() {
     assert_eq!(u16::from(close.code), 1012);
     let mut arrived = 0;
     for (session, wait) in waits {
-        let page = Browser::default().open(text(&session, "transit_url")).await;
+        let page = Browser::default().to_login(&session).await;
         assert_eq!(page.url.path(), "/addons/success");
         assert_eq!(text(&wait.await.unwrap().unwrap(), "state"), "authenticated");
         arrived += 1;

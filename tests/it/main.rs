@@ -12,6 +12,7 @@ mod drain;
 mod instances;
 mod meet;
 mod metrics;
+mod proofs;
 mod proxies;
 mod races;
 mod redis_faults;

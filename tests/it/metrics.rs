@@ -56,7 +56,7 @@ async fn a_sign_in_moves_what_it_should() {
     older.until("retry").await;
     let mut newer = Events::open(url, token).await;
     newer.until("retry").await;
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     assert_eq!(newer.next().await.unwrap().name, "authenticated");
     assert_eq!(text(&older.next().await.unwrap().data, "error"), "superseded");
     let again = Events::request(url, token, Some("1")).await;
@@ -65,7 +65,7 @@ async fn a_sign_in_moves_what_it_should() {
     let body = json!({"bind": true, "confirm": true});
     let session = create(&relay.url, Some(body)).await;
     let browser = Browser::default();
-    let page = browser.open(text(&session, "transit_url")).await;
+    let page = browser.to_login(&session).await;
     let mut fields = hidden_inputs(&page.body);
     fields.push(("decision".to_owned(), "deny".to_owned()));
     browser.submit(form_action(&page).as_str(), &fields).await;
@@ -74,7 +74,7 @@ async fn a_sign_in_moves_what_it_should() {
     cancel.bearer_auth(text(&session, "session_token")).send().await.unwrap();
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     for _ in 0..2 {
-        Browser::default().open(text(&session, "transit_url")).await;
+        Browser::default().to_login(&session).await;
     }
 
     let after = scrape(&relay).await;
@@ -155,7 +155,7 @@ async fn a_store_that_is_lost_and_found_is_counted() {
     assert!(after["store_resyncs_total"] > before["store_resyncs_total"]);
     assert!(after["store_errors_total{operation=\"create\"}"] >= 1.0);
     assert!(after["store_errors_total{operation=\"ping\"}"] >= 1.0);
-    let page = Browser::default().open(text(&session, "transit_url")).await;
+    let page = Browser::default().to_login(&session).await;
     assert_eq!(page.url.path(), "/addons/success");
     assert_eq!(events.next().await.unwrap().name, "authenticated");
     assert_eq!(scrape(&relay).await["deliveries_lost_total"], 0.0);
@@ -170,7 +170,7 @@ async fn a_token_that_its_reader_cannot_have_is_counted_as_lost() {
     let path = text(&session, "events_url").strip_prefix(&dialog.url).unwrap();
     let url = format!("{}{path}", stream.url);
     let mut events = Events::open(&url, Some(text(&session, "session_token"))).await;
-    Browser::default().open(text(&session, "transit_url")).await;
+    Browser::default().to_login(&session).await;
     assert_eq!(text(&events.next().await.unwrap().data, "error"), "server_error");
     let counted = scrape(&stream).await;
     assert_eq!((counted["deliveries_lost_total"], counted["deliveries_total"]), (1.0, 0.0));
@@ -213,7 +213,7 @@ async fn every_error_page_has_a_reference_that_is_in_the_log() {
     // One that comes by a redirect, so that the address with the code is left behind.
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     let cancel = client().delete(text(&session, "poll_url"));
     cancel.bearer_auth(text(&session, "session_token")).send().await.unwrap();
     let page = browser.log_in(&login, "alice", "alice").await;

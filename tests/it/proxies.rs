@@ -188,7 +188,7 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
         let mut events = Events::from_response(answer);
         events.until("retry: ").await;
         events.until("\n\n").await;
-        Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+        Browser::default().sign_in(&session, "alice").await;
         let event = events.next().await.expect("an event");
         assert_eq!((event.name.as_str(), event.id.as_str()), ("authenticated", "1"));
         let me = client.get(proxy.url("/addons/me")).bearer_auth(text(&event.data, "access_token"));
@@ -210,7 +210,7 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
             metrics.contains("token_relay_streams_open{transport=\"LongPoll\"} 1\n")
         })
         .await;
-        let page = Browser::default().sign_in(text(&session, "transit_url"), "bob").await;
+        let page = Browser::default().sign_in(&session, "bob").await;
         assert_eq!(page.status, StatusCode::OK);
         let answer = poll.await.unwrap().unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
@@ -250,7 +250,7 @@ async fn web_socket(proxy: &Proxy) -> String {
     assert_eq!(accepted, derive_accept_key(key.as_bytes()));
     let upgraded = answer.upgrade().await.unwrap();
     let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
-    Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
+    Browser::default().sign_in(&session, "carol").await;
     let next = tokio::time::timeout(TIMEOUT, socket.next()).await.expect("a message in time");
     let message: Value = serde_json::from_str(next.unwrap().unwrap().to_text().unwrap()).unwrap();
     assert_eq!(text(&message, "type"), "authenticated");
@@ -499,7 +499,7 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
     let forged = client.get(url).bearer_auth("x.y.z").send().await.unwrap();
     assert_eq!(forged.status(), StatusCode::UNAUTHORIZED);
     let session = crate::support::create(&relay.url, None).await;
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     let answer = crate::support::client().get(text(&session, "poll_url")).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     let token = text(&answer, "access_token");

@@ -32,7 +32,7 @@ async fn sign_in(relay: &Process) -> (Value, Value) {
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     let token = text(&session, "session_token");
     let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     let answer = events.next().await.unwrap().data;
     (session, answer)
 }
@@ -205,7 +205,7 @@ async fn a_stranger_gets_nothing_and_uses_nothing_up() {
     // A session that anybody reads who has its ID has no client to bind a token to.
     let legacy = create(&relay.url, None).await;
     let mut events = Events::open(text(&legacy, "events_url"), None).await;
-    Browser::default().sign_in(text(&legacy, "transit_url"), "bob").await;
+    Browser::default().sign_in(&legacy, "bob").await;
     assert!(events.next().await.unwrap().data.get("refresh_token").is_none());
 }
 

@@ -56,7 +56,7 @@ async fn reloads(relay: &Process, outcome: &str) -> Option<u64> {
 /// Signs in; gives the access token.
 async fn access_token(relay: &Process) -> String {
     let session = create(&relay.url, None).await;
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let page = Browser::default().sign_in(&session, "alice").await;
     assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
     let answer = client().get(text(&session, "poll_url")).send().await.unwrap();
     text(&answer.json().await.unwrap(), "access_token").to_owned()
@@ -155,7 +155,7 @@ async fn a_dialog_outlives_the_rotation_of_the_keys_that_it_was_begun_with() {
         let token = text(&session, "session_token");
         let events = Events::open(text(&session, "events_url"), Some(token)).await;
         let browser = Browser::default();
-        let form = browser.open(text(&session, "transit_url")).await;
+        let form = browser.to_login(&session).await;
         (events, browser, form)
     };
     let mut dialogs = [begin().await, begin().await].into_iter();
@@ -276,7 +276,7 @@ async fn the_client_secret_is_exchanged_and_other_settings_wait_for_a_restart() 
     let relay = Process::start(&["serve", "--config", &file], &[]);
     let sign_in = async || {
         let session = create(&relay.url, None).await;
-        Browser::default().open(text(&session, "transit_url")).await.url.path().to_owned()
+        Browser::default().to_login(&session).await.url.path().to_owned()
     };
     assert_ne!(sign_in().await, "/addons/success", "the provider refuses the secret");
     std::fs::write(&secret, CLIENT_SECRET).unwrap();
@@ -356,7 +356,7 @@ async fn a_reload_disturbs_no_open_stream() {
         keys = format!("{number} {NEW}\n{keys}");
         std::fs::write(&file, &keys).unwrap();
         relay.signal("HUP");
-        let page = Browser::default().open(text(&session, "transit_url")).await;
+        let page = Browser::default().to_login(&session).await;
         assert_eq!(page.url.path(), "/addons/success");
         assert_eq!(events.next().await.unwrap().name, "authenticated");
     }

@@ -24,7 +24,7 @@ fn instance(redis_url: &str) -> Process {
 
 async fn access_token(relay: &Process) -> String {
     let session = create(&relay.url, None).await;
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     let answer = client().get(text(&session, "poll_url")).send().await.unwrap();
     text(&answer.json().await.unwrap(), "access_token").to_owned()
 }

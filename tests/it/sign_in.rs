@@ -29,12 +29,12 @@ async fn the_sequence_of_a_legacy_add_in_works_without_cookies_on_its_side() {
     assert_eq!(pending.json::<Value>().await.unwrap(), json!({"state": "pending"}));
 
     let browser = Browser::default();
-    let page = browser.sign_in(text(&session, "transit_url"), "alice").await;
+    let page = browser.sign_in(&session, "alice").await;
     assert_eq!(page.status, StatusCode::OK);
     assert!(page.body.contains("Alice Liddell"), "{}", page.body);
     let paths = page.trail.iter().map(|url| url.split('?').next().unwrap()).collect::<Vec<_>>();
-    let expected =
-        ["/callback", "/addons/redirect", "/addons/success"].map(|path| relay.url.clone() + path);
+    let expected = ["/callback", "/addons/redirect", "/addons/account", "/addons/success"]
+        .map(|path| relay.url.clone() + path);
     assert_eq!(paths[1..], expected);
 
     let response = get(poll).await;
@@ -59,7 +59,7 @@ async fn an_event_stream_gets_the_token_and_may_come_back_for_it() {
     let mut events = Events::open(url, Some(token)).await;
     events.until("retry: ").await;
     events.until("\n\n").await;
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "bob").await;
+    let page = Browser::default().sign_in(&session, "bob").await;
     assert!(page.body.contains("Bob Cratchit") && page.body.contains("Test"), "{}", page.body);
     let event = events.next().await.unwrap();
     assert_eq!((event.name.as_str(), event.id.as_str()), ("authenticated", "1"));
@@ -85,7 +85,7 @@ async fn a_web_socket_gets_the_token_and_acknowledges_it() {
     request.headers_mut().insert("sec-websocket-protocol", offer.parse().unwrap());
     let (mut socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "token-relay.v1");
-    Browser::default().sign_in(text(&session, "transit_url"), "carol").await;
+    Browser::default().sign_in(&session, "carol").await;
     let message = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
     let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
     assert_eq!(text(&message, "type"), "authenticated");
@@ -109,7 +109,7 @@ async fn a_long_poll_waits_for_the_token() {
     let session = create(&relay.url, None).await;
     let url = format!("{}?wait=20", text(&session, "poll_url"));
     let poll = tokio::spawn(async move { get(&url).await });
-    Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    Browser::default().sign_in(&session, "alice").await;
     let response = poll.await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(text(&response.json().await.unwrap(), "state"), "authenticated");
@@ -127,7 +127,7 @@ async fn a_cancelled_login_is_told_on_both_sides() {
     let session = create(&relay.url, None).await;
     let mut events = Events::open(text(&session, "events_url"), None).await;
     let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     let mut fields = hidden_inputs(&login.body);
     fields.push(("action".to_owned(), "cancel".to_owned()));
     let page = browser.submit(form_action(&login).as_str(), &fields).await;
@@ -143,7 +143,7 @@ async fn a_wrong_password_can_be_corrected() {
     let relay = Process::demo(&[]);
     let session = create(&relay.url, None).await;
     let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     let again = browser.log_in(&login, "alice", "wrong").await;
     assert_eq!(again.status, StatusCode::UNAUTHORIZED);
     let page = browser.log_in(&again, "alice", "alice").await;
@@ -157,7 +157,7 @@ async fn several_dialogs_in_one_browser_keep_apart() {
     let mut dialogs = Vec::new();
     for user in ["alice", "bob", "carol"] {
         let session = create(&relay.url, None).await;
-        let login = browser.open(text(&session, "transit_url")).await;
+        let login = browser.to_login(&session).await;
         dialogs.push((user, session, login));
     }
     // The one opened last ends first.
@@ -172,23 +172,22 @@ async fn several_dialogs_in_one_browser_keep_apart() {
 }
 
 #[tokio::test]
-async fn confirmation_shows_the_code_and_no_ends_the_session() {
+async fn confirmation_adds_a_page_and_no_ends_the_session() {
     let relay = Process::demo(&[]);
     let body = json!({"bind": true, "confirm": true, "client_name": "Outlook <b>"});
     for decision in ["continue", "deny"] {
-        let session = create(&relay.url, Some(body.clone())).await;
+        let browser = Browser::default();
+        let session = browser.create(&relay.url, body.clone()).await;
         let mut events =
             Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
-        let browser = Browser::default();
         let page = browser.open(text(&session, "transit_url")).await;
         assert!(page.body.contains(text(&session, "user_code")), "{}", page.body);
         assert!(!page.body.contains("<b>"), "unescaped");
-        let mut fields = hidden_inputs(&page.body);
-        fields.push(("decision".to_owned(), decision.to_owned()));
+        // Reloaded, it is there again.
+        let page = browser.open(text(&session, "transit_url")).await;
+        assert!(page.body.contains(text(&session, "user_code")), "{}", page.body);
         // Another browser, which has not got the dialog's cookie, decides nothing.
-        let stranger = Browser::default().submit(form_action(&page).as_str(), &fields).await;
-        assert_eq!(stranger.status, StatusCode::BAD_REQUEST);
-        let next = browser.submit(form_action(&page).as_str(), &fields).await;
+        let next = browser.decide(&page, decision).await;
         if decision == "continue" {
             let page = browser.log_in(&next, "alice", "alice").await;
             assert_eq!(page.url.path(), "/addons/success");
@@ -204,19 +203,26 @@ async fn confirmation_shows_the_code_and_no_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_replayed_transit_token_kills_the_session_and_both_sides_hear_it() {
+async fn a_second_browser_gets_a_page_and_its_proof_ends_the_session() {
     let relay = Process::demo(&[]);
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     let mut events =
         Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
-    let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
-    let thief = Browser::default().open(text(&session, "transit_url")).await;
-    assert_eq!(thief.status, StatusCode::GONE);
+    let (browser, thief) = (Browser::default(), Browser::default());
+    let url = text(&session, "transit_url");
+    // Both look at the first page, which consumes nothing.
+    let thiefs = thief.open(url).await;
+    let login = browser.to_login(&session).await;
+    let stranger = Browser::default().open(url).await;
+    assert_eq!(stranger.status, StatusCode::CONFLICT, "its GET says that the link was used");
+    // The dialog goes on, and has its page again whenever it wants.
+    assert!(browser.open(url).await.body.contains("name=\"username\""));
+    let ended = thief.type_code(&thiefs, text(&session, "user_code")).await;
+    assert_eq!(ended.status, StatusCode::GONE, "{}", ended.body);
     let event = events.next().await.unwrap();
     assert_eq!(text(&event.data, "error"), "transit_token_replayed");
     let page = browser.log_in(&login, "alice", "alice").await;
-    assert_eq!(page.url.path(), "/addons/error", "the first dialog, too, ends with nothing");
+    assert_ne!(page.url.path(), "/addons/success", "the first dialog, too, ends with nothing");
 }
 
 #[tokio::test]
@@ -224,7 +230,7 @@ async fn state_and_code_work_once_and_in_their_own_browser_only() {
     let relay = Process::demo(&[]);
     let session = create(&relay.url, None).await;
     let browser = Browser::default();
-    let login = browser.open(text(&session, "transit_url")).await;
+    let login = browser.to_login(&session).await;
     let page = browser.log_in(&login, "alice", "alice").await;
     let callback = page.trail.iter().find(|url| url.contains("/callback?")).unwrap();
     let elsewhere = Browser::default().open(callback).await;

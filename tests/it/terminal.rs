@@ -86,6 +86,11 @@ async fn decide(browser: &Browser, page: &Page, decision: &str) -> Page {
     browser.submit(form_action(page).as_str(), &fields).await
 }
 
+/// What a program shows of a sign-in, for a browser.
+fn shown(pending: &token_relay_client::PendingSignIn) -> Value {
+    json!({"transit_url": pending.transit_url().as_str(), "user_code": pending.user_code()})
+}
+
 async fn who(relay: &str, access_token: &str) -> String {
     let me = client().get(format!("{relay}/addons/me")).bearer_auth(access_token);
     let claims: Value = me.send().await.unwrap().json().await.unwrap();
@@ -116,7 +121,7 @@ async fn scripts_get_lines_of_json_and_a_status() {
     let mut login = Login::start(&[&relay.url, "--no-open", "--no-confirm", "--json"]);
     let begun = login.begun();
     assert_eq!((&begun["user_code"], &begun["expires_in"]), (&Value::Null, &Value::from(900)));
-    Browser::default().sign_in(text(&begun, "transit_url"), "bob").await;
+    Browser::default().sign_in(&begun, "bob").await;
     let (stdout, stderr, status) = login.end();
     assert!(status.success() && stderr.is_empty(), "{stderr}");
     let ended: Value = serde_json::from_str(&stdout).unwrap();
@@ -127,7 +132,7 @@ async fn scripts_get_lines_of_json_and_a_status() {
     let mut login = Login::start(&[&relay.url, "--no-open", "--json"]);
     let begun = login.begun();
     let browser = Browser::default();
-    let page = browser.open(text(&begun, "transit_url")).await;
+    let page = browser.to_login(&begun).await;
     assert!(page.body.contains(text(&begun, "user_code")));
     decide(&browser, &page, "deny").await;
     let (stdout, stderr, status) = login.end();
@@ -152,7 +157,7 @@ async fn ctrl_c_cancels_the_session() {
     let (stdout, _, status) = login.end();
     assert_eq!(status.code(), Some(130));
     assert!(stdout.contains("\"access_denied\""), "{stdout}");
-    let page = Browser::default().open(text(&begun, "transit_url")).await;
+    let page = Browser::default().to_login(&begun).await;
     assert_eq!(page.status, StatusCode::GONE);
 }
 
@@ -165,7 +170,7 @@ async fn the_token_is_kept_for_its_owner_and_can_be_refreshed() {
     let mut login =
         Login::start(&[&relay.url, "--no-open", "--no-confirm", "--json", "--store", &path]);
     let begun = login.begun();
-    Browser::default().sign_in(text(&begun, "transit_url"), "carol").await;
+    Browser::default().sign_in(&begun, "carol").await;
     let (stdout, stderr, status) = login.end();
     assert!(status.success(), "{stderr}");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -184,7 +189,7 @@ async fn the_token_is_kept_for_its_owner_and_can_be_refreshed() {
     let mut login =
         Login::start(&[&relay.url, "--no-open", "--no-confirm", "--json", "--store", &nowhere]);
     let begun = login.begun();
-    Browser::default().sign_in(text(&begun, "transit_url"), "carol").await;
+    Browser::default().sign_in(&begun, "carol").await;
     let (_, stderr, status) = login.end();
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains("no/such/folder"), "{stderr}");
@@ -296,7 +301,7 @@ async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_o
         let (relay, url, streams) = behind(fault).await;
         let pending =
             Client::new(url.parse().unwrap()).unwrap().sign_in(&SignIn::default()).await.unwrap();
-        let transit_url = pending.transit_url().to_string();
+        let session = shown(&pending);
         let token = tokio::spawn(async move { pending.token().await });
         let waits = match fault {
             Fault::Page => "streams_open{transport=\"LongPoll\"} 1\n",
@@ -307,7 +312,7 @@ async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_o
             streams.load(Ordering::SeqCst) == asked && metrics.text().await.unwrap().contains(waits)
         })
         .await;
-        Browser::default().sign_in(&transit_url, "alice").await;
+        Browser::default().sign_in(&session, "alice").await;
         let token = token.await.unwrap().unwrap();
         assert_eq!(who(&relay.url, token.access_token.expose()).await, "alice");
         assert!(!format!("{token:?}").contains(token.access_token.expose()));
@@ -477,9 +482,9 @@ async fn a_saved_sign_in_is_resumed_by_another_client_of_the_same_relay() {
 
     let second = Client::new(relay.url.parse().unwrap()).unwrap();
     let pending = second.resume(serde_json::from_str(&text).unwrap()).unwrap();
-    let transit_url = pending.transit_url().to_string();
+    let session = shown(&pending);
     let token = tokio::spawn(async move { pending.token().await });
-    Browser::default().sign_in(&transit_url, "bob").await;
+    Browser::default().sign_in(&session, "bob").await;
     assert_eq!(who(&relay.url, token.await.unwrap().unwrap().access_token.expose()).await, "bob");
 
     // It is over now; the relay says so.

@@ -68,7 +68,7 @@ impl Relay {
         let files = files.iter().map(String::as_str);
         let files = files.filter(|file| std::path::Path::new(file).exists()).collect::<Vec<_>>();
         let browser = Browser::with(certificate::trusting(&files));
-        let page = browser.sign_in(text(session, "transit_url"), "alice").await;
+        let page = browser.sign_in(session, "alice").await;
         assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
     }
 

@@ -196,7 +196,7 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     let mut events = Events::open(text(&session, "events_url"), Some(session_token)).await;
 
     let browser = Browser::default();
-    let page = browser.open(&at(&second, text(&session, "transit_url"))).await;
+    let page = browser.to_login_at(&at(&second, text(&session, "transit_url")), &session).await;
     let mut fields = hidden_inputs(&page.body);
     fields.push(("decision".to_owned(), "continue".to_owned()));
     let login = browser.submit(form_action(&page).as_str(), &fields).await;
@@ -341,7 +341,7 @@ async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked()
     let session = create_in(&relay.url, None, json!({"bind": true})).await;
     let mut headers = HeaderMap::new();
     headers.insert("traceparent", others.parse().unwrap());
-    let page = Browser::sending(headers.clone()).open(text(&session, "transit_url")).await;
+    let page = Browser::sending(headers.clone()).to_login(&session).await;
     assert_eq!(page.url.path(), "/addons/success");
     let poll = client().get(text(&session, "poll_url")).header("traceparent", traceparent());
     let poll = poll.bearer_auth(text(&session, "session_token")).send().await.unwrap();
@@ -365,7 +365,7 @@ async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked()
     let stream = stream.bearer_auth(text(&session, "session_token"));
     let stream = stream.header("traceparent", format!("00-{streams}-{PARENT}-01"));
     let mut events = Events::from_response(stream.send().await.unwrap());
-    let page = Browser::sending(headers).open(text(&session, "transit_url")).await;
+    let page = Browser::sending(headers).to_login(&session).await;
     assert_eq!(page.url.path(), "/addons/success");
     assert_eq!(events.next().await.unwrap().name, "authenticated");
     let spans = receiver.until(&["GET /addons/success", "deliver"]).await;
@@ -383,7 +383,7 @@ async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked()
     let session = create_in(&relay.url, Some(&unsampled), json!({"bind": true})).await;
     let mut events =
         Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
-    let page = Browser::default().open(text(&session, "transit_url")).await;
+    let page = Browser::default().to_login(&session).await;
     assert_eq!(page.url.path(), "/addons/success");
     events.next().await.unwrap();
     // A marker that is exported after all that.
@@ -408,7 +408,7 @@ async fn a_receiver_that_is_away_or_silent_does_no_harm_and_is_named_once() {
             let token = text(&session, "session_token");
             let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
             let began = Instant::now();
-            let page = Browser::default().open(text(&session, "transit_url")).await;
+            let page = Browser::default().to_login(&session).await;
             assert_eq!(page.url.path(), "/addons/success");
             assert_eq!(events.next().await.unwrap().name, "authenticated");
             assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -463,7 +463,7 @@ async fn off_means_nothing_sent_and_no_thread_for_it() {
         let mut relay = Process::demo(&environment);
         let sampler = environment.iter().any(|(name, _)| *name == "OTEL_TRACES_SAMPLER");
         let session = create_in(&relay.url, Some(&traceparent()), json!({"bind": true})).await;
-        let page = Browser::default().open(text(&session, "transit_url")).await;
+        let page = Browser::default().to_login(&session).await;
         assert_eq!(page.url.path(), "/addons/success");
         let tasks = std::fs::read_dir(format!("/proc/{}/task", relay.id())).unwrap();
         let threads = tasks
@@ -490,7 +490,7 @@ async fn a_log_line_in_json_names_its_trace() {
     let relay = Process::start(&["serve"], &environment);
     let session = create_in(&relay.url, Some(&traceparent()), json!({})).await;
     // The provider is away: a page with a reference, and the same trace.
-    let page = Browser::default().open(text(&session, "transit_url")).await;
+    let page = Browser::default().to_login(&session).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     let transit = "GET /addons/transit/";
     let spans = receiver.until(&[transit]).await;

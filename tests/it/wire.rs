@@ -100,7 +100,7 @@ async fn a_half_closed_client_gets_its_event_and_a_poll_its_state() {
             // Probes find out that it still reads.
             tokio::time::sleep(Duration::from_millis(1500)).await;
             if transport == Transport::Tcp {
-                let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+                let page = Browser::default().sign_in(&session, "alice").await;
                 assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
             } else {
                 relay.process.signal("TERM");

@@ -59,7 +59,7 @@ async fn sign_in(base: &str) {
     let session = create(base, Some(json!({"bind": true}))).await;
     let token = text(&session, "session_token");
     let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
-    let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+    let page = Browser::default().sign_in(&session, "alice").await;
     assert_eq!(page.url.path(), "/addons/success");
     assert_eq!(events.next().await.unwrap().name, "authenticated");
 }

@@ -16,6 +16,7 @@ use crate::{
         App, AppState,
         addons::streams::{credentials::Credentials, long_poll, sse, websocket},
         cookies,
+        dialog::{Policy, network_of},
         error::{
             Problem,
             ProblemType::{
@@ -32,8 +33,8 @@ use crate::{
     },
     relay::{CreateSession, Created},
     session::{
-        Digest, Profile, SECRET_BYTES, SessionDetails, SessionId, SessionRef, SessionToken,
-        UserCode,
+        Digest, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId, SessionRef,
+        SessionToken, UserCode,
     },
     store::Ended,
     telemetry::Trace,
@@ -75,6 +76,35 @@ fn check(request: &CreateRequest) -> Result<(), Problem> {
         )));
     }
     Ok(())
+}
+
+/// A browser that creates a session, recognised when it opens the dialog.
+struct Recognised {
+    digest: Digest,
+    /// The cookie that this response sets, if the browser has none yet.
+    set: Option<HeaderValue>,
+}
+
+/// Recognises the browser of a creation by JSON that only a page of the relay itself, or of one of
+/// the client's origins on the same site, can make a browser send. The `Origin` of a program that
+/// is no browser proves nothing, and harms nobody: its cookie is in no browser.
+fn recognise(app: &App, headers: &HeaderMap, policy: &Policy) -> Option<Recognised> {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let origin = value("origin")?;
+    let same_site = || value("sec-fetch-site") == Some("same-site");
+    let ours =
+        origin == app.origin() || (policy.origins.iter().any(|own| own == origin) && same_site());
+    let by_script = matches!(value("sec-fetch-mode"), None | Some("cors" | "same-origin"));
+    if !ours || !by_script {
+        return None;
+    }
+    let sent = cookies::browser(app, headers);
+    let set = sent.is_none().then(SessionToken::generate);
+    let id = sent.as_deref().or(set.as_ref().map(SessionToken::expose))?;
+    Some(Recognised {
+        digest: Digest::of(id.as_bytes()),
+        set: set.as_ref().map(|id| cookies::set_browser(app, id)),
+    })
 }
 
 /// Creates a session
@@ -127,6 +157,7 @@ pub async fn create(
     body: Option<Json<CreateRequest>>,
 ) -> Result<Response, Problem> {
     // An empty body stands for a legacy session.
+    let by_json = body.is_some();
     let request = body.map(|Json(request)| request).unwrap_or_default();
     check(&request)?;
     if !app.settings.session.legacy() && !request.bind {
@@ -140,7 +171,9 @@ pub async fn create(
         .map(str::to_owned);
     let session_id = SessionId::generate();
     let session_token = request.bind.then(SessionToken::generate);
-    let user_code = request.confirm.then(UserCode::generate);
+    let policy = Policy::of(&app, None);
+    let user_code = (request.bind && (policy.code || request.confirm)).then(UserCode::generate);
+    let recognised = by_json.then(|| recognise(&app, &headers, &policy)).flatten();
     let created = app
         .relay
         .in_trace(&trace)
@@ -148,11 +181,14 @@ pub async fn create(
             session_id: session_id.clone(),
             session_token: session_token.as_ref().map(SessionToken::digest),
             profile: if request.bind { Profile::Bound } else { Profile::Legacy },
-            browser: None,
+            browser: recognised.as_ref().map(|browser| browser.digest),
             details: SessionDetails {
                 client_name: request.client_name,
                 origin,
+                network: Some(network_of(address.0)),
                 user_code: user_code.clone(),
+                confirm: request.confirm,
+                proof_key: session_token.as_ref().map(ProofKey::of),
                 created_at: Some(UnixTime::now().as_secs()),
                 ..SessionDetails::default()
             },
@@ -171,7 +207,12 @@ pub async fn create(
         bound = request.bind,
         "session created"
     );
-    Ok(answer(&app, &session_id, session_token.as_ref(), user_code.as_ref(), &created))
+    let mut response =
+        answer(&app, &session_id, session_token.as_ref(), user_code.as_ref(), &created);
+    if let Some(cookie) = recognised.and_then(|browser| browser.set) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
 }
 
 fn answer(
@@ -206,7 +247,7 @@ fn answer(
         let value = token.expose().to_owned();
         let cookie =
             cookies::set(app, name, value, app.settings.session.ttl, cookies::Reach::Reader);
-        headers.insert(header::SET_COOKIE, cookie);
+        headers.append(header::SET_COOKIE, cookie);
     }
     response
 }

@@ -742,7 +742,7 @@ async fn exchange(
             let headers = [(header::CACHE_CONTROL, "no-store")];
             Ok((headers, Json(json!({"status": "ok"}))).into_response())
         }
-        Err(NotCompleted::TooLate) => Err(SESSION_NOT_FOUND),
+        Err(NotCompleted::TooLate | NotCompleted::Already) => Err(SESSION_NOT_FOUND),
         Err(NotCompleted::Store(error)) => Err(error.into()),
         Err(NotCompleted::Issuer(_)) => {
             Err(Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be issued."))

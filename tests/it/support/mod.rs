@@ -165,6 +165,28 @@ impl Browser {
         self.client.get(url).send().await.unwrap()
     }
 
+    /// Opens one address with headers, without following.
+    pub async fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Response {
+        let headers = headers.iter().map(|(name, value)| {
+            (name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap())
+        });
+        self.client.get(url).headers(headers.collect()).send().await.unwrap()
+    }
+
+    /// Sends a form from a page of `origin`, without following.
+    pub async fn post_from(
+        &self,
+        origin: Option<&str>,
+        url: &str,
+        fields: &[(String, String)],
+    ) -> Response {
+        let mut request = self.client.post(url).form(fields);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        request.send().await.unwrap()
+    }
+
     /// Opens an address and follows redirects to a page.
     pub async fn open(&self, url: &str) -> Page {
         let response = self.get(url).await;
@@ -173,8 +195,10 @@ impl Browser {
 
     /// Sends a form and follows redirects to a page.
     pub async fn submit(&self, url: &str, fields: &[(String, String)]) -> Page {
-        let response = self.client.post(url).form(fields).send().await.unwrap();
-        self.follow(response).await
+        // As browsers do with every form.
+        let origin = Url::parse(url).unwrap().origin().ascii_serialization();
+        let request = self.client.post(url).header(header::ORIGIN, origin).form(fields);
+        self.follow(request.send().await.unwrap()).await
     }
 
     async fn follow(&self, mut response: Response) -> Page {
@@ -194,11 +218,62 @@ impl Browser {
         }
     }
 
-    /// Goes through the whole dialog as `user`.
-    pub async fn sign_in(&self, transit_url: &str, user: &str) -> Page {
-        let login = self.open(transit_url).await;
-        assert_eq!(login.status, StatusCode::OK, "{}", login.body);
+    /// Creates a session as a page of the relay does, so that this browser is its proof.
+    pub async fn create(&self, base: &str, body: Value) -> Value {
+        let request = self.client.post(format!("{base}/addons/sessions")).json(&body);
+        let response = request.header(header::ORIGIN, base).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
+        response.json().await.unwrap()
+    }
+
+    /// Goes through the whole dialog as `user`, as a person whom the add-in shows `session`.
+    pub async fn sign_in(&self, session: &Value, user: &str) -> Page {
+        let login = self.to_login(session).await;
         self.log_in(&login, user, user).await
+    }
+
+    /// Opens the dialog and gives the proof that it asks for: the code, or the button of a legacy
+    /// session. The page is the provider's, or the last one where that asks for nothing.
+    pub async fn to_login(&self, session: &Value) -> Page {
+        self.to_login_at(text(session, "transit_url"), session).await
+    }
+
+    /// The same at another address of the dialog.
+    pub async fn to_login_at(&self, transit_url: &str, session: &Value) -> Page {
+        let page = self.open(transit_url).await;
+        let page = if page.body.contains("name=\"user_code\"") {
+            self.type_code(&page, text(session, "user_code")).await
+        } else if page.body.contains("data-status=\"confirm\"") {
+            self.decide(&page, "continue").await
+        } else {
+            page
+        };
+        self.give_access(page).await
+    }
+
+    /// Types a user code.
+    pub async fn type_code(&self, page: &Page, code: &str) -> Page {
+        let mut fields = hidden_inputs(&page.body);
+        fields.push(("user_code".to_owned(), code.to_owned()));
+        self.submit(form_action(page).as_str(), &fields).await
+    }
+
+    /// Presses a button of a page.
+    pub async fn decide(&self, page: &Page, decision: &str) -> Page {
+        let mut fields = hidden_inputs(&page.body);
+        fields.push(("decision".to_owned(), decision.to_owned()));
+        self.submit(form_action(page).as_str(), &fields).await
+    }
+
+    /// Gives access on the page about the account, where there is one.
+    pub async fn give_access(&self, page: Page) -> Page {
+        let asks = page.url.path() == "/addons/redirect" && page.body.contains("id=\"question\"");
+        if !asks {
+            return page;
+        }
+        let mut last = self.decide(&page, "continue").await;
+        last.trail.splice(0..0, page.trail);
+        last
     }
 
     /// Fills in the provider's login form.
@@ -206,7 +281,8 @@ impl Browser {
         let mut fields = hidden_inputs(&login.body);
         fields.push(("username".to_owned(), user.to_owned()));
         fields.push(("password".to_owned(), password.to_owned()));
-        self.submit(form_action(login).as_str(), &fields).await
+        let page = self.submit(form_action(login).as_str(), &fields).await;
+        self.give_access(page).await
     }
 }
 
@@ -233,7 +309,8 @@ pub fn hidden_inputs(html: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn attribute(tag: &str, name: &str) -> Option<String> {
+/// The value of an attribute of a tag.
+pub fn attribute(tag: &str, name: &str) -> Option<String> {
     let start = tag.find(&format!(" {name}=\""))? + name.len() + 3;
     let text = tag[start..].split('"').next()?;
     Some(text.replace("&amp;", "&").replace("&#38;", "&").replace("&quot;", "\""))

@@ -1,0 +1,336 @@
+//! Back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
+//! which completes the sign-in.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use http::HeaderMap;
+
+use crate::{
+    api::paths,
+    http::{
+        App, AppState,
+        dialog::{
+            Visit,
+            cookie::{Dialog, Finished, Handle, Proven, Stage},
+            found, page_of,
+            policy::{self, Policy},
+            proof::Decision,
+            see_other, single,
+        },
+        extract::LimitedBody,
+        middleware::ClientAddress,
+        pages::ErrorPage,
+        responses::{ErrorPages, FORM, HTML, statuses},
+        tags,
+    },
+    oidc::{AuthorizationResponse, LoginAttempt},
+    session::{Digest, Failure, Identity, SessionRef},
+    signin::{NotCompleted, Outcome},
+    telemetry::Trace,
+    token::OpenError,
+};
+
+/// How long the result of an exchange is remembered for a reloaded callback.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// What came of exchanging a code.
+#[derive(Clone)]
+enum Exchanged {
+    Identity(Arc<Identity>),
+    /// The session has failed.
+    Failed(ErrorPage),
+    /// Another instance exchanged the code.
+    Elsewhere,
+    /// The store is unavailable.
+    Unavailable,
+}
+
+/// Exchanges under way, by `state`. Each is detached from the request that began it, and shared by
+/// all requests with the same `state`: a browser may cancel the request and repeat it.
+#[derive(Default)]
+pub struct Exchanges(Mutex<HashMap<Digest, Shared<BoxFuture<'static, Exchanged>>>>);
+
+impl Exchanges {
+    fn share(
+        app: &AppState,
+        trace: &Trace,
+        session: SessionRef,
+        attempt: LoginAttempt,
+        answer: AuthorizationResponse,
+    ) -> Shared<BoxFuture<'static, Exchanged>> {
+        let key = Digest::of(attempt.state().as_bytes());
+        let mut exchanges = app.exchanges.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exchange) = exchanges.get(&key) {
+            return exchange.clone();
+        }
+        let (owned, trace) = (Arc::clone(app), trace.clone());
+        let task = tokio::spawn(async move {
+            let exchanged = exchange(&owned, &trace, session, attempt, answer).await;
+            let app = Arc::clone(&owned);
+            tokio::spawn(async move {
+                tokio::time::sleep(REMEMBERED).await;
+                app.exchanges.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            });
+            exchanged
+        });
+        let exchange = task.map(|ended| ended.unwrap_or(Exchanged::Unavailable)).boxed().shared();
+        exchanges.insert(key, exchange.clone());
+        exchange
+    }
+}
+
+async fn exchange(
+    app: &App,
+    trace: &Trace,
+    session: SessionRef,
+    attempt: LoginAttempt,
+    answer: AuthorizationResponse,
+) -> Exchanged {
+    match app.use_state_once(trace, attempt.state()).await {
+        Ok(true) => {}
+        Ok(false) => return Exchanged::Elsewhere,
+        Err(error) => {
+            tracing::warn!(session = %session.key, %error, "callback deferred");
+            return Exchanged::Unavailable;
+        }
+    }
+    match app.login.in_trace(trace).finish(attempt, answer).await {
+        Ok(identity) => {
+            // Nothing here logs out at the provider, and the cookie has little room.
+            Exchanged::Identity(Arc::new(Identity { id_token: None, ..identity }))
+        }
+        Err(error) => {
+            let page = page_of(error.kind);
+            error.log(Some(session.key), None);
+            app.sign_in(trace).fail(session, error.failure(), page.outcome()).await;
+            Exchanged::Failed(page)
+        }
+    }
+}
+
+/// The provider sends the browser back (RFC 6749 §4.1.2)
+#[utoipa::path(
+    get,
+    path = paths::CALLBACK,
+    tag = tags::DIALOG,
+    params(
+        ("state" = Option<String>, Query, description = "As sent to the provider."),
+        ("code" = Option<String>, Query, description = "The authorization code."),
+        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
+        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
+        ("error_description" = Option<String>, Query, description = "The same for people."),
+    ),
+    responses(
+        (status = 302, description = "To the next step."),
+        ErrorPages<{ statuses(&[400, 410, 500, 503]) }>,
+    ),
+)]
+pub async fn callback(
+    State(app): State<AppState>,
+    trace: Trace,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let visit = Visit::new(&app, &trace, &headers);
+    let query = query.unwrap_or_default();
+    let Some(state) = single(Some(&query), "state") else {
+        return visit.error_of(
+            ErrorPage::BadRequest,
+            ErrorPage::BadRequest.status(),
+            None,
+            Some("the provider's answer has no state"),
+        );
+    };
+    let bearing = match app.bearing(&state) {
+        Ok(bearing) => bearing,
+        Err(OpenError::Expired) => return visit.error(ErrorPage::TooSlow),
+        Err(_) => return visit.error(ErrorPage::WrongBrowser),
+    };
+    let session = bearing.session();
+    let handle = bearing.handle();
+    let dialog = handle.as_ref().and_then(|handle| app.dialog(&trace, &headers, handle));
+    let (Some(handle), Some(mut dialog)) = (handle, dialog) else {
+        // The oldest of too many dialogs, or another browser.
+        let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
+        return visit.fail(session, failure, Outcome::Denied, ErrorPage::WrongBrowser).await;
+    };
+    let Stage::LoggingIn { attempt, proven } = dialog.stage.clone() else {
+        // Reloaded, or the back button was used: the next step still knows what to do.
+        return visit.to_step(paths::REDIRECT, &handle);
+    };
+    if attempt.state() != state {
+        // This dialog went to the provider again, in another window.
+        let cause = "the answer belongs to an earlier attempt of this dialog";
+        return visit.error_about(ErrorPage::WrongBrowser, session, cause);
+    }
+    let answer = AuthorizationResponse::parse(&query);
+    let exchanged = Exchanges::share(&app, &trace, session, attempt, answer).await;
+    let identity = match exchanged {
+        Exchanged::Identity(identity) => (*identity).clone(),
+        Exchanged::Failed(page) => {
+            let mut response = app.to_error_page(&trace, page);
+            app.forget_dialog(&mut response, &handle);
+            return response;
+        }
+        Exchanged::Elsewhere => {
+            let cause = "the answer was used before";
+            return visit.error_about(ErrorPage::WrongBrowser, session, cause);
+        }
+        Exchanged::Unavailable => {
+            return visit.error_about(ErrorPage::Unavailable, session, "the store is unavailable");
+        }
+    };
+    dialog.stage = Stage::LoggedIn { identity, proven };
+    let mut response = visit.to_step(paths::REDIRECT, &handle);
+    if !app.store_dialog(&mut response, &headers, &handle, &dialog) {
+        let failure = Failure::new("server_error", "The provider's claims are too large.");
+        tracing::error!(
+            session = %session.key,
+            "the claims are too large for a cookie; shorten `TOKEN_CLAIMS`"
+        );
+        app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
+        response = app.to_error_page(&trace, ErrorPage::LoginFailed);
+        app.forget_dialog(&mut response, &handle);
+    }
+    response
+}
+
+/// Issues the access token and hands it to the session
+///
+/// After a code or a button the person is asked first.
+#[utoipa::path(
+    get,
+    path = paths::REDIRECT,
+    tag = tags::DIALOG,
+    params(("dialog" = String, Query, description = "Handle of the dialog.")),
+    responses(
+        (
+            status = 200, description = "Asks whether the client may have access as the account.",
+            body = String, content_type = HTML,
+        ),
+        (status = 302, description = "To the last page."),
+        ErrorPages<{ statuses(&[400, 500, 503]) }>,
+    ),
+)]
+pub async fn redirect(
+    State(app): State<AppState>,
+    trace: Trace,
+    ClientAddress(address): ClientAddress,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let visit = Visit::new(&app, &trace, &headers);
+    let Some(handle) = Handle::query(query.as_deref()) else {
+        return visit.error(ErrorPage::WrongBrowser);
+    };
+    let Some(dialog) = app.dialog(&trace, &headers, &handle) else {
+        return visit.error(ErrorPage::WrongBrowser);
+    };
+    match dialog.stage.clone() {
+        Stage::LoggedIn { identity, proven } if proven.needs_account_page() => {
+            let policy = Policy::of(&app, dialog.details.client_id.as_ref());
+            let view = policy::view(&dialog.details, &policy, address);
+            let language = app.pages.language(&headers);
+            let (fields, account) = (dialog.fields(&handle), identity.display_name());
+            app.pages.account(language, fields, view, account, dialog.window())
+        }
+        Stage::LoggedIn { identity, proven } => {
+            visit.complete(handle, dialog, &identity, proven).await
+        }
+        Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
+        _ => visit.error_about(
+            ErrorPage::WrongBrowser,
+            dialog.session(),
+            "the dialog has no identity yet",
+        ),
+    }
+}
+
+/// The person decides whether the client may have access
+#[utoipa::path(
+    post,
+    path = paths::ACCOUNT,
+    tag = tags::DIALOG,
+    request_body(content = Decision, content_type = FORM),
+    responses(
+        (status = 303, description = "To the last page."),
+        ErrorPages<{ statuses(&[400, 403, 409, 413, 500, 503]) }>,
+    ),
+)]
+pub async fn account(
+    State(app): State<AppState>,
+    trace: Trace,
+    headers: HeaderMap,
+    LimitedBody(body): LimitedBody,
+) -> Response {
+    let visit = Visit::new(&app, &trace, &headers);
+    let (handle, dialog, form) = match visit.posted(&body).await {
+        Ok(posted) => posted,
+        Err(page) => return page,
+    };
+    match dialog.stage.clone() {
+        Stage::LoggedIn { identity, proven } => match single(Some(&form), "decision").as_deref() {
+            Some("continue") => visit.complete(handle, dialog, &identity, proven).await,
+            _ => visit.not_me(&handle, &dialog).await,
+        },
+        // Sent twice.
+        Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
+        _ => visit.error_about(ErrorPage::Used, dialog.session(), "the dialog is not at this step"),
+    }
+}
+
+impl Visit<'_> {
+    /// Completes the sign-in and leads to the last page.
+    async fn complete(
+        &self,
+        handle: Handle,
+        mut dialog: Dialog,
+        identity: &Identity,
+        proven: Proven,
+    ) -> Response {
+        let app = self.app;
+        let session = dialog.session();
+        let after_form = proven.needs_account_page();
+        let url = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.as_str()));
+        let mut response = if after_form { see_other(&url) } else { found(&url) };
+        let completed =
+            app.sign_in(self.trace).complete(session, dialog.session_token, identity).await;
+        let account = identity.display_name().to_owned();
+        match completed {
+            Ok(completed) => {
+                dialog.stage = Stage::Finished(Finished {
+                    account,
+                    token_id: completed.token_id,
+                    expires_at: completed.expires_at.as_secs(),
+                    grant: completed.grant,
+                    autoclose: !after_form,
+                });
+                // Without it the last page merely names no account.
+                app.store_dialog(&mut response, self.headers, &handle, &dialog);
+                response
+            }
+            // An earlier request of this dialog, which the browser cancelled or repeated.
+            Err(NotCompleted::Already) => response,
+            Err(NotCompleted::TooLate) => {
+                let mut response = app.to_error_page(self.trace, ErrorPage::TooSlow);
+                app.forget_dialog(&mut response, &handle);
+                response
+            }
+            Err(NotCompleted::Issuer(_)) => app.to_error_page(self.trace, ErrorPage::Unavailable),
+            // The cookie stays: the person can repeat this very step when the store is back.
+            Err(NotCompleted::Store(error)) => self.store_error(session, error),
+        }
+    }
+}

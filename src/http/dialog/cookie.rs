@@ -1,0 +1,302 @@
+//! What a browser carries from step to step: one sealed cookie a dialog, named by a handle that is
+//! no secret, so that several dialogs in one browser stay apart.
+
+use axum::response::Response;
+use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    http::{App, cookies, dialog::single, pages::Fields},
+    oidc::LoginAttempt,
+    session::{
+        DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef, SessionToken,
+    },
+    store::Entry,
+    telemetry::{Trace, TraceContext},
+    token::{OpenError, Purpose},
+    util::clock::UnixTime,
+};
+
+/// Dialogs of one browser that may be open at once; more would overflow the request head.
+pub(crate) const MAX_DIALOGS: usize = 8;
+
+/// Maximum size of a cookie's value. Browsers drop larger ones silently.
+const MAX_COOKIE: usize = 3800;
+
+/// Names a dialog's cookie: the beginning of a digest of what opens it, so that the browser finds
+/// its dialog again when it opens the same link again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handle(String);
+
+impl Handle {
+    const LENGTH: usize = 16;
+
+    /// The handle of a dialog that is recognised by `secret`.
+    pub(crate) fn of(secret: &str) -> Self {
+        let mut text = Digest::of(secret.as_bytes()).to_base64url();
+        text.truncate(Self::LENGTH);
+        Self(text)
+    }
+
+    /// The handle as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (text.len() == Self::LENGTH && text.bytes().all(alphabet)).then(|| Self(text.to_owned()))
+    }
+
+    /// The handle in the parameter `dialog`.
+    pub(super) fn query(query: Option<&str>) -> Option<Self> {
+        Self::parse(&single(query, "dialog")?)
+    }
+}
+
+/// What shows that the browser belongs to the reader of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Proven {
+    /// The browser created the session.
+    Browser,
+    /// The window that opened the dialog holds the session token.
+    Opener,
+    /// The person typed the user code.
+    Code,
+    /// A button; for sessions without a session token.
+    Button,
+    /// Nothing was asked for (`CONFIRMATION=never`).
+    Nothing,
+}
+
+impl Proven {
+    /// Whether a person who was tricked into giving it must be asked once more, by name.
+    pub(super) fn needs_account_page(self) -> bool {
+        matches!(self, Self::Code | Self::Button)
+    }
+}
+
+/// With what the session is entered.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum Key {
+    SessionId,
+    TransitToken(Digest),
+}
+
+/// A dialog, as its cookie holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Dialog {
+    pub(super) id: DialogId,
+    session: SessionKey,
+    key: Key,
+    /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
+    pub(super) session_token: Option<Digest>,
+    /// Without the secrets of the proofs.
+    pub(super) details: SessionDetails,
+    trace: Option<TraceContext>,
+    /// Milliseconds since the Unix epoch.
+    pub(super) began_at: u64,
+    csrf: String,
+    /// Whether the dialog is one of Office.
+    pub(super) office: bool,
+    pub(super) stage: Stage,
+}
+
+/// How far a dialog is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// The first page is shown.
+    Proving { challenge: Digest },
+    /// The page that compares codes is shown.
+    Confirming { proven: Proven },
+    /// The browser is at the provider.
+    LoggingIn { attempt: LoginAttempt, proven: Proven },
+    /// The person is known.
+    LoggedIn { identity: Identity, proven: Proven },
+    /// The token was handed over.
+    Finished(Finished),
+}
+
+/// What undoes a finished sign-in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Finished {
+    pub(super) account: String,
+    pub(super) token_id: Option<String>,
+    pub(super) expires_at: u64,
+    pub(super) grant: Option<GrantId>,
+    pub(super) autoclose: bool,
+}
+
+/// Which session a `state` or a CSRF token belongs to.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Bearing {
+    session: SessionKey,
+    handle: String,
+    /// Makes each of them another one.
+    nonce: String,
+}
+
+impl Bearing {
+    pub(super) fn session(&self) -> SessionRef {
+        SessionRef::native(self.session)
+    }
+
+    pub(super) fn handle(&self) -> Option<Handle> {
+        Handle::parse(&self.handle)
+    }
+}
+
+impl Dialog {
+    /// A new one.
+    pub(super) fn new(
+        session: SessionRef,
+        key: Key,
+        session_token: Option<Digest>,
+        details: SessionDetails,
+        trace: Option<TraceContext>,
+        office: bool,
+    ) -> Self {
+        Self {
+            id: DialogId::generate(),
+            session: session.key,
+            key,
+            session_token,
+            details: SessionDetails { proof_key: None, ..details },
+            trace,
+            began_at: UnixTime::now().as_millis(),
+            csrf: String::new(),
+            office,
+            stage: Stage::Proving { challenge: Digest::random() },
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionRef {
+        SessionRef::native(self.session)
+    }
+
+    /// What it presents to enter the session: it was opened in time.
+    pub(super) fn entry(&self) -> Entry {
+        match self.key {
+            Key::SessionId => Entry::SessionId,
+            Key::TransitToken(digest) => Entry::OpenedDialog(digest),
+        }
+    }
+
+    pub(super) fn is_legacy(&self) -> bool {
+        matches!(self.key, Key::SessionId)
+    }
+
+    /// The CSRF token of its forms, made with the first page.
+    pub(super) fn make_csrf(&mut self, app: &App, handle: &Handle) {
+        if self.csrf.is_empty() {
+            self.csrf = app.bear(self.session(), handle);
+        }
+    }
+
+    /// Hidden fields of its forms.
+    pub(super) fn fields<'a>(&'a self, handle: &'a Handle) -> Fields<'a> {
+        Fields { dialog: handle.as_str(), csrf: &self.csrf }
+    }
+
+    pub(super) fn has_csrf(&self, presented: &str) -> bool {
+        let (own, presented) = (self.csrf.as_bytes(), presented.as_bytes());
+        !self.csrf.is_empty() && Digest::of(own).matches(&Digest::of(presented))
+    }
+
+    /// Continues the trace of the last step, and the next step that of this one.
+    fn resume(&mut self, trace: &Trace) {
+        trace.adopt(self.session, self.trace);
+        self.trace = trace.context().or(self.trace);
+    }
+
+    pub(super) fn window(&self) -> crate::http::pages::Window {
+        use crate::http::pages::Window;
+        if self.office { Window::Office } else { Window::Later }
+    }
+}
+
+impl App {
+    /// A `state` or a CSRF token that names the session and the dialog, sealed.
+    pub(super) fn bear(&self, session: SessionRef, handle: &Handle) -> String {
+        let bearing = Bearing {
+            session: session.key,
+            handle: handle.as_str().to_owned(),
+            nonce: SessionToken::generate().expose()[..8].to_owned(),
+        };
+        // Strings always serialise.
+        self.cookie_keys
+            .seal_text(Purpose::DialogState, b"", &bearing, self.settings.session.ttl)
+            .unwrap_or_default()
+    }
+
+    /// Reads what [`Self::bear`] wrote.
+    pub(super) fn bearing(&self, text: &str) -> Result<Bearing, OpenError> {
+        self.cookie_keys.open_text(Purpose::DialogState, b"", text)
+    }
+
+    /// The dialog of a browser.
+    pub(super) fn dialog(
+        &self,
+        trace: &Trace,
+        headers: &HeaderMap,
+        handle: &Handle,
+    ) -> Option<Dialog> {
+        let mut dialog = self.peek_dialog(headers, handle)?;
+        dialog.resume(trace);
+        Some(dialog)
+    }
+
+    fn peek_dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
+        let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
+        self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()
+    }
+
+    /// Sets the dialog's cookie; false when it is too large. It lives as long as its session.
+    pub(super) fn store_dialog(
+        &self,
+        response: &mut Response,
+        headers: &HeaderMap,
+        handle: &Handle,
+        dialog: &Dialog,
+    ) -> bool {
+        let began = UnixTime::from_millis(dialog.began_at);
+        let age = UnixTime::now().saturating_since(began);
+        let ttl = self.settings.session.ttl.saturating_sub(age);
+        let sealed = self.cookie_keys.seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, ttl);
+        let Some(sealed) = sealed.ok().filter(|sealed| sealed.len() <= MAX_COOKIE) else {
+            return false;
+        };
+        let name = cookies::dialog_name(self, &handle.0);
+        self.make_room(response, headers, handle);
+        let cookie = cookies::set(self, name, sealed, ttl, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+        true
+    }
+
+    /// Deletes the dialog's cookie.
+    pub(super) fn forget_dialog(&self, response: &mut Response, handle: &Handle) {
+        let name = cookies::dialog_name(self, &handle.0);
+        let cookie = cookies::delete(self, name, cookies::Reach::Dialog);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+
+    /// Deletes the oldest dialog of a browser that has too many besides `this` one. Its `state`
+    /// still names its session, which learns of it when the browser comes back.
+    fn make_room(&self, response: &mut Response, headers: &HeaderMap, this: &Handle) {
+        let prefix = cookies::dialog_name(self, "");
+        let mut others: Vec<Handle> =
+            cookies::names(headers, &prefix).filter_map(|name| Handle::parse(&name)).collect();
+        others.retain(|handle| handle != this);
+        if others.len() < MAX_DIALOGS {
+            return;
+        }
+        // One that cannot be opened any more is the oldest of all.
+        others.sort_by_key(|handle| {
+            self.peek_dialog(headers, handle).map_or(0, |dialog| dialog.began_at)
+        });
+        let surplus = others.len() + 1 - MAX_DIALOGS;
+        for handle in &others[..surplus] {
+            self.forget_dialog(response, handle);
+        }
+    }
+}
