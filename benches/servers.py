@@ -19,7 +19,8 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # `build` says which profile it is from.
 BINARY = ROOT / "target/release/token-relay"
-SECRET = "a secret of the benchmark of 32 characters"
+SECRET = "0e89820860c342f2c7ec694d144023b10301c2accdd078cb5167a06d0c3d5bcc"
+COOKIE_KEY = "dfb90aceed845bd34adfd039ffacb7a95c8f6569cd0dd92541d07aa7c26ac9d7"
 
 # Servers live where only root's search path looks.
 os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -190,7 +191,7 @@ class Servers:
         """What instances over one Redis have in common."""
         return {
             "TOKEN_RELAY_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
-            "TOKEN_RELAY_COOKIE_KEYS": SECRET,
+            "TOKEN_RELAY_COOKIE_KEYS": COOKIE_KEY,
             "TOKEN_RELAY_SEALING_KEYS": SECRET,
             "TOKEN_RELAY_SIGNING_KEY": signing_key(),
         }
@@ -215,7 +216,7 @@ class Servers:
             answers(orders)
             process.orders = orders
             return process
-        return self.start([BINARY, "demo", "--no-open", *addresses], port, settings, log)
+        return self.start([BINARY, "demo", "--no-open", "--allow-production", *addresses], port, settings, log)
 
     def redis(self, most_clients=10000):
         port = self.next_port()

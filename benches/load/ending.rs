@@ -178,7 +178,8 @@ impl Publisher {
             delivery_grace: Duration::from_secs(30),
             fulfil_timeout: Duration::from_secs(10),
         };
-        let keys = Arc::new(KeyRing::new([secret.as_bytes()]).expect("a key"));
+        let ring = KeyRing::new("SEALING_KEYS", [secret.as_bytes()]).expect("a key");
+        let keys = Arc::new(ring);
         Self { relay: Relay::new(store, registry, Arc::clone(&keys), timing), keys, token: token() }
     }
 

@@ -2,6 +2,7 @@
 //! `healthcheck`, `completions`.
 
 mod healthcheck;
+mod keys;
 mod login;
 
 use std::{
@@ -60,6 +61,9 @@ enum Command {
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
+        /// Accept addresses that others reach and configured keys
+        #[arg(long)]
+        allow_production: bool,
     },
     /// Serve the demo's OpenID provider alone, beside a deployment that is being tried
     #[cfg(feature = "demo")]
@@ -70,6 +74,12 @@ enum Command {
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
     Settings,
+    /// Make the keys of a deployment: cookie_keys, sealing_keys, signing_key
+    Keys {
+        /// Folder for the files, made if it does not exist; a file that exists is not replaced
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Print the description of all calls (OpenAPI 3.1, JSON)
     Openapi,
     /// Ask a running instance whether it is ready; for container health checks
@@ -155,16 +165,18 @@ pub fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         #[cfg(feature = "demo")]
-        Command::Demo { listen, provider_listen, no_open } => {
+        Command::Demo { listen, provider_listen, no_open, allow_production } => {
             use crate::demo::{DemoError, DemoOptions};
             let _log = match start_log(LogFormat::Text) {
                 Ok(log) => log,
                 Err(error) => return bad_settings(&error),
             };
             run(async move {
-                let options = DemoOptions { listen, provider_listen, open: !no_open };
+                let options =
+                    DemoOptions { listen, provider_listen, open: !no_open, allow_production };
                 match crate::demo::run(options).await {
                     Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
+                    Err(error @ DemoError::Production(_)) => Ok(bad_settings(&error)),
                     ended => ended.map(|()| ExitCode::SUCCESS),
                 }
             })
@@ -215,6 +227,10 @@ pub fn main() -> ExitCode {
                 print(&lines.collect::<String>())
             }
             Err(errors) => bad_settings(&errors),
+        },
+        Command::Keys { dir } => match keys::make(&dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
         },
         Command::Settings => print(&crate::settings::markdown()),
         Command::Openapi => match http::openapi("/", http::Optional::ALL).to_pretty_json() {

@@ -31,6 +31,8 @@ pub struct DemoOptions {
     pub provider_listen: SocketAddr,
     /// Whether a browser is opened.
     pub open: bool,
+    /// Whether addresses that others reach and configured keys are accepted.
+    pub allow_production: bool,
 }
 
 /// The demo cannot start or go on.
@@ -39,6 +41,12 @@ pub enum DemoError {
     /// The settings from the environment do not fit.
     #[error(transparent)]
     Settings(#[from] SettingsErrors),
+    /// The demo would be reached by others, or would use keys of a deployment.
+    #[error(
+        "{0}: the demo signs in anybody, so it refuses this without --allow-production; \
+         see `token-relay serve`"
+    )]
+    Production(String),
     /// The relay does not start.
     #[error(transparent)]
     App(#[from] AppError),
@@ -94,6 +102,10 @@ pub async fn start(
     options: DemoOptions,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Demo, DemoError> {
+    let environment: Vec<_> = environment.into_iter().collect();
+    if !options.allow_production {
+        refuse_production(options, &environment)?;
+    }
     let unusable = |address| move |source| DemoError::Listen { address, source };
     let listener = TcpListener::bind(options.provider_listen)
         .await
@@ -119,6 +131,29 @@ pub async fn start(
         }
     });
     Ok(Demo { server, issuer, snapshot, client_secret: secret })
+}
+
+/// Keys that a deployment shares with others; the demo makes its own.
+const PRODUCTION_KEYS: [&str; 4] =
+    ["SIGNING_KEY", "COOKIE_KEYS", "SEALING_KEYS", "ADDONS_TOKEN_SECRET_KEY"];
+
+fn refuse_production(
+    options: DemoOptions,
+    environment: &[(String, String)],
+) -> Result<(), DemoError> {
+    for address in [options.listen, options.provider_listen] {
+        if !address.ip().is_loopback() {
+            return Err(DemoError::Production(format!("{address} is no loopback address")));
+        }
+    }
+    let is_key = |name: &str| {
+        let name = name.strip_prefix("TOKEN_RELAY_").unwrap_or(name);
+        PRODUCTION_KEYS.contains(&name.strip_suffix("_FILE").unwrap_or(name))
+    };
+    match environment.iter().find(|(name, value)| is_key(name) && !value.trim().is_empty()) {
+        Some((name, _)) => Err(DemoError::Production(format!("{name} is set"))),
+        None => Ok(()),
+    }
 }
 
 /// What `token-relay demo-provider` takes from the command line.

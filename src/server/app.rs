@@ -131,7 +131,9 @@ pub(crate) async fn build(
         guesses: GuessLimiter::default(),
         creations: CreationQuota::new(limits.sessions_per_minute),
         hsts: settings.server.hsts.and_then(|max_age| {
-            HeaderValue::from_str(&format!("max-age={}; includeSubDomains", max_age.as_secs())).ok()
+            let subdomains = settings.server.hsts_include_subdomains;
+            let scope = if subdomains { "; includeSubDomains" } else { "" };
+            HeaderValue::from_str(&format!("max-age={}{scope}", max_age.as_secs())).ok()
         }),
         meet: settings.meet.as_ref().zip(secrets.meet).map(|(settings, keys)| meet(settings, keys)),
         demo_pane,

@@ -11,6 +11,7 @@ use crate::{
     settings::{
         declaration::{Reloadable, secret, section, setting},
         source::Source,
+        token::random_key,
         value::{
             DAY, SECOND, choice, duration, duration_or_seconds, flag, list_of, number, secret_of,
             text,
@@ -108,6 +109,18 @@ impl MeetSettings {
     }
 
     pub(crate) fn check(&self, source: &mut Source) {
+        for (name, secret) in [
+            ("ADDONS_CSRF_SECRET", &self.csrf_secret),
+            ("ADDONS_TOKEN_SECRET_KEY", &self.token_secret_key),
+        ] {
+            if !random_key(secret.expose()) {
+                source.warn(
+                    name,
+                    "is not 32 random bytes in base64 or hex and may be guessed; the Django service \
+                     shares it, so replace it in both",
+                );
+            }
+        }
         if self.proof == MeetProof::None {
             source.warn(
                 "MEET_PROOF",

@@ -9,7 +9,9 @@ use crate::{
     settings::{
         declaration::{Reloadable, section, setting},
         source::Source,
-        value::{DAY, HOUR, SECOND, address, choice, duration, list_of, network, path, secure_url},
+        value::{
+            DAY, HOUR, SECOND, address, choice, duration, flag, list_of, network, path, secure_url,
+        },
     },
     util::tls::Identity,
 };
@@ -35,6 +37,8 @@ section! {
         /// `max-age` of `Strict-Transport-Security`
         hsts: Option<Duration> =
             setting("HSTS").optional("off"), duration(SECOND, 3650 * DAY);
+        /// Whether `Strict-Transport-Security` holds for every subdomain of the host too
+        hsts_include_subdomains: bool = setting("HSTS_INCLUDE_SUBDOMAINS").default("false"), flag;
         /// Maximum duration of a shutdown
         drain_timeout: Duration = setting("DRAIN_TIMEOUT").default("30s"), duration(SECOND, HOUR);
         /// Format of the log, `text` or `json`
@@ -60,6 +64,29 @@ impl ServerSettings {
         }
         if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
             source.reject("METRICS_LISTEN", "another address than LISTEN");
+        }
+        if self.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
+            source.warn(
+                "TRUSTED_PROXIES",
+                "trusts every address, so that anybody chooses the client address that limits and \
+                 the log see; name the proxy's",
+            );
+        }
+        if self.listen.ip().is_loopback() {
+            return;
+        }
+        if !source.has("TLS_CERTIFICATE") && self.trusted_proxies.is_empty() {
+            source.warn(
+                "LISTEN",
+                "plain HTTP on an address that others reach, and no TRUSTED_PROXIES; set \
+                 TLS_CERTIFICATE, or put a proxy with TLS in front and name it",
+            );
+        }
+        if self.metrics_listen.is_none() {
+            source.warn(
+                "METRICS_LISTEN",
+                "unset: `/metrics` is served on LISTEN, to everybody that reaches it",
+            );
         }
     }
 

@@ -189,6 +189,7 @@ impl Source {
             source.clients.append(&mut found.clients);
             source.errors.append(&mut found.errors);
             source.failed.append(&mut found.failed);
+            source.warnings.append(&mut found.warnings);
             source.files.append(&mut found.files);
         }
         source
@@ -324,6 +325,10 @@ impl Source {
             self.files.push(path.clone());
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
+                    if let Some(access) = access_of_others(&path) {
+                        let text = format!("{} can be {access} by every user", path.display());
+                        self.warnings.push(SettingsWarning { setting: spell(&file_name), text });
+                    }
                     let text = Zeroizing::new(text);
                     let text = text.trim_end_matches(['\r', '\n']).to_owned();
                     self.put(name.to_owned(), text, Origin::SecretFile(path));
@@ -406,6 +411,13 @@ impl Source {
         self.files.push(path.clone());
         match std::fs::read(&path) {
             Ok(content) => {
+                let access = access_of_others(&path).filter(|access| {
+                    // A certificate is public.
+                    *access == "written" || content.windows(11).any(|part| part == b"PRIVATE KEY")
+                });
+                if let Some(access) = access {
+                    self.warn(name, format!("{} can be {access} by every user", path.display()));
+                }
                 self.contents.insert(name.to_owned(), Digest::of(&content));
                 Some(content.into())
             }
@@ -521,6 +533,17 @@ fn is_service_link(name: &str, value: &str) -> bool {
     words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
         || (0..words.len()).any(|at| is_port(at) && words.get(at + 1).is_some_and(is_number))
         || (words.last() == Some(&"PORT") && value.contains("://"))
+}
+
+/// What every user of this machine may do with a file, where it is too much for a secret.
+fn access_of_others(path: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    match (mode & 0o002 != 0, mode & 0o004 != 0) {
+        (true, _) => Some("written"),
+        (false, true) => Some("read"),
+        (false, false) => None,
+    }
 }
 
 /// The declaration of the setting with this key.

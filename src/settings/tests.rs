@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{settings::declaration::Unset, telemetry::Sampler};
+use crate::{api::Secret, settings::declaration::Unset, telemetry::Sampler};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const SECRET: &str = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
+const OTHER: &str = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3";
+const THIRD: &str = "8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f";
 
 fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     let base = [
@@ -84,7 +86,7 @@ fn everything_that_is_wrong_is_said_at_once() {
         "TOKEN_RELAY_HEARTBEAT: expected a duration",
         "ALLOWED_ORIGINS: expected exact origins",
         "PUBLIC_URL: expected an https URL",
-        "COOKIE_KEYS: expected secrets of 32",
+        "COOKIE_KEYS: expected a key of 32 random bytes",
         "SIGNING_KEY: required with RS256",
         "TRUSTED_PROXIES: expected networks",
     ] {
@@ -191,9 +193,8 @@ fn several_signing_keys_are_read_in_their_order() {
         assert_eq!(keys.len(), 2);
         assert_eq!((keys[0].expose(), keys[1].expose()), (first.as_str(), second.as_str()));
     }
-    let secrets = read("HS256", &format!("{SECRET}, with a comma\n\n {SECRET}\n")).unwrap();
-    assert_eq!(secrets[0].expose(), format!("{SECRET}, with a comma"));
-    assert_eq!(secrets[1].expose(), SECRET);
+    let secrets = read("HS256", &format!("{SECRET}\n\n {OTHER}\n")).unwrap();
+    assert_eq!(secrets.iter().map(Secret::expose).collect::<Vec<_>>(), [SECRET, OTHER]);
     for (algorithm, keys) in [
         ("EdDSA", format!("{first}{}", second.replace("END", "AND"))),
         ("EdDSA", first.replace("END", "AND")),
@@ -234,9 +235,9 @@ fn a_redis_url_must_be_of_use() {
         errors(&[
             ("TOKEN_RELAY_REDIS_URL", url),
             ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-            ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+            ("TOKEN_RELAY_SEALING_KEYS", OTHER),
             ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-            ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+            ("TOKEN_RELAY_SIGNING_KEY", THIRD),
         ])
     };
     for url in [
@@ -256,7 +257,7 @@ fn a_redis_url_must_be_of_use() {
 #[test]
 fn readings_are_told_apart_by_what_changed() {
     let read = |pairs: &[(&str, &str)]| Snapshot::load(environment(pairs), None).unwrap();
-    let other = "abcdef0123456789abcdef0123456789";
+    let other = OTHER;
     let before = read(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_HEARTBEAT", "9s")]);
     assert!(before.changed_from(&before).is_empty());
     let after = read(&[("TOKEN_RELAY_COOKIE_KEYS", other), ("TOKEN_RELAY_HSTS", "1h")]);
@@ -307,7 +308,7 @@ const ALL_ON: [(&str, &str); 5] = [
     ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
     ("TOKEN_RELAY_MEET_RETURN_TO", "https://meet.example"),
     ("TOKEN_RELAY_ADDONS_CSRF_SECRET", SECRET),
-    ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", SECRET),
+    ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", OTHER),
 ];
 
 #[test]
@@ -413,7 +414,7 @@ fn the_environment_wins_over_the_secret_file_of_the_settings_file() {
     std::fs::write(&file, "cookie_keys_file = '/nonexistent/but/replaced'").unwrap();
     let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
     assert!(text.starts_with("cookie_keys_file: "), "{text}");
-    let other = "abcdef0123456789abcdef0123456789";
+    let other = OTHER;
     std::fs::write(&file, format!("cookie_keys = '{SECRET}'")).unwrap();
     let variables = environment(&[("TOKEN_RELAY_COOKIE_KEYS", other)]);
     let settings = Settings::load(variables, Some(&file)).unwrap();
@@ -669,4 +670,83 @@ fn the_demo_allows_legacy_sessions_unless_the_operator_does_not() {
     assert!(!legacy(&[("TOKEN_RELAY_LEGACY_SESSIONS", "off")]));
     assert!(!legacy(&[("TOKEN_RELAY_REQUIRE_BOUND_SESSIONS", "true")]));
     assert!(!Settings::load(environment(&[]), None).unwrap().session.legacy());
+}
+
+#[test]
+fn keys_are_random_and_differ() {
+    let key = |name: &'static str, value: &str| {
+        errors(&[(name, value), ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256")])
+    };
+    let repeated = "ab".repeat(32);
+    let words = "correct horse battery staple, correct horse";
+    for weak in [words, &repeated, "0123456789abcdef0123456789abcdef", &SECRET[..62]] {
+        for name in
+            ["TOKEN_RELAY_COOKIE_KEYS", "TOKEN_RELAY_SEALING_KEYS", "TOKEN_RELAY_SIGNING_KEY"]
+        {
+            let text = key(name, weak);
+            assert!(text.contains(&format!("{name}: expected a key of 32 random bytes")), "{text}");
+            assert!(!text.contains(weak) && !text.contains("horse"), "{text}");
+        }
+    }
+    let twice = format!("{SECRET}\n{SECRET}");
+    assert!(
+        key("TOKEN_RELAY_COOKIE_KEYS", &twice).contains("COOKIE_KEYS: expected keys that differ")
+    );
+    let text = errors(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_SEALING_KEYS", SECRET)]);
+    assert!(text.contains("SEALING_KEYS: expected keys that differ"), "{text}");
+
+    // What 0.1 sealed with a word-like key still opens, behind a proper one.
+    let rotated = format!(
+        "5tUXqXwYgnU1vO7m5l2rJxQm9B0tqGd1yNq2w3Zp8Lk=\nan old secret of thirty-two characters"
+    );
+    let snapshot = Snapshot::load(environment(&[("TOKEN_RELAY_SEALING_KEYS", &rotated)]), None);
+    let snapshot = snapshot.unwrap();
+    assert_eq!(snapshot.settings.token.sealing_keys.len(), 2);
+    assert_eq!(snapshot.warnings()[0].setting, "TOKEN_RELAY_SEALING_KEYS");
+}
+
+#[test]
+fn what_a_listener_leaves_open_is_said() {
+    let warned = |pairs: &[(&str, &str)]| {
+        let snapshot = Snapshot::load(environment(pairs), None).unwrap();
+        let names = snapshot.warnings().iter().map(|warning| warning.setting.clone());
+        names.map(|name| name.replace("TOKEN_RELAY_", "")).collect::<Vec<_>>()
+    };
+    let public = ("TOKEN_RELAY_LISTEN", "0.0.0.0:8080");
+    assert_eq!(warned(&[public]), ["LISTEN", "METRICS_LISTEN"]);
+    let behind_proxy = [
+        public,
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "10.0.0.7"),
+        ("TOKEN_RELAY_METRICS_LISTEN", "127.0.0.1:9090"),
+    ];
+    assert_eq!(warned(&behind_proxy), [""; 0]);
+    assert_eq!(warned(&[("TOKEN_RELAY_TRUSTED_PROXIES", "0.0.0.0/0")]), ["TRUSTED_PROXIES"]);
+    let weak =
+        [&ALL_ON[..4], &[("ADDONS_TOKEN_SECRET_KEY", "a secret that Django has had for years")]];
+    assert_eq!(warned(&weak.concat()), ["ADDONS_TOKEN_SECRET_KEY", "MEET_PROOF"]);
+}
+
+#[test]
+fn a_secret_file_that_others_can_read_or_write_is_said() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = std::env::temp_dir().join(format!("token-relay-mode-{}", std::process::id()));
+    std::fs::write(&file, SECRET).unwrap();
+    for (mode, expected) in
+        [(0o600, None), (0o640, None), (0o644, Some("read")), (0o666, Some("written"))]
+    {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let pairs = [("TOKEN_RELAY_COOKIE_KEYS_FILE", file.to_str().unwrap())];
+        let snapshot = Snapshot::load(environment(&pairs), None).unwrap();
+        let warning = snapshot.warnings().first().map(ToString::to_string);
+        let part = expected.map(|access| format!("can be {access} by every user"));
+        match (&warning, &part) {
+            (None, None) => {}
+            (Some(warning), Some(part)) => {
+                assert!(warning.starts_with("TOKEN_RELAY_COOKIE_KEYS_FILE: "), "{warning}");
+                assert!(warning.contains(part), "{warning}");
+            }
+            _ => panic!("{mode:o}: {warning:?}"),
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
 }

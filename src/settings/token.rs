@@ -1,7 +1,11 @@
 //! Access tokens, refresh tokens and the keys of this service.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
 use jsonwebtoken::Algorithm;
 use zeroize::Zeroizing;
 
@@ -12,8 +16,11 @@ use crate::{
         source::Source,
         value::{DAY, MINUTE, SECOND, choice, duration, list, secret_of, secrets_of, text},
     },
-    token::SigningKeys,
+    token::{Format, SigningKeys},
 };
+
+/// Random bytes of a key.
+const KEY_BYTES: usize = 32;
 
 /// Shortest secret that keys are made of, in characters.
 const MIN_SECRET: usize = 32;
@@ -21,16 +28,21 @@ const MIN_SECRET: usize = 32;
 section! {
     /// Access tokens, refresh tokens and the keys of this service.
     pub struct TokenSettings {
-        /// Secrets of 32 characters or more, separated by commas or lines; the first seals cookies, all open
+        /// Keys of 32 random bytes in base64 or hex, separated by commas or lines, as
+        /// `token-relay keys` makes them; the first seals cookies, all open
         cookie_keys: Vec<Secret> =
             secret("COOKIE_KEYS").optional("random; required with Redis")
                 .reload(Reloadable::CookieKeys),
-            secrets_of(MIN_SECRET);
+            sealing_keys;
         /// Likewise, for tokens in the store
         sealing_keys: Vec<Secret> =
             secret("SEALING_KEYS").optional("random; required with Redis")
                 .reload(Reloadable::SealingKeys),
-            secrets_of(MIN_SECRET);
+            sealing_keys;
+        /// Key derivation with which cookies and tokens are sealed: `1` while instances of version
+        /// 0.1 share the store, else `2`; both are opened
+        format: Format = setting("SEALING_FORMAT").default("2"),
+            choice(&[("1", Format::V1), ("2", Format::V2)]);
         /// `ES256`, `EdDSA`, `RS256` or `HS256`
         algorithm: Algorithm =
             setting("SIGNING_ALGORITHM").default("ES256").reload(Reloadable::SigningKeys),
@@ -40,7 +52,7 @@ section! {
                 ("RS256", Algorithm::RS256),
                 ("HS256", Algorithm::HS256),
             ]);
-        /// PEM private key (PKCS#8), or a secret of 32 characters or more for HS256; of several, one after the other, the first signs, all verify
+        /// PEM private key (PKCS#8), or 32 random bytes in base64 or hex for HS256; of several, one after the other, the first signs, all verify
         signing_key: Option<Secret> =
             secret("SIGNING_KEY").optional("random; required with Redis")
                 .reload(Reloadable::SigningKeys),
@@ -76,7 +88,7 @@ impl TokenSettings {
         let expected = match self.algorithm {
             Algorithm::EdDSA => "a PEM private key of Ed25519 (PKCS#8)",
             Algorithm::RS256 => "a PEM private key of RSA, of 2048 to 4096 bits",
-            Algorithm::HS256 => "a secret of 32 bytes or more on each line",
+            Algorithm::HS256 => "32 random bytes in base64 or hex on each line",
             _ => {
                 "a PEM private key on P-256 (PKCS#8 that holds its public key too, as \
                  `openssl ec -in KEY | openssl pkcs8 -topk8 -nocrypt` writes it)"
@@ -93,6 +105,39 @@ impl TokenSettings {
                 source.reject(name, expected);
             }
         }
+        let of_signing = match self.algorithm {
+            // A key may be in both lists while it is rotated.
+            Algorithm::HS256 => {
+                let mut keys = self.signing_keys();
+                let own: BTreeSet<_> = keys.iter().map(|key| key.expose().to_owned()).collect();
+                let previous = self.previous_signing_keys().into_iter();
+                keys.extend(previous.filter(|key| !own.contains(key.expose())));
+                keys
+            }
+            _ => Vec::new(),
+        };
+        let names = ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"];
+        let keys = [self.cookie_keys.as_slice(), &self.sealing_keys, &of_signing];
+        let mut known = BTreeSet::new();
+        for (name, keys) in names.into_iter().zip(keys) {
+            for (place, key) in keys.iter().enumerate() {
+                if !known.insert(key.expose()) {
+                    source.reject(name, "keys that differ from each other and from all others");
+                    break;
+                }
+                match random_key(key.expose()) {
+                    true => {}
+                    false if place == 0 => {
+                        source.reject(name, RANDOM_KEY);
+                    }
+                    false => source.warn(
+                        name,
+                        "a key that is not 32 random bytes still opens or verifies what was made \
+                         with it; remove it once that has expired",
+                    ),
+                }
+            }
+        }
         if self.refresh_token_ttl.is_some_and(|ttl| ttl < self.ttl) {
             source.reject("REFRESH_TOKEN_TTL", "no less than TOKEN_TTL");
         }
@@ -107,6 +152,27 @@ impl TokenSettings {
     pub fn previous_signing_keys(&self) -> Vec<Secret> {
         self.previous_signing_key.as_ref().map(keys).unwrap_or_default()
     }
+}
+
+const RANDOM_KEY: &str =
+    "a key of 32 random bytes in base64 or hex in front, as `token-relay keys` makes it";
+
+fn sealing_keys(text: &str) -> Result<Vec<Secret>, String> {
+    secrets_of(MIN_SECRET)(text).map_err(|_| RANDOM_KEY.to_owned())
+}
+
+/// Whether a text is 32 random bytes or more in hex or base64. Repeated and patterned bytes are
+/// not: of 32 random ones fewer than 16 different are out of the question.
+pub(crate) fn random_key(text: &str) -> bool {
+    let decoded = if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        hex::decode(text).ok()
+    } else {
+        let text = text.trim_end_matches('=');
+        STANDARD_NO_PAD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text)).ok()
+    };
+    decoded.map(Zeroizing::new).is_some_and(|bytes| {
+        bytes.len() >= KEY_BYTES && bytes.iter().collect::<BTreeSet<_>>().len() >= KEY_BYTES / 2
+    })
 }
 
 /// The keys in a text: PEM blocks, or secrets, one a line.

@@ -20,7 +20,7 @@ pub use crate::token::{
     refresh::{Grant, Refresh, RefreshError},
     response::TokenResponse,
     revocation::Revocations,
-    sealing::{KeyRing, OpenError, Purpose},
+    sealing::{Format, KeyRing, OpenError, Purpose},
     secret::{AccessToken, RefreshToken},
     verify::{Claims, Rejected, Verifier},
 };

@@ -1,9 +1,10 @@
 //! Authenticated encryption of what leaves this process: payloads in the store and on the bus,
 //! refresh tokens, cookies.
 //!
-//! Envelope: version (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. The random
+//! Envelope: format (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. The random
 //! 192-bit nonces need no counter shared between instances. Purpose and context are authenticated,
-//! so that an envelope is valid in one place only.
+//! so that an envelope is valid in one place only. The format says how its key was derived; both are
+//! opened, so that a rolling upgrade from 0.1 loses nothing.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use chacha20poly1305::{
     KeyInit as _, XChaCha20Poly1305, XNonce,
     aead::{AeadInOut as _, inout::InOutBuf},
 };
+use ring::hkdf::{HKDF_SHA256, Salt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -22,7 +24,6 @@ use crate::{
     util::{clock::UnixTime, random::random_bytes},
 };
 
-const VERSION: u8 = 1;
 const KEY_ID: usize = 4;
 const NONCE: usize = 24;
 const TAG: usize = 16;
@@ -30,6 +31,28 @@ const HEAD: usize = 1 + KEY_ID + NONCE;
 
 /// Minimum length of a secret from which a key is derived, in bytes.
 const MIN_SECRET_LENGTH: usize = 32;
+
+/// How the key of an envelope is derived from the configured secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// SHA-256 of a label and the secret; version 0.1 seals and opens nothing else.
+    V1,
+    /// HKDF-SHA-256 (RFC 5869) with a label for each setting.
+    #[default]
+    V2,
+}
+
+impl Format {
+    const ALL: [Self; 2] = [Self::V1, Self::V2];
+
+    /// The first byte of an envelope.
+    fn byte(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+}
 
 /// What an envelope is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,25 +104,61 @@ pub enum OpenError {
 /// Sealing keys: the first seals, all open. They can be replaced while the ring is in use.
 pub struct KeyRing {
     keys: ArcSwap<Vec<Key>>,
+    format: Format,
 }
 
+/// The keys that one secret makes, by [`Format`].
 struct Key {
+    v1: DerivedKey,
+    v2: DerivedKey,
+}
+
+struct DerivedKey {
     id: [u8; KEY_ID],
     cipher: XChaCha20Poly1305,
 }
 
 impl Key {
-    fn derive(secret: &[u8]) -> Self {
-        // The secret is random by contract, so one hash with a label for each use is a sound key
-        // derivation (NIST SP 800-56C, one-step).
+    fn derive(label: &str, secret: &[u8]) -> Self {
+        Self { v1: DerivedKey::v1(secret), v2: DerivedKey::v2(label, secret) }
+    }
+
+    fn of(&self, format: Format) -> &DerivedKey {
+        match format {
+            Format::V1 => &self.v1,
+            Format::V2 => &self.v2,
+        }
+    }
+}
+
+impl DerivedKey {
+    fn v1(secret: &[u8]) -> Self {
         let labelled = |label: &[u8]| {
-            Sha256::new().chain_update(label).chain_update([0]).chain_update(secret).finalize()
+            let hash = Sha256::new().chain_update(label).chain_update([0]);
+            <[u8; 32]>::from(hash.chain_update(secret).finalize())
         };
-        let key = Zeroizing::new(<[u8; 32]>::from(labelled(b"token-relay sealing key")));
-        let digest = labelled(b"token-relay key id");
-        let mut id = [0; KEY_ID];
-        id.copy_from_slice(&digest[..KEY_ID]);
-        Self { id, cipher: XChaCha20Poly1305::new((&*key).into()) }
+        Self::new(labelled(b"token-relay sealing key"), labelled(b"token-relay key id"))
+    }
+
+    fn v2(label: &str, secret: &[u8]) -> Self {
+        let pseudorandom = Salt::new(HKDF_SHA256, b"token-relay v2").extract(secret);
+        let expand = |usage: &str| {
+            let mut output = [0; 32];
+            let info = [label.as_bytes(), b" ", usage.as_bytes()];
+            // 32 bytes are the length of the hash, so neither step can fail.
+            if let Ok(okm) = pseudorandom.expand(&info, HKDF_SHA256) {
+                let _ = okm.fill(&mut output);
+            }
+            output
+        };
+        Self::new(expand("key"), expand("id"))
+    }
+
+    fn new(key: [u8; 32], id: [u8; 32]) -> Self {
+        let key = Zeroizing::new(key);
+        let mut short = [0; KEY_ID];
+        short.copy_from_slice(&id[..KEY_ID]);
+        Self { id: short, cipher: XChaCha20Poly1305::new((&*key).into()) }
     }
 }
 
@@ -110,18 +169,22 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// A ring from secrets of 32 bytes or more.
+    /// A ring from secrets of 32 bytes or more. `label` separates its keys from those that another
+    /// ring makes of the same secret: the name of the setting.
     ///
     /// # Errors
     /// When there is none or one is too short.
-    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, KeyError> {
+    pub fn new<'a>(
+        label: &str,
+        secrets: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, KeyError> {
         let keys = secrets
             .into_iter()
             .map(|secret| {
                 if secret.len() < MIN_SECRET_LENGTH {
                     return Err(KeyError::TooShort { min: MIN_SECRET_LENGTH });
                 }
-                Ok(Key::derive(secret))
+                Ok(Key::derive(label, secret))
             })
             .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() { Err(KeyError::Missing) } else { Ok(Self::of(keys)) }
@@ -129,11 +192,17 @@ impl KeyRing {
 
     /// A ring with one random key, lost when the process ends.
     pub fn random() -> Self {
-        Self::of(vec![Key::derive(&*Zeroizing::new(random_bytes::<32>()))])
+        Self::of(vec![Key::derive("random", &*Zeroizing::new(random_bytes::<32>()))])
     }
 
     fn of(keys: Vec<Key>) -> Self {
-        Self { keys: ArcSwap::from_pointee(keys) }
+        Self { keys: ArcSwap::from_pointee(keys), format: Format::default() }
+    }
+
+    /// The same ring, which seals in `format`.
+    #[must_use]
+    pub fn sealing_in(self, format: Format) -> Self {
+        Self { format, ..self }
     }
 
     /// Replaces the keys by those of `other`. What was sealed with a key that is not among them can
@@ -146,10 +215,11 @@ impl KeyRing {
     pub fn seal(&self, purpose: Purpose, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let keys = self.keys.load();
         let Some(key) = keys.first() else { return Vec::new() };
+        let key = key.of(self.format);
         let nonce = random_bytes::<NONCE>();
         let aad = associated(purpose, context);
         let mut envelope = Vec::with_capacity(HEAD + plaintext.len() + TAG);
-        envelope.push(VERSION);
+        envelope.push(self.format.byte());
         envelope.extend_from_slice(&key.id);
         envelope.extend_from_slice(&nonce);
         envelope.extend_from_slice(plaintext);
@@ -175,13 +245,13 @@ impl KeyRing {
         let (head, ciphertext) = envelope.split_at_checked(HEAD).ok_or(OpenError::Invalid)?;
         let (version, rest) = head.split_at(1);
         let (id, nonce) = rest.split_at(KEY_ID);
-        if version != [VERSION] {
-            return Err(OpenError::Invalid);
-        }
+        let format = Format::ALL.into_iter().find(|format| [format.byte()] == version);
+        let format = format.ok_or(OpenError::Invalid)?;
         let nonce = XNonce::try_from(nonce).map_err(|_| OpenError::Invalid)?;
         let aad = associated(purpose, context);
         let keys = self.keys.load();
-        let key = keys.iter().find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
+        let mut keys = keys.iter().map(|key| key.of(format));
+        let key = keys.find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
         let mut text = Zeroizing::new(ciphertext.to_vec());
         key.cipher.decrypt_in_place(&nonce, &aad, &mut *text).map_err(|_| OpenError::Invalid)?;
         Ok(text)
@@ -248,7 +318,7 @@ mod tests {
             context in proptest::collection::vec(any::<u8>(), 0..40),
             flip in any::<prop::sample::Index>(),
         ) {
-            let ring = KeyRing::new([NEW]).unwrap();
+            let ring = KeyRing::new("SEALING_KEYS", [NEW]).unwrap();
             let envelope = ring.seal(Purpose::Payload, &context, &plaintext);
             prop_assert_eq!(&*ring.open(Purpose::Payload, &context, &envelope).unwrap(), &plaintext);
             prop_assert!(ring.open(Purpose::Dialog, &context, &envelope).is_err());
@@ -267,15 +337,19 @@ mod tests {
     #[test]
     fn what_version_0_1_sealed_opens() {
         let envelope = hex::decode(SEALED).unwrap();
-        let opened = KeyRing::new([OLD]).unwrap().open(Purpose::Payload, b"context", &envelope);
+        let opened = KeyRing::new("SEALING_KEYS", [OLD]).unwrap().open(
+            Purpose::Payload,
+            b"context",
+            &envelope,
+        );
         assert_eq!(**opened.unwrap(), *b"sealed by version 0.1");
     }
 
     #[test]
     fn keys_rotate() {
-        let before = KeyRing::new([OLD]).unwrap();
-        let during = KeyRing::new([NEW, OLD]).unwrap();
-        let after = KeyRing::new([NEW]).unwrap();
+        let before = KeyRing::new("SEALING_KEYS", [OLD]).unwrap();
+        let during = KeyRing::new("SEALING_KEYS", [NEW, OLD]).unwrap();
+        let after = KeyRing::new("SEALING_KEYS", [NEW]).unwrap();
         let envelope = before.seal(Purpose::Payload, b"", b"text");
         assert!(during.open(Purpose::Payload, b"", &envelope).is_ok());
         assert_eq!(after.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
@@ -285,20 +359,23 @@ mod tests {
 
     #[test]
     fn a_ring_takes_other_keys_while_it_is_in_use() {
-        let ring = KeyRing::new([OLD]).unwrap();
+        let ring = KeyRing::new("SEALING_KEYS", [OLD]).unwrap();
         let envelope = ring.seal(Purpose::Payload, b"", b"text");
-        ring.replace(KeyRing::new([NEW, OLD]).unwrap());
+        ring.replace(KeyRing::new("SEALING_KEYS", [NEW, OLD]).unwrap());
         assert!(ring.open(Purpose::Payload, b"", &envelope).is_ok());
         let newer = ring.seal(Purpose::Payload, b"", b"text");
-        ring.replace(KeyRing::new([NEW]).unwrap());
+        ring.replace(KeyRing::new("SEALING_KEYS", [NEW]).unwrap());
         assert_eq!(ring.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
         assert!(ring.open(Purpose::Payload, b"", &newer).is_ok());
     }
 
     #[test]
     fn weak_secrets_are_refused() {
-        assert!(matches!(KeyRing::new([&b"short"[..]]), Err(KeyError::TooShort { .. })));
-        assert!(matches!(KeyRing::new([]), Err(KeyError::Missing)));
+        assert!(matches!(
+            KeyRing::new("SEALING_KEYS", [&b"short"[..]]),
+            Err(KeyError::TooShort { .. })
+        ));
+        assert!(matches!(KeyRing::new("SEALING_KEYS", []), Err(KeyError::Missing)));
     }
 
     #[test]
@@ -308,5 +385,22 @@ mod tests {
         assert_eq!(ring.open_text::<u8>(Purpose::Dialog, b"a", &text), Ok(7));
         let text = ring.seal_text(Purpose::Dialog, b"a", &7, Duration::ZERO).unwrap();
         assert_eq!(ring.open_text::<u8>(Purpose::Dialog, b"a", &text), Err(OpenError::Expired));
+    }
+
+    #[test]
+    fn both_formats_open_and_a_setting_keeps_its_keys_to_itself() {
+        let ring = |label, format| KeyRing::new(label, [NEW]).unwrap().sealing_in(format);
+        let (before, now) = (ring("SEALING_KEYS", Format::V1), ring("SEALING_KEYS", Format::V2));
+        for (seals, opens) in [(&before, &now), (&now, &before)] {
+            let envelope = seals.seal(Purpose::Payload, b"a", b"text");
+            assert_eq!(&**opens.open(Purpose::Payload, b"a", &envelope).unwrap(), b"text");
+        }
+        assert_eq!(before.seal(Purpose::Payload, b"", b"")[0], 1);
+        let mut envelope = now.seal(Purpose::Payload, b"", b"text");
+        assert_eq!(envelope[0], 2);
+        let other = ring("COOKIE_KEYS", Format::V2);
+        assert_eq!(other.open(Purpose::Payload, b"", &envelope), Err(OpenError::UnknownKey));
+        envelope[0] = 1;
+        assert!(now.open(Purpose::Payload, b"", &envelope).is_err());
     }
 }

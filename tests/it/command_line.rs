@@ -45,15 +45,14 @@ fn missing_and_wrong_settings_are_named_and_end_with_2() {
 
 #[test]
 fn a_redis_url_that_cannot_be_used_ends_with_2() {
-    const SECRET: &str = "a secret of the tests of 32 characters or more";
     for url in ["redis://:confidential@localhost:port", "redis-sentinel://:confidential@localhost"]
     {
         let shared = [
             ("TOKEN_RELAY_REDIS_URL", url),
-            ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-            ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+            ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+            ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
             ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-            ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+            ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ];
         for command in ["serve", "check-config"] {
             let output = run(&[command], &[&PROVIDER[..], &shared].concat());
@@ -181,4 +180,60 @@ fn the_readme_lists_every_setting_as_the_program_knows_it() {
 fn completions_are_printed() {
     let output = run(&["completions", "bash"], &[]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("token-relay"));
+}
+
+#[test]
+fn keys_are_made_once_for_their_owner_and_the_settings_take_them() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = std::env::temp_dir().join(format!("token-relay-keys-{}", std::process::id()));
+    let path = folder.to_str().unwrap();
+    let output = run(&["keys", "--dir", path], &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let files = ["cookie_keys", "sealing_keys", "signing_key"].map(|name| folder.join(name));
+    let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    for file in &files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let names = ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"];
+    let names = names.map(|name| format!("TOKEN_RELAY_{name}_FILE"));
+    let keys: Vec<_> = std::iter::zip(&names, &files)
+        .map(|(name, file)| (name.as_str(), file.to_str().unwrap()))
+        .collect();
+    let output = run(&["check-config"], &[&PROVIDER[..], &keys].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+
+    // One that is missing is not made alone: the others would belong to another deployment.
+    std::fs::remove_file(&files[0]).unwrap();
+    let output = run(&["keys", "--dir", path], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no key was written"), "{}", stderr(&output));
+    assert!(!files[0].exists());
+    assert_eq!(std::fs::read(&files[2]).unwrap(), before[2]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_demo_refuses_what_belongs_to_a_deployment() {
+    let key = [("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY)];
+    for (arguments, environment) in [
+        (&["demo", "--no-open", "--listen", "0.0.0.0:0"][..], &[][..]),
+        (&["demo", "--no-open", "--listen", "127.0.0.1:0"][..], &key[..]),
+    ] {
+        let output = run(arguments, environment);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("--allow-production"), "{}", stderr(&output));
+        assert!(!stderr(&output).contains(crate::support::COOKIE_KEY));
+    }
+}
+
+#[test]
+fn what_is_harmful_is_said_beside_the_effective_configuration() {
+    let never = [("TOKEN_RELAY_CONFIRMATION", "never"), ("TOKEN_RELAY_TRUSTED_PROXIES", "::/0")];
+    let output = run(&["check-config"], &[&PROVIDER[..], &never].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    for name in ["CONFIRMATION", "TRUSTED_PROXIES"] {
+        let line = format!("warning: TOKEN_RELAY_{name}: ");
+        assert!(stderr(&output).contains(&line), "{}", stderr(&output));
+    }
 }

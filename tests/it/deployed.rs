@@ -148,10 +148,11 @@ async fn the_provider_of_the_sample_deployment_signs_people_in() {
                 ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
                 ("TOKEN_RELAY_OIDC_CLIENT_SECRET_FILE", &secret),
                 ("TOKEN_RELAY_REDIS_URL", &store.url()),
-                ("TOKEN_RELAY_COOKIE_KEYS_FILE", &secret),
-                ("TOKEN_RELAY_SEALING_KEYS_FILE", &secret),
+                ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+                ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
                 ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-                ("TOKEN_RELAY_SIGNING_KEY_FILE", &secret),
+                ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
+                ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
             ],
         )
     };

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
+const SECRET: &str = crate::support::MEET_KEY;
 
 /// Open streams. A process here may open 20 000 files.
 const STREAMS: usize = 10_000;
@@ -36,10 +36,10 @@ const BEFORE: usize = 500;
 fn instance(redis_url: &str) -> Process {
     Process::demo(&[
         ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
         ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
         ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1:9/addin"),

@@ -20,16 +20,14 @@ use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
-
 /// An instance that shares `redis_url`; its provider logs in without a form.
 fn instance(redis_url: &str, more: &[(&str, &str)]) -> Process {
     let mut environment = vec![
         ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
         ("TOKEN_RELAY_HEARTBEAT", "1s"),
     ];

@@ -8,7 +8,7 @@ use reqwest::{Method, Response, StatusCode, Url, header};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
+const SECRET: &str = crate::support::MEET_KEY;
 const RETURN_TO: &str = "http://127.0.0.1:9/addin/done";
 
 /// A relay with the surface on, and the Redis it uses, if it does.
@@ -29,10 +29,10 @@ async fn fixtures() -> Vec<Fixture> {
     let url = server.url();
     let shared = [
         ("TOKEN_RELAY_REDIS_URL", url.as_str()),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
     ];
     let with_redis = [&surface[..], &shared[..]].concat();
     vec![

@@ -8,7 +8,7 @@ use crate::support::{
 use reqwest::StatusCode;
 use serde_json::json;
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
+const SECRET: &str = crate::support::SEALING_KEY;
 
 /// Every value by its name and labels.
 async fn scrape(relay: &Process) -> HashMap<String, f64> {
@@ -117,10 +117,10 @@ async fn a_sign_in_moves_what_it_should() {
 fn instance(redis_url: &str, sealing: &str) -> Process {
     Process::demo(&[
         ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
         ("TOKEN_RELAY_SEALING_KEYS", sealing),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
     ])
 }
@@ -165,7 +165,7 @@ async fn a_store_that_is_lost_and_found_is_counted() {
 async fn a_token_that_its_reader_cannot_have_is_counted_as_lost() {
     let server = redis::Server::start(&[]).await;
     let dialog = instance(&server.url(), SECRET);
-    let stream = instance(&server.url(), "another secret of the tests of 32 characters");
+    let stream = instance(&server.url(), crate::support::NEW_KEY);
     let session = create(&dialog.url, Some(json!({"bind": true}))).await;
     let path = text(&session, "events_url").strip_prefix(&dialog.url).unwrap();
     let url = format!("{}{path}", stream.url);

@@ -5,15 +5,13 @@ use crate::support::{Browser, Events, Process, client, create, redis, text};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
-
 fn environment(redis_url: &str) -> Vec<(&'static str, String)> {
     vec![
         ("TOKEN_RELAY_REDIS_URL", redis_url.to_owned()),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET.to_owned()),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET.to_owned()),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY.to_owned()),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY.to_owned()),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256".to_owned()),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET.to_owned()),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY.to_owned()),
         ("TOKEN_RELAY_TOKEN_ISSUER", "https://relay.example".to_owned()),
         ("TOKEN_RELAY_TOKEN_AUDIENCE", "https://api.example".to_owned()),
         ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day".to_owned()),

@@ -12,8 +12,8 @@ use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use token_relay::demo::{Provider, RegisteredClient};
 
-const OLD: &str = "an old secret of thirty-two characters or more";
-const NEW: &str = "a new secret of thirty-two characters or more";
+const OLD: &str = crate::support::OLD_KEY;
+const NEW: &str = crate::support::NEW_KEY;
 const CLIENT_SECRET: &str = "what-the-provider-changed-it-to";
 
 /// A private key for ES256.
@@ -145,7 +145,7 @@ async fn a_dialog_outlives_the_rotation_of_the_keys_that_it_was_begun_with() {
     let folder = Directory::new();
     let (cookies, sealing) = (folder.file("cookie_keys"), folder.file("sealing_keys"));
     std::fs::write(&cookies, OLD).unwrap();
-    std::fs::write(&sealing, OLD).unwrap();
+    std::fs::write(&sealing, crate::support::SEALING_KEY).unwrap();
     let relay = Process::demo(&[
         ("TOKEN_RELAY_COOKIE_KEYS_FILE", &cookies),
         ("TOKEN_RELAY_SEALING_KEYS_FILE", &sealing),
@@ -159,9 +159,9 @@ async fn a_dialog_outlives_the_rotation_of_the_keys_that_it_was_begun_with() {
         (events, browser, form)
     };
     let mut dialogs = [begin().await, begin().await].into_iter();
-    for path in [&cookies, &sealing] {
-        std::fs::write(path, format!("{NEW}\n{OLD}\n")).unwrap();
-    }
+    std::fs::write(&cookies, format!("{NEW}\n{OLD}\n")).unwrap();
+    let (new, old) = (crate::support::MEET_KEY, crate::support::SEALING_KEY);
+    std::fs::write(&sealing, format!("{new}\n{old}\n")).unwrap();
     relay.signal("HUP");
     reloaded(&relay, DONE, 1).await;
     let (mut events, browser, form) = dialogs.next().unwrap();
@@ -270,7 +270,7 @@ async fn the_client_secret_is_exchanged_and_other_settings_wait_for_a_restart() 
     let issuer = provider(&format!("http://{address}"), CLIENT_SECRET).await;
     let settings = format!(
         "listen = '{address}'\noidc_issuer = '{issuer}'\noidc_client_id = 'relay'\n\
-         oidc_client_secret_file = '{secret}'\n"
+         oidc_client_secret_file = '{secret}'\nlegacy_sessions = true\n"
     );
     std::fs::write(&file, &settings).unwrap();
     let relay = Process::start(&["serve", "--config", &file], &[]);
@@ -353,7 +353,8 @@ async fn a_reload_disturbs_no_open_stream() {
     }
     let mut keys = OLD.to_owned();
     for (number, (mut events, session)) in open.into_iter().enumerate() {
-        keys = format!("{number} {NEW}\n{keys}");
+        let key = hex::encode(token_relay::session::Digest::of(&[number as u8]).as_bytes());
+        keys = format!("{key}\n{keys}");
         std::fs::write(&file, &keys).unwrap();
         relay.signal("HUP");
         let page = Browser::default().to_login(&session).await;

@@ -6,16 +6,15 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value;
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
 const CLIENT: (&str, &str) = ("api", "the secret of the api");
 
 fn instance(redis_url: &str) -> Process {
     Process::demo(&[
         ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ("TOKEN_RELAY_TOKEN_ISSUER", "https://relay.example"),
         ("TOKEN_RELAY_TOKEN_AUDIENCE", "https://api.example"),
         ("TOKEN_RELAY_INTROSPECTION_CLIENTS", "api:the secret of the api"),
@@ -188,7 +187,7 @@ fn with_claims(token: &str, change: impl FnOnce(&mut Value)) -> String {
     let mut claims = serde_json::from_slice(&claims).unwrap();
     change(&mut claims);
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, crate::support::SIGNING_KEY.as_bytes());
     let signature = ring::hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }

@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
-const SECRET: &str = "a secret of the tests of 32 characters or more";
+const SECRET: &str = crate::support::MEET_KEY;
 const HEADER: &str = "key-of-the-receiver-0815";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -152,10 +152,10 @@ fn sharing<'a>(redis_url: &'a str, receiver: &'a str) -> Vec<(&'a str, &'a str)>
     let mut environment = exporting(receiver);
     environment.extend([
         ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", SECRET),
-        ("TOKEN_RELAY_SEALING_KEYS", SECRET),
+        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", SECRET),
+        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
     ]);
     environment
 }

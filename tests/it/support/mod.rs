@@ -17,6 +17,17 @@ use futures_util::StreamExt as _;
 use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
 use serde_json::Value;
 
+/// Keys of 32 bytes in hex, as `token-relay keys` makes them; those of the tests are no secret.
+pub const COOKIE_KEY: &str = "d7e83e28a04b537e64424546b14caf9b67bad2f28dabce68116e0d372319fa00";
+pub const SEALING_KEY: &str = "257d8188d398175b202b5e4cc3e29957a66dbb358c97d958de0fb5e598b6f675";
+/// For HS256.
+pub const SIGNING_KEY: &str = "bdefc259426bd086d1126108ac3955a6c15164ca1f591e0872ec7c49e4402e6a";
+/// What the Meet-compatible surface shares with the Django service.
+pub const MEET_KEY: &str = "8ccb033c0e48b27ff91e1ab948367e3bbc6921487c97624ed7ad064025e3dc99";
+/// Two more, for what is rotated.
+pub const OLD_KEY: &str = "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4";
+pub const NEW_KEY: &str = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
+
 /// Longer than anything takes that works.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -69,8 +80,15 @@ impl Process {
 
     /// The demo with its provider, on free ports.
     pub fn demo(environment: &[(&str, &str)]) -> Self {
-        let arguments =
-            ["demo", "--no-open", "--listen", "127.0.0.1:0", "--provider-listen", "127.0.0.1:0"];
+        let arguments = [
+            "demo",
+            "--no-open",
+            "--allow-production",
+            "--listen",
+            "127.0.0.1:0",
+            "--provider-listen",
+            "127.0.0.1:0",
+        ];
         Self::start(&arguments, environment)
     }
 

@@ -1,0 +1,95 @@
+//! `token-relay keys`: makes the keys that a deployment needs.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use zeroize::Zeroizing;
+
+use crate::util::random::random_bytes;
+
+/// Characters of a line of PEM (RFC 7468 §2).
+const PEM_LINE: usize = 64;
+
+/// No keys were made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// A key is there already; none was written.
+    #[error("{0} exists; no key was written")]
+    Exists(PathBuf),
+    /// A file cannot be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The generator refuses.
+    #[error("no signing key can be made")]
+    Generate,
+}
+
+/// Writes `cookie_keys` and `sealing_keys` (32 random bytes each, in base64) and `signing_key` (P-256,
+/// PKCS#8 in PEM) into `folder`, for their owner only.
+///
+/// # Errors
+/// When one of them exists or cannot be written.
+pub fn make(folder: &Path) -> Result<(), KeysError> {
+    let signing_key =
+        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map_err(|_| KeysError::Generate)?;
+    let files = [
+        ("cookie_keys", random_key()),
+        ("sealing_keys", random_key()),
+        ("signing_key", pem(signing_key.as_ref())),
+    ];
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| KeysError::Write { path, source }
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    for path in files.iter().map(|(name, _)| folder.join(name)) {
+        if path.symlink_metadata().is_ok() {
+            return Err(KeysError::Exists(path));
+        }
+    }
+    for (name, text) in &files {
+        let path = folder.join(name);
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(failed(&path))?;
+    }
+    Ok(())
+}
+
+fn random_key() -> Zeroizing<String> {
+    let bytes = Zeroizing::new(random_bytes::<32>());
+    Zeroizing::new(format!("{}\n", STANDARD.encode(*bytes)))
+}
+
+fn pem(der: &[u8]) -> Zeroizing<String> {
+    let text = Zeroizing::new(STANDARD.encode(der));
+    let mut pem = Zeroizing::new("-----BEGIN PRIVATE KEY-----\n".to_owned());
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(PEM_LINE));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END PRIVATE KEY-----\n");
+    pem
+}
