@@ -12,6 +12,7 @@ const HERE = new URL('.', import.meta.url).pathname;
 let folder;
 let site;
 let foreign; // the same site by a name that is not same-site with the relay
+let isolated; // its pages are cut off from the windows that they open
 let demo;
 let browser;
 
@@ -25,7 +26,9 @@ before(async () => {
   site = await serveFolder(folder);
   foreign = site.address.replace('127.0.0.1', 'pane.localhost');
   writeFileSync(join(folder, 'host.html'), page(`<iframe src="${foreign}/pane.html" style="width:400px;height:400px"></iframe>`));
-  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: `${foreign},${site.address}`, TOKEN_RELAY_PROOFS: 'browser opener code' });
+  isolated = await serveFolder(folder, { 'cross-origin-opener-policy': 'same-origin' });
+  const origins = [foreign, site.address, isolated.address.replace('127.0.0.1', 'pane.localhost')];
+  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: origins.join(','), TOKEN_RELAY_PROOFS: 'browser opener code' });
   browser = await launch();
 });
 
@@ -33,6 +36,7 @@ after(async () => {
   await browser?.close();
   demo?.stop();
   site?.stop();
+  isolated?.stop();
   if (folder) rmSync(folder, { recursive: true });
 });
 
@@ -97,12 +101,7 @@ for (const [what, open] of [
 }
 
 test('a page that is cut off from its window shows the code, and the person types it', async () => {
-  const { context, page } = await openPane(`${foreign}/pane.html`, {
-    prepare: (made) => made.route(`${foreign}/pane.html`, async (route) => {
-      const response = await route.fetch();
-      await route.fulfill({ response, headers: { ...response.headers(), 'cross-origin-opener-policy': 'same-origin' } });
-    }),
-  });
+  const { context, page } = await openPane(`${isolated.address.replace('127.0.0.1', 'pane.localhost')}/pane.html`);
   await ready(page);
   const opened = context.waitForEvent('page');
   await page.evaluate((baseUrl) => {

@@ -44,8 +44,8 @@ export async function startDemo(environment = {}, listen = '127.0.0.1:0') {
 
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8' };
 
-/** Serves a folder on a free port: a site of its own, as the host of an add-in is. */
-export async function serveFolder(folder) {
+/** Serves a folder on a free port, each file with `headers`: a site of its own, as the host of an add-in is. */
+export async function serveFolder(folder, headers = {}) {
   const server = http.createServer((request, response) => {
     const name = new URL(request.url, 'http://site').pathname.replace(/\/$/, '/index.html');
     const file = join(folder, name);
@@ -53,7 +53,7 @@ export async function serveFolder(folder) {
       response.writeHead(404).end();
       return;
     }
-    response.writeHead(200, { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream' }).end(readFileSync(file));
+    response.writeHead(200, { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream', ...headers }).end(readFileSync(file));
   });
   await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
   return {

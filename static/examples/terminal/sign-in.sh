@@ -20,7 +20,7 @@ printable() { printf '%s' "$1" | tr -cd '[:alnum:] [:punct:]' | cut -c 1-300; }
 
 session=$(curl -sS --fail-with-body --max-time 10 -X POST "${relay%/}/addons/sessions" \
   -H 'Content-Type: application/json' \
-  -d "{\"bind\":true,\"confirm\":true,\"client_name\":\"$name\"}") || {
+  -d "{\"bind\":true,\"client_name\":\"$name\"}") || {
   echo "no session at $relay: $(printable "$session")" >&2
   exit 3
 }
