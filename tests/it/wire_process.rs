@@ -14,7 +14,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::support::{
     Browser, Events, Process, client, create,
-    redis::{eventually, free_port},
+    redis::{Directory, eventually, free_port},
     text,
 };
 
@@ -250,4 +250,94 @@ async fn a_hard_limit_below_the_connections_is_named_and_kept_to() {
     .await;
     sign_in(&relay.url).await;
     assert!(!relay.log().contains("cannot accept"), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_addresses_are_those_of_both_families() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_token-relay"));
+    command.args(["demo", "--no-open", "--listen", "[::]:0", "--provider-listen", "127.0.0.1:0"]);
+    let relay = Process::spawn(command, Stdio::piped());
+    let port = relay.url.rsplit_once(':').unwrap().1;
+    for host in ["127.0.0.1", "[::1]", "localhost"] {
+        let health = client().get(format!("http://{host}:{port}/healthz")).send().await.unwrap();
+        assert_eq!(health.status(), StatusCode::OK, "{host}");
+    }
+}
+
+/// The `iat` of an access token.
+fn issued_at(token: &str) -> u64 {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["iat"].as_u64().unwrap()
+}
+
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_ends_no_session_and_dates_the_tokens() {
+    const DAY: u64 = 86_400;
+    let library = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists())
+        .expect("install the package faketime");
+    let folder = Directory::new();
+    let clock = folder.file("clock");
+    let set = |offset: &str| std::fs::write(&clock, offset).unwrap();
+    set("+0");
+    let mut command = demo();
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let relay = Process::spawn(command, Stdio::piped());
+    for (offset, seconds) in [("+1d", DAY), ("+0", 0)] {
+        let session = create(&relay.url, Some(json!({"bind": true}))).await;
+        let token = text(&session, "session_token");
+        let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
+        events.until("retry: ").await;
+        // Forwards the first time, backwards the second.
+        set(offset);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let poll =
+            client().get(text(&session, "poll_url")).bearer_auth(token).send().await.unwrap();
+        assert_eq!(poll.status(), StatusCode::ACCEPTED, "{offset}: the session still waits");
+        let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+        assert_eq!(page.url.path(), "/addons/success", "{offset}: {}", relay.log());
+        let event = events.next().await.unwrap();
+        assert_eq!(event.name, "authenticated", "{offset}");
+        let issued_at = issued_at(text(&event.data, "access_token"));
+        assert!(issued_at.abs_diff(now() + seconds) < 60, "{offset}: {issued_at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_and_the_version_disturb_no_request() {
+    let mut command = demo();
+    command.env("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000");
+    let relay = Process::spawn(command, Stdio::piped());
+    let http = client();
+    let creations = async {
+        for _ in 0..400 {
+            let creation = http.post(format!("{}/addons/sessions", relay.url)).send().await;
+            assert_eq!(creation.unwrap().status(), StatusCode::CREATED);
+        }
+    };
+    let reloads = async {
+        for _ in 0..10 {
+            relay.signal("HUP");
+            let version = Command::new(env!("CARGO_BIN_EXE_token-relay")).arg("--version").output();
+            let version = version.unwrap();
+            assert!(version.status.success());
+            assert!(version.stdout.starts_with(b"token-relay "));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::join!(creations, reloads);
+    sign_in(&relay.url).await;
+    eventually("the reloads are noted", || async { relay.log().contains("reload") }).await;
 }
