@@ -306,7 +306,7 @@ async fn a_clock_that_jumps_ends_no_session_and_dates_the_tokens() {
         let poll =
             client().get(text(&session, "poll_url")).bearer_auth(token).send().await.unwrap();
         assert_eq!(poll.status(), StatusCode::ACCEPTED, "{offset}: the session still waits");
-        let page = Browser::default().sign_in(text(&session, "transit_url"), "alice").await;
+        let page = Browser::default().sign_in(&session, "alice").await;
         assert_eq!(page.url.path(), "/addons/success", "{offset}: {}", relay.log());
         let event = events.next().await.unwrap();
         assert_eq!(event.name, "authenticated", "{offset}");
