@@ -7,7 +7,7 @@ use std::{
 
 use crate::support::{Browser, Events, Process, client, create, text};
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 struct Provider {
     child: Child,
@@ -66,8 +66,9 @@ impl Drop for Provider {
 }
 
 async fn sign_in(relay: &Process, browser: &Browser, user: &str) -> Value {
-    let session = create(&relay.url, None).await;
-    let mut events = Events::open(text(&session, "events_url"), None).await;
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    let mut events =
+        Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
     let login = browser.to_login(&session).await;
     assert_eq!(login.status, StatusCode::OK, "{} {}", login.url, login.body);
     let page = browser.log_in(&login, user, user).await;
@@ -106,8 +107,9 @@ async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
     let relay = provider.relay(&[("TOKEN_RELAY_OIDC_TIMEOUT", "1s")]).await;
     sign_in(&relay, &Browser::default(), "alice").await;
     provider.tell("pause", "3000".to_owned()).await;
-    let session = create(&relay.url, None).await;
-    let mut events = Events::open(text(&session, "events_url"), None).await;
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    let mut events =
+        Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
     let browser = Browser::default();
     let login = browser.to_login(&session).await;
     let page = browser.log_in(&login, "alice", "alice").await;
@@ -127,8 +129,9 @@ async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
             ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
         ],
     );
-    let session = create(&absent.url, None).await;
-    let mut events = Events::open(text(&session, "events_url"), None).await;
+    let session = create(&absent.url, Some(json!({"bind": true}))).await;
+    let mut events =
+        Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
     let page = Browser::default().to_login(&session).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     let event = events.next().await.unwrap();

@@ -382,3 +382,47 @@ async fn without_the_setting_there_is_nothing() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_logout_ends_the_login_and_not_only_its_cookie() {
+    for fixture in fixtures().await {
+        let (mut add_in, mut browser) = (Client::new(&fixture), Client::new(&fixture));
+        let (transit, csrf) = add_in.init().await;
+        browser.log_in("alice").await;
+        let mut copy = browser.clone();
+        let out = browser.send(Method::GET, "/api/v1.0/logout/", None, None).await;
+        assert_eq!(out.status(), StatusCode::OK);
+        let answer = copy.exchange(json!(transit)).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let pending = add_in.addons("poll", Some(&csrf), None).await;
+        assert_eq!(pending.status(), StatusCode::ACCEPTED, "nothing is consumed");
+    }
+}
+
+#[tokio::test]
+async fn with_a_proof_by_address_the_exchange_comes_from_the_network_of_init() {
+    let proxied = [
+        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+        ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1:9/addin"),
+        ("ADDONS_CSRF_SECRET", SECRET),
+        ("ADDONS_TOKEN_SECRET_KEY", SECRET),
+        ("TOKEN_RELAY_MEET_PROOF", "address"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let fixture = Fixture { relay: Process::demo(&proxied), redis: None };
+    let mut browser = Client::new(&fixture);
+    browser.log_in("alice").await;
+    // An attacker begins a session on a server of theirs.
+    let init = format!("{}/api/v1.0/addons/sessions/init/", fixture.relay.url);
+    for (begun_from, status) in [
+        ("192.0.2.66", StatusCode::FORBIDDEN),
+        ("2001:db8::1", StatusCode::FORBIDDEN),
+        ("127.0.0.1", StatusCode::OK),
+    ] {
+        let begun = client().post(&init).header("x-forwarded-for", begun_from).send().await;
+        let begun: Value = begun.unwrap().json().await.unwrap();
+        let answer = browser.exchange(json!(text(&begun, "transit_token"))).await;
+        assert_eq!(answer.status(), status, "{begun_from}");
+    }
+    assert!(fixture.relay.log().contains("MEET_PROOF"), "{}", fixture.relay.log());
+}

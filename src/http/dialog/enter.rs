@@ -111,7 +111,12 @@ pub async fn transit(
     let info = match peeked {
         Ok(Peeked::Open(info)) => info,
         Ok(Peeked::Unknown) => {
-            return visit.error_about(ErrorPage::BadRequest, session, "unknown session or token");
+            return visit.error_of(
+                ErrorPage::BadRequest,
+                StatusCode::NOT_FOUND,
+                Some(session),
+                Some("unknown session or token"),
+            );
         }
         Ok(Peeked::TransitExpired) => {
             return visit.error_about(ErrorPage::Expired, session, "the transit token has expired");
@@ -300,7 +305,10 @@ impl Visit<'_> {
             Err(error) => {
                 let page = self.fail_login(session, &error).await;
                 let cause = error.to_string();
-                return self.refuse(leave, page, session, &cause);
+                return match leave {
+                    Leave::Script => self.refuse(leave, page, session, &cause),
+                    _ => self.error_of(page, StatusCode::BAD_GATEWAY, Some(session), Some(&cause)),
+                };
             }
         };
         dialog.stage = Stage::LoggingIn { attempt, proven };

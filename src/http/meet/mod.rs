@@ -33,7 +33,7 @@ use crate::{
         App, AppState,
         addons::streams::{StreamMessage, credentials, sse, websocket},
         cookies,
-        dialog::{DIALOG_TTL, Handle, found, page_of, single},
+        dialog::{DIALOG_TTL, Handle, found, network_of, page_of, single},
         error::Problem,
         extract::LimitedBody,
         methods::{Also, MethodsExt as _},
@@ -48,8 +48,9 @@ use crate::{
         DialogId, Digest, Outcome, Profile, SessionDetails, SessionId, SessionRef, SessionToken,
         State as SessionState, TransitToken,
     },
+    settings::MeetProof,
     signin::NotCompleted,
-    store::{Entered, Entry, StoreError},
+    store::{Entered, Entry, Peeked, StoreError},
     telemetry::{Trace, TraceContext},
     token::{MeetIssuer, Purpose},
     util::clock::UnixTime,
@@ -144,6 +145,8 @@ const NOT_LOGGED_IN: Detail =
 const MISSING_TRANSIT: Detail = Detail(StatusCode::BAD_REQUEST, "Missing transit_token.");
 const INVALID_TRANSIT: Detail =
     Detail(StatusCode::BAD_REQUEST, "Invalid or expired transit token.");
+const OTHER_NETWORK: Detail =
+    Detail(StatusCode::FORBIDDEN, "The session was started from another network.");
 const UNAVAILABLE: Detail =
     Detail(StatusCode::SERVICE_UNAVAILABLE, "The service is unavailable. Try again.");
 
@@ -309,6 +312,7 @@ async fn try_init(
             profile: Profile::Meet,
             browser: None,
             details: SessionDetails {
+                network: Some(network_of(address.0)),
                 origin: headers
                     .get(header::ORIGIN)
                     .and_then(|value| value.to_str().ok())
@@ -639,6 +643,17 @@ async fn callback(
     Ok(response)
 }
 
+/// The login of a browser.
+fn browser_login(app: &App, headers: &HeaderMap) -> Option<BrowserLogin> {
+    let sealed = cookies::get(headers, LOGIN_COOKIE)?;
+    app.cookie_keys.open_text(Purpose::BrowserLogin, b"", &sealed).ok()
+}
+
+/// The mark of a login that a logout ended; its CSRF token is like no other.
+fn ended(login: &BrowserLogin) -> Digest {
+    Digest::of(format!("login ended:{}", login.csrf_token).as_bytes())
+}
+
 /// Ends the browser login
 #[utoipa::path(
     get,
@@ -648,12 +663,14 @@ async fn callback(
     responses(
         (status = 200, description = "The login has ended.", body = Status),
         (status = 302, description = "To `returnTo`."),
-        Details<{ statuses(&[400, 500]) }>,
+        Details<{ statuses(&[400, 500, 503]) }>,
     ),
 )]
 async fn logout(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
     let return_to = single(query.as_deref(), "returnTo");
@@ -662,6 +679,10 @@ async fn logout(
         Some(Ok(return_to)) => found(return_to.as_str()),
         Some(Err(_)) => return Err(Detail(StatusCode::BAD_REQUEST, "returnTo is not allowed.")),
     };
+    // A copy of the cookie must not outlive the logout.
+    if let Some(login) = browser_login(&app, &headers) {
+        app.relay.in_trace(&trace).store().mark(ended(&login), meet.login_ttl).await?;
+    }
     for name in [LOGIN_COOKIE, CSRF_COOKIE] {
         let cookie = set_cookie(name, "", Duration::ZERO, |cookie| {
             cookie.set_same_site(SameSite::Lax);
@@ -690,16 +711,17 @@ struct AnyExchange {
 )]
 async fn exchange(
     State(app): State<AppState>,
+    ClientAddress(address): ClientAddress,
     trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let login = cookies::get(&headers, LOGIN_COOKIE)
-        .and_then(|sealed| {
-            app.cookie_keys.open_text::<BrowserLogin>(Purpose::BrowserLogin, b"", &sealed).ok()
-        })
-        .ok_or(NOT_LOGGED_IN)?;
+    let login = browser_login(&app, &headers).ok_or(NOT_LOGGED_IN)?;
+    let relay = app.relay.in_trace(&trace);
+    if relay.store().is_marked(ended(&login)).await? {
+        return Err(NOT_LOGGED_IN);
+    }
     check_csrf(&app, &headers, &login)?;
     let exchange: AnyExchange = if body.is_empty() {
         AnyExchange { transit_token: None }
@@ -716,9 +738,22 @@ async fn exchange(
     };
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
-    let relay = app.relay.in_trace(&trace);
     // The exchange is the whole dialog, so a second one is a second dialog.
     let entry = Entry::TransitToken(token.digest());
+    let proof = app.settings.meet.as_ref().map(|settings| settings.proof);
+    if proof == Some(MeetProof::Address)
+        && let Peeked::Open(info) = relay.peek(SessionRef::meet(key), entry, None).await?
+        && info.details.network.as_deref() != Some(network_of(address).as_str())
+    {
+        tracing::warn!(
+            target: "audit",
+            session = %key,
+            client = %address,
+            setting = "MEET_PROOF",
+            "exchange from another network than init"
+        );
+        return Err(OTHER_NETWORK);
+    }
     match relay.enter(SessionRef::meet(key), entry, DialogId::generate()).await? {
         Entered::Admitted(info) => trace.adopt(key, info.trace),
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
