@@ -24,8 +24,12 @@ use crate::{
 
 const SHARDS: usize = 64;
 
+/// Maximum number of subscriptions of one session whose credentials are still being checked.
+const MAX_JOINING: usize = 64;
+
 const CHANGED: u8 = 1;
-const DRAINING: u8 = 2;
+const SUPERSEDED: u8 = 2;
+const DRAINING: u8 = 4;
 
 /// Why no subscription can be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +37,8 @@ pub enum JoinError {
     /// This instance holds its maximum number of subscriptions.
     #[error("this instance has no room for another subscription")]
     InstanceFull,
-    /// This session has its maximum number of subscriptions.
-    #[error("this session has too many subscriptions")]
+    /// Too many subscriptions of this session are being opened at once.
+    #[error("too many subscriptions of this session are being opened")]
     SessionFull,
     /// This instance is shutting down.
     #[error("this instance is shutting down")]
@@ -46,6 +50,8 @@ pub enum JoinError {
 pub enum Signal {
     /// The session changed, or may have.
     Changed,
+    /// A newer subscription of the session took this one's place.
+    Superseded,
     /// The instance is shutting down.
     Draining,
 }
@@ -70,6 +76,8 @@ pub struct Mailbox {
     subscription: SubscriptionId,
     /// The pending signals, a bit for each.
     signals: AtomicU8,
+    /// Whether its credentials were found right.
+    admitted: AtomicBool,
     waker: AtomicWaker,
     delivery: Mutex<Option<BusDelivery>>,
     direct_writer: OnceLock<Arc<dyn DirectWriter>>,
@@ -95,19 +103,24 @@ impl Mailbox {
         self.subscription
     }
 
-    /// Waits for a signal. Draining comes last, so that a token that has arrived is sent first.
+    /// Waits for a signal. A change comes first, so that a token that has arrived is sent.
     pub async fn signalled(&self) -> Signal {
         poll_fn(|context| {
             self.waker.register(context.waker());
             let (bit, signal) = match self.signals.load(Ordering::Acquire) {
                 0 => return Poll::Pending,
                 signals if signals & CHANGED != 0 => (CHANGED, Signal::Changed),
+                signals if signals & SUPERSEDED != 0 => (SUPERSEDED, Signal::Superseded),
                 _ => (DRAINING, Signal::Draining),
             };
             self.signals.fetch_and(!bit, Ordering::AcqRel);
             Poll::Ready(signal)
         })
         .await
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Relaxed)
     }
 
     /// Sets the direct writer. Only the first one counts.
@@ -158,7 +171,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Room for `max` subscriptions, `max_per_session` of one session.
+    /// Room for `max` subscriptions, `max_per_session` of one session: beyond that the newest takes
+    /// the place of the oldest.
     pub fn new(max: usize, max_per_session: usize) -> Arc<Self> {
         Arc::new(Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -177,7 +191,8 @@ impl Registry {
         self.shards[usize::from(byte) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a subscription of `key`.
+    /// Adds a subscription of `key` whose credentials are yet to be checked; it displaces nobody
+    /// before [`Self::admit`].
     ///
     /// # Errors
     /// When a limit is reached or the instance is shutting down.
@@ -189,6 +204,7 @@ impl Registry {
         let mailbox = Arc::new(Mailbox {
             subscription: SubscriptionId::generate(),
             signals: AtomicU8::new(0),
+            admitted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             delivery: Mutex::new(None),
             direct_writer: OnceLock::new(),
@@ -199,7 +215,8 @@ impl Registry {
             Some(JoinError::Draining)
         } else {
             let mailboxes = shard.entry(key).or_default();
-            if mailboxes.len() >= self.max_per_session {
+            let joining = mailboxes.iter().filter(|mailbox| !mailbox.is_admitted()).count();
+            if joining >= MAX_JOINING {
                 Some(JoinError::SessionFull)
             } else {
                 mailboxes.push(Arc::clone(&mailbox));
@@ -212,6 +229,23 @@ impl Registry {
                 Err(error)
             }
             None => Ok(mailbox),
+        }
+    }
+
+    /// Admits a subscription whose credentials are right. When its session has too many, the oldest
+    /// is superseded: it may be a connection that died without a word.
+    pub fn admit(&self, key: SessionKey, mailbox: &Mailbox) {
+        let mut shard = self.shard(&key);
+        mailbox.admitted.store(true, Ordering::Relaxed);
+        let Some(mailboxes) = shard.get_mut(&key) else { return };
+        let admitted = mailboxes.iter().filter(|mailbox| mailbox.is_admitted()).count();
+        if admitted > self.max_per_session.max(1)
+            && let Some(oldest) = mailboxes
+                .iter()
+                .position(|other| other.is_admitted() && other.subscription != mailbox.subscription)
+        {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            mailboxes.remove(oldest).signal(SUPERSEDED);
         }
     }
 
@@ -308,12 +342,40 @@ mod tests {
     }
 
     #[test]
+    fn only_admitted_subscriptions_displace_the_oldest() {
+        let registry = Registry::new(100, 2);
+        let key = SessionId::generate().key();
+        let mailboxes: Vec<_> = (0..4).map(|_| registry.join(key).unwrap()).collect();
+        let superseded =
+            |mailbox: &Arc<Mailbox>| mailbox.signals.load(Ordering::Acquire) & SUPERSEDED != 0;
+        registry.admit(key, &mailboxes[1]);
+        registry.admit(key, &mailboxes[0]);
+        assert!(!mailboxes.iter().any(superseded), "a stranger displaces nobody");
+        registry.admit(key, &mailboxes[2]);
+        assert!(superseded(&mailboxes[0]) && !superseded(&mailboxes[1]));
+        assert_eq!(registry.waiting(), 3);
+        registry.leave(key, &mailboxes[0]);
+        assert_eq!(registry.waiting(), 3, "its place is gone already");
+        registry.admit(key, &mailboxes[3]);
+        assert!(superseded(&mailboxes[1]) && !superseded(&mailboxes[3]));
+    }
+
+    #[test]
+    fn openings_at_once_are_bounded() {
+        let registry = Registry::new(1000, 2);
+        let key = SessionId::generate().key();
+        let joined: Vec<_> = (0..MAX_JOINING).map(|_| registry.join(key).unwrap()).collect();
+        assert_eq!(registry.join(key).unwrap_err(), JoinError::SessionFull);
+        registry.admit(key, &joined[0]);
+        assert!(registry.join(key).is_ok());
+    }
+
+    #[test]
     fn limits_hold_and_room_comes_back() {
         let registry = Registry::new(2, 1);
         let (first, second, third) =
             (SessionId::generate().key(), SessionId::generate().key(), SessionId::generate().key());
         let mailbox = registry.join(first).unwrap();
-        assert_eq!(registry.join(first).unwrap_err(), JoinError::SessionFull);
         let _other = registry.join(second).unwrap();
         assert_eq!(registry.join(third).unwrap_err(), JoinError::InstanceFull);
         registry.leave(first, &mailbox);

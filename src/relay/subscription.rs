@@ -78,6 +78,7 @@ impl Subscription {
             }
             ReadResult::Settled(outcome) => Some(Box::new(outcome)),
         };
+        self.relay.registry.admit(self.session.key, &self.mailbox);
         Ok(())
     }
 
@@ -146,6 +147,7 @@ impl Subscription {
                 biased;
                 signal = self.mailbox.signalled() => match signal {
                     Signal::Draining => return Outcome::Draining,
+                    Signal::Superseded => return Outcome::Superseded,
                     Signal::Changed => self.changed = true,
                 },
                 () = tokio::time::sleep_until(self.expires_at) => {
@@ -180,8 +182,10 @@ impl Subscription {
                 Err(error) => {
                     tracing::debug!(session = %self.session.key, %error, "claim deferred");
                     tokio::select! {
-                        signal = self.mailbox.signalled() => if signal == Signal::Draining {
-                            return Some(Outcome::Draining);
+                        signal = self.mailbox.signalled() => match signal {
+                            Signal::Draining => return Some(Outcome::Draining),
+                            Signal::Superseded => return Some(Outcome::Superseded),
+                            Signal::Changed => {}
                         },
                         () = tokio::time::sleep(pause) => {}
                     }

@@ -3,6 +3,7 @@
 //! One crate, so that everything is linked once. [`support`] starts and talks to what is tested.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod acknowledgement;
 mod attacks;
 mod bad_input;
 mod certified_provider;

@@ -57,9 +57,10 @@ async fn a_sign_in_moves_what_it_should() {
     let mut newer = Events::open(url, token).await;
     newer.until("retry").await;
     Browser::default().sign_in(&session, "alice").await;
-    assert_eq!(newer.next().await.unwrap().name, "authenticated");
+    let event = newer.next().await.unwrap();
+    assert_eq!(event.name, "authenticated");
     assert_eq!(text(&older.next().await.unwrap().data, "error"), "superseded");
-    let again = Events::request(url, token, Some("1")).await;
+    let again = Events::request(url, token, Some(&event.id)).await;
     assert_eq!(again.status(), StatusCode::NO_CONTENT);
     // One that is refused by its person, one that is cancelled, one whose link leaked.
     let body = json!({"bind": true, "confirm": true});

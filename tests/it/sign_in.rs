@@ -62,7 +62,7 @@ async fn an_event_stream_gets_the_token_and_may_come_back_for_it() {
     let page = Browser::default().sign_in(&session, "bob").await;
     assert!(page.body.contains("Bob Cratchit") && page.body.contains("Test"), "{}", page.body);
     let event = events.next().await.unwrap();
-    assert_eq!((event.name.as_str(), event.id.as_str()), ("authenticated", "1"));
+    assert_eq!((event.name.as_str(), event.id.len()), ("authenticated", 22));
     assert_eq!(events.next().await, None);
     assert_eq!(me(&relay.url, text(&event.data, "access_token")).await.status(), StatusCode::OK);
 
@@ -70,7 +70,8 @@ async fn an_event_stream_gets_the_token_and_may_come_back_for_it() {
     let mut again = Events::open(url, Some(token)).await;
     let second = again.next().await.unwrap();
     assert_eq!(text(&second.data, "access_token"), text(&event.data, "access_token"));
-    let stop = Events::request(url, Some(token), Some("1")).await;
+    assert_eq!(second.id, event.id);
+    let stop = Events::request(url, Some(token), Some(&event.id)).await;
     assert_eq!(stop.status(), StatusCode::NO_CONTENT);
     let stop = Events::request(url, Some(token), None).await;
     assert_eq!(stop.status(), StatusCode::NO_CONTENT);

@@ -33,10 +33,10 @@ use crate::{
     },
     relay::{CreateSession, Created},
     session::{
-        Digest, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId, SessionRef,
-        SessionToken, UserCode,
+        Digest, EventId, GoneReason, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId,
+        SessionRef, SessionToken, UserCode,
     },
-    store::Ended,
+    store::{Acknowledged, Ended},
     telemetry::Trace,
     util::clock::UnixTime,
 };
@@ -285,6 +285,31 @@ pub async fn end(
 }
 
 impl App {
+    /// Acknowledges a token on behalf of a client that names its event; false when the event is not
+    /// that of the session's token.
+    ///
+    /// # Errors
+    /// When the session or the credentials are unknown, or the store is unavailable.
+    pub async fn acknowledge(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        event: EventId,
+        trace: &Trace,
+    ) -> Result<bool, Problem> {
+        let relay = self.relay.in_trace(trace);
+        match relay.acknowledge(session, session_token, event).await? {
+            Acknowledged::Done => {
+                tracing::info!(target: "audit", session = %session.key, "acknowledged");
+                Ok(true)
+            }
+            Acknowledged::Already(GoneReason::Acknowledged) => Ok(true),
+            Acknowledged::Already(_) | Acknowledged::OtherEvent => Ok(false),
+            Acknowledged::Unknown => Err(Problem::SessionNotFound),
+            Acknowledged::Unauthorized => Err(Problem::ReaderUnauthorized),
+        }
+    }
+
     /// Ends a session on its reader's behalf.
     ///
     /// # Errors

@@ -11,7 +11,6 @@ use crate::{
     },
     http::addons::streams::{
         credentials::SUBPROTOCOL,
-        sse::LAST_EVENT_ID,
         websocket::code::{
             DONE, EXPIRED, FORBIDDEN, NOT_FOUND, POLICY, RESTART, TOO_MANY, TRY_AGAIN_LATER,
             UNAUTHORIZED,
@@ -124,7 +123,7 @@ fn described(messages: &[Message]) -> Value {
             "name": name,
             "title": format!("Event `{name}`"),
             "summary": summary,
-            "description": format!("`event: {name}`, `id: {LAST_EVENT_ID}`, and `data`, which is the payload here on one line."),
+            "description": format!("`event: {name}`, an `id`, and `data`, which is the payload here on one line."),
             "contentType": "application/json",
             "payload": reference("schemas", &format!("{name}Event")),
         });
@@ -216,7 +215,8 @@ pub fn document(public_url: &Url) -> Value {
             "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is the \
              heartbeat, one event ends the stream. A bound session is read with the session token \
              as a bearer token, or by the cookie that its creation has set. A reconnect with \
-             `Last-Event-ID: {LAST_EVENT_ID}` says that the event has arrived; the answer is 204."
+             the id of the event, as `Last-Event-ID` or `?lastEventId=`, is answered with 204; that \
+             of the token's event acknowledges the token."
         ),
         keys("Event"),
     );

@@ -402,17 +402,19 @@ async fn events(
     State(app): State<AppState>,
     trace: Trace,
     headers: HeaderMap,
+    RawQuery(query): RawQuery,
     connection: sse::StreamConnection,
 ) -> Result<Response, Response> {
     let meet = app.meet().map_err(IntoResponse::into_response)?;
     let reader = meet
         .reader(&headers, csrf_header(&headers), &trace)
         .map_err(IntoResponse::into_response)?;
-    if sse::had_last_event(&headers) {
-        return match app.end_session(reader.session, Some(reader.session_token), &trace).await {
-            Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
-            Err(problem) => Err(detail_of(&problem).into_response()),
-        };
+    let session_token = Some(reader.session_token);
+    let received = sse::last_event_id(&headers, query.as_deref());
+    match sse::has_received_end(&app, reader.session, session_token, received, &trace).await {
+        Ok(false) => {}
+        Ok(true) => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(problem) => return Err(detail_of(&problem).into_response()),
     }
     let relay = app.relay.in_trace(&trace);
     match relay.open(reader.session, Some(reader.session_token), Delivery::UntilAcknowledged).await

@@ -9,6 +9,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::{
     api::{
@@ -148,7 +149,14 @@ async fn sending_side_ends(sending_ended: Option<Extension<SendingEnded>>) {
 
 /// The outcome, or `None` when there is none within `timeout`.
 pub async fn settle(mut subscription: Subscription, timeout: Duration) -> Option<Outcome> {
-    tokio::time::timeout(timeout, subscription.outcome()).await.ok()
+    let deadline = Instant::now() + timeout;
+    let outcome = tokio::time::timeout_at(deadline, subscription.outcome()).await.ok();
+    if outcome == Some(Outcome::Superseded) {
+        // Answered at once, a client would poll again and supersede the newer one in turn.
+        drop(subscription);
+        tokio::time::sleep_until(deadline).await;
+    }
+    outcome
 }
 
 fn answer(

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     http::{AppState, operator::metrics::Reconnect},
-    session::{Failure, GoneReason, Outcome, SealedPayload, SessionKey},
+    session::{EventId, Failure, GoneReason, Outcome, SealedPayload, SessionKey},
     telemetry::{DeliverySpan, Link},
     token::TokenResponse,
 };
@@ -138,7 +138,8 @@ impl Encoder {
     /// Opens a sealed token that is about to be handed over; `None` when it cannot be opened.
     pub fn open(&self, key: SessionKey, payload: &SealedPayload) -> Option<DirectDelivery<'_>> {
         let token = TokenResponse::unseal(&self.app.sealing_keys, key, payload).ok()?;
-        Some(DirectDelivery { encoder: self, key, token })
+        let event = EventId::of_token(payload);
+        Some(DirectDelivery { encoder: self, key, event, token })
     }
 }
 
@@ -146,6 +147,7 @@ impl Encoder {
 pub struct DirectDelivery<'a> {
     encoder: &'a Encoder,
     key: SessionKey,
+    event: EventId,
     token: TokenResponse,
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{FromRequestParts, State},
+    extract::{FromRequestParts, RawQuery, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::{
     api::paths,
     http::{
-        AppState, SendingEnded, Transport,
+        App, AppState, SendingEnded, Transport,
         addons::streams::{
             AUTHENTICATED, DirectDelivery, Encoder, StreamMessage, authenticated,
             credentials::Credentials,
@@ -40,12 +40,16 @@ use crate::{
         tags,
     },
     relay::{Delivery, DirectWriter, Subscription},
-    session::{GoneReason, Outcome, SubscriptionId},
+    session::{Digest, EventId, GoneReason, Outcome, SessionRef, SubscriptionId},
     telemetry::{Link, Trace},
 };
 
-/// ID of the one event that ends a stream. A client that comes back with it has had the event.
-pub const LAST_EVENT_ID: &str = "1";
+/// The final events whose ids acknowledge nothing.
+const ENDS: [&str; 2] = ["failed", "expired"];
+
+/// The query parameter by which `event-source-polyfill` sends the id of the last event: it avoids
+/// the header, which would need a preflight.
+const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 
 /// A comment, which clients ignore.
 pub const HEARTBEAT: &[u8] = b":\n\n";
@@ -68,11 +72,11 @@ pub struct EventStream {
 
 /// The event that carries a token.
 pub fn token_event(token: &DirectDelivery<'_>) -> String {
-    event(AUTHENTICATED, &authenticated(None, &token.token))
+    event(AUTHENTICATED, &token.event, &authenticated(None, &token.token))
 }
 
-fn event(name: &str, data: &str) -> String {
-    format!("event: {name}\nid: {LAST_EVENT_ID}\ndata: {data}\n\n")
+fn event(name: &str, id: &EventId, data: &str) -> String {
+    format!("event: {name}\nid: {}\ndata: {data}\n\n", id.as_str())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,17 +139,25 @@ impl EventStream {
 
     fn last_event(&mut self, outcome: Outcome) -> String {
         self.stage = Stage::Done;
-        let told = self.encoder.tell(self.reader.session().key, outcome);
+        let session = self.reader.session().key;
+        let token_event = match &outcome {
+            Outcome::Token { payload, .. } => Some(EventId::of_token(payload)),
+            _ => None,
+        };
+        let told = self.encoder.tell(session, outcome);
         let name = match &told {
             StreamMessage::Authenticated(_) => AUTHENTICATED,
-            StreamMessage::Failed(_) => "failed",
-            StreamMessage::Expired => "expired",
+            StreamMessage::Failed(_) => ENDS[0],
+            StreamMessage::Expired => ENDS[1],
             StreamMessage::Nothing => return String::new(),
             StreamMessage::Reconnect => {
                 return format!("retry: {}\n\n", one_of(RETRY_WHEN_DRAINING));
             }
         };
-        event(name, &told.to_json(false))
+        let id = token_event
+            .filter(|_| name == AUTHENTICATED)
+            .unwrap_or_else(|| EventId::of_end(name, session));
+        event(name, &id, &told.to_json(false))
     }
 
     /// As a body for hyper.
@@ -220,10 +232,36 @@ impl<S: Sync> FromRequestParts<S> for StreamConnection {
     }
 }
 
-/// Whether the client comes back with the last event already in hand: it acknowledges by that, and
-/// 204 tells an `EventSource` to stop.
-pub fn had_last_event(headers: &HeaderMap) -> bool {
-    headers.get("last-event-id").is_some_and(|id| id == LAST_EVENT_ID)
+/// The id of the last event that the client received, as it says when it reconnects.
+pub fn last_event_id(headers: &HeaderMap, query: Option<&str>) -> Option<EventId> {
+    match headers.get("last-event-id") {
+        Some(id) => id.to_str().ok().and_then(EventId::parse),
+        None => url::form_urlencoded::parse(query?.as_bytes())
+            .find(|(name, _)| name == LAST_EVENT_ID_PARAMETER)
+            .and_then(|(_, id)| EventId::parse(&id)),
+    }
+}
+
+/// Whether a client that reconnects has received the end of its stream, so that 204 should tell it
+/// to stop. The id of the token's event acknowledges the token; those of other ends change nothing,
+/// and one that is no end of this session begins a new stream.
+///
+/// # Errors
+/// 401, 404, 503 as problem details.
+pub async fn has_received_end(
+    app: &App,
+    session: SessionRef,
+    session_token: Option<Digest>,
+    received: Option<EventId>,
+    trace: &Trace,
+) -> Result<bool, Problem> {
+    let Some(received) = received else { return Ok(false) };
+    let is_end = ENDS.iter().any(|name| EventId::of_end(name, session.key) == received);
+    let has_received = is_end || app.acknowledge(session, session_token, received, trace).await?;
+    if has_received {
+        app.metrics.stream_reconnected(Reconnect::LastEventId);
+    }
+    Ok(has_received)
 }
 
 /// Server-sent events: one of `authenticated`, `failed`, `expired` ends the stream
@@ -259,12 +297,12 @@ pub async fn events(
     credentials: Credentials,
     trace: Trace,
     headers: HeaderMap,
+    RawQuery(query): RawQuery,
     connection: StreamConnection,
 ) -> Result<Response, Problem> {
     let Credentials { session, session_token } = credentials;
-    if had_last_event(&headers) {
-        app.metrics.stream_reconnected(Reconnect::LastEventId);
-        app.end_session(session, session_token, &trace).await?;
+    let received = last_event_id(&headers, query.as_deref());
+    if has_received_end(&app, session, session_token, received, &trace).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let relay = app.relay.in_trace(&trace);
@@ -330,12 +368,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_the_last_event_itself_acknowledges(
-            id in prop_oneof!["[01 ]{0,2}", "[-+\"1.0]{1,3}", any::<String>()],
+        fn only_an_event_id_counts_from_the_header_or_else_the_query(
+            id in prop_oneof!["[A-Za-z0-9_-]{22}", "[01 ]{0,2}", "[-+\"1.0]{1,3}", any::<String>()],
         ) {
+            let expected = EventId::parse(&id);
+            let none = HeaderMap::new();
+            let encoded: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+            let query = format!("_=1&lastEventId={encoded}");
+            prop_assert_eq!(&last_event_id(&none, Some(&query)), &expected);
             if let Ok(value) = HeaderValue::from_bytes(id.as_bytes()) {
                 let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), value)]);
-                prop_assert_eq!(had_last_event(&headers), id == LAST_EVENT_ID);
+                prop_assert_eq!(last_event_id(&headers, Some("lastEventId=aaaaaaaaaaaaaaaaaaaaaa")), expected);
             }
         }
     }
