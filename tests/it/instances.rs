@@ -424,10 +424,11 @@ async fn a_sign_in_costs_a_fixed_number_of_store_commands() {
     let admin = server.client().await;
     let relay = instance(&server.url(), &[]);
     let sign_in = async || {
-        let session = create(&relay.url, Some(json!({"bind": true}))).await;
+        let browser = Browser::default();
+        let session = browser.create(&relay.url, json!({"bind": true})).await;
         let token = text(&session, "session_token");
         let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
-        Browser::default().to_login(&session).await;
+        browser.open(text(&session, "transit_url")).await;
         assert_eq!(events.next().await.unwrap().name, "authenticated");
         let end = client().delete(text(&session, "poll_url")).bearer_auth(token).send().await;
         assert_eq!(end.unwrap().status(), StatusCode::NO_CONTENT);
