@@ -4,130 +4,28 @@
 //! that listens on a free loopback port; no request is sent to it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    hint::black_box,
-    net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+mod support;
+
+use std::{hint::black_box, sync::Arc};
 
 use divan::{Bencher, counter::ItemsCount};
 use jsonwebtoken::Algorithm;
-use serde_json::json;
 use token_relay::{
-    http::{
-        AppState,
-        addons::streams::{StreamMessage, sse::EventStream},
-    },
-    relay::{CreateSession, Delivery, Subscription},
-    server::Server,
-    session::{
-        DialogId, Identity, Profile, SessionDetails, SessionId, SessionKey, SessionRef,
-        SessionToken, TransitToken,
-    },
-    settings::Snapshot,
-    store::Entry,
+    http::addons::streams::{StreamMessage, sse::EventStream},
+    session::{SessionId, TransitToken},
     telemetry::Trace,
-    token::{Issuer, KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
+    token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
     util::clock::UnixTime,
 };
-use tokio::runtime::Runtime;
+
+use crate::support::{APP, ISSUER, RUNTIME, Session, issuer, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-});
-
-/// What the handlers of a running service share.
-static APP: LazyLock<AppState> = LazyLock::new(|| {
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let snapshot = Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", []);
-    RUNTIME.block_on(async {
-        let server = Server::start(snapshot.expect("settings").settings).await.expect("a service");
-        Arc::clone(server.app())
-    })
-});
-
-const ISSUER: &str = "https://relay.example/";
-
 fn main() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     divan::main();
-}
-
-fn issuer() -> (Issuer, Identity) {
-    let issuer = Issuer {
-        issuer: ISSUER.to_owned(),
-        audience: vec![ISSUER.to_owned()],
-        scope: "addons".to_owned(),
-        ttl: Duration::from_secs(3600),
-        claims: vec!["name".to_owned(), "email".to_owned()],
-    };
-    let claims = json!({"name": "Alice Adams", "email": "alice@example.org"});
-    let claims = claims.as_object().expect("an object").clone();
-    (issuer, Identity::new("alice", claims))
-}
-
-fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
-    let keys = Arc::new(SigningKeys::generate(algorithm).expect("a key"));
-    let (issuer, subject) = issuer();
-    let token = issuer.issue(&keys, &subject, UnixTime::now()).expect("a token");
-    (keys, token)
-}
-
-/// A session with what its two sides hold of it.
-struct Session {
-    id: SessionId,
-    token: SessionToken,
-    transit: Option<TransitToken>,
-}
-
-impl Session {
-    fn key(&self) -> SessionKey {
-        self.id.key()
-    }
-
-    fn session(&self) -> SessionRef {
-        SessionRef::native(self.key())
-    }
-
-    fn request(&self) -> CreateSession {
-        CreateSession {
-            session_id: self.id.clone(),
-            session_token: Some(self.token.digest()),
-            profile: Profile::Bound,
-            browser: None,
-            details: SessionDetails::default(),
-            ttl: Duration::from_secs(900),
-            transit_token_ttl: Duration::from_secs(120),
-            random_bytes: 32,
-            trace: None,
-        }
-    }
-
-    fn draw() -> Self {
-        Self { id: SessionId::generate(), token: SessionToken::generate(), transit: None }
-    }
-
-    fn created() -> Self {
-        let mut session = Self::draw();
-        let created = RUNTIME.block_on(APP.relay.create(session.request())).expect("created");
-        session.transit = created.transit_token;
-        session
-    }
-
-    fn reader(&self) -> Subscription {
-        let open =
-            APP.relay.open(self.session(), Some(self.token.digest()), Delivery::UntilAcknowledged);
-        RUNTIME.block_on(open).expect("a reader")
-    }
-
-    fn fulfil(&self, token: &TokenResponse) {
-        let sealed = token.seal(&APP.sealing_keys, self.key());
-        RUNTIME.block_on(APP.relay.fulfil(self.session(), sealed)).expect("fulfilled");
-    }
 }
 
 mod sealing {
@@ -172,7 +70,7 @@ mod tokens {
     #[divan::bench(args = ALGORITHMS)]
     fn issue(bencher: Bencher<'_, '_>, algorithm: Algorithm) {
         let keys = SigningKeys::generate(algorithm).expect("a key");
-        let (issuer, subject) = super::issuer();
+        let (issuer, subject) = issuer();
         bencher.bench(|| issuer.issue(&keys, black_box(&subject), UnixTime::now()).unwrap());
     }
 
@@ -223,13 +121,9 @@ mod in_memory {
 
     #[divan::bench]
     fn enter(bencher: Bencher<'_, '_>) {
-        bencher.with_inputs(|| Session::created().transit.expect("a transit token")).bench_refs(
-            |token| {
-                let session = SessionRef::native(token.session());
-                let entry = Entry::TransitToken(token.digest());
-                RUNTIME.block_on(APP.relay.enter(session, entry, DialogId::generate())).unwrap()
-            },
-        );
+        bencher
+            .with_inputs(|| Session::created().transit.expect("a transit token"))
+            .bench_refs(|token| support::enter(token));
     }
 
     /// From the request to a reader that waits.
