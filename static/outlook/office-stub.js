@@ -101,6 +101,8 @@
       return failed(done, 12005, 'HTTPS is required.');
     }
     if (open) return failed(done, 12007, 'A dialog is open already.');
+    // As Office does: the relay knows by it that its pages must stay in touch with the pane.
+    url.searchParams.set('_host_Info', desktop ? 'Outlook$Win32$16.02$en-US' : 'Outlook$Web$16.00$en-US');
     const show = () => {
       const size = `width=${Math.round(screen.availWidth * width / 100)},height=${Math.round(screen.availHeight * height / 100)}`;
       const shown = window.open(url, `${NAME}:${desktop ? 'desktop' : 'web'}:${Date.now()}`, `popup,${size}`);

@@ -45,8 +45,9 @@ for (const [platform, asks, user] of [['web', true, 'alice'], ['desktop', false,
     await dialog.waitForSelector('button[value=continue]');
     assert.match(await dialog.textContent('body'), new RegExp(code));
     await dialog.click('button[value=continue]');
-    const messages = page.evaluate(() => new Promise((resolve) => {
-      window.addEventListener('message', ({ data }) => resolve(data), { once: true });
+    const messages = page.evaluate(() => new Promise((resolve, reject) => {
+      window.addEventListener('message', ({ data }) => data?.officeStub && resolve(data));
+      setTimeout(reject, 30_000, new Error('the dialog sends no message'));
     }));
     await logIn(dialog, user);
     await status(page, 'signed-in');

@@ -3,4 +3,7 @@
 import { RELAY } from './config.js';
 
 const url = new URL(decodeURIComponent(location.hash.slice(1)));
+// Office's own parameter: the relay knows by it that its pages must stay in touch with the pane.
+const host = new URLSearchParams(location.search).get('_host_Info');
+if (host) url.searchParams.set('_host_Info', host);
 if (url.origin === new URL(RELAY).origin) location.replace(url);
