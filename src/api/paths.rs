@@ -40,6 +40,8 @@ pub const INTROSPECT: &str = "/addons/introspect";
 pub const REVOKE: &str = "/addons/revoke";
 /// Key set (RFC 7517 §5).
 pub const JWKS: &str = "/.well-known/jwks.json";
+/// Key set of the relay as a client of the OpenID provider (`private_key_jwt`).
+pub const CLIENT_JWKS: &str = "/.well-known/client-jwks.json";
 /// Authorization server metadata (RFC 8414).
 pub const METADATA: &str = "/.well-known/oauth-authorization-server";
 

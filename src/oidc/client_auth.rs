@@ -52,7 +52,8 @@ impl Method {
                 let offers = |method: Self| {
                     offered.is_none_or(|offered| offered.iter().any(|name| name == method.as_str()))
                 };
-                let chosen = [Self::Basic, Self::Post].into_iter().find(|method| offers(*method));
+                let known = [Self::Basic, Self::Post, Self::None];
+                let chosen = known.into_iter().find(|method| offers(*method));
                 chosen.ok_or_else(|| {
                     let reason = format!(
                         "the provider takes a client secret by none of the methods that the relay \

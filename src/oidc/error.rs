@@ -118,7 +118,7 @@ pub struct LoginError {
     /// Whether the cause was logged already, by the request that met it first.
     pub(crate) is_repeated: bool,
     /// Whether there was no answer in time.
-    is_timeout: bool,
+    pub(crate) is_timeout: bool,
 }
 
 impl LoginError {
@@ -231,6 +231,11 @@ impl LoginError {
                 }
             },
         }
+    }
+
+    /// Whether the provider would have to ask the person.
+    pub fn is_interaction_required(&self) -> bool {
+        self.kind == FailureKind::InteractionRequired
     }
 
     /// Writes the one log line that names the cause: for the session, under the reference that the

@@ -49,7 +49,7 @@ fn clean_code(text: &str) -> String {
 }
 
 /// Text of a provider for people and for the log: letters of every language, but nothing that
-/// could forge a line or turn the direction of writing; bounded.
+/// could make a false line or turn the direction of writing; bounded.
 pub(crate) fn clean(text: &str) -> String {
     let allowed = |letter: &char| {
         !letter.is_control()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_stays_as_written_but_forges_nothing() {
+    fn a_description_stays_as_written_but_makes_no_line() {
         let error = ProviderError::new("a\r\nb", Some("L'utilisateur\na refus\u{e9} \u{202e}x"));
         assert_eq!(error.code, "ab");
         assert_eq!(error.description.as_deref(), Some("L'utilisateura refus\u{e9} x"));

@@ -106,7 +106,7 @@ enum Fault {
     Redirect(String),
 }
 
-type Forge = Box<dyn Fn(&Value) -> String + Send>;
+type Counterfeit = Box<dyn Fn(&Value) -> String + Send>;
 
 struct Behaviour {
     faults: HashMap<&'static str, Fault>,
@@ -115,7 +115,7 @@ struct Behaviour {
     published: Vec<Value>,
     /// Members that replace those of an honest ID token; `null` removes one.
     claims: Map<String, Value>,
-    forge: Option<Forge>,
+    counterfeit: Option<Counterfeit>,
     userinfo: Value,
 }
 
@@ -159,7 +159,7 @@ impl Fake {
                 published: vec![serde_json::to_value(&signer.public).unwrap()],
                 signer,
                 claims: Map::new(),
-                forge: None,
+                counterfeit: None,
                 userinfo: json!({"sub": "subject-1", "name": "Ada"}),
             }),
             seen: Mutex::default(),
@@ -329,8 +329,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: axum::extract::Reque
         "/jwks" => json!({"keys": behaviour.published}),
         "/token" => {
             let claims = Fake::honest_claims(&shared, &behaviour);
-            let id_token = match &behaviour.forge {
-                Some(forge) => forge(&claims),
+            let id_token = match &behaviour.counterfeit {
+                Some(counterfeit) => counterfeit(&claims),
                 None => behaviour.signer.sign(&claims),
             };
             json!({"access_token": ACCESS_TOKEN, "token_type": "Bearer", "id_token": id_token})
@@ -487,8 +487,8 @@ async fn forged_id_tokens_are_refused() {
     fn claim(fake: &Fake, name: &str, value: Value) {
         fake.set(|behaviour| drop(behaviour.claims.insert(name.to_owned(), value)));
     }
-    fn forge(fake: &Fake, forge: impl Fn(&Value) -> String + Send + 'static) {
-        fake.set(|behaviour| behaviour.forge = Some(Box::new(forge)));
+    fn counterfeit(fake: &Fake, counterfeit: impl Fn(&Value) -> String + Send + 'static) {
+        fake.set(|behaviour| behaviour.counterfeit = Some(Box::new(counterfeit)));
     }
     fn hmac(claims: &Value, secret: &[u8]) -> String {
         let mut head = Header::new(Algorithm::HS256);
@@ -500,22 +500,22 @@ async fn forged_id_tokens_are_refused() {
     }
     let attacks: &[(&str, Attack)] = &[
         ("no algorithm", |fake| {
-            forge(fake, |claims| format!("{}.", unsigned(&json!({"alg": "none"}), claims)));
+            counterfeit(fake, |claims| format!("{}.", unsigned(&json!({"alg": "none"}), claims)));
         }),
         ("no algorithm, with the key's name", |fake| {
             let head = json!({"alg": "none", "kid": "first", "typ": "JWT"});
-            forge(fake, move |claims| format!("{}.", unsigned(&head, claims)));
+            counterfeit(fake, move |claims| format!("{}.", unsigned(&head, claims)));
         }),
         ("no signature", |fake| {
             let head = json!({"alg": "ES256", "kid": "first"});
-            forge(fake, move |claims| format!("{}.", unsigned(&head, claims)));
+            counterfeit(fake, move |claims| format!("{}.", unsigned(&head, claims)));
         }),
         ("HMAC with the client secret", |fake| {
-            forge(fake, |claims| hmac(claims, CLIENT_SECRET.as_bytes()));
+            counterfeit(fake, |claims| hmac(claims, CLIENT_SECRET.as_bytes()));
         }),
         ("HMAC with the public key's JSON", |fake| {
             let key = fake.set(|behaviour| behaviour.published[0].to_string());
-            forge(fake, move |claims| hmac(claims, key.as_bytes()));
+            counterfeit(fake, move |claims| hmac(claims, key.as_bytes()));
         }),
         ("HMAC with the public key's coordinates", |fake| {
             let key = fake.set(|behaviour| behaviour.published[0].clone());
@@ -523,25 +523,25 @@ async fn forged_id_tokens_are_refused() {
             for coordinate in ["x", "y"] {
                 point.extend(URL_SAFE_NO_PAD.decode(key[coordinate].as_str().unwrap()).unwrap());
             }
-            forge(fake, move |claims| hmac(claims, &point));
+            counterfeit(fake, move |claims| hmac(claims, &point));
         }),
         ("HMAC with a published symmetric key", |fake| {
             let key = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([7; 32]), "kid": "first"});
             fake.set(|behaviour| behaviour.published = vec![key]);
-            forge(fake, |claims| hmac(claims, &[7; 32]));
+            counterfeit(fake, |claims| hmac(claims, &[7; 32]));
         }),
         ("somebody else's key under the same name", |fake| {
             let key = Key::new(Algorithm::ES256, "first");
-            forge(fake, move |claims| key.sign(claims));
+            counterfeit(fake, move |claims| key.sign(claims));
         }),
         ("somebody else's key under no name", |fake| {
             let mut key = Key::new(Algorithm::ES256, "x");
             key.public.common.key_id = None;
-            forge(fake, move |claims| key.sign(claims));
+            counterfeit(fake, move |claims| key.sign(claims));
         }),
         ("an algorithm of another family", |fake| {
             let key = Key::new(Algorithm::EdDSA, "first");
-            forge(fake, move |claims| key.sign(claims));
+            counterfeit(fake, move |claims| key.sign(claims));
         }),
         ("an algorithm that the provider does not list", |fake| {
             fake.set(|behaviour| {
@@ -551,7 +551,7 @@ async fn forged_id_tokens_are_refused() {
         }),
         ("claims changed after the signature", |fake| {
             let key = fake.set(|behaviour| behaviour.signer.clone());
-            forge(fake, move |claims| {
+            counterfeit(fake, move |claims| {
                 let honest = key.sign(claims);
                 let mut parts = honest.split('.').map(str::to_owned).collect::<Vec<_>>();
                 let mut changed = claims.clone();
@@ -562,7 +562,7 @@ async fn forged_id_tokens_are_refused() {
         }),
         ("a critical header that nobody knows", |fake| {
             let head = json!({"alg": "ES256", "kid": "first", "crit": ["exp2"], "exp2": 1});
-            forge(fake, move |claims| format!("{}.AAAA", unsigned(&head, claims)));
+            counterfeit(fake, move |claims| format!("{}.AAAA", unsigned(&head, claims)));
         }),
         ("another nonce", |fake| claim(fake, "nonce", json!("another"))),
         ("no nonce", |fake| claim(fake, "nonce", Value::Null)),
@@ -622,7 +622,9 @@ async fn a_key_rotation_is_survived_without_hammering_the_provider() {
     assert_eq!(fake.requests("/jwks"), 2);
     // Nor are they for every bad signature.
     let stranger = Key::new(Algorithm::ES256, "third");
-    fake.set(|behaviour| behaviour.forge = Some(Box::new(move |claims| stranger.sign(claims))));
+    fake.set(|behaviour| {
+        behaviour.counterfeit = Some(Box::new(move |claims| stranger.sign(claims)))
+    });
     for _ in 0..5 {
         let result = fake.sign_in_at(&provider).await;
         assert!(refused_id_token(&result), "{result:?}");
@@ -931,5 +933,389 @@ async fn the_back_channel_hands_on_the_trace_of_the_request() {
         assert_eq!(parent.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(parent.is_sampled() && parent.span_id() != "00f067aa0ba902b7");
         assert!(spans.insert(parent.span_id()), "each call is a span of its own");
+    }
+}
+
+/// Changes claims of the ID token.
+fn claims(fake: &Fake, changes: Value) {
+    let Value::Object(changes) = changes else { panic!("{changes}") };
+    fake.set(|behaviour| behaviour.claims.extend(changes));
+}
+
+fn metadata(fake: &Fake, changes: Value) {
+    let Value::Object(changes) = changes else { panic!("{changes}") };
+    fake.set(|behaviour| behaviour.metadata.extend(changes));
+}
+
+#[tokio::test]
+async fn claims_and_fields_that_are_not_used_may_have_any_shape() {
+    let fake = Fake::start().await;
+    claims(
+        &fake,
+        json!({
+            "updated_at": "2025-12-23T10:59:07.841Z",
+            "email_verified": "true",
+            "address": "one line",
+            "auth_time": "1700000000",
+            "amr": "pwd",
+            "acr": 1,
+            "exp": (Utc::now().timestamp() + 300).to_string(),
+            "iat": Utc::now().timestamp() as f64 + 0.25,
+            "azp": null,
+        }),
+    );
+    // A null at this fake provider removes; one that is sent is tried beside it.
+    fake.set(|behaviour| {
+        let key = behaviour.signer.clone();
+        behaviour.counterfeit = Some(Box::new(move |claims| {
+            let mut claims = claims.clone();
+            claims["azp"] = Value::Null;
+            claims["email"] = Value::Null;
+            key.sign(&claims)
+        }));
+        behaviour.userinfo = json!({"sub": "subject-1", "email": "ada@example.com"});
+    });
+    let identity = with_claims(&fake, &["email"]).await;
+    assert_eq!(identity.claims["email"], "ada@example.com");
+    assert_eq!(identity.claims["email_verified"], "true");
+    assert_eq!((identity.auth_time, identity.amr), (Some(1_700_000_000), vec!["pwd".to_owned()]));
+
+    let answer = json!({
+        "access_token": ACCESS_TOKEN, "token_type": "bearer", "scope": ["openid"],
+        "expires_in": "3599", "id_token": null,
+    });
+    fake.fault("/token", Fault::Answer(StatusCode::OK, answer.to_string()));
+    let result = fake.sign_in().await;
+    // Read, and found to lack what matters.
+    assert_eq!(wrong_field(&result), Some("id_token"), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_subject_that_is_no_text_is_named() {
+    let fake = Fake::start().await;
+    claims(&fake, json!({"sub": 4711}));
+    let error = fake.sign_in().await.unwrap_err();
+    assert_eq!((error.step, error.field.as_deref()), (Step::IdToken, Some("sub")));
+    assert_eq!(error.failure().error, "server_error");
+    assert!(error.reason.contains("a number, not text"), "{error}");
+}
+
+#[tokio::test]
+async fn further_audiences_need_azp_or_trust() {
+    for (change, trusted, accepted) in [
+        (json!({"aud": [CLIENT_ID, "329836626744180738"], "azp": CLIENT_ID}), None, true),
+        (json!({"aud": [CLIENT_ID, "api"]}), Some("api"), true),
+        (json!({"aud": [CLIENT_ID, "api"]}), Some("other"), false),
+        (json!({"aud": [CLIENT_ID, "api"]}), None, false),
+        (json!({"aud": [CLIENT_ID, "api"], "azp": "api"}), Some("api"), false),
+        (json!({"aud": ["api"], "azp": CLIENT_ID}), Some("api"), false),
+    ] {
+        let fake = Fake::start().await;
+        claims(&fake, change.clone());
+        let provider = fake.with(|options| {
+            options.trusted_audiences = trusted.into_iter().map(str::to_owned).collect();
+        });
+        let result = fake.sign_in_at(&provider).await;
+        assert_eq!(result.is_ok(), accepted, "{change} {trusted:?}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_algorithm_is_followed_at_the_next_sign_in() {
+    let fake = Fake::start().await;
+    metadata(&fake, json!({"id_token_signing_alg_values_supported": ["RS256"]}));
+    fake.sign_with(&Key::new(Algorithm::RS256, "first"));
+    let provider = fake.relying_party();
+    fake.sign_in_at(&provider).await.unwrap();
+    metadata(&fake, json!({"id_token_signing_alg_values_supported": ["ES256"]}));
+    fake.sign_with(&Key::new(Algorithm::ES256, "second"));
+    fake.sign_in_at(&provider).await.unwrap();
+
+    let fake = Fake::start().await;
+    let head = json!({"alg": "ES512", "kid": "first"});
+    fake.set(|behaviour| {
+        let head = head.clone();
+        behaviour.counterfeit =
+            Some(Box::new(move |claims| format!("{}.AAAA", unsigned(&head, claims))));
+    });
+    let error = fake.sign_in().await.unwrap_err();
+    assert!(error.reason.contains("ES512 is not supported"), "{error}");
+}
+
+#[tokio::test]
+async fn a_shared_secret_signs_only_where_the_operator_says_so() {
+    for (algorithm, name) in [(Algorithm::HS256, "HS256"), (Algorithm::HS512, "HS512")] {
+        let fake = Fake::start().await;
+        fake.set(|behaviour| {
+            behaviour.claims.insert("at_hash".to_owned(), Value::Null);
+            behaviour.counterfeit = Some(Box::new(move |claims| {
+                let key = PrivateKey::from_secret(algorithm, CLIENT_SECRET.as_bytes()).unwrap();
+                key.sign_compact(&Header::new(algorithm), claims).unwrap()
+            }));
+        });
+        let error = fake.sign_in().await.unwrap_err();
+        assert!(error.reason.contains(&format!("OIDC_SIGNING_ALGORITHMS={name}")), "{error}");
+        let allowed = |secret: &str| {
+            fake.with(|options| {
+                options.signing_algorithms = SigningAlgorithms::parse([name]).unwrap();
+                options.client_secrets = ClientSecrets::new([secret]);
+            })
+        };
+        fake.sign_in_at(&allowed(CLIENT_SECRET)).await.unwrap();
+        let result = fake.sign_in_at(&allowed("another secret of the same length..")).await;
+        assert_eq!(wrong_field(&result), Some("signature"), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn clocks_that_differ_are_named_with_the_setting() {
+    for (name, difference) in [("iat", 90), ("nbf", 3600), ("exp", -120)] {
+        let fake = Fake::start().await;
+        claims(&fake, json!({ name: Utc::now().timestamp() + difference }));
+        let error = fake.sign_in().await.unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(name));
+        assert!(error.reason.contains("OIDC_CLOCK_SKEW, now 1m"), "{error}");
+        let provider = fake.with(|options| options.clock_skew = Duration::from_secs(7200));
+        fake.sign_in_at(&provider).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_stand_twice_in_the_key_set() {
+    let fake = Fake::start().await;
+    fake.set(|behaviour| {
+        let key = behaviour.published[0].clone();
+        behaviour.published.push(key);
+        let other = serde_json::to_value(&Key::new(Algorithm::ES256, "first").public).unwrap();
+        behaviour.published.insert(0, other);
+    });
+    fake.sign_in().await.unwrap();
+}
+
+#[tokio::test]
+async fn metadata_with_faults_that_do_not_matter_work() {
+    let fake = Fake::start().await;
+    metadata(
+        &fake,
+        json!({
+            "subject_types_supported": null,
+            "response_types_supported": null,
+            "op_policy_uri": "",
+            "claims_parameter_supported": "true",
+            "authorization_response_iss_parameter_supported": "true",
+            "token_endpoint_auth_methods_supported": "client_secret_post",
+        }),
+    );
+    fake.sign_in().await.unwrap();
+    let seen = fake.shared.seen.lock().unwrap();
+    let exchange = seen.iter().find(|seen| seen.path == "/token").unwrap();
+    assert!(!exchange.headers.contains_key(header::AUTHORIZATION), "post was offered alone");
+    assert!(std::str::from_utf8(&exchange.body).unwrap().contains("client_secret="));
+}
+
+#[tokio::test]
+async fn signed_userinfo_is_verified() {
+    type Make = fn(&Key, &Value) -> String;
+    let cases: [(&str, Make, Value, bool); 6] = [
+        ("its own", |key, claims| key.sign(claims), json!({}), true),
+        ("no issuer", |key, claims| key.sign(claims), json!({"iss": null, "aud": null}), true),
+        ("another key", |_, claims| Key::new(Algorithm::ES256, "x").sign(claims), json!({}), false),
+        ("another audience", |key, claims| key.sign(claims), json!({"aud": "other"}), false),
+        ("another issuer", |key, claims| key.sign(claims), json!({"iss": "https://x"}), false),
+        ("another subject", |key, claims| key.sign(claims), json!({"sub": "victim"}), false),
+    ];
+    for (name, make, change, believed) in cases {
+        let fake = Fake::start().await;
+        let key = fake.set(|behaviour| behaviour.signer.clone());
+        let mut userinfo = json!({
+            "iss": fake.shared.issuer, "aud": CLIENT_ID, "sub": "subject-1",
+            "given_name": "Angela", "usual_name": "Dubois", "email": "a@example.com",
+        });
+        userinfo.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        fake.fault("/userinfo", Fault::Answer(StatusCode::OK, make(&key, &userinfo)));
+        let identity = with_claims(&fake, &["email"]).await;
+        assert_eq!(identity.claims.contains_key("email"), believed, "{name}");
+        if believed {
+            assert_eq!(identity.claims["name"], "Angela Dubois", "{name}");
+        } else {
+            let provider = fake.with(|options| options.userinfo_required = true);
+            let error = fake.sign_in_at(&provider).await.unwrap_err();
+            assert_eq!(error.step, Step::Userinfo, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_way_of_authentication_sends_the_secret_as_it_says() {
+    const SECRET: &str = "a+b/c=d:e%f~g";
+    let basic =
+        |secret: &str| format!("Basic {}", STANDARD.encode(format!("{CLIENT_ID}:{secret}")));
+    let form = |seen: &Seen| {
+        url::form_urlencoded::parse(&seen.body).into_owned().collect::<HashMap<_, _>>()
+    };
+    for method in [ClientAuth::Basic, ClientAuth::BasicRaw, ClientAuth::Post, ClientAuth::None] {
+        let fake = Fake::start().await;
+        let provider = fake.with(|options| {
+            options.client_secrets = ClientSecrets::new([SECRET]);
+            options.client_auth = method;
+        });
+        fake.sign_in_at(&provider).await.unwrap();
+        let seen = fake.shared.seen.lock().unwrap();
+        let exchange = seen.iter().find(|seen| seen.path == "/token").unwrap();
+        let sent = exchange.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap());
+        let form = form(exchange);
+        match method {
+            ClientAuth::Basic => assert_eq!(sent, Some(&*basic("a%2Bb%2Fc%3Dd%3Ae%25f%7Eg"))),
+            ClientAuth::BasicRaw => assert_eq!(sent, Some(&*basic(SECRET))),
+            _ => assert_eq!(sent, None),
+        }
+        let in_form = form.get("client_secret").map(String::as_str);
+        assert_eq!(in_form, (method == ClientAuth::Post).then_some(SECRET), "{method:?}");
+        assert_eq!(form.contains_key("client_id"), sent.is_none(), "{method:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_request_has_the_configured_parameters_and_no_others() {
+    let fake = Fake::start().await;
+    metadata(&fake, json!({"prompt_values_supported": ["login", "none"]}));
+    let provider = fake.with(|options| {
+        options.pkce = false;
+        options.auth_params = AuthParams::parse("acr_values=eidas1&siret_hint=1").unwrap();
+    });
+    let asked = AuthorizationOptions {
+        login_hint: Some("ada@example.com".to_owned()),
+        prompt: Some(Prompt::SelectAccount),
+        ui_locales: Some("fr".to_owned()),
+        ..AuthorizationOptions::default()
+    };
+    let (url, attempt) = provider.begin(&asked).await.unwrap();
+    let query = url.query_pairs().into_owned().collect::<HashMap<_, _>>();
+    let mut names = query.keys().map(String::as_str).collect::<Vec<_>>();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "acr_values",
+            "client_id",
+            "login_hint",
+            "nonce",
+            "prompt",
+            "redirect_uri",
+            "response_type",
+            "scope",
+            "siret_hint",
+            "state",
+        ]
+    );
+    assert_eq!(query["prompt"], "login", "the nearest that this provider takes");
+    assert!(query["state"].len() >= 32 && query["nonce"].len() >= 32);
+    assert!(attempt.pkce_verifier.is_empty());
+
+    metadata(&fake, json!({"ui_locales_supported": ["fr", "en"]}));
+    let url = fake.relying_party().begin(&asked).await.unwrap().0;
+    assert!(url.query_pairs().any(|(name, value)| name == "ui_locales" && value == "fr"));
+}
+
+#[tokio::test]
+async fn of_many_tenants_only_the_allowed_ones_sign_in() {
+    const TENANT: &str = "8d0c1f9e-1111-2222-3333-444455556666";
+    let fake = Fake::start_with(TcpListener::bind("127.0.0.1:0").await.unwrap(), "/tenant");
+    let base = fake.shared.issuer.trim_end_matches("/tenant").to_owned();
+    metadata(&fake, json!({"issuer": format!("{base}/{{tenantid}}")}));
+    metadata(&fake, json!({"authorization_response_iss_parameter_supported": false}));
+    let error = fake.sign_in().await.unwrap_err();
+    assert!(error.reason.contains("OIDC_ALLOWED_TENANTS"), "{error}");
+    let provider = fake.with(|options| options.allowed_tenants = vec![TENANT.to_owned()]);
+    for (tenant, issuer, step) in [
+        (TENANT, format!("{base}/{TENANT}"), None),
+        ("another", format!("{base}/another"), Some(Step::Requirements)),
+        (TENANT, format!("{base}/another"), Some(Step::IdToken)),
+    ] {
+        claims(&fake, json!({"tid": tenant, "iss": issuer}));
+        let attempt = fake.begin(&provider).await.unwrap().1;
+        let response = fake.callback(&attempt, "");
+        let result = provider.finish(attempt, response).await;
+        fake.set(|behaviour| behaviour.claims.remove("nonce"));
+        match step {
+            None => assert_eq!(result.unwrap().issuer, issuer),
+            Some(step) => assert_eq!(result.unwrap_err().step, step, "{tenant} {issuer}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn accounts_that_do_not_meet_the_requirements_are_refused() {
+    let fake = Fake::start().await;
+    claims(&fake, json!({"email": "ada@example.com", "hd": "example.com"}));
+    let sign_in = async |required: &str, trust_email: bool| {
+        let provider = fake.with(|options| {
+            options.required_claims = RequiredClaims::parse(required.split(',')).unwrap();
+            options.trust_email = trust_email;
+        });
+        fake.sign_in_at(&provider).await
+    };
+    sign_in("hd=example.com|example.org", false).await.unwrap();
+    for (required, field) in [("hd=example.org", "hd"), ("email_verified=true", "email_verified")] {
+        let error = sign_in(required, false).await.unwrap_err();
+        assert_eq!((error.kind, error.field.as_deref()), (FailureKind::NotAllowed, Some(field)));
+        assert_eq!(error.failure().error, "access_denied");
+        assert!(!error.to_string().contains("example.com"), "no value in {error}");
+    }
+    let identity = sign_in("email_verified=true", true).await.unwrap();
+    assert_eq!(identity.claims["email_verified"], true);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_moved_is_found() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    metadata(&fake, json!({"token_endpoint": format!("{}/moved", fake.shared.issuer)}));
+    fake.begin(&provider).await.unwrap();
+    fake.set(|behaviour| behaviour.claims.remove("nonce"));
+    metadata(&fake, json!({"token_endpoint": format!("{}/token", fake.shared.issuer)}));
+    fake.sign_in_at(&provider).await.unwrap();
+    assert_eq!((fake.requests("/moved"), fake.requests("/token")), (1, 1));
+}
+
+#[tokio::test]
+async fn the_second_of_two_secrets_is_tried() {
+    let fake = Fake::start().await;
+    let answer = json!({"error": "invalid_client"}).to_string();
+    fake.fault("/token", Fault::Answer(StatusCode::UNAUTHORIZED, answer));
+    let provider = fake.with(|options| options.client_secrets = ClientSecrets::new(["new", "old"]));
+    let error = fake.sign_in_at(&provider).await.unwrap_err();
+    assert!(fake.requests("/token") >= 2);
+    assert!(error.client_auth.unwrap().contains("client_secret_basic"), "{error:?}");
+    assert_eq!(error.failure().error, "server_error");
+}
+
+#[tokio::test]
+async fn a_logout_token_is_verified() {
+    let fake = Fake::start().await;
+    let provider = fake.relying_party();
+    let key = fake.set(|behaviour| behaviour.signer.clone());
+    let now = Utc::now().timestamp();
+    let honest = json!({
+        "iss": fake.shared.issuer, "aud": CLIENT_ID, "iat": now, "exp": now + 60, "jti": "1",
+        "sub": "subject-1", "sid": "session-1",
+        "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+    });
+    let token = provider.logout_token(&key.sign(&honest)).await.unwrap();
+    assert_eq!(token.session_id.as_deref(), Some("session-1"));
+    assert_eq!(token.subject.as_deref(), Some("subject-1"));
+    for (change, field) in [
+        (json!({"nonce": "x"}), "nonce"),
+        (json!({"events": {}}), "events"),
+        (json!({"aud": "other"}), "aud"),
+        (json!({"iss": "https://evil.example"}), "iss"),
+        (json!({"sub": null, "sid": null}), "sub"),
+        (json!({"exp": now - 120}), "exp"),
+        (json!({"exp": null, "iat": now - 600}), "iat"),
+    ] {
+        let mut claims = honest.clone();
+        claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let error = provider.logout_token(&key.sign(&claims)).await.unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(field), "{change}: {error}");
     }
 }

@@ -71,6 +71,8 @@ pub enum Purpose {
     RefreshToken,
     /// The details of a session in the store.
     SessionDetails,
+    /// A form that the provider let the browser post, on its way to the callback.
+    CallbackForm,
 }
 
 impl Purpose {
@@ -83,6 +85,7 @@ impl Purpose {
             Self::BrowserLogin => b"browser-login",
             Self::RefreshToken => b"refresh-token",
             Self::SessionDetails => b"session-details",
+            Self::CallbackForm => b"callback-form",
         }
     }
 }

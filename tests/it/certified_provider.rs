@@ -50,6 +50,9 @@ impl Provider {
             ("TOKEN_RELAY_OIDC_ISSUER", self.issuer.as_str()),
             ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
             ("TOKEN_RELAY_OIDC_CLIENT_SECRET", "a secret of the tests alone"),
+            // Straight to the provider: what comes before is tested elsewhere.
+            ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
+            ("TOKEN_RELAY_CONFIRMATION", "never"),
         ];
         environment.extend(more);
         let relay = Process::start(&["serve"], &environment);
@@ -127,6 +130,8 @@ async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
             // Nothing listens on port 9 of this host.
             ("TOKEN_RELAY_OIDC_ISSUER", "http://127.0.0.1:9"),
             ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
+            ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
+            ("TOKEN_RELAY_CONFIRMATION", "never"),
         ],
     );
     let session = create(&absent.url, Some(json!({"bind": true}))).await;

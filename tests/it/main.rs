@@ -14,6 +14,7 @@ mod instances;
 mod meet;
 mod metrics;
 mod proofs;
+mod providers;
 mod proxies;
 mod races;
 mod redis_faults;

@@ -29,17 +29,18 @@ use crate::{
             proof::Decision,
             see_other, single,
         },
+        error::{Problem, ProblemType, Problems, types},
         extract::LimitedBody,
         middleware::ClientAddress,
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
         tags,
     },
-    oidc::{AuthorizationResponse, LoginAttempt},
+    oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM},
     session::{Digest, Failure, Identity, SessionRef},
     signin::{NotCompleted, Outcome},
     telemetry::Trace,
-    token::OpenError,
+    token::{OpenError, Purpose},
 };
 
 /// How long the result of an exchange is remembered for a reloaded callback.
@@ -120,6 +121,42 @@ async fn exchange(
     }
 }
 
+/// How long a posted form waits for the GET that fetches it.
+const FORM_TTL: Duration = Duration::from_secs(60);
+
+/// The form that [`callback_form`] sealed into the query, if it did.
+fn posted_form(app: &App, query: &str) -> Option<String> {
+    let sealed = single(Some(query), "form")?;
+    app.cookie_keys.open_text(Purpose::CallbackForm, b"", &sealed).ok()
+}
+
+/// The provider lets the browser post the response (`response_mode=form_post`)
+///
+/// The cookies of a dialog do not come with a cross-site POST, so the form is sealed into the URL of
+/// a GET, which they do come with.
+#[utoipa::path(
+    post,
+    path = paths::CALLBACK,
+    tag = tags::DIALOG,
+    request_body(content = String, content_type = FORM),
+    responses(
+        (status = 303, description = "To the callback, with the form sealed."),
+        Problems<{ types(&[ProblemType::BodyTooLarge]) }>,
+    ),
+)]
+pub async fn callback_form(
+    State(app): State<AppState>,
+    LimitedBody(body): LimitedBody,
+) -> Result<Response, Problem> {
+    if body.len() > MAX_FORM {
+        return Err(Problem::BodyTooLarge);
+    }
+    let form = String::from_utf8_lossy(&body);
+    let sealed = app.cookie_keys.seal_text(Purpose::CallbackForm, b"", &form, FORM_TTL);
+    let sealed = sealed.map_err(|_| Problem::Internal)?;
+    Ok(see_other(&app.path(&format!("{}?form={sealed}", paths::CALLBACK))))
+}
+
 /// The provider sends the browser back (RFC 6749 §4.1.2)
 #[utoipa::path(
     get,
@@ -145,6 +182,7 @@ pub async fn callback(
 ) -> Response {
     let visit = Visit::new(&app, &trace, &headers);
     let query = query.unwrap_or_default();
+    let query = posted_form(&app, &query).unwrap_or(query);
     let Some(state) = single(Some(&query), "state") else {
         return visit.error_of(
             ErrorPage::BadRequest,

@@ -44,7 +44,7 @@ pub fn endpoints() -> OpenApiRouter<AppState> {
         .routes(routes!(proof::opener).answering(&[]))
         .routes(routes!(proof::code).answering(&[]))
         .routes(routes!(proof::confirm).answering(&[]))
-        .routes(routes!(callback::callback).answering(&[]))
+        .routes(routes!(callback::callback, callback::callback_form).answering(&[]))
         .routes(routes!(callback::redirect).answering(&[]))
         .routes(routes!(callback::account).answering(&[]))
         .routes(routes!(finish::success, finish::undo).answering(&[Also::Head]))

@@ -39,6 +39,7 @@ pub fn endpoints(refresh: bool) -> OpenApiRouter<AppState> {
 pub fn well_known() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(resource::jwks).answering(&[Also::Head]))
+        .routes(routes!(resource::client_jwks).answering(&[Also::Head]))
         .routes(routes!(resource::metadata).answering(&[Also::Head]))
 }
 

@@ -277,6 +277,26 @@ pub(super) async fn jwks(State(app): State<AppState>) -> Response {
     (headers, Json(app.signing_keys.jwks()).into_response().into_body()).into_response()
 }
 
+/// Public keys of the relay as a client of the OpenID provider (`private_key_jwt`, RFC 7523)
+#[utoipa::path(
+    get,
+    path = paths::CLIENT_JWKS,
+    tag = tags::API,
+    responses(
+        (status = 200, description = "The keys; none without `OIDC_CLIENT_KEY`.", body = Object,
+         content_type = KEY_SET),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+pub(super) async fn client_jwks(State(app): State<AppState>) -> Response {
+    let headers = [
+        (header::CACHE_CONTROL.as_str(), "public, max-age=300"),
+        (header::CONTENT_TYPE.as_str(), KEY_SET),
+    ];
+    let keys = app.login.client_key_set().unwrap_or_else(|| serde_json::json!({"keys": []}));
+    (headers, Json(keys).into_response().into_body()).into_response()
+}
+
 /// Authorization server metadata (RFC 8414)
 #[utoipa::path(
     get,

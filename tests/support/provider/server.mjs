@@ -2,48 +2,77 @@
 //
 // Prints one JSON line with its issuer when it serves. Tests steer it through `/test/…`:
 // `redirect-uri` registers where the relay listens, `rotate-keys` replaces the signing key,
-// `pause` lets the token endpoint wait.
+// `pause` lets the token endpoint wait. With an argument, a JSON object with `configuration`,
+// `port`, `redirectUris`, `secret` and `jwks`, it is one of the providers of `configurations.mjs`.
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import { Provider } from 'oidc-provider';
+import { configurations, defaults } from './configurations.mjs';
 
+const groups = Array.from({ length: 200 }, (_, number) => `group-number-${number}`);
 const USERS = {
-  alice: { name: 'Alice Liddell', email: 'alice@example.com' },
+  alice: {
+    name: 'Alice Liddell', email: 'alice@example.com', given_name: 'Alice', usual_name: 'Liddell',
+    uid: 'alice', siret: '13002526500013', groups,
+  },
   bob: { name: 'Bob Cratchit', email: 'bob@example.com' },
 };
 
-let redirectUris = ['http://127.0.0.1:1/callback'];
-let keys = [newKey()];
+const given = process.argv[2] ? JSON.parse(process.argv[2]) : null;
+const configured = given && configurations[given.configuration];
+
+let redirectUris = given?.redirectUris ?? ['http://127.0.0.1:1/callback'];
+let keys = [newKey(...(configured?.key ?? []))];
 let tokenDelay = 0;
 let provider;
 let issuer;
 
-function newKey() {
-  const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-  return { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), use: 'sig', alg: 'RS256' };
+function newKey(type = 'rsa', options = { modulusLength: 2048 }, alg = 'RS256') {
+  const { privateKey } = generateKeyPairSync(type, options);
+  return { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), use: 'sig', alg };
+}
+
+function clients() {
+  const common = {
+    redirect_uris: redirectUris,
+    response_types: ['code'],
+    grant_types: ['authorization_code'],
+  };
+  if (!configured) {
+    return [{
+      client_id: 'token-relay',
+      client_secret: 'a secret of the tests alone',
+      token_endpoint_auth_method: 'client_secret_basic',
+      ...common,
+    }, {
+      client_id: 'token-relay-public',
+      token_endpoint_auth_method: 'none',
+      ...common,
+    }];
+  }
+  return [{
+    client_id: 'token-relay',
+    client_secret: given.secret,
+    post_logout_redirect_uris: given.postLogoutRedirectUris ?? [],
+    ...common,
+    ...(configured.ownKeys ? { jwks: given.jwks } : {}),
+    ...configured.client,
+  }];
 }
 
 function makeProvider() {
   provider = new Provider(issuer, {
-    clients: [{
-      client_id: 'token-relay',
-      client_secret: 'a secret of the tests alone',
-      redirect_uris: redirectUris,
-      response_types: ['code'],
-      grant_types: ['authorization_code'],
-      token_endpoint_auth_method: 'client_secret_basic',
-    }, {
-      client_id: 'token-relay-public',
-      redirect_uris: redirectUris,
-      response_types: ['code'],
-      grant_types: ['authorization_code'],
-      token_endpoint_auth_method: 'none',
-    }],
+    clients: clients(),
     jwks: { keys },
     cookies: { keys: ['tests'] },
     pkce: { required: () => true },
-    claims: { openid: ['sub'], profile: ['name'], email: ['email', 'email_verified'] },
-    features: { devInteractions: { enabled: false } },
+    ...defaults,
+    claims: { ...defaults.claims, profile: ['name', 'groups'] },
+    enabledJWA: {
+      idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'ES384', 'ES512', 'EdDSA', 'HS256'],
+    },
+    ...configured?.provider,
+    features: { devInteractions: { enabled: false }, ...configured?.provider?.features },
     interactions: { url: (_context, interaction) => `/interaction/${interaction.uid}` },
     async findAccount(_context, id) {
       return { accountId: id, claims: async () => ({ sub: id, email_verified: true, ...USERS[id] }) };
@@ -53,7 +82,7 @@ function makeProvider() {
         clientId: context.oidc.client.clientId,
         accountId: context.oidc.session.accountId,
       });
-      grant.addOIDCScope('openid profile email');
+      grant.addOIDCScope('openid profile email given_name usual_name uid siret');
       await grant.save();
       return grant;
     },
@@ -76,8 +105,14 @@ async function readBody(request) {
 }
 
 const server = createServer(async (request, response) => {
-  const { pathname } = new URL(request.url, issuer);
+  const { pathname, searchParams } = new URL(request.url, issuer);
   try {
+    const unlisted = [...searchParams.keys()].find((name) => !configured?.only?.includes(name));
+    const short = ['state', 'nonce'].find((name) => (searchParams.get(name) ?? '').length < 32);
+    if (configured?.only && pathname === '/auth' && (unlisted || short)) {
+      response.statusCode = 400;
+      return response.end(`Y000400: Bad Request Exception (${unlisted ?? short})`);
+    }
     if (pathname === '/test/redirect-uri') {
       redirectUris = [await readBody(request)];
       makeProvider();
@@ -116,7 +151,7 @@ const server = createServer(async (request, response) => {
   }
 });
 
-server.listen(0, '127.0.0.1', () => {
+server.listen(given?.port ?? 0, '127.0.0.1', () => {
   issuer = `http://127.0.0.1:${server.address().port}`;
   makeProvider();
   console.log(JSON.stringify({ issuer }));
