@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use crate::{
     relay::Relay,
-    session::{Digest, Failure, GoneReason, GrantId, Identity, SessionKey, SessionRef, State},
+    session::{
+        ClientId, Digest, Failure, GoneReason, GrantId, Identity, SessionKey, SessionRef, State,
+    },
+    settings::{Client, Clients},
     store::{StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
@@ -69,6 +72,8 @@ pub struct SignIn<'a> {
     pub relay: Arc<Relay>,
     /// Issues access tokens.
     pub issuer: &'a Issuer,
+    /// The clients that they are issued to.
+    pub clients: Arc<Clients>,
     /// Signs them.
     pub signing_keys: &'a SigningKeys,
     /// Seals them.
@@ -142,6 +147,29 @@ impl SignIn<'_> {
         }
     }
 
+    /// The client that the person signed in to, and the issuer of its tokens.
+    fn issuer_for(&self, identity: &Identity) -> Result<(&Client, Issuer), IssueError> {
+        let client = self
+            .clients
+            .find(identity.client_id.as_ref().map(ClientId::as_str))
+            .map_err(|_| IssueError::UnknownClient)?;
+        let issuer = Issuer {
+            client_id: client.id.clone(),
+            audience: client.audience.clone(),
+            scope: identity.scope.as_deref().map_or_else(
+                || client.scope.join(" "),
+                // What the client may have can have become less since the session was created.
+                |granted| {
+                    let is_own = |scope: &&str| client.scope.iter().any(|own| own == scope);
+                    granted.split(' ').filter(is_own).collect::<Vec<_>>().join(" ")
+                },
+            ),
+            ttl: client.token_ttl,
+            ..self.issuer.clone()
+        };
+        Ok((client, issuer))
+    }
+
     async fn issue(
         &self,
         session: SessionKey,
@@ -149,7 +177,9 @@ impl SignIn<'_> {
         identity: &Identity,
     ) -> Result<(TokenResponse, Option<GrantId>), NotCompleted> {
         let now = UnixTime::now();
-        let grant = match self.refresh.as_ref().zip(session_token) {
+        let (client, issuer) = self.issuer_for(identity)?;
+        let refresh = self.refresh.as_ref().filter(|_| client.refresh);
+        let grant = match refresh.zip(session_token) {
             Some((refresh, client)) => {
                 let identity = identity.clone();
                 Some(refresh.begin(self.sealing_keys, session, client, identity, now).await?)
@@ -157,7 +187,7 @@ impl SignIn<'_> {
             None => None,
         };
         let id = grant.as_ref().map(|(id, _)| *id);
-        let token = self.issuer.issue_under(id, self.signing_keys, identity, now)?;
+        let token = issuer.issue_under(id, self.signing_keys, identity, now)?;
         let token = match grant {
             Some((_, refresh_token)) => token.with_refresh(refresh_token, now),
             None => token,
@@ -175,7 +205,8 @@ impl SignIn<'_> {
         grant: &Grant,
         next: RefreshToken,
     ) -> Result<TokenResponse, IssueError> {
-        let token = self.issuer.issue_under(
+        let (_, issuer) = self.issuer_for(&grant.identity)?;
+        let token = issuer.issue_under(
             Some(grant.id),
             self.signing_keys,
             &grant.identity,

@@ -11,7 +11,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
     relay::{Registry, Relay, Timing},
-    session::{Identity, SessionKey, SessionRef},
+    session::{ClientId, Identity, SessionKey, SessionRef},
     store::{
         Stored,
         redis::{RedisOptions, RedisStore, RedisUrl},
@@ -147,6 +147,7 @@ pub fn token() -> TokenResponse {
     let issuer = Issuer {
         issuer: "http://127.0.0.1:8080/".to_owned(),
         audience: vec!["http://127.0.0.1:8080/".to_owned()],
+        client_id: ClientId::implied(),
         scope: "addons".to_owned(),
         ttl: Duration::from_secs(3600),
         claims: vec!["name".to_owned(), "email".to_owned()],

@@ -13,7 +13,7 @@ use token_relay::{
     relay::{CreateSession, Delivery, Subscription},
     server::Server,
     session::{
-        DialogId, Identity, Profile, SessionDetails, SessionId, SessionKey, SessionRef,
+        ClientId, DialogId, Identity, Profile, SessionDetails, SessionId, SessionKey, SessionRef,
         SessionToken, TransitToken,
     },
     settings::Snapshot,
@@ -43,6 +43,7 @@ pub fn issuer() -> (Issuer, Identity) {
     let issuer = Issuer {
         issuer: ISSUER.to_owned(),
         audience: vec![ISSUER.to_owned()],
+        client_id: ClientId::implied(),
         scope: "addons".to_owned(),
         ttl: Duration::from_secs(3600),
         claims: vec!["name".to_owned(), "email".to_owned()],

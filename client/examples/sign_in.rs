@@ -8,7 +8,7 @@ use token_relay_client::{Client, SignIn};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
     let relay = Client::new(base.parse()?)?;
-    let wanted = SignIn { client_name: Some("The example".to_owned()), confirm: true };
+    let wanted = SignIn { client_name: Some("The example".to_owned()), ..SignIn::default() };
     let pending = relay.sign_in(&wanted).await?;
     eprintln!("Open {}", pending.transit_url());
     if let Some(code) = pending.user_code() {

@@ -56,6 +56,12 @@ pub struct CreateRequest {
     /// The add-in's name, shown to the person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_name: Option<String>,
+    /// The registered client, where the relay has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Scopes that the token is to have, separated by spaces; all that the client may have without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
 }
 
 /// Answer to `POST /addons/sessions`.

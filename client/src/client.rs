@@ -25,6 +25,10 @@ pub struct SignIn {
     pub client_name: Option<String>,
     /// The dialog asks the person to continue even where it needs not.
     pub confirm: bool,
+    /// The program's client ID, where the relay has clients registered.
+    pub client_id: Option<String>,
+    /// Scopes that the token is to have, separated by spaces; all that the client may have without.
+    pub scope: Option<String>,
 }
 
 /// A relay.
@@ -70,6 +74,8 @@ impl Client {
             bind: true,
             confirm: sign_in.confirm,
             client_name: sign_in.client_name.clone(),
+            client_id: sign_in.client_id.clone(),
+            scope: sign_in.scope.clone(),
         };
         let body = serde_json::to_vec(&create).map_err(malformed)?;
         let request = self

@@ -124,6 +124,12 @@ struct Login {
     /// Name of the program in the dialog
     #[arg(long, value_name = "NAME", default_value = "token-relay login")]
     client_name: String,
+    /// Client ID of the program, where the relay has clients registered
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+    /// Scopes of the token, separated by spaces [default: all that the client may have]
+    #[arg(long)]
+    scope: Option<String>,
     /// Do not ask the person to compare a code
     #[arg(long)]
     no_confirm: bool,
@@ -202,6 +208,8 @@ pub fn main() -> ExitCode {
                 sign_in: SignIn {
                     client_name: Some(login.client_name),
                     confirm: !login.no_confirm,
+                    client_id: login.client_id,
+                    scope: login.scope,
                 },
                 open: !login.no_open,
                 json: login.json,

@@ -90,8 +90,12 @@ problems! {
     BadRequest(String) = BAD_REQUEST, "bad-request", "Bad request";
     /// The session token of a bound session is missing or wrong.
     ReaderUnauthorized = UNAUTHORIZED, "session-token-required", "Session token missing or wrong";
-    /// A page of another origin used a cookie that is not meant for it.
-    OriginRefused = FORBIDDEN, "origin-refused", "Origin not allowed";
+    /// A page of this origin may not do this; `detail` names the setting that would allow it.
+    OriginRefused(String) = FORBIDDEN, "origin-refused", "Origin not allowed";
+    /// Clients are registered, and the request names none, or one that is not.
+    UnknownClient = BAD_REQUEST, "unknown-client", "Unknown client";
+    /// The client may not have the scope that it requests (RFC 6749 §5.2).
+    InvalidScope(String) = BAD_REQUEST, "invalid-scope", "Scope not allowed";
     /// There is no such session.
     SessionNotFound = NOT_FOUND, "session-not-found", "No such session";
     /// The session has ended; `error` says why.
@@ -148,7 +152,14 @@ impl Problem {
     /// What is wrong with this request, for people.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::BadRequest(detail) | Self::InvalidGrant(detail) => Some(detail.clone()),
+            Self::BadRequest(detail)
+            | Self::InvalidGrant(detail)
+            | Self::OriginRefused(detail)
+            | Self::InvalidScope(detail) => Some(detail.clone()),
+            Self::UnknownClient => Some(
+                "Send the `client_id` of a client that the relay's operator has registered."
+                    .to_owned(),
+            ),
             Self::SessionGone(reason) => Some(format!("The session is {}.", reason.as_str())),
             Self::ReaderUnauthorized => Some(
                 "Send the session token as `Authorization: Bearer`, as the cookie set at \

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
     api::paths,
-    http::{App, AppState, error::Problem, head},
+    http::{AppState, error::Problem, head},
     telemetry::{RequestHead, Trace, TraceContext},
 };
 
@@ -59,17 +60,22 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// Origins by exact match, with credentials; nothing when none is configured.
-pub fn cors(app: &App) -> CorsLayer {
-    let origins = app
-        .settings
-        .session
-        .allowed_origins
-        .iter()
-        .filter_map(|origin| HeaderValue::from_str(origin).ok())
-        .collect::<Vec<_>>();
+/// Origins of clients by exact match, with credentials; nothing when none is configured.
+pub fn cors(app: &AppState) -> CorsLayer {
+    let app = Arc::clone(app);
+    let allows = move |origin: &HeaderValue, parts: &Parts| {
+        let Ok(origin) = origin.to_str() else { return false };
+        if app.allows_origin(origin) {
+            return true;
+        }
+        // A page that is refused here gets no further, so that the log names the setting now.
+        if parts.method == Method::OPTIONS {
+            app.refuse_origin(origin, None);
+        }
+        false
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(allows))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // Event source polyfills and tracing libraries add headers of their own; what a page of an

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use governor::DefaultKeyedRateLimiter;
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
 
@@ -19,7 +20,8 @@ use crate::{
     },
     oidc,
     relay::Relay,
-    settings::{Clients, Settings},
+    session::Digest,
+    settings::{Client, ClientSetting, Clients, Settings},
     signin::SignIn,
     telemetry::{Trace, Tracing},
     token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
@@ -61,6 +63,8 @@ pub struct App {
     pub settings: Arc<Settings>,
     /// Failed attempts by client address and in all.
     pub guesses: GuessLimiter,
+    /// Log lines about origins that are not allowed.
+    pub refused_origins: DefaultKeyedRateLimiter<[u8; 2]>,
     /// Session creations by client address.
     pub creations: CreationQuota,
     /// `Strict-Transport-Security`, when configured.
@@ -106,11 +110,38 @@ impl App {
             // Browsers leave it out on same-origin GETs; everything cross-origin carries it here,
             // since CORS requests and WebSocket handshakes always do.
             None => true,
-            Some(origin) => origin.to_str().is_ok_and(|origin| {
-                origin == self.public_url.origin().ascii_serialization()
-                    || self.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
-            }),
+            Some(origin) => origin
+                .to_str()
+                .is_ok_and(|origin| self.is_own_origin(origin) || self.allows_origin(origin)),
         }
+    }
+
+    /// Whether pages of this origin are the relay's.
+    pub fn is_own_origin(&self, origin: &str) -> bool {
+        origin == self.public_url.origin().ascii_serialization()
+    }
+
+    /// Whether pages of this origin may call with credentials: that of any client, or one of
+    /// `ALLOWED_ORIGINS`.
+    pub fn allows_origin(&self, origin: &str) -> bool {
+        self.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
+            || self.clients.load().have_origin(origin)
+    }
+
+    /// Refuses a page of `origin`, which is not `client`'s. The log names origin and setting once a
+    /// minute.
+    pub fn refuse_origin(&self, origin: &str, client: Option<&Client>) -> Problem {
+        let setting = client.map_or_else(
+            || "ALLOWED_ORIGINS".to_owned(),
+            |client| client.setting(ClientSetting::Origins),
+        );
+        // A digest's first bytes, so that a stranger's origins take up no memory.
+        let digest = Digest::of(origin.as_bytes());
+        let key = [digest.as_bytes()[0], digest.as_bytes()[1]];
+        if self.refused_origins.check_key(&key).is_ok() {
+            tracing::warn!(?origin, setting, "origin not allowed");
+        }
+        Problem::OriginRefused(format!("The origin {origin} is not among those of `{setting}`."))
     }
 
     /// What completes or fails a sign-in within `trace`.
@@ -118,6 +149,7 @@ impl App {
         SignIn {
             relay: self.relay.in_trace(trace),
             issuer: &self.issuer,
+            clients: self.clients.load_full(),
             signing_keys: &self.signing_keys,
             sealing_keys: &self.sealing_keys,
             refresh: self.refresh.as_ref().map(|refresh| refresh.in_trace(trace)),

@@ -1,9 +1,10 @@
 //! Builds the state that all handlers share from the settings.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
+use governor::{Quota, RateLimiter};
 
 use crate::{
     http::{
@@ -19,6 +20,7 @@ use crate::{
         error::AppError,
         secrets::{MeetSecrets, Secrets},
     },
+    session::ClientId,
     settings::{Clients, DialogSettings, MeetSettings, Settings, TraceSettings},
     store,
     telemetry::Tracing,
@@ -95,10 +97,11 @@ pub(crate) async fn build(
     let relay = Relay::new(Arc::clone(&store), registry, Arc::clone(&sealing_keys), timing);
     let signing_keys = Arc::new(secrets.signing_keys);
     let issuer = settings.token_issuer_for(&public_url);
-    let audience = settings.token_audience_for(&public_url);
+    let clients = Clients::new(&settings, &settings, &public_url);
     let token_issuer = Issuer {
         issuer: issuer.clone(),
-        audience: audience.clone(),
+        audience: settings.token_audience_for(&public_url),
+        client_id: ClientId::implied(),
         scope: settings.token.scope.clone(),
         ttl: settings.token.ttl,
         claims: token_claims(&settings),
@@ -108,13 +111,13 @@ pub(crate) async fn build(
         login: oidc::Provider::new(provider_options(&settings, redirect_uri))?,
         sealing_keys,
         cookie_keys: secrets.cookie_keys,
-        verifier: Verifier::new(Arc::clone(&signing_keys), issuer, audience),
+        verifier: Verifier::new(Arc::clone(&signing_keys), issuer, clients.audiences()),
         refresh: settings.token.refresh_token_ttl.map(|token_ttl| {
             let grant_ttl = settings.token.refresh_grant_ttl;
-            Refresh::new(store.clone(), token_ttl, grant_ttl, settings.token.ttl)
+            Refresh::new(store.clone(), token_ttl, grant_ttl, clients.max_token_ttl())
         }),
         revocations: Revocations::new(store),
-        clients: ArcSwap::from_pointee(Clients::new(&settings, &settings, &public_url)),
+        clients: ArcSwap::from_pointee(clients),
         exchanges: http::dialog::Exchanges::default(),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
@@ -129,6 +132,7 @@ pub(crate) async fn build(
             .map(|options| Tracing::start(&options))
             .transpose()?,
         guesses: GuessLimiter::default(),
+        refused_origins: RateLimiter::dashmap(Quota::per_minute(NonZeroU32::MIN)),
         creations: CreationQuota::new(limits.sessions_per_minute),
         hsts: settings.server.hsts.and_then(|max_age| {
             let subdomains = settings.server.hsts_include_subdomains;

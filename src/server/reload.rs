@@ -166,6 +166,7 @@ impl Reloader {
             }
             Reloadable::Clients => {
                 let clients = Clients::new(next, &app.settings, &app.public_url);
+                app.verifier.replace_audience(clients.audiences());
                 app.clients.store(Arc::new(clients));
                 Some(())
             }

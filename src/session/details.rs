@@ -28,6 +28,9 @@ pub struct SessionDetails {
     /// The client that created it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<ClientId>,
+    /// The scope that the client requested; all of its own without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// Whether the creation was authenticated by the client's secret.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub client_authenticated: bool,

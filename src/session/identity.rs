@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::util::redacted::redacted_text;
+use crate::{session::client_id::ClientId, util::redacted::redacted_text};
 
 redacted_text! {
     /// An ID token as it came, to be sent back as `id_token_hint`; prints itself as `(redacted)`.
@@ -51,6 +51,12 @@ pub struct Identity {
     /// `sid`: the session at the provider, which a logout names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// The client that the person signed in to; the implied one without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<ClientId>,
+    /// The scope that the client gets; all of its own without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// The ID token itself, for a logout that the relay begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_token: Option<IdTokenHint>,
@@ -67,8 +73,16 @@ impl Identity {
             amr: Vec::new(),
             auth_time: None,
             session_id: None,
+            client_id: None,
+            scope: None,
             id_token: None,
         }
+    }
+
+    /// The same, signed in to a client that gets `scope`; see the fields.
+    #[must_use]
+    pub fn signed_in_to(self, client_id: Option<ClientId>, scope: Option<String>) -> Self {
+        Self { client_id, scope, ..self }
     }
 
     /// The name by which a person recognises the account.

@@ -196,6 +196,17 @@ impl Clients {
         self.implied.as_ref()
     }
 
+    /// Every audience that a token of ours may be for.
+    pub fn audiences(&self) -> Vec<String> {
+        let all: BTreeSet<_> = self.iter().flat_map(|client| &client.audience).collect();
+        all.into_iter().cloned().collect()
+    }
+
+    /// The maximum lifetime of an access token.
+    pub fn max_token_ttl(&self) -> Duration {
+        self.iter().map(|client| client.token_ttl).max().unwrap_or_default()
+    }
+
     /// Every client.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Client>> {
         self.by_id.values().chain(&self.implied)

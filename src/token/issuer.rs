@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, Header};
 use serde_json::{Map, json};
 
 use crate::{
-    session::{GrantId, Identity},
+    session::{ClientId, GrantId, Identity},
     token::{
         error::{KeyError, SignError},
         jws::PrivateKey,
@@ -19,13 +19,33 @@ use crate::{
 };
 
 /// Claims that the relay sets itself and never copies from the provider.
-const REGISTERED: [&str; 11] =
-    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "scope", "client_id", "cnf"];
+const REGISTERED: [&str; 14] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "sid",
+    "scope",
+    "client_id",
+    "cnf",
+    "acr",
+    "amr",
+    "auth_time",
+];
 
 /// The token cannot be issued.
 #[derive(Debug, thiserror::Error)]
-#[error("the access token cannot be signed: {0}")]
-pub struct IssueError(#[from] SignError);
+pub enum IssueError {
+    /// The key does not sign.
+    #[error("the access token cannot be signed: {0}")]
+    Sign(#[from] SignError),
+    /// The client that the person signed in to is not registered any more.
+    #[error("the client is not registered any more")]
+    UnknownClient,
+}
 
 /// Issues the access tokens of the native surface.
 #[derive(Clone, Debug)]
@@ -34,6 +54,8 @@ pub struct Issuer {
     pub issuer: String,
     /// `aud`; a string if it is one, an array otherwise.
     pub audience: Vec<String>,
+    /// `client_id`.
+    pub client_id: ClientId,
     /// `scope`.
     pub scope: String,
     /// From `iat` to `exp`.
@@ -87,9 +109,18 @@ impl Issuer {
             ("iat", json!(issued_at)),
             ("nbf", json!(issued_at)),
             ("jti", json!(jti)),
+            ("client_id", json!(self.client_id)),
             ("scope", json!(self.scope)),
         ] {
             claims.insert(name.to_owned(), value);
+        }
+        // How the person was authenticated (RFC 9068 §2.2.1), as far as the provider said.
+        for (name, value) in [
+            ("acr", identity.acr.as_ref().map(|acr| json!(acr))),
+            ("amr", (!identity.amr.is_empty()).then(|| json!(identity.amr))),
+            ("auth_time", identity.auth_time.map(|time| json!(time))),
+        ] {
+            claims.extend(value.map(|value| (name.to_owned(), value)));
         }
         if let Some(grant) = grant {
             claims.insert("sid".to_owned(), json!(grant));

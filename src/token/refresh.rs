@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{Digest, GrantId, Identity, SessionKey},
+    session::{ClientId, Digest, GrantId, Identity, SessionKey},
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
@@ -54,6 +54,11 @@ struct Sealed {
     a: u64,
     x: u64,
     e: u64,
+    /// The client and the scope that it requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    l: Option<ClientId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    o: Option<String>,
 }
 
 /// Why a refresh token is refused.
@@ -195,6 +200,8 @@ impl Grant {
             a: self.authenticated_at.as_millis(),
             x: self.expires_at.as_secs(),
             e: self.ends_at.as_secs(),
+            l: self.identity.client_id.clone(),
+            o: self.identity.scope.clone(),
         };
         // Strings, numbers and JSON always serialise.
         let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -211,7 +218,7 @@ impl Grant {
             generation: sealed.g,
             session: sealed.s,
             client: sealed.k,
-            identity: Identity::new(sealed.u, sealed.c),
+            identity: Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o),
             authenticated_at: UnixTime::from_millis(sealed.a),
             expires_at: UnixTime::from_secs(sealed.x),
             ends_at: UnixTime::from_secs(sealed.e),

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    session::GrantId,
+    session::{ClientId, GrantId},
     token::{jws, keys::SigningKeys},
     util::clock::UnixTime,
 };
@@ -49,6 +50,9 @@ pub struct Claims {
     pub nbf: u64,
     /// The token's ID.
     pub jti: String,
+    /// The client that the token was issued to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<ClientId>,
     /// Scopes, separated by spaces.
     pub scope: String,
     /// The grant that the token ends with, if it came with a refresh token.
@@ -67,18 +71,23 @@ impl Claims {
     }
 }
 
-/// Accepts tokens of one issuer for one audience.
+/// Accepts tokens of one issuer for any of several audiences.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Arc<SigningKeys>,
     issuer: String,
-    audience: Vec<String>,
+    audience: ArcSwap<Vec<String>>,
 }
 
 impl Verifier {
     /// Accepts tokens that `keys` signed as `issuer` for `audience`.
     pub fn new(keys: Arc<SigningKeys>, issuer: String, audience: Vec<String>) -> Self {
-        Self { keys, issuer, audience }
+        Self { keys, issuer, audience: ArcSwap::from_pointee(audience) }
+    }
+
+    /// Accepts tokens for `audience` from now on, instead of those before.
+    pub fn replace_audience(&self, audience: Vec<String>) {
+        self.audience.store(Arc::new(audience));
     }
 
     /// Verifies signature, issuer, audience and times.
@@ -94,7 +103,7 @@ impl Verifier {
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
         validation.set_issuer(&[&self.issuer]);
-        validation.set_audience(&self.audience);
+        validation.set_audience(&self.audience.load());
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
         jws::decode::<Claims>(token, &key.decoding, &validation).map(|data| data.claims).map_err(
             |error| match error.kind() {
@@ -115,12 +124,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{session::Identity, token::Issuer};
+    use crate::{
+        session::{ClientId, Identity},
+        token::Issuer,
+    };
 
     fn issuer() -> Issuer {
         Issuer {
             issuer: "https://relay.example/".to_owned(),
             audience: vec!["https://api.example".to_owned()],
+            client_id: ClientId::implied(),
             scope: "addons".to_owned(),
             ttl: Duration::from_secs(3600),
             claims: vec!["name".to_owned(), "sub".to_owned(), "missing".to_owned()],

@@ -7,6 +7,7 @@ mod acknowledgement;
 mod attacks;
 mod bad_input;
 mod certified_provider;
+mod clients;
 mod command_line;
 mod deployed;
 mod drain;

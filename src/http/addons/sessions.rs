@@ -1,5 +1,7 @@
 //! `POST /addons/sessions` creates a session, `DELETE /addons/sessions/{id}` ends it.
 
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -20,13 +22,14 @@ use crate::{
         error::{
             Problem,
             ProblemType::{
-                BadRequest, BodyTooLarge, BoundSessionRequired, OriginRefused, ReaderUnauthorized,
-                SessionNotFound, StoreUnavailable, TooManyGuesses, TooManySessions,
-                UnsupportedMediaType,
+                BadRequest, BodyTooLarge, BoundSessionRequired, InvalidClient, InvalidScope,
+                OriginRefused, ReaderUnauthorized, SessionNotFound, StoreUnavailable,
+                TooManyGuesses, TooManySessions, UnknownClient, UnsupportedMediaType,
             },
             Problems, types,
         },
-        extract::Json,
+        extract::{ClientBasic, Json},
+        guesses::Guessed,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         tags,
@@ -36,10 +39,14 @@ use crate::{
         Digest, EventId, GoneReason, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId,
         SessionRef, SessionToken, UserCode,
     },
+    settings::{Client, ClientSetting, Grant},
     store::{Acknowledged, Ended},
     telemetry::Trace,
     util::clock::UnixTime,
 };
+
+/// Maximum length of an `Origin`, in bytes.
+const MAX_ORIGIN: usize = 256;
 
 /// Maximum length of the name of an add-in, in characters.
 const MAX_CLIENT_NAME: usize = 64;
@@ -78,6 +85,62 @@ fn check(request: &CreateRequest) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The client that creates a session.
+struct Creator {
+    client: Arc<Client>,
+    /// What it requests, if that is less than all of its own.
+    scope: Option<String>,
+    /// Whether it proved by its secret that it is this client.
+    is_authenticated: bool,
+}
+
+impl Creator {
+    fn new(
+        app: &App,
+        address: ClientAddress,
+        headers: &HeaderMap,
+        request: &CreateRequest,
+        origin: Option<&str>,
+    ) -> Result<Self, Problem> {
+        let clients = app.clients.load();
+        let client = clients
+            .find(request.client_id.as_deref())
+            .ok()
+            .filter(|client| client.may(Grant::Session))
+            .ok_or(Problem::UnknownClient)?;
+        // Without clients, an origin is no more than what the dialog shows. With them, a page acts in
+        // the name of its own only.
+        if headers.contains_key(header::ORIGIN) && !client.is_implied() {
+            let origin = origin.unwrap_or_default();
+            if !app.is_own_origin(origin) && !client.has_origin(origin) {
+                return Err(app.refuse_origin(origin, Some(client)));
+            }
+        }
+        let scope = request.scope.as_deref().map(|scope| client.scope_for(Some(scope)));
+        let scope = scope.transpose().map_err(|_| {
+            let setting = client.setting(ClientSetting::Scope);
+            Problem::InvalidScope(format!("The client may request no more than `{setting}` has."))
+        })?;
+        let is_authenticated = match ClientBasic::of(headers) {
+            Ok(None) => false,
+            Ok(Some(basic)) => {
+                app.admit_guess(Guessed::ClientSecret, address)?;
+                let is_client = |(id, secret): (Cow<'_, str>, Cow<'_, str>)| {
+                    id == client.id.as_str() && client.is_authenticated_by(&secret)
+                };
+                if !basic.readings().any(is_client) {
+                    let wrong = Problem::InvalidClient;
+                    return Err(app.wrong_guess(Guessed::ClientSecret, address, wrong));
+                }
+                app.guesses.right(Guessed::ClientSecret, address.0);
+                true
+            }
+            Err(_) => return Err(Problem::InvalidClient),
+        };
+        Ok(Self { client: Arc::clone(client), scope, is_authenticated })
+    }
+}
+
 /// A browser that creates a session, recognised when it opens the dialog.
 struct Recognised {
     digest: Digest,
@@ -112,6 +175,7 @@ fn recognise(app: &App, headers: &HeaderMap, policy: &Policy) -> Option<Recognis
     post,
     path = paths::SESSIONS,
     tag = tags::ADD_IN,
+    security((), ("client" = [])),
     request_body = Option<CreateRequest>,
     responses(
         (
@@ -143,8 +207,9 @@ fn recognise(app: &App, headers: &HeaderMap, policy: &Policy) -> Option<Recognis
         ),
         Problems<{
             types(&[
-                BadRequest, BoundSessionRequired, OriginRefused, BodyTooLarge,
-                UnsupportedMediaType, TooManySessions, StoreUnavailable,
+                BadRequest, UnknownClient, InvalidScope, InvalidClient, BoundSessionRequired,
+                OriginRefused, BodyTooLarge, UnsupportedMediaType, TooManySessions, TooManyGuesses,
+                StoreUnavailable,
             ])
         }>,
     ),
@@ -160,18 +225,20 @@ pub async fn create(
     let by_json = body.is_some();
     let request = body.map(|Json(request)| request).unwrap_or_default();
     check(&request)?;
-    if !app.settings.session.legacy() && !request.bind {
-        return Err(Problem::BoundSessionRequired);
-    }
-    app.admit_creation(address)?;
     let origin = headers
         .get(header::ORIGIN)
         .and_then(|value| value.to_str().ok())
-        .filter(|origin| origin.len() <= 256)
+        .filter(|origin| origin.len() <= MAX_ORIGIN)
         .map(str::to_owned);
+    let Creator { client, scope, is_authenticated } =
+        Creator::new(&app, address, &headers, &request, origin.as_deref())?;
+    if !client.legacy && !request.bind {
+        return Err(Problem::BoundSessionRequired);
+    }
+    app.admit_creation(address)?;
     let session_id = SessionId::generate();
     let session_token = request.bind.then(SessionToken::generate);
-    let policy = Policy::of(&app, None);
+    let policy = Policy::of(&app, Some(&client.id));
     let user_code = (request.bind && (policy.code || request.confirm)).then(UserCode::generate);
     let recognised = by_json.then(|| recognise(&app, &headers, &policy)).flatten();
     let created = app
@@ -183,6 +250,9 @@ pub async fn create(
             profile: if request.bind { Profile::Bound } else { Profile::Legacy },
             browser: recognised.as_ref().map(|browser| browser.digest),
             details: SessionDetails {
+                client_id: (!client.is_implied()).then(|| client.id.clone()),
+                client_authenticated: is_authenticated,
+                scope,
                 client_name: request.client_name,
                 origin,
                 network: Some(network_of(address.0)),
@@ -192,23 +262,30 @@ pub async fn create(
                 created_at: Some(UnixTime::now().as_secs()),
                 ..SessionDetails::default()
             },
-            ttl: app.settings.session.ttl,
+            ttl: client.session_ttl,
             transit_token_ttl: app.settings.session.transit_token_ttl,
             random_bytes: SECRET_BYTES,
             trace: trace.context(),
         })
         .await?;
-    app.metrics.session_created();
+    app.metrics.session_created(client.id.as_str());
     trace.adopt(session_id.key(), None);
     tracing::info!(
         target: "audit",
         session = %session_id.key(),
         client = %address.0,
+        client_id = %client.id,
         bound = request.bind,
         "session created"
     );
-    let mut response =
-        answer(&app, &session_id, session_token.as_ref(), user_code.as_ref(), &created);
+    let mut response = answer(
+        &app,
+        &session_id,
+        session_token.as_ref(),
+        user_code.as_ref(),
+        &created,
+        client.session_ttl,
+    );
     if let Some(cookie) = recognised.and_then(|browser| browser.set) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -221,6 +298,7 @@ fn answer(
     session_token: Option<&SessionToken>,
     user_code: Option<&UserCode>,
     created: &Created,
+    ttl: Duration,
 ) -> Response {
     let id = session_id.expose();
     let transit = match &created.transit_token {
@@ -230,7 +308,7 @@ fn answer(
     let path = |template| paths::of_session(template, id);
     let body = CreateResponse {
         session_id: id.into(),
-        expires_in: app.settings.session.ttl.as_secs(),
+        expires_in: ttl.as_secs(),
         transit_url: app.public(&transit),
         events_url: app.public(&path(paths::SESSION_EVENTS)),
         websocket_url: app.public_websocket(&path(paths::SESSION_WEBSOCKET)),
@@ -245,8 +323,7 @@ fn answer(
     if let Some(token) = session_token {
         let name = cookies::reader_name(app, session_id.key());
         let value = token.expose().to_owned();
-        let cookie =
-            cookies::set(app, name, value, app.settings.session.ttl, cookies::Reach::Reader);
+        let cookie = cookies::set(app, name, value, ttl, cookies::Reach::Reader);
         headers.append(header::SET_COOKIE, cookie);
     }
     response

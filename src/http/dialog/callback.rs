@@ -216,7 +216,10 @@ pub async fn callback(
     let answer = AuthorizationResponse::parse(&query);
     let exchanged = Exchanges::share(&app, &trace, session, attempt, answer).await;
     let identity = match exchanged {
-        Exchanged::Identity(identity) => (*identity).clone(),
+        Exchanged::Identity(identity) => {
+            let details = &dialog.details;
+            (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
+        }
         Exchanged::Failed(page) => {
             let mut response = app.to_error_page(&trace, page);
             app.forget_dialog(&mut response, &handle);

@@ -328,7 +328,7 @@ async fn try_init(
         })
         .await
         .map_err(|error| Detail::from(error).into_response())?;
-    app.metrics.session_created();
+    app.metrics.session_created("meet");
     trace.adopt(session_id.key(), None);
     tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
     let transit_token =

@@ -68,6 +68,7 @@ fn code(problem: &Problem) -> &'static str {
         Problem::InvalidClient => "invalid_client",
         Problem::InvalidGrant(_) => "invalid_grant",
         Problem::UnsupportedGrantType => "unsupported_grant_type",
+        Problem::InvalidScope(_) => "invalid_scope",
         problem => match problem.status() {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 "temporarily_unavailable"

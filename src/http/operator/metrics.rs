@@ -78,6 +78,11 @@ pub enum ReloadOutcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByClient {
+    client: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByGuess {
     secret: &'static str,
     answer: &'static str,
@@ -133,7 +138,7 @@ struct ByRefreshOutcome {
 pub struct Metrics {
     registry: Registry,
     streams: Family<ByTransport, Gauge>,
-    sessions_created: Counter,
+    sessions_created: Family<ByClient, Counter>,
     logins: Family<ByOutcome, Counter>,
     refreshes: Family<ByRefreshOutcome, Counter>,
     deliveries: Counter,
@@ -223,7 +228,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("token_relay");
         let metrics = Self {
             streams: Family::default(),
-            sessions_created: Counter::default(),
+            sessions_created: Family::default(),
             logins: Family::default(),
             refreshes: Family::default(),
             deliveries: Counter::default(),
@@ -241,7 +246,11 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
-        registry.register("sessions_created", "Sessions created", metrics.sessions_created.clone());
+        registry.register(
+            "sessions_created",
+            "Sessions created, by client",
+            metrics.sessions_created.clone(),
+        );
         registry.register("logins", "Logins by outcome", metrics.logins.clone());
         registry.register(
             "refreshes",
@@ -342,9 +351,9 @@ impl Metrics {
         OpenStream(gauge)
     }
 
-    /// Counts a created session.
-    pub fn session_created(&self) {
-        self.sessions_created.inc();
+    /// Counts a session that `client` created.
+    pub fn session_created(&self, client: &str) {
+        self.sessions_created.get_or_create(&ByClient { client: client.to_string() }).inc();
     }
 
     /// Counts the end of a sign-in.

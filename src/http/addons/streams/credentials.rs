@@ -55,10 +55,12 @@ impl FromRequestParts<AppState> for Credentials {
         else {
             return Ok(Self { session, session_token: None });
         };
-        // A cookie is sent along by any page that makes the browser do so (and a WebSocket is
-        // not held back by CORS), so a foreign page is told off here.
+        // A cookie is sent along by any page that makes the browser do so, and a WebSocket is not
+        // held back by CORS.
         if !app.origin_is_ours_or_allowed(&parts.headers) {
-            return Err(Problem::OriginRefused);
+            let origin = parts.headers.get(header::ORIGIN);
+            let origin = origin.and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+            return Err(app.refuse_origin(origin, None));
         }
         let token = SessionToken::parse(&value).map_err(|_| Problem::ReaderUnauthorized)?;
         Ok(Self { session, session_token: Some(token.digest()) })

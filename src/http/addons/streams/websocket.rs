@@ -190,7 +190,7 @@ pub fn respond(
             Err(problem) => {
                 let code = match problem {
                     Problem::ReaderUnauthorized => code::UNAUTHORIZED,
-                    Problem::OriginRefused => code::FORBIDDEN,
+                    Problem::OriginRefused(_) => code::FORBIDDEN,
                     Problem::SessionNotFound => code::NOT_FOUND,
                     Problem::TooManyStreams | Problem::TooManyGuesses(_) => code::TOO_MANY,
                     Problem::ShuttingDown => code::RESTART,

@@ -1,0 +1,186 @@
+//! Registered clients: who may create sessions in whose name, and what the tokens of each are for.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use reqwest::{Method, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::support::{Browser, Events, Process, client, text};
+
+const SECRET: &str = "a secret of the tests of 32 characters or more";
+const ORIGIN: &str = "https://addin.example";
+
+/// A relay with an add-in, another one, and an API that introspects.
+fn relay() -> Process {
+    Process::demo(&[
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__NAME", "Rooms for Outlook"),
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGINS", ORIGIN),
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__SCOPE", "rooms:read rooms:create"),
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__AUDIENCE", "https://rooms.example"),
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__TOKEN_TTL", "10m"),
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__SESSION_TTL", "5m"),
+        ("TOKEN_RELAY_CLIENTS__TERMINAL__AUDIENCE", "https://files.example"),
+        ("TOKEN_RELAY_CLIENTS__TERMINAL__SECRET", SECRET),
+        ("TOKEN_RELAY_CLIENTS__API__GRANTS", "introspect"),
+        ("TOKEN_RELAY_CLIENTS__API__SECRET", "another secret of the tests of 32 characters"),
+        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
+        ("TOKEN_RELAY_CONFIRMATION", "never"),
+        ("TOKEN_RELAY_LOG", "info"),
+    ])
+}
+
+async fn create(relay: &Process, origin: Option<&str>, body: Value) -> Response {
+    let mut request = client().post(format!("{}/addons/sessions", relay.url)).json(&body);
+    if let Some(origin) = origin {
+        request = request.header(header::ORIGIN, origin);
+    }
+    request.send().await.unwrap()
+}
+
+async fn problem(answer: Response, status: StatusCode) -> (String, String) {
+    assert_eq!(answer.status(), status);
+    let body: Value = answer.json().await.unwrap();
+    let name = text(&body, "type").rsplit(':').next().unwrap().to_owned();
+    (name, body["detail"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Signs in and gives the token response.
+async fn sign_in(relay: &Process, body: Value) -> (Value, Value) {
+    let created = create(relay, None, body).await;
+    assert_eq!(created.status(), StatusCode::CREATED);
+    let session: Value = created.json().await.unwrap();
+    let token = text(&session, "session_token");
+    let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
+    Browser::default().sign_in(&session, "alice").await;
+    let event = events.next().await.unwrap();
+    assert_eq!(event.name, "authenticated", "{}", event.data);
+    (session, event.data)
+}
+
+fn claims(token: &Value) -> Value {
+    let payload = text(token, "access_token").split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_session_is_created_in_the_name_of_a_registered_client_only() {
+    let relay = relay();
+    for body in [
+        json!({"bind": true}),
+        json!({"bind": true, "client_id": "addons"}),
+        json!({"bind": true, "client_id": "nobody"}),
+        // This one introspects, and nobody signs in to it.
+        json!({"bind": true, "client_id": "api"}),
+    ] {
+        let answer = create(&relay, None, body.clone()).await;
+        let (name, _) = problem(answer, StatusCode::BAD_REQUEST).await;
+        assert_eq!(name, "unknown-client", "{body}");
+    }
+    let body = json!({"bind": true, "client_id": "outlook"});
+    for origin in ["https://evil.example", "null", "https://addin.example.evil.example"] {
+        for _ in 0..3 {
+            let answer = create(&relay, Some(origin), body.clone()).await;
+            let (name, detail) = problem(answer, StatusCode::FORBIDDEN).await;
+            assert_eq!(name, "origin-refused");
+            assert!(
+                detail.contains(origin) && detail.contains("clients.outlook.origins"),
+                "{detail}"
+            );
+        }
+    }
+    let log = relay.log();
+    let lines = log.lines().filter(|line| line.contains("origin not allowed"));
+    assert_eq!(lines.filter(|line| line.contains("clients.outlook.origins")).count(), 3, "{log}");
+    let created = create(&relay, Some(ORIGIN), body).await;
+    assert_eq!(created.status(), StatusCode::CREATED);
+    assert_eq!(created.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], ORIGIN);
+    let session: Value = created.json().await.unwrap();
+    assert_eq!(session["expires_in"], 300);
+    let too_much = json!({"bind": true, "client_id": "outlook", "scope": "rooms:read admin"});
+    let (name, detail) =
+        problem(create(&relay, None, too_much).await, StatusCode::BAD_REQUEST).await;
+    assert_eq!(name, "invalid-scope");
+    assert!(detail.contains("clients.outlook.scope"), "{detail}");
+    for (origin, allowed) in [(ORIGIN, true), ("https://evil.example", false)] {
+        let preflight = client()
+            .request(Method::OPTIONS, format!("{}/addons/sessions", relay.url))
+            .header(header::ORIGIN, origin)
+            .header("access-control-request-method", "POST")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(preflight.headers().contains_key("access-control-allow-origin"), allowed);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_a_secret_can_prove_who_it_is() {
+    let relay = relay();
+    let body = json!({"bind": true, "client_id": "terminal"});
+    let with = async |id: &str, secret: &str| {
+        let request = client().post(format!("{}/addons/sessions", relay.url)).json(&body);
+        request.basic_auth(id, Some(secret)).send().await.unwrap()
+    };
+    assert_eq!(with("terminal", SECRET).await.status(), StatusCode::CREATED);
+    for (id, secret) in [
+        ("terminal", "guess"),
+        ("outlook", SECRET),
+        ("api", "another secret of the tests of 32 characters"),
+    ] {
+        let (name, _) = problem(with(id, secret).await, StatusCode::UNAUTHORIZED).await;
+        assert_eq!(name, "invalid-client", "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_for_its_client_with_its_audience_scope_and_lifetime() {
+    let relay = relay();
+    let (_, all) = sign_in(&relay, json!({"bind": true, "client_id": "outlook"})).await;
+    let read = json!({"bind": true, "client_id": "outlook", "scope": "rooms:read"});
+    let (session, read) = sign_in(&relay, read).await;
+    let (_, other) = sign_in(&relay, json!({"bind": true, "client_id": "terminal"})).await;
+    assert_eq!(text(&all, "scope"), "rooms:read rooms:create");
+    for (token, client_id, audience, scope) in [
+        (&all, "outlook", "https://rooms.example", "rooms:read rooms:create"),
+        (&read, "outlook", "https://rooms.example", "rooms:read"),
+        (&other, "terminal", "https://files.example", "addons"),
+    ] {
+        let claims = claims(token);
+        assert_eq!(text(&claims, "client_id"), client_id);
+        assert_eq!(text(&claims, "aud"), audience);
+        assert_eq!((text(&claims, "scope"), text(token, "scope")), (scope, scope));
+        let ttl = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();
+        assert_eq!(ttl, if client_id == "outlook" { 600 } else { 3600 });
+        let introspected = client()
+            .post(format!("{}/addons/introspect", relay.url))
+            .basic_auth("api", Some("another secret of the tests of 32 characters"))
+            .form(&[("token", text(token, "access_token"))])
+            .send()
+            .await
+            .unwrap();
+        let introspected: Value = introspected.json().await.unwrap();
+        assert_eq!(introspected["active"], true);
+        assert_eq!(text(&introspected, "client_id"), client_id);
+    }
+    // A refreshed token is no wider.
+    let refreshed = client()
+        .post(format!("{}/addons/token", relay.url))
+        .basic_auth(text(&session, "session_id"), Some(text(&session, "session_token")))
+        .form(&[("grant_type", "refresh_token"), ("refresh_token", text(&read, "refresh_token"))])
+        .send()
+        .await
+        .unwrap();
+    let refreshed: Value = refreshed.json().await.unwrap();
+    let refreshed = claims(&refreshed);
+    assert_eq!(
+        (text(&refreshed, "client_id"), text(&refreshed, "scope")),
+        ("outlook", "rooms:read")
+    );
+    let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(
+        metrics.contains("token_relay_sessions_created_total{client=\"outlook\"} 2"),
+        "{metrics}"
+    );
+    let log = relay.log();
+    assert!(log.lines().any(|line| line.contains("session created") && line.contains("terminal")));
+}
