@@ -332,6 +332,42 @@ async fn a_user_with_few_rights_suffices() {
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
 }
 
+/// Whether the health check says what creation says: both fine, or both refused.
+async fn health_and_creation(url: &str) -> (bool, bool) {
+    let (store, _notices) = redis_at(url).await;
+    (store.check().await.is_ok(), store.create(native().key, legacy()).await.is_ok())
+}
+
+#[tokio::test]
+async fn the_health_check_refuses_a_server_that_sessions_cannot_use() {
+    // A replica, which only reads.
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    assert_eq!(health_and_creation(&replica.url()).await, (true, true));
+    let hand = replica.client().await;
+    command(&hand, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+    assert_eq!(health_and_creation(&replica.url()).await, (false, false));
+
+    // A command under another name.
+    let renamed = Server::start(&["--rename-command", "EVALSHA", "OTHER"]).await;
+    assert_eq!(health_and_creation(&renamed.url()).await, (false, false));
+
+    // A user who may not run scripts, write hashes, or publish.
+    let server = Server::start(&[]).await;
+    let hand = server.client().await;
+    for missing in ["-@scripting", "-hset", "-publish", "-pexpireat", "resetchannels"] {
+        let name = format!("without{}", missing.trim_start_matches(['-', '@']));
+        command(&hand, &["ACL", "SETUSER", &name, "on", ">word", "~*", "&*", "+@all", missing])
+            .await;
+        let url = format!("redis://{name}:word@127.0.0.1:{}", server.port);
+        let (store, _notices) = redis_at(&url).await;
+        assert!(store.check().await.is_err(), "{missing}");
+    }
+
+    // No memory left.
+    let full = Server::start(&["--maxmemory", "1mb"]).await;
+    assert_eq!(health_and_creation(&full.url()).await, (false, false));
+}
+
 #[tokio::test]
 async fn databases_and_prefixes_keep_stores_apart() {
     let server = Server::start(&[]).await;

@@ -527,7 +527,14 @@ impl Traced for RedisStore {}
 #[async_trait]
 impl Health for RedisStore {
     async fn check(&self) -> Result<(), StoreError> {
-        let _: Value = self.client.ping(None).await.map_err(|error| self.failed(&error))?;
+        // A server that answers PING may still refuse what sessions need: a read-only replica, an ACL
+        // without scripts, a renamed command, no memory left.
+        let arguments =
+            vec![Value::from_static_str(self.publish), Value::from(self.names.probe_channel())];
+        let reply = self.run_on(&SCRIPTS.probe, &self.names.probe(), arguments).await?;
+        if reply.word() != b"ready" {
+            return Err(reply.unexpected());
+        }
         // Without its subscriptions an instance should get no clients.
         self.subscriber.check()
     }

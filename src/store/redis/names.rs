@@ -30,6 +30,15 @@ impl Names {
         SessionKey::from_base64url(key.strip_suffix("}:events")?).ok()
     }
 
+    /// The key that the health check writes to.
+    pub(super) fn probe(&self) -> String {
+        format!("{}:{{probe}}", self.prefix)
+    }
+
+    pub(super) fn probe_channel(&self) -> String {
+        format!("{}:{{probe}}:events", self.prefix)
+    }
+
     pub(super) fn grant(&self, grant: GrantId) -> String {
         format!("{}:grant:{{{}}}", self.prefix, grant.to_base64url())
     }

@@ -33,6 +33,7 @@ pub(crate) struct Scripts {
     pub(crate) acknowledge: Script,
     pub(crate) end: Script,
     pub(crate) evict: Script,
+    pub(crate) probe: Script,
 }
 
 pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -48,4 +49,6 @@ pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     acknowledge: transition!("flags=allow-oom", "acknowledge.lua"),
     end: transition!("flags=allow-oom", "end.lua"),
     evict: transition!("flags=allow-oom", "evict.lua"),
+    // As strict as the creation of a session.
+    probe: script!("flags=", "time.lua", "probe.lua"),
 });
