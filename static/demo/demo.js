@@ -39,13 +39,16 @@ function reset(busy) {
   element('code-box').hidden = true;
 }
 
+function showCode(userCode) {
+  if (!userCode) return;
+  element('user-code').textContent = userCode;
+  element('code-box').hidden = false;
+}
+
 function progressed({ step, transport, userCode, reason }) {
   if (step === 'created') {
     stepTo('stream');
-    if (userCode && element('confirm').checked) {
-      element('user-code').textContent = userCode;
-      element('code-box').hidden = false;
-    }
+    if (element('confirm').checked) showCode(userCode);
   } else if (step === 'waiting') {
     stepTo('dialog');
     show('waiting', `Waiting by ${names[transport]}. Please log in in the dialog.`);
@@ -53,6 +56,10 @@ function progressed({ step, transport, userCode, reason }) {
     note(`${reason} Trying ${names[transport]}.`);
   } else if (step === 'reconnecting') {
     note(`${reason} Connecting again.`);
+  } else if (step === 'code') {
+    showCode(userCode);
+  } else if (step === 'proved') {
+    element('code-box').hidden = !element('confirm').checked;
   } else if (step === 'dialog-closed' && running) {
     note('The dialog was closed. If you had not finished, press Cancel and sign in again.');
   } else if (step === 'delivered') {

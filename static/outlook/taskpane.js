@@ -65,7 +65,7 @@ async function start() {
         },
       }) : undefined,
       onProgress({ step, userCode }) {
-        if (step === 'created' && userCode) {
+        if ((step === 'created' || step === 'code') && userCode) {
           element('user-code').textContent = userCode;
           element('code-box').hidden = false;
         }

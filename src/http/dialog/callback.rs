@@ -180,9 +180,9 @@ pub async fn callback(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
     let query = query.unwrap_or_default();
     let query = posted_form(&app, &query).unwrap_or(query);
+    let visit = Visit::new(&app, &trace, &headers, None);
     let Some(state) = single(Some(&query), "state") else {
         return visit.error_of(
             ErrorPage::BadRequest,
@@ -196,6 +196,7 @@ pub async fn callback(
         Err(OpenError::Expired) => return visit.error(ErrorPage::TooSlow),
         Err(_) => return visit.error(ErrorPage::WrongBrowser),
     };
+    let visit = Visit { window: bearing.window(), ..visit };
     let session = bearing.session();
     let handle = bearing.handle();
     let dialog = handle.as_ref().and_then(|handle| app.dialog(&trace, &headers, handle));
@@ -221,7 +222,7 @@ pub async fn callback(
             (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
         }
         Exchanged::Failed(page) => {
-            let mut response = app.to_error_page(&trace, page);
+            let mut response = app.to_error_page(&trace, page, visit.window);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
@@ -242,7 +243,7 @@ pub async fn callback(
             "the claims are too large for a cookie; shorten `TOKEN_CLAIMS`"
         );
         app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
-        response = app.to_error_page(&trace, ErrorPage::LoginFailed);
+        response = app.to_error_page(&trace, ErrorPage::LoginFailed, visit.window);
         app.forget_dialog(&mut response, &handle);
     }
     response
@@ -272,7 +273,7 @@ pub async fn redirect(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, query.as_deref());
     let Some(handle) = Handle::query(query.as_deref()) else {
         return visit.error(ErrorPage::WrongBrowser);
     };
@@ -316,7 +317,7 @@ pub async fn account(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
     let (handle, dialog, form) = match visit.posted(&body).await {
         Ok(posted) => posted,
         Err(page) => return page,
@@ -365,11 +366,13 @@ impl Visit<'_> {
             // An earlier request of this dialog, which the browser cancelled or repeated.
             Err(NotCompleted::Already) => response,
             Err(NotCompleted::TooLate) => {
-                let mut response = app.to_error_page(self.trace, ErrorPage::TooSlow);
+                let mut response = app.to_error_page(self.trace, ErrorPage::TooSlow, self.window);
                 app.forget_dialog(&mut response, &handle);
                 response
             }
-            Err(NotCompleted::Issuer(_)) => app.to_error_page(self.trace, ErrorPage::Unavailable),
+            Err(NotCompleted::Issuer(_)) => {
+                app.to_error_page(self.trace, ErrorPage::Unavailable, self.window)
+            }
             // The cookie stays: the person can repeat this very step when the store is back.
             Err(NotCompleted::Store(error)) => self.store_error(session, error),
         }

@@ -6,7 +6,11 @@ use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    http::{App, cookies, dialog::single, pages::Fields},
+    http::{
+        App, cookies,
+        dialog::single,
+        pages::{Fields, Window},
+    },
     oidc::LoginAttempt,
     session::{
         DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef, SessionToken,
@@ -134,6 +138,9 @@ pub(super) struct Bearing {
     handle: String,
     /// Makes each of them another one.
     nonce: String,
+    /// Whether the dialog is one of Office; what is known when the browser has lost its cookie.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    office: bool,
 }
 
 impl Bearing {
@@ -144,6 +151,15 @@ impl Bearing {
     pub(super) fn handle(&self) -> Option<Handle> {
         Handle::parse(&self.handle)
     }
+
+    pub(super) fn window(&self) -> Window {
+        window(self.office)
+    }
+}
+
+/// The window of a page after the first one.
+fn window(office: bool) -> Window {
+    if office { Window::Office } else { Window::Later }
 }
 
 impl Dialog {
@@ -189,7 +205,7 @@ impl Dialog {
     /// The CSRF token of its forms, made with the first page.
     pub(super) fn make_csrf(&mut self, app: &App, handle: &Handle) {
         if self.csrf.is_empty() {
-            self.csrf = app.bear(self.session(), handle);
+            self.csrf = app.bear(self, handle);
         }
     }
 
@@ -209,19 +225,19 @@ impl Dialog {
         self.trace = trace.context().or(self.trace);
     }
 
-    pub(super) fn window(&self) -> crate::http::pages::Window {
-        use crate::http::pages::Window;
-        if self.office { Window::Office } else { Window::Later }
+    pub(super) fn window(&self) -> Window {
+        window(self.office)
     }
 }
 
 impl App {
     /// A `state` or a CSRF token that names the session and the dialog, sealed.
-    pub(super) fn bear(&self, session: SessionRef, handle: &Handle) -> String {
+    pub(super) fn bear(&self, dialog: &Dialog, handle: &Handle) -> String {
         let bearing = Bearing {
-            session: session.key,
+            session: dialog.session,
             handle: handle.as_str().to_owned(),
             nonce: SessionToken::generate().expose()[..8].to_owned(),
+            office: dialog.office,
         };
         // Strings always serialise.
         self.cookie_keys
@@ -246,7 +262,7 @@ impl App {
         Some(dialog)
     }
 
-    fn peek_dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
+    pub(super) fn peek_dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
         let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
         self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()
     }

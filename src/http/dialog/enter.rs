@@ -78,8 +78,8 @@ pub async fn transit(
         let headers = [(header::CACHE_CONTROL, "no-store")];
         return (StatusCode::SERVICE_UNAVAILABLE, headers).into_response();
     }
-    let visit = Visit::new(&app, &trace, &headers);
     let query = query.as_deref();
+    let mut visit = Visit::new(&app, &trace, &headers, query);
     let parsed = match (single(query, "session_id"), single(query, "transit_token")) {
         (Some(id), None) => SessionId::parse(&id)
             .ok()
@@ -95,6 +95,9 @@ pub async fn transit(
     let session = SessionRef::native(key);
     let existing =
         app.dialog(&trace, &headers, &handle).filter(|dialog| dialog.session() == session);
+    if let Some(dialog) = &existing {
+        visit = visit.within(dialog);
+    }
     let entry = match (&existing, entry_key) {
         (Some(dialog), _) => dialog.entry(),
         (None, Key::SessionId) => Entry::SessionId,
@@ -294,7 +297,7 @@ impl Visit<'_> {
         }
         tracing::info!(target: "audit", session = %session.key, proof = ?proven, "dialog entered");
         let options = AuthorizationOptions {
-            state: Some(self.app.bear(session, &handle)),
+            state: Some(self.app.bear(&dialog, &handle)),
             // Never without a person who chooses, where a person vouched for the browser.
             prompt: proven.needs_account_page().then_some(Prompt::SelectAccount),
             ttl: Some(self.app.settings.session.ttl),
@@ -333,9 +336,7 @@ impl Visit<'_> {
             return self.error_about(page, session, cause);
         }
         let reference = reference(self.trace, page, Some(session), Some(cause));
-        let name = page.as_str();
-        let location =
-            self.app.path(&format!("{}?error={name}&reference={reference}", paths::ERROR));
+        let location = self.app.error_location(page, &reference, self.window);
         (page.status(), axum::Json(serde_json::json!({"location": location}))).into_response()
     }
 

@@ -17,7 +17,7 @@ use crate::{
             single,
         },
         extract::LimitedBody,
-        pages::{ErrorPage, Window},
+        pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
         tags,
     },
@@ -59,7 +59,8 @@ pub async fn success(
     let handle = Handle::query(query.as_deref());
     let dialog = handle.as_ref().and_then(|handle| app.dialog(&trace, &headers, handle));
     let (Some(handle), Some(dialog)) = (handle, dialog) else {
-        return app.pages.success(language, None, None, false, None, Window::Later);
+        let visit = Visit::new(&app, &trace, &headers, query.as_deref());
+        return app.pages.success(language, None, None, false, None, visit.window);
     };
     let Stage::Finished(finished) = &dialog.stage else {
         return app.pages.success(language, None, None, false, None, dialog.window());
@@ -94,7 +95,7 @@ pub async fn undo(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
     let (handle, dialog, _) = match visit.posted(&body).await {
         Ok(posted) => posted,
         Err(page) => return page,
@@ -133,6 +134,7 @@ pub async fn undo(
     params(
         ("error" = Option<String>, Query, description = "Name of the page."),
         ("reference" = Option<String>, Query, description = "Reference in the log."),
+        ("office" = Option<String>, Query, description = "Sent where the dialog is one of Office."),
     ),
     responses(
         (
@@ -143,6 +145,7 @@ pub async fn undo(
 )]
 pub async fn error(
     State(app): State<AppState>,
+    trace: Trace,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
@@ -156,6 +159,6 @@ pub async fn error(
         page.unwrap_or(ErrorPage::LoginFailed),
         None,
         reference.as_deref().unwrap_or_default(),
-        Window::Later,
+        Visit::new(&app, &trace, &headers, query).window,
     )
 }

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use crate::http::dialog::callback::Exchanges;
+use crate::http::dialog::cookie::Dialog;
 pub(crate) use crate::http::dialog::cookie::Handle;
 pub(crate) use crate::http::dialog::policy::Policy;
 pub(crate) use crate::http::dialog::policy::network_of;
@@ -70,11 +71,20 @@ pub(crate) struct Visit<'a> {
     app: &'a App,
     trace: &'a Trace,
     headers: &'a HeaderMap,
+    /// The window that an error page is shown in.
+    window: Window,
 }
 
 impl<'a> Visit<'a> {
-    fn new(app: &'a App, trace: &'a Trace, headers: &'a HeaderMap) -> Self {
-        Self { app, trace, headers }
+    /// A request with `fields`, its query or its form.
+    fn new(app: &'a App, trace: &'a Trace, headers: &'a HeaderMap, fields: Option<&str>) -> Self {
+        let window = if app.is_in_office(headers, fields) { Window::Office } else { Window::Later };
+        Self { app, trace, headers, window }
+    }
+
+    /// The same in the window of `dialog`.
+    fn within(self, dialog: &Dialog) -> Self {
+        Self { window: dialog.window(), ..self }
     }
 
     /// An error page with the status that fits.
@@ -96,7 +106,7 @@ impl<'a> Visit<'a> {
     ) -> Response {
         let reference = reference(self.trace, page, session, cause);
         let language = self.app.pages.language(self.headers);
-        self.app.pages.error(status, language, page, None, &reference, Window::Later)
+        self.app.pages.error(status, language, page, None, &reference, self.window)
     }
 
     /// An error page for a store that is unavailable.
@@ -129,6 +139,7 @@ impl<'a> Visit<'a> {
 }
 
 impl App {
+    /// An error page for a browser without a dialog of this folder.
     pub(crate) fn error_page(
         &self,
         trace: &Trace,
@@ -136,14 +147,39 @@ impl App {
         status: StatusCode,
         page: ErrorPage,
     ) -> Response {
-        Visit::new(self, trace, headers).error_of(page, status, None, None)
+        let window = self.unknown_window();
+        Visit { app: self, trace, headers, window }.error_of(page, status, None, None)
     }
 
     /// An error after the provider's redirect: leaves the URL with the code behind.
-    pub(crate) fn to_error_page(&self, trace: &Trace, page: ErrorPage) -> Response {
+    pub(crate) fn to_error_page(&self, trace: &Trace, page: ErrorPage, window: Window) -> Response {
         let reference = reference(trace, page, None, None);
+        found(&self.error_location(page, &reference, window))
+    }
+
+    /// The window of a browser login without a dialog of this folder. It may be a dialog of Office
+    /// where that is configured; nothing in its requests says so.
+    pub(crate) fn unknown_window(&self) -> Window {
+        if self.pages.load_office() { Window::Office } else { Window::Later }
+    }
+
+    /// The address of an error page. Where the dialog is one of Office, it says so: its cookie may
+    /// not be there any more.
+    fn error_location(&self, page: ErrorPage, reference: &str, window: Window) -> String {
+        let office = if window == Window::Office { "&office=1" } else { "" };
         let name = page.as_str();
-        found(&self.path(&format!("{}?error={name}&reference={reference}", paths::ERROR)))
+        self.path(&format!("{}?error={name}&reference={reference}{office}", paths::ERROR))
+    }
+
+    /// Whether a request with `fields` comes from a dialog of Office: Office says so in the first
+    /// address, later the cookie of the dialog does. Only pages without a secret and without a form
+    /// may rely on it.
+    fn is_in_office(&self, headers: &HeaderMap, fields: Option<&str>) -> bool {
+        self.pages.load_office()
+            && (["_host_Info", "office"].iter().any(|name| single(fields, name).is_some())
+                || Handle::query(fields)
+                    .and_then(|handle| self.peek_dialog(headers, &handle))
+                    .is_some_and(|dialog| dialog.office))
     }
 
     /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it

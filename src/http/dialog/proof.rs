@@ -99,7 +99,8 @@ impl Visit<'_> {
             let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
             let session = bearing.session();
             let outcome = Outcome::Denied;
-            return Err(self.fail(session, failure, outcome, ErrorPage::WrongBrowser).await);
+            let visit = Visit { window: bearing.window(), ..*self };
+            return Err(visit.fail(session, failure, outcome, ErrorPage::WrongBrowser).await);
         };
         if !dialog.has_csrf(&csrf) {
             return Err(self.error_about(
@@ -130,7 +131,7 @@ pub async fn opener(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
     let (handle, mut dialog, form) = match visit.posted(&body).await {
         Ok(posted) => posted,
         Err(page) => return page,
@@ -217,7 +218,7 @@ pub async fn code(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
     let (handle, dialog, form) = match visit.posted(&body).await {
         Ok(posted) => posted,
         Err(page) => return page,
@@ -288,7 +289,7 @@ pub async fn confirm(
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers);
+    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
     let (handle, dialog, form) = match visit.posted(&body).await {
         Ok(posted) => posted,
         Err(page) => return page,

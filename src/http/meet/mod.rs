@@ -614,13 +614,13 @@ async fn callback(
             error.log(None, None);
             let kind = page_of(error.kind);
             app.metrics.login(kind.outcome());
-            return Ok(app.to_error_page(&trace, kind));
+            return Ok(app.to_error_page(&trace, kind, app.unknown_window()));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);
     let Some(user_id) = user_id else {
         tracing::error!(claim = meet.user_id_claim, "the provider gave no such claim");
-        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed));
+        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed, app.unknown_window()));
     };
     let csrf = SessionToken::generate();
     let login = BrowserLogin::new(identity.subject.clone(), user_id, csrf.expose().to_owned());
