@@ -80,7 +80,12 @@ test('the dialog works without JavaScript and in French', async () => {
   const session = await created.json();
   const dialog = await french.newPage();
   await dialog.goto(session.transit_url);
+  await dialog.screenshot({ path: `${SCREENSHOTS}legacy-fr.png` });
+  await dialog.click('button[value=continue]');
   await logIn(dialog, 'bob');
+  await dialog.waitForURL(/addons\/redirect/);
+  await dialog.screenshot({ path: `${SCREENSHOTS}account-fr.png` });
+  await dialog.click('button[value=continue]');
   await dialog.waitForURL(/addons\/success/);
   assert.equal(await dialog.getAttribute('html', 'lang'), 'fr');
   assert.match(await dialog.textContent('body'), /Bob Cratchit/);
@@ -117,11 +122,41 @@ test('pane and dialog pages are accessible in light and dark', async () => {
     const plain = await browser.newContext({ colorScheme, bypassCSP: true });
     const session = await (await plain.request.post(`${address}/addons/sessions`, { data: { bind: true, confirm: true, client_name: 'Test' } })).json();
     const pages = await plain.newPage();
+    await pages.setViewportSize({ width: 478, height: 460 });
+    const look = async (name) => {
+      assert.deepEqual(await violations(pages), [], `${name}, ${colorScheme}`);
+      assert.equal(await overflow(pages), 0, `${name} is not too wide`);
+      for (const button of await pages.locator('main button:visible').all()) {
+        const { y, height } = await button.boundingBox();
+        assert.ok(y + height <= 460, `${name}: "${await button.textContent()}" needs no scrolling`);
+      }
+      await pages.screenshot({ path: `${SCREENSHOTS}${name}-${colorScheme}.png` });
+    };
     await pages.goto(session.transit_url);
-    assert.deepEqual(await violations(pages), [], `confirm, ${colorScheme}`);
-    await pages.click('button[value=continue]');
+    await pages.waitForSelector('#user-code:visible');
+    await look('code');
+    await pages.fill('#user-code', session.user_code);
+    await pages.press('#user-code', 'Enter');
     await pages.waitForSelector('input[name=username]');
     assert.deepEqual(await violations(pages), [], `login, ${colorScheme}`);
+    await logIn(pages, 'alice');
+    await pages.waitForSelector('#question');
+    await pages.waitForSelector('button[value=continue]:enabled');
+    await look('account');
+    await pages.click('button[value=continue]');
+    await pages.waitForURL(/addons\/success/);
+    await look('success');
+    const compared = await pages.evaluate(async () => {
+      const body = JSON.stringify({ bind: true, confirm: true, client_name: 'Test' });
+      return (await fetch('/addons/sessions', { method: 'POST', headers: { 'content-type': 'application/json' }, body })).json();
+    });
+    await pages.goto(compared.transit_url);
+    assert.match(await pages.textContent('body'), new RegExp(compared.user_code));
+    await look('confirm');
+    const legacy = await (await plain.request.post(`${address}/addons/sessions`)).json();
+    await pages.goto(legacy.transit_url);
+    await pages.waitForSelector('button[value=continue]:enabled');
+    await look('legacy');
     await pages.goto(`${address}/addons/error?error=expired&reference=BCDF-GHJK`);
     assert.deepEqual(await violations(pages), [], `error, ${colorScheme}`);
     await pages.screenshot({ path: `${SCREENSHOTS}error-${colorScheme}.png` });
