@@ -344,3 +344,21 @@ async fn of_too_many_dialogs_the_oldest_goes_and_its_stream_is_told() {
         assert_eq!(page.url.path(), "/addons/success");
     }
 }
+
+#[tokio::test]
+async fn pages_are_cut_off_from_the_window_that_opened_them_except_in_office() {
+    let relay = Process::demo(&[]);
+    for (path, office) in [
+        ("/addons/error?error=expired", false),
+        ("/addons/success", false),
+        ("/addons/error?error=expired&office=1", true),
+        ("/addons/error?_host_Info=Outlook$Web$16.00$en-US", true),
+        ("/addons/success?_host_Info=Outlook$Web$16.00$en-US", true),
+        ("/addons/transit/?transit_token=none", false),
+        ("/addons/transit/?transit_token=none&_host_Info=Outlook$Web$16.00$en-US", true),
+    ] {
+        let answer = client().get(format!("{}{path}", relay.url)).send().await.unwrap();
+        let policy = answer.headers().get("cross-origin-opener-policy");
+        assert_eq!(policy.is_none(), office, "{path}: {policy:?}");
+    }
+}
