@@ -696,10 +696,9 @@ fn keys_are_random_and_differ() {
     assert!(text.contains("SEALING_KEYS: expected keys that differ"), "{text}");
 
     // What 0.1 sealed with a word-like key still opens, behind a proper one.
-    let rotated = concat!(
-        "5tUXqXwYgnU1vO7m5l2rJxQm9B0tqGd1yNq2w3Zp8Lk=\nan old secret of thirty-two characters"
-    );
-    let snapshot = Snapshot::load(environment(&[("TOKEN_RELAY_SEALING_KEYS", &rotated)]), None);
+    let rotated =
+        "5tUXqXwYgnU1vO7m5l2rJxQm9B0tqGd1yNq2w3Zp8Lk=\nan old secret of thirty-two characters";
+    let snapshot = Snapshot::load(environment(&[("TOKEN_RELAY_SEALING_KEYS", rotated)]), None);
     let snapshot = snapshot.unwrap();
     assert_eq!(snapshot.settings.token.sealing_keys.len(), 2);
     assert_eq!(snapshot.warnings()[0].setting, "TOKEN_RELAY_SEALING_KEYS");

@@ -260,7 +260,6 @@ pub async fn create(
                 confirm: request.confirm,
                 proof_key: session_token.as_ref().map(ProofKey::of),
                 created_at: Some(UnixTime::now().as_secs()),
-                ..SessionDetails::default()
             },
             ttl: client.session_ttl,
             transit_token_ttl: app.settings.session.transit_token_ttl,

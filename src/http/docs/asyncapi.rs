@@ -211,13 +211,11 @@ pub fn document(public_url: &Url) -> Value {
         "events",
         paths::SESSION_EVENTS,
         "Server-sent events",
-        &format!(
-            "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is the \
+        "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is the \
              heartbeat, one event ends the stream. A bound session is read with the session token \
              as a bearer token, or by the cookie that its creation has set. A reconnect with \
              the id of the event, as `Last-Event-ID` or `?lastEventId=`, is answered with 204; that \
-             of the token's event acknowledges the token."
-        ),
+             of the token's event acknowledges the token.",
         keys("Event"),
     );
     json!({
