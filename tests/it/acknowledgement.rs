@@ -26,7 +26,7 @@ async fn server() -> (Arc<Server>, String) {
         ("TOKEN_RELAY_MAX_STREAMS_PER_SESSION", "4"),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let server = Server::start(Settings::load(settings.into_iter(), None).unwrap()).await.unwrap();
+    let server = Server::start(Settings::load(settings, None).unwrap()).await.unwrap();
     let base = format!("http://{}", server.address());
     (Arc::new(server), base)
 }

@@ -16,6 +16,7 @@ use crate::{
             policy::Policy,
             single,
         },
+        error::{Problems, types},
         extract::LimitedBody,
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
@@ -141,6 +142,7 @@ pub async fn undo(
             status = 200, description = "Says what happened and what to do.",
             body = String, content_type = HTML,
         ),
+        Problems<{ types(&[]) }>,
     ),
 )]
 pub async fn error(
