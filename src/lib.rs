@@ -1,11 +1,9 @@
 //! token-relay: pushes the result of a browser sign-in to the add-in that waits for it.
 //!
-//! The road from request to delivery, top down; a module imports only from modules below it:
-//! [`settings`] and [`app`] start the process, [`http`] speaks to add-ins, browsers and
-//! operators, [`login`] to the OpenID provider, [`token`] forges and seals, [`relay`] hands a
-//! sealed token to whoever waits, [`store`] keeps the sessions, [`session`] is the vocabulary,
-//! and [`trace`] tells the operator what belongs together. Beside the road:
-//! [`demo`] is a relay with a provider of its own.
+//! From request to delivery: [`server`] accepts connections, [`http`] serves add-ins, browsers, APIs
+//! and operators, [`oidc`] speaks to the OpenID provider, [`signin`] completes or fails a sign-in,
+//! [`token`] issues and seals, [`relay`] delivers to the subscriptions that wait, and [`store`] has the
+//! sessions. `docs/architecture.md` follows a sign-in through the modules.
 
 pub mod api;
 pub mod cli;

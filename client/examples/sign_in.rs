@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pending = relay.sign_in(&wanted).await?;
     eprintln!("Open {}", pending.transit_url());
     if let Some(code) = pending.user_code() {
-        eprintln!("and compare the code: {code}");
+        eprintln!("and type this code there: {code}");
     }
     // Woken by the relay; nothing is asked again and again.
     let token = pending.token().await?;

@@ -210,7 +210,7 @@ async fn a_bound_session_opens_to_its_token_only() {
     }
     // The session ID of a bound session does not enter either.
     let url = format!("{}/addons/transit/?session_id={}", relay.url, text(&session, "session_id"));
-    assert!(Browser::default().open(&url).await.status.is_client_error());
+    assert_eq!(Browser::default().open(&url).await.status, StatusCode::NOT_FOUND);
     // And nothing of this has hurt the session.
     let right = client().get(&poll).bearer_auth(text(&session, "session_token")).send();
     assert_eq!(right.await.unwrap().status(), StatusCode::ACCEPTED);

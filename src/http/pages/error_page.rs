@@ -21,8 +21,8 @@ use strum::EnumProperty as _;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ErrorPage {
-    /// The session or its transit token is unknown or too old.
-    #[strum(props(status = 404))]
+    /// The session is over, or its transit token is too old.
+    #[strum(props(status = 410))]
     Expired,
     /// Another dialog has used the link.
     #[strum(props(status = 409))]
