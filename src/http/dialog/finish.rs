@@ -48,6 +48,7 @@ struct Undo {
             status = 200, description = "Names the account; offers to undo the sign-in.",
             body = String, content_type = HTML,
         ),
+        Problems<{ types(&[]) }>,
     ),
 )]
 pub async fn success(
