@@ -41,6 +41,8 @@ fn instance(redis_url: &str) -> Process {
         ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
         ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
         ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
+        // The dialogs are not what is tested.
+        ("TOKEN_RELAY_CONFIRMATION", "never"),
         ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
         ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1:9/addin"),
         ("ADDONS_CSRF_SECRET", SECRET),

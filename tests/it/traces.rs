@@ -188,7 +188,9 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     let server = redis::Server::start(&[]).await;
     let (receiver, url) = Receiver::start().await;
     let redis_url = server.url();
-    let environment = sharing(&redis_url, &url);
+    let mut environment = sharing(&redis_url, &url);
+    // The dialog shows the page that the add-in asked for, and no code.
+    environment.push(("TOKEN_RELAY_CONFIRMATION", "never"));
     let (first, second) = (Process::demo(&environment), Process::demo(&environment));
     let body = json!({"bind": true, "confirm": true, "client_name": "Add-in of the test"});
     let session = create_in(&first.url, Some(&traceparent()), body).await;
@@ -196,7 +198,7 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     let mut events = Events::open(text(&session, "events_url"), Some(session_token)).await;
 
     let browser = Browser::default();
-    let page = browser.to_login_at(&at(&second, text(&session, "transit_url")), &session).await;
+    let page = browser.open(&at(&second, text(&session, "transit_url"))).await;
     let mut fields = hidden_inputs(&page.body);
     fields.push(("decision".to_owned(), "continue".to_owned()));
     let login = browser.submit(form_action(&page).as_str(), &fields).await;
@@ -239,7 +241,8 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
     // The store's calls, where they belong.
     for (name, parent) in [
         ("store create", post),
-        ("store enter", transit),
+        ("store peek", transit),
+        ("store enter", confirm),
         ("store mark", callback),
         ("store fulfil", publish),
     ] {
@@ -332,7 +335,8 @@ async fn one_sign_in_over_two_instances_is_one_trace_without_a_secret() {
 async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked() {
     let (receiver, url) = Receiver::start().await;
     let mut environment = exporting(&url);
-    environment.push(("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"));
+    environment
+        .extend([("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"), ("TOKEN_RELAY_CONFIRMATION", "never")]);
     let relay = Process::demo(&environment);
     let other = "a".repeat(32);
     let others = format!("00-{other}-{PARENT}-01");
@@ -486,9 +490,10 @@ async fn a_log_line_in_json_names_its_trace() {
         ("TOKEN_RELAY_OIDC_ISSUER", "http://127.0.0.1:9"),
         ("TOKEN_RELAY_OIDC_CLIENT_ID", "test"),
         ("TOKEN_RELAY_LOG_FORMAT", "json"),
+        ("TOKEN_RELAY_CONFIRMATION", "never"),
     ]);
     let relay = Process::start(&["serve"], &environment);
-    let session = create_in(&relay.url, Some(&traceparent()), json!({})).await;
+    let session = create_in(&relay.url, Some(&traceparent()), json!({"bind": true})).await;
     // The provider is away: a page with a reference, and the same trace.
     let page = Browser::default().to_login(&session).await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
