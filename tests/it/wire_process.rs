@@ -255,7 +255,8 @@ async fn a_hard_limit_below_the_connections_is_named_and_kept_to() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_addresses_are_those_of_both_families() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-relay"));
-    command.args(["demo", "--no-open", "--listen", "[::]:0", "--provider-listen", "127.0.0.1:0"]);
+    command.args(["demo", "--no-open", "--allow-production", "--listen", "[::]:0"]);
+    command.args(["--provider-listen", "127.0.0.1:0"]);
     let relay = Process::spawn(command, Stdio::piped());
     let port = relay.url.rsplit_once(':').unwrap().1;
     for host in ["127.0.0.1", "[::1]", "localhost"] {

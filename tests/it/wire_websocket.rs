@@ -146,7 +146,7 @@ async fn what_a_client_may_not_send_has_its_closing_code_before_and_after_the_to
         }
         let mut wire = relay.connect().await;
         let session = open(&relay, &mut wire).await;
-        let page = Browser::default().open(text(&session, "transit_url")).await;
+        let page = Browser::default().to_login(&session).await;
         assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
         let (first, token) = frame(&mut wire).await.unwrap();
         assert_eq!(first, 0x81);

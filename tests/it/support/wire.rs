@@ -77,8 +77,9 @@ impl Relay {
     pub async fn sessions_created(&self) -> u64 {
         let metrics = self.client().get(format!("{}/metrics", self.process.url));
         let metrics = metrics.send().await.unwrap().text().await.unwrap();
-        let name = "token_relay_sessions_created_total ";
-        metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+        let name = "token_relay_sessions_created_total{";
+        let counts = metrics.lines().filter(|line| line.starts_with(name));
+        counts.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
     }
 
     /// A new connection for HTTP/1.1.
