@@ -40,9 +40,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    http::extract::ClientBasic,
-    session::{Digest, random_bytes},
-    token::jws::PrivateKey,
+    http::extract::ClientBasic, session::Digest, token::jws::PrivateKey, util::random::random_bytes,
 };
 
 /// How long a code can be redeemed.

@@ -26,4 +26,3 @@ pub use crate::session::{
     subscription_id::SubscriptionId,
     user_code::UserCode,
 };
-pub(crate) use crate::util::random::random_bytes;

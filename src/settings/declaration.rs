@@ -170,7 +170,7 @@ macro_rules! section {
             $(
                 $(#[doc = $help])+
                 #[doc = ""]
-                #[doc = concat!("`", stringify!($declaration), "`")]
+                #[doc = concat!("`` ", stringify!($declaration), " ``")]
                 pub $field: $type,
             )*
         }

@@ -1,5 +1,5 @@
 //! The settings: where they come from (environment, file, `<NAME>_FILE`), their defaults and
-//! checks. [`declaration`] explains how one is added.
+//! checks. The module `declaration` explains how one is added.
 
 mod client;
 mod clients;

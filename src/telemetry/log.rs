@@ -62,7 +62,7 @@ impl io::Write for StandardError {
 }
 
 /// The log of this process. Dropping it writes the queued lines, as far as standard error takes
-/// them within [`FLUSH_TIMEOUT`].
+/// them within two seconds.
 pub struct Log(Option<WorkerGuard>);
 
 impl Log {
