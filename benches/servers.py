@@ -203,6 +203,8 @@ class Servers:
         addresses = ["--listen", f"127.0.0.1:{port}", "--provider-listen", f"127.0.0.1:{provider}"]
         settings = {
             "TOKEN_RELAY_DEMO_AUTO_LOGIN": "1",
+            # The load generator is a browser that goes straight to the provider, as it is after a proof.
+            "TOKEN_RELAY_CONFIRMATION": "never",
             "TOKEN_RELAY_LOG": "warn",
             "TOKEN_RELAY_SESSION_TTL": "2h",
             "TOKEN_RELAY_TRANSIT_TOKEN_TTL": "1h",
