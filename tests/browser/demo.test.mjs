@@ -188,7 +188,7 @@ test('the pane and the dialog need no sideways scrolling in a narrow task pane',
 function freeze() {
   const claims = {
     aud: 'https://relay.example', iss: 'https://relay.example', jti: 'vO3kq0Yw2mT6n8Qe1sLzXA',
-    exp: 1795518013, iat: 1795514413, nbf: 1795514413,
+    exp: 1795518013, iat: 1795514413, nbf: 1795514413, auth_time: 1795514413,
   };
   for (const row of document.getElementById('claims').tBodies[0].rows) {
     const value = claims[row.cells[0].textContent];
