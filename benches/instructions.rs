@@ -5,18 +5,16 @@
 
 mod support;
 
-use std::{any::Any, hint::black_box, sync::Arc};
+use std::{any::Any, hint::black_box};
 
 use jsonwebtoken::Algorithm;
 use token_relay::{
-    http::addons::streams::{StreamMessage, sse::EventStream},
     session::{SessionId, TransitToken},
-    telemetry::Trace,
     token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
     util::clock::UnixTime,
 };
 
-use crate::support::{APP, ISSUER, RUNTIME, Session, issuer, token};
+use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, issuer, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -180,7 +178,7 @@ fn steps() -> Vec<(String, Box<dyn Fn() -> Step>)> {
     add(
         "render",
         Box::new(|| {
-            let message = StreamMessage::Authenticated(token(Algorithm::ES256).1);
+            let message = authenticated();
             step(move || message.to_json(false))
         }),
     );
@@ -188,8 +186,7 @@ fn steps() -> Vec<(String, Box<dyn Fn() -> Step>)> {
         "deliver and render",
         Box::new(|| {
             let session = Session::created();
-            let mut events =
-                EventStream::new(Arc::clone(&APP), session.reader(), Trace::none().link());
+            let mut events = session.events();
             RUNTIME.block_on(events.next()).expect("an opening");
             session.fulfil(&token(Algorithm::ES256).1);
             step(move || {

@@ -6,19 +6,17 @@
 
 mod support;
 
-use std::{hint::black_box, sync::Arc};
+use std::hint::black_box;
 
 use divan::{Bencher, counter::ItemsCount};
 use jsonwebtoken::Algorithm;
 use token_relay::{
-    http::addons::streams::{StreamMessage, sse::EventStream},
     session::{SessionId, TransitToken},
-    telemetry::Trace,
     token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
     util::clock::UnixTime,
 };
 
-use crate::support::{APP, ISSUER, RUNTIME, Session, issuer, token};
+use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, issuer, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -183,8 +181,8 @@ mod events {
     /// The token as the stream's line of JSON.
     #[divan::bench]
     fn render(bencher: Bencher<'_, '_>) {
-        let told = StreamMessage::Authenticated(token(Algorithm::ES256).1);
-        bencher.bench(|| black_box(&told).to_json(false));
+        let message = authenticated();
+        bencher.bench(|| black_box(&message).to_json(false));
     }
 
     /// From the ring to the bytes of the event: deliver, unseal, render.
@@ -195,8 +193,7 @@ mod events {
             .counter(ItemsCount::new(1usize))
             .with_inputs(|| {
                 let session = Session::created();
-                let mut events =
-                    EventStream::new(Arc::clone(&APP), session.reader(), Trace::none().link());
+                let mut events = session.events();
                 RUNTIME.block_on(events.next()).expect("an opening");
                 session.fulfil(&token);
                 events

@@ -12,14 +12,15 @@ use crate::{
     store::{StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
-        Grant, IssueError, Issuer, KeyRing, Refresh, RefreshToken, SigningKeys, TokenResponse,
+        IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
+        TokenResponse,
     },
     util::clock::UnixTime,
 };
 
 /// How a sign-in ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
-pub enum Outcome {
+pub enum SignInOutcome {
     /// The token was stored for its session.
     Succeeded,
     /// The person or the provider refused.
@@ -33,9 +34,9 @@ pub enum Outcome {
 }
 
 /// Counts outcomes.
-pub trait Observer: Send + Sync {
+pub trait SignInObserver: Send + Sync {
     /// A sign-in ended.
-    fn ended(&self, outcome: Outcome);
+    fn ended(&self, outcome: SignInOutcome);
 }
 
 /// Why a token did not reach its session.
@@ -44,7 +45,7 @@ pub enum NotCompleted {
     /// The session has its token already.
     #[error("the session has its token already")]
     Already,
-    /// The session is over or unknown; there is nobody left to tell.
+    /// The session is over or unknown; no reader can receive a token.
     #[error("the session is over")]
     TooLate,
     /// The session is still pending; the same call may succeed later.
@@ -55,7 +56,7 @@ pub enum NotCompleted {
     Issuer(#[from] IssueError),
 }
 
-/// A completed sign-in: what undoes it.
+/// A completed sign-in, with what undoing it needs.
 #[derive(Clone, Debug)]
 pub struct Completed {
     /// `jti` of the access token, if it has one.
@@ -66,7 +67,7 @@ pub struct Completed {
     pub grant: Option<GrantId>,
 }
 
-/// One sign-in's means, for the length of a request.
+/// Everything that completes or fails a sign-in, within one request.
 pub struct SignIn<'a> {
     /// Stores the result.
     pub relay: Arc<Relay>,
@@ -81,7 +82,7 @@ pub struct SignIn<'a> {
     /// Issues refresh tokens, where they are enabled.
     pub refresh: Option<Refresh>,
     /// Counts outcomes.
-    pub observer: &'a dyn Observer,
+    pub observer: &'a dyn SignInObserver,
     /// The request's place in its trace.
     pub trace: Trace,
 }
@@ -115,14 +116,14 @@ impl SignIn<'_> {
                     Some(grant),
                 ) = (&handed_over, &self.refresh, grant)
                 {
-                    // Nobody gets its refresh token.
+                    // Its refresh token was not delivered.
                     let _ = refresh.end(grant).await;
                 }
                 handed_over.map(|()| completed)
             }
             Err(NotCompleted::Issuer(error)) => Err(self.not_issued(session, error).await),
             Err(error) => {
-                self.observer.ended(Outcome::StoreFailed);
+                self.observer.ended(SignInOutcome::StoreFailed);
                 Err(error)
             }
         }
@@ -158,7 +159,7 @@ impl SignIn<'_> {
             audience: client.audience.clone(),
             scope: identity.scope.as_deref().map_or_else(
                 || client.scope.join(" "),
-                // What the client may have can have become less since the session was created.
+                // The client may have lost scopes since the session was created.
                 |granted| {
                     let is_own = |scope: &&str| client.scope.iter().any(|own| own == scope);
                     granted.split(' ').filter(is_own).collect::<Vec<_>>().join(" ")
@@ -202,7 +203,7 @@ impl SignIn<'_> {
     pub fn refreshed(
         &self,
         session: SessionKey,
-        grant: &Grant,
+        grant: &RefreshGrant,
         next: RefreshToken,
     ) -> Result<TokenResponse, IssueError> {
         let (_, issuer) = self.issuer_for(&grant.identity)?;
@@ -234,7 +235,7 @@ impl SignIn<'_> {
         let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session.key);
         match self.relay.in_trace(&publish).fulfil(session, payload).await {
             Ok(Stored::Done) => {
-                self.observer.ended(Outcome::Succeeded);
+                self.observer.ended(SignInOutcome::Succeeded);
                 tracing::info!(
                     target: "audit",
                     session = %session.key,
@@ -247,13 +248,13 @@ impl SignIn<'_> {
                 State::Authenticated | State::Delivered | State::Gone(GoneReason::Acknowledged),
             )) => Err(NotCompleted::Already),
             Ok(Stored::Unknown | Stored::NotPending(_)) => {
-                self.observer.ended(Outcome::TooLate);
+                self.observer.ended(SignInOutcome::TooLate);
                 Err(NotCompleted::TooLate)
             }
             Err(error) => {
                 publish.failed("unavailable");
                 fulfil.failed("unavailable");
-                self.observer.ended(Outcome::StoreFailed);
+                self.observer.ended(SignInOutcome::StoreFailed);
                 Err(error.into())
             }
         }
@@ -262,13 +263,13 @@ impl SignIn<'_> {
     async fn not_issued(&self, session: SessionRef, error: IssueError) -> NotCompleted {
         tracing::error!(session = %session.key, %error, "access token not issued");
         let failure = Failure::new("server_error", "The access token could not be issued.");
-        self.fail(session, failure, Outcome::ProviderFailed).await;
+        self.fail(session, failure, SignInOutcome::ProviderFailed).await;
         error.into()
     }
 
     /// Fails the sign-in: its stream gets `failure`. A store that is unavailable leaves the session
     /// pending until it expires.
-    pub async fn fail(&self, session: SessionRef, failure: Failure, outcome: Outcome) {
+    pub async fn fail(&self, session: SessionRef, failure: Failure, outcome: SignInOutcome) {
         self.observer.ended(outcome);
         tracing::info!(target: "audit", session = %session.key, error = failure.error, "sign-in failed");
         if let Err(error) = self.relay.fail(session, failure).await {

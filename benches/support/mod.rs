@@ -9,7 +9,13 @@ use std::{
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
-    http::AppState,
+    http::{
+        AppState,
+        addons::streams::{
+            StreamMessage, Transport as _, Wait,
+            sse::{EventSource, EventStream},
+        },
+    },
     relay::{CreateSession, Delivery, Subscription},
     server::Server,
     session::{
@@ -18,7 +24,8 @@ use token_relay::{
     },
     settings::Snapshot,
     store::Entry,
-    token::{Issuer, SigningKeys, TokenResponse},
+    telemetry::Trace,
+    token::{Issuer, KeyRing, SigningKeys, TokenResponse},
     util::clock::UnixTime,
 };
 use tokio::runtime::Runtime;
@@ -58,6 +65,13 @@ pub fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
     let (issuer, subject) = issuer();
     let token = issuer.issue(&keys, &subject, UnixTime::now()).expect("a token");
     (keys, token)
+}
+
+/// The message that carries a token.
+pub fn authenticated() -> StreamMessage {
+    let (_, token) = token(Algorithm::ES256);
+    let payload = token.seal(&KeyRing::random(), SessionId::generate().key());
+    StreamMessage::Authenticated { token, payload }
 }
 
 /// A session with what its two sides hold of it.
@@ -112,6 +126,11 @@ impl Session {
         let open =
             APP.relay.open(self.session(), Some(self.token.digest()), Delivery::UntilAcknowledged);
         RUNTIME.block_on(open).expect("a reader")
+    }
+
+    pub fn events(&self) -> EventStream {
+        let (name, opened_by) = (EventSource::NAME, Trace::none().link());
+        EventStream::new(Wait::new(Arc::clone(&APP), name, self.reader(), opened_by))
     }
 
     pub fn fulfil(&self, token: &TokenResponse) {

@@ -3,7 +3,7 @@
 //! [`Client::sign_in`] creates a session; the person opens its [`transit_url`](PendingSignIn::transit_url)
 //! and types its [`user_code`](PendingSignIn::user_code) there; [`PendingSignIn::token`] waits on an event
 //! stream, or on long polls where no stream gets through. [`PendingSignIn::save`] lets another run of the
-//! program go on waiting. [`api`] holds the wire types, which the relay shares.
+//! program continue to wait. [`api`] holds the wire types, which the relay shares.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

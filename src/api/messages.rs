@@ -19,7 +19,7 @@ pub enum Event {
 /// Answer of a long poll when the sign-in has ended.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum Ended {
+pub enum PollAnswer {
     /// The sign-in succeeded.
     Authenticated(TokenResponse),
     /// The sign-in failed.

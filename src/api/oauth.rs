@@ -45,31 +45,6 @@ pub struct OAuthError {
     pub detail: String,
 }
 
-/// Claims of an access token (RFC 9068 §2.2).
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Claims {
-    /// Issuer.
-    pub iss: String,
-    /// Whom the token is about.
-    pub sub: String,
-    /// Whom the token is for; one or several.
-    pub aud: Value,
-    /// Expiry, Unix time in seconds.
-    pub exp: u64,
-    /// Time of issue, Unix time in seconds.
-    pub iat: u64,
-    /// Not valid before, Unix time in seconds.
-    pub nbf: u64,
-    /// The token's ID.
-    pub jti: String,
-    /// Scopes, separated by spaces.
-    pub scope: String,
-    /// Claims of the person.
-    #[serde(flatten)]
-    #[schema(additional_properties)]
-    pub extra: Map<String, Value>,
-}
-
 /// Answer of the introspection endpoint (RFC 7662 §2.2).
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Introspection {
@@ -83,7 +58,7 @@ pub struct Introspection {
 
 /// A key set (RFC 7517 §5).
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct KeySet {
+pub struct JwkSet {
     /// JSON Web Keys.
     #[schema(value_type = Vec<Object>)]
     pub keys: Vec<Value>,

@@ -1,5 +1,5 @@
-//! `token-relay healthcheck`: asks an instance whether it is ready. For containers, whose image holds
-//! no other client.
+//! `token-relay healthcheck`: checks whether an instance is ready. For containers, whose image has no
+//! other HTTP client.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of an answer in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Why an instance does not pass.
+/// Why the check fails.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HealthcheckError {
     /// The argument names no instance.
     #[error("expected an http(s) URL")]
     NotHttp,
-    /// The instance says that it is not ready.
+    /// The instance is not ready.
     #[error("not ready: {0}")]
     NotReady(String),
-    /// There is no answer.
+    /// The instance does not answer.
     #[error("{}", .0.chain())]
     NoAnswer(#[from] CallError),
 }

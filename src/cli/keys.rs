@@ -1,4 +1,4 @@
-//! `token-relay keys`: makes the keys that a deployment needs.
+//! `token-relay keys`: generates the keys that a deployment needs.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use crate::util::random::random_bytes;
 /// Characters of a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
 
-/// No keys were made.
+/// Why no keys were generated.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// A key is there already; none was written.
+    /// A key exists already; none was written.
     #[error("{0} exists; no key was written")]
     Exists(PathBuf),
     /// A file cannot be written.
@@ -33,8 +33,8 @@ pub enum KeysError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The generator refuses.
-    #[error("no signing key can be made")]
+    /// The generator failed.
+    #[error("the signing key cannot be generated")]
     Generate,
 }
 

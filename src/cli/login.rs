@@ -22,7 +22,7 @@ use crate::util::browser;
 pub struct LoginOptions {
     /// Public URL of the relay.
     pub relay: Url,
-    /// The sign-in to ask for.
+    /// The sign-in to start.
     pub sign_in: SignIn,
     /// Whether a browser is opened.
     pub open: bool,
@@ -32,9 +32,9 @@ pub struct LoginOptions {
     pub store: Option<PathBuf>,
 }
 
-/// Why there is no token in the terminal.
+/// Why the login failed.
 #[derive(Debug, thiserror::Error)]
-pub enum LoginError {
+pub enum TerminalLoginError {
     /// The sign-in did not succeed.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -68,23 +68,23 @@ struct Stored<'a> {
 /// Signs in, and prints or stores the token.
 ///
 /// # Errors
-/// [`LoginError`]. With `json`, the last line on standard output names it as well.
-pub async fn login(options: &LoginOptions) -> Result<(), LoginError> {
+/// [`TerminalLoginError`]. With `json`, the last line on standard output names it as well.
+pub async fn login(options: &LoginOptions) -> Result<(), TerminalLoginError> {
     let ended = try_login(options).await;
     if options.json
         && let Err(error) = &ended
     {
         let code = match error {
-            LoginError::Client(error) => error.code(),
-            LoginError::Interrupted => "access_denied",
-            LoginError::Store { .. } => "server_error",
+            TerminalLoginError::Client(error) => error.code(),
+            TerminalLoginError::Interrupted => "access_denied",
+            TerminalLoginError::Store { .. } => "server_error",
         };
         print(&json!({"state": "failed", "error": code, "error_description": error.to_string()}));
     }
     ended
 }
 
-async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
+async fn try_login(options: &LoginOptions) -> Result<(), TerminalLoginError> {
     let client = Client::new(options.relay.clone())?;
     let pending = client.sign_in(&options.sign_in).await?;
     announce(options, &pending);
@@ -93,11 +93,11 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
     }
     let spinner = (!options.json).then(|| spinner(pending.expires_in()));
     let ended = tokio::select! {
-        token = pending.token() => token.map_err(LoginError::from),
+        token = pending.token() => token.map_err(TerminalLoginError::from),
         _ = tokio::signal::ctrl_c() => {
             // So that the dialog says so.
             let _ = pending.cancel().await;
-            Err(LoginError::Interrupted)
+            Err(TerminalLoginError::Interrupted)
         }
     };
     if let Some(spinner) = spinner {
@@ -114,7 +114,8 @@ async fn try_login(options: &LoginOptions) -> Result<(), LoginError> {
     };
     let lifetime = humantime::format_duration(Duration::from_secs(token.expires_in));
     if let Some(path) = &options.store {
-        store(path, &stored).map_err(|source| LoginError::Store { path: path.clone(), source })?;
+        store(path, &stored)
+            .map_err(|source| TerminalLoginError::Store { path: path.clone(), source })?;
         if options.json {
             print(
                 &json!({"state": "authenticated", "stored": path, "expires_in": token.expires_in}),

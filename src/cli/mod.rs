@@ -16,13 +16,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use token_relay_client::SignIn;
 
 use crate::{
-    cli::login::{LoginError, LoginOptions},
+    cli::login::{LoginOptions, TerminalLoginError},
     http, server,
     settings::{EffectiveSetting, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
 };
 
-/// What is logged, such as `debug` or `token_relay::relay=trace,info`.
+/// Filter of the log, such as `debug` or `info,token_relay::relay=trace`.
 const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// What `--version` prints: the version and the commit it was built from.
@@ -49,7 +49,7 @@ struct CommandLine {
 enum Command {
     /// Serve, with settings from the environment and an optional file
     Serve(ConfigFile),
-    /// Serve with an embedded OpenID provider and a task pane to try it
+    /// Serve with an embedded OpenID provider and a demo task pane
     #[cfg(feature = "demo")]
     Demo {
         /// Address of the relay
@@ -61,11 +61,11 @@ enum Command {
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
-        /// Accept addresses that others reach and configured keys
+        /// Allow addresses other than loopback, and configured keys
         #[arg(long)]
         allow_production: bool,
     },
-    /// Serve the demo's OpenID provider alone, beside a deployment that is being tried
+    /// Serve only the demo's OpenID provider, to try out a deployment
     #[cfg(feature = "demo")]
     DemoProvider(DemoProvider),
     /// Sign in through a relay and print the access token
@@ -74,22 +74,22 @@ enum Command {
     CheckConfig(ConfigFile),
     /// List every setting as a Markdown table
     Settings,
-    /// Make the keys of a deployment: cookie_keys, sealing_keys, signing_key
+    /// Generate the keys of a deployment: cookie_keys, sealing_keys, signing_key
     Keys {
-        /// Folder for the files, made if it does not exist; a file that exists is not replaced
+        /// Folder for the files, created if missing; existing files are not replaced
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Print the description of all calls (OpenAPI 3.1, JSON)
+    /// Print the OpenAPI 3.1 document as JSON
     Openapi,
-    /// Ask a running instance whether it is ready; for container health checks
+    /// Check whether a running instance is ready, for container health checks
     Healthcheck {
-        /// Instance to ask, such as http://127.0.0.1:8080; the configured one by default
+        /// Instance to check, such as http://127.0.0.1:8080; the configured one by default
         url: Option<url::Url>,
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Print a completion script
+    /// Print a completion script for a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -102,7 +102,7 @@ struct DemoProvider {
     /// Address of the provider
     #[arg(long, default_value = "127.0.0.1:8081")]
     listen: std::net::SocketAddr,
-    /// Its URL, as browsers and the relay reach it
+    /// URL by which browsers and the relay reach it
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     issuer: String,
     /// Client ID of the relay
@@ -111,7 +111,7 @@ struct DemoProvider {
     /// File with the client secret of the relay
     #[arg(long, value_name = "FILE")]
     client_secret_file: PathBuf,
-    /// Where the person is sent back to: <PUBLIC_URL>/callback
+    /// Redirect URI of the relay: <PUBLIC_URL>/callback
     #[arg(long, value_name = "URL", required = true)]
     redirect_uri: Vec<String>,
 }
@@ -189,7 +189,7 @@ pub fn main() -> ExitCode {
         }
         #[cfg(feature = "demo")]
         Command::DemoProvider(provider) => {
-            use crate::demo::{ProviderOptions, RegisteredClient, run_provider};
+            use crate::demo::{DemoProviderOptions, RegisteredClient, run_provider};
             let secret = match std::fs::read_to_string(&provider.client_secret_file) {
                 Ok(secret) => secret.trim_end().to_owned(),
                 Err(error) => {
@@ -200,7 +200,7 @@ pub fn main() -> ExitCode {
             let (id, redirect_uris) = (provider.client_id, provider.redirect_uri);
             let client = RegisteredClient { id, secret, redirect_uris };
             let DemoProvider { listen, issuer, .. } = provider;
-            run(run_provider(ProviderOptions { listen, issuer, client }))
+            run(run_provider(DemoProviderOptions { listen, issuer, client }))
         }
         Command::Login(login) => {
             let options = LoginOptions {
@@ -217,8 +217,8 @@ pub fn main() -> ExitCode {
             };
             run(async move {
                 match login::login(&options).await {
-                    // As a shell reports a program that Ctrl-C ended.
-                    Err(LoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
+                    // The status that a shell reports for a program that SIGINT ended.
+                    Err(TerminalLoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
                     ended => ended.map(|()| ExitCode::SUCCESS),
                 }
             })
@@ -254,7 +254,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What a command ends with when all went well.
+/// The exit status of a command that succeeded.
 trait Ended {
     fn code(self) -> ExitCode;
 }

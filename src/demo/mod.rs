@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-pub use crate::demo::provider::{Provider, ProviderError, RegisteredClient};
+pub use crate::demo::provider::{DemoProvider, DemoProviderError, RegisteredClient};
 
 use crate::{
     api::paths,
@@ -22,7 +22,7 @@ use crate::{
 /// `client_id` of the relay at the embedded provider.
 pub const CLIENT_ID: &str = "token-relay-demo";
 
-/// What `token-relay demo` takes from the command line.
+/// Options of `token-relay demo`.
 #[derive(Clone, Copy, Debug)]
 pub struct DemoOptions {
     /// Where the relay listens.
@@ -35,10 +35,10 @@ pub struct DemoOptions {
     pub allow_production: bool,
 }
 
-/// The demo cannot start or go on.
+/// Why the demo cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The settings from the environment do not fit.
+    /// The settings from the environment are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsErrors),
     /// The demo would be reached by others, or would use keys of a deployment.
@@ -52,13 +52,13 @@ pub enum DemoError {
     App(#[from] AppError),
     /// The provider does not start.
     #[error(transparent)]
-    Provider(#[from] ProviderError),
-    /// The provider's address cannot be listened on.
+    Provider(#[from] DemoProviderError),
+    /// The relay or the provider cannot listen on its address.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
@@ -84,7 +84,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// A demo that serves.
+/// A running demo.
 pub struct Demo {
     /// The relay.
     pub server: Server,
@@ -124,7 +124,7 @@ pub async fn start(
             .to_vec(),
     };
     let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN").is_some();
-    let provider = Provider::new(&issuer, client, auto_login)?.router();
+    let provider = DemoProvider::new(&issuer, client, auto_login)?.router();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, provider).await {
             tracing::error!(%error, "the demo provider ended");
@@ -156,9 +156,9 @@ fn refuse_production(
     }
 }
 
-/// What `token-relay demo-provider` takes from the command line.
+/// Options of `token-relay demo-provider`.
 #[derive(Clone, Debug)]
-pub struct ProviderOptions {
+pub struct DemoProviderOptions {
     /// Where it listens.
     pub listen: SocketAddr,
     /// Its issuer URL, as browsers and the relay reach it.
@@ -171,13 +171,13 @@ pub struct ProviderOptions {
 ///
 /// # Errors
 /// When it does not start.
-pub async fn run_provider(options: ProviderOptions) -> Result<(), DemoError> {
-    let ProviderOptions { listen: address, issuer, client } = options;
+pub async fn run_provider(options: DemoProviderOptions) -> Result<(), DemoError> {
+    let DemoProviderOptions { listen: address, issuer, client } = options;
     let signals = Signals::listen()?;
     let unusable = |source| DemoError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let bound = listener.local_addr().map_err(unusable)?;
-    let router = Provider::new(&issuer, client, false)?.router();
+    let router = DemoProvider::new(&issuer, client, false)?.router();
     server::announce(format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
     axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)
 }

@@ -49,7 +49,7 @@ const CODE_LIFE: Duration = Duration::from_secs(60);
 /// How long an access token of this provider is accepted by its userinfo endpoint.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
-/// Codes and tokens kept at most; a demo has a handful, a benchmark some thousands.
+/// Maximum number of codes and tokens held; a demo has a handful, a benchmark some thousands.
 const MOST_GRANTS: usize = 100_000;
 
 /// The one client of this provider.
@@ -59,14 +59,14 @@ pub struct RegisteredClient {
     pub id: String,
     /// `client_secret`.
     pub secret: String,
-    /// The redirect URIs, compared letter by letter.
+    /// The redirect URIs, compared exactly.
     pub redirect_uris: Vec<String>,
 }
 
 /// The provider cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("the demo provider cannot be set up: {0}")]
-pub struct ProviderError(String);
+pub struct DemoProviderError(String);
 
 /// What signs the ID tokens (EdDSA).
 struct IdTokenKey {
@@ -75,8 +75,8 @@ struct IdTokenKey {
 }
 
 impl IdTokenKey {
-    fn generate() -> Result<Self, ProviderError> {
-        let failed = |error: &dyn std::fmt::Display| ProviderError(error.to_string());
+    fn generate() -> Result<Self, DemoProviderError> {
+        let failed = |error: &dyn std::fmt::Display| DemoProviderError(error.to_string());
         let private = PrivateKey::generate(Algorithm::EdDSA).map_err(|error| failed(&error))?;
         let common = CommonParameters {
             public_key_use: Some(PublicKeyUse::Signature),
@@ -113,7 +113,7 @@ impl PrivateSigningKey for IdTokenKey {
 }
 
 /// The provider.
-pub struct Provider {
+pub struct DemoProvider {
     issuer: String,
     client: RegisteredClient,
     key: IdTokenKey,
@@ -233,7 +233,7 @@ struct TokenRequest {
     client_secret: Option<String>,
 }
 
-impl Provider {
+impl DemoProvider {
     /// A provider for one client, with a signing key of its own.
     ///
     /// # Errors
@@ -242,8 +242,8 @@ impl Provider {
         issuer: &str,
         client: RegisteredClient,
         auto_login: bool,
-    ) -> Result<Arc<Self>, ProviderError> {
-        let failed = |error: &dyn std::fmt::Display| ProviderError(error.to_string());
+    ) -> Result<Arc<Self>, DemoProviderError> {
+        let failed = |error: &dyn std::fmt::Display| DemoProviderError(error.to_string());
         let key = IdTokenKey::generate()?;
         let metadata = metadata(issuer).map_err(|error| failed(&error))?;
         let issuer = issuer.to_owned();
@@ -266,13 +266,13 @@ impl Provider {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What keeps a request from being answered by a redirect at all (RFC 6749 §4.1.2.1).
+    /// Why a request must not be answered by a redirect (RFC 6749 §4.1.2.1).
     fn knows_client(&self, request: &AuthorizationRequest) -> bool {
         request.client_id == self.client.id
             && self.client.redirect_uris.contains(&request.redirect_uri)
     }
 
-    /// The error that an unacceptable request is sent back with.
+    /// The error that the client is sent for an invalid request.
     fn objection(request: &AuthorizationRequest) -> Option<&'static str> {
         let challenged = request.code_challenge_method.as_deref() == Some("S256")
             && request.code_challenge.as_ref().is_some_and(|challenge| challenge.len() == 43);
@@ -381,7 +381,7 @@ impl Provider {
         }
     }
 
-    /// Redeems a code, which is gone whatever comes of it (RFC 6749 §4.1.2).
+    /// Redeems a code, which can be used once, even where that fails (RFC 6749 §4.1.2).
     fn redeem(&self, request: &TokenRequest) -> Option<(Grant, String)> {
         let mut grants = self.grants();
         let grant = grants.codes.remove(&request.code)?;
@@ -464,11 +464,11 @@ fn no_store(response: &mut Response) {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
-async fn configuration(State(provider): State<Arc<Provider>>) -> Response {
+async fn configuration(State(provider): State<Arc<DemoProvider>>) -> Response {
     Json(&provider.metadata).into_response()
 }
 
-async fn jwks(State(provider): State<Arc<Provider>>) -> Response {
+async fn jwks(State(provider): State<Arc<DemoProvider>>) -> Response {
     Json(JsonWebKeySet::new(vec![provider.key.as_verification_key()])).into_response()
 }
 
@@ -478,13 +478,13 @@ async fn stylesheet() -> Response {
 }
 
 async fn authorize(
-    State(provider): State<Arc<Provider>>,
+    State(provider): State<Arc<DemoProvider>>,
     Query(request): Query<AuthorizationRequest>,
 ) -> Response {
     if !provider.knows_client(&request) {
         return (StatusCode::BAD_REQUEST, "Unknown client or redirect URI.").into_response();
     }
-    if let Some(error) = Provider::objection(&request) {
+    if let Some(error) = DemoProvider::objection(&request) {
         return provider.send_back(&request, &[("error", error)]);
     }
     let hinted = request.login_hint.as_deref().and_then(User::find);
@@ -495,12 +495,15 @@ async fn authorize(
     }
 }
 
-async fn log_in(State(provider): State<Arc<Provider>>, Form(form): Form<LoginForm>) -> Response {
+async fn log_in(
+    State(provider): State<Arc<DemoProvider>>,
+    Form(form): Form<LoginForm>,
+) -> Response {
     let request = form.request;
     if !provider.knows_client(&request) {
         return (StatusCode::BAD_REQUEST, "Unknown client or redirect URI.").into_response();
     }
-    if let Some(error) = Provider::objection(&request) {
+    if let Some(error) = DemoProvider::objection(&request) {
         return provider.send_back(&request, &[("error", error)]);
     }
     if form.action == "cancel" {
@@ -520,7 +523,7 @@ async fn log_in(State(provider): State<Arc<Provider>>, Form(form): Form<LoginFor
 }
 
 async fn token(
-    State(provider): State<Arc<Provider>>,
+    State(provider): State<Arc<DemoProvider>>,
     headers: HeaderMap,
     Form(request): Form<TokenRequest>,
 ) -> Response {
@@ -552,7 +555,7 @@ async fn token(
     }
 }
 
-async fn userinfo(State(provider): State<Arc<Provider>>, headers: HeaderMap) -> Response {
+async fn userinfo(State(provider): State<Arc<DemoProvider>>, headers: HeaderMap) -> Response {
     let user = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))

@@ -9,7 +9,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use url::Url;
 
 use crate::{
-    demo::{Provider, RegisteredClient},
+    demo::{DemoProvider, RegisteredClient},
     oidc::{
         AuthorizationOptions, AuthorizationResponse, ClientSecrets, LoginAttempt, LoginError,
         Provider as RelyingParty, ProviderOptions,
@@ -42,7 +42,7 @@ impl Demo {
             secret: SECRET.to_owned(),
             redirect_uris: vec![REDIRECT_URI.to_owned()],
         };
-        let router = Provider::new(&issuer, client, auto_login).unwrap().router();
+        let router = DemoProvider::new(&issuer, client, auto_login).unwrap().router();
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let _ = rustls::crypto::ring::default_provider().install_default();
         let browser = Client::builder().redirect(Policy::none()).build().unwrap();
@@ -269,10 +269,10 @@ async fn an_unacceptable_request_is_sent_back_with_its_error() {
     ];
     for (name, value, error) in wrong {
         let answer = demo.browser.get(with(&url, name, value)).send().await.unwrap();
-        let told = parameters(&location(&answer));
-        assert_eq!(told["error"], error, "{name}={value:?}");
-        assert_eq!((told["state"].as_str(), &told["iss"]), (attempt.state(), &demo.issuer));
-        assert!(!told.contains_key("code"), "{name}={value:?}");
+        let answered = parameters(&location(&answer));
+        assert_eq!(answered["error"], error, "{name}={value:?}");
+        assert_eq!((answered["state"].as_str(), &answered["iss"]), (attempt.state(), &demo.issuer));
+        assert!(!answered.contains_key("code"), "{name}={value:?}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! Embedded static files: the client module, what the dialog pages need, and the demo task pane.
 //!
-//! Called by `app`, which merges the routers, and by [`pages`](crate::http::pages) for [`version`].
-//! Knows no state and no settings.
+//! Files are compiled in, and carry an `ETag` and a version that changes with their content.
 
 use std::sync::Arc;
 
@@ -122,7 +121,7 @@ pub fn demo_router<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 /// Changes with the content of any file under `/addons/static/`: a file asked for with
-/// `?v=<version>` may be cached for ever.
+/// `?v=<version>` may be cached forever.
 pub fn version() -> String {
     let mut hash = Sha256::new();
     for asset in ASSETS {

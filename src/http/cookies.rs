@@ -96,8 +96,8 @@ pub fn get(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// A `Set-Cookie` value.
-pub fn set(app: &App, name: String, value: String, life: Duration, reach: Reach) -> HeaderValue {
-    let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+pub fn set(app: &App, name: String, value: String, ttl: Duration, reach: Reach) -> HeaderValue {
+    let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     let mut cookie = Cookie::build((name, value))
         .path("/")
         .http_only(true)

@@ -149,7 +149,7 @@ impl Problem {
         self.r#type().status()
     }
 
-    /// What is wrong with this request, for people.
+    /// What is wrong with this request, for developers.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::BadRequest(detail)

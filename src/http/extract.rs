@@ -1,7 +1,7 @@
 //! Typed requests: handlers receive what they asked for, or the request is refused before them.
 //!
 //! Unknown parameters of a query or a form are ignored, so that cache busters and later clients do
-//! no harm; a known one that stands twice is refused.
+//! no harm; a known one that occurs twice is refused.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -168,10 +168,10 @@ where
 
 /// `Authorization` with another scheme, or with credentials that are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedAuthorization;
 
-fn authorization<C: Credentials>(headers: &HeaderMap) -> Result<Option<C>, Malformed> {
-    let value = headers.typed_try_get::<Authorization<C>>().map_err(|_| Malformed)?;
+fn authorization<C: Credentials>(headers: &HeaderMap) -> Result<Option<C>, MalformedAuthorization> {
+    let value = headers.typed_try_get::<Authorization<C>>().map_err(|_| MalformedAuthorization)?;
     Ok(value.map(|Authorization(credentials)| credentials))
 }
 
@@ -179,7 +179,7 @@ fn authorization<C: Credentials>(headers: &HeaderMap) -> Result<Option<C>, Malfo
 ///
 /// # Errors
 /// When there is an `Authorization` that is not one.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<String>, Malformed> {
+pub fn bearer(headers: &HeaderMap) -> Result<Option<String>, MalformedAuthorization> {
     let credentials = authorization::<headers::authorization::Bearer>(headers)?;
     Ok(credentials.map(|bearer| bearer.token().trim().to_owned()))
 }
@@ -193,7 +193,7 @@ impl ClientBasic {
     ///
     /// # Errors
     /// When there is an `Authorization` that is not one.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Malformed> {
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, MalformedAuthorization> {
         Ok(authorization::<Basic>(headers)?.map(Self))
     }
 
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(bearer(&HeaderMap::new()), Ok(None));
         assert_eq!(bearer(&authorized("bearer  abc ")), Ok(Some("abc".to_owned())));
         for value in ["Basic eDp5", "abc"] {
-            assert_eq!(bearer(&authorized(value)), Err(Malformed), "{value}");
+            assert_eq!(bearer(&authorized(value)), Err(MalformedAuthorization), "{value}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Guesses of secrets: failed attempts are limited by client address and in all, counted and logged.
+//! Limits on guessing secrets: failed attempts are counted by client address and in total.
 //!
 //! A wrong secret uses up the allowance of its address and that of everybody together. Where it is
 //! used up, the answer is 429. [`GuessLimiter::admit`] refuses before the secret is looked at, which
@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU32,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -18,10 +18,10 @@ use std::{
 
 use governor::{
     DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter,
-    clock::{Clock as _, DefaultClock, QuantaInstant},
+    clock::{Clock as _, DefaultClock},
 };
 
-use crate::http::error::Problem;
+use crate::{http::error::Problem, util::network::Network};
 
 /// What was guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
@@ -40,10 +40,10 @@ pub enum Guessed {
 }
 
 impl Guessed {
-    /// Failed attempts in a minute, of one client address.
+    /// Failed attempts per minute of one client address.
     pub const BY_ADDRESS: NonZeroU32 = at_least_one(30);
 
-    /// Failed attempts in a minute, of all addresses together.
+    /// Failed attempts per minute of all addresses together.
     pub const fn in_all(self) -> NonZeroU32 {
         match self {
             // 20^8 codes, of which as many are right as devices wait (RFC 8628 §5.1).
@@ -66,7 +66,7 @@ const KNOWN: Duration = Duration::from_secs(3600);
 /// Maximum number of addresses with a standing; above it those whose standing ends first are dropped.
 const MAX_STANDINGS: usize = 50_000;
 
-/// What is known of an address.
+/// What is recorded of an address.
 #[derive(Clone, Copy, Default)]
 struct Standing {
     refused_until: Option<Instant>,
@@ -79,10 +79,10 @@ impl Standing {
     }
 }
 
-/// What came of a failed attempt.
+/// The result of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was wrong, and nothing else.
+    /// It was wrong; the allowance is not used up.
     Wrong,
     /// The allowance is used up: the answer is 429. `first` says that it was not before.
     Refused {
@@ -95,23 +95,23 @@ pub enum Verdict {
 
 /// The allowances for one kind of secret.
 struct Allowance {
-    by_address: DefaultKeyedRateLimiter<IpAddr>,
+    by_network: DefaultKeyedRateLimiter<Network>,
     in_all: DefaultDirectRateLimiter,
     refused_until: Mutex<Option<Instant>>,
-    standings: Mutex<HashMap<IpAddr, Standing>>,
+    standings: Mutex<HashMap<Network, Standing>>,
 }
 
 impl Allowance {
     fn new(guessed: Guessed) -> Self {
         Self {
-            by_address: RateLimiter::dashmap(Quota::per_minute(Guessed::BY_ADDRESS)),
+            by_network: RateLimiter::dashmap(Quota::per_minute(Guessed::BY_ADDRESS)),
             in_all: RateLimiter::direct(Quota::per_minute(guessed.in_all())),
             refused_until: Mutex::default(),
             standings: Mutex::default(),
         }
     }
 
-    fn standings(&self) -> MutexGuard<'_, HashMap<IpAddr, Standing>> {
+    fn standings(&self) -> MutexGuard<'_, HashMap<Network, Standing>> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,7 +139,8 @@ impl GuessLimiter {
     pub fn admit(&self, guessed: Guessed, address: IpAddr) -> Result<(), Problem> {
         let Some(allowance) = self.allowances.get(&guessed) else { return Ok(()) };
         let now = Instant::now();
-        let standing = allowance.standings().get(&client(address)).copied().unwrap_or_default();
+        let standing =
+            allowance.standings().get(&Network::of(address)).copied().unwrap_or_default();
         let in_all = *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = standing.known_until.is_some_and(|until| until > now);
         let refused_until =
@@ -153,50 +154,50 @@ impl GuessLimiter {
     /// Counts a wrong secret.
     pub fn wrong(&self, guessed: Guessed, address: IpAddr) -> Verdict {
         let Some(allowance) = self.allowances.get(&guessed) else { return Verdict::Wrong };
-        let (address, now) = (client(address), Instant::now());
+        let (network, now) = (Network::of(address), Instant::now());
         if let Err(wait) = allowance.in_all.check().map_err(|not_until| wait(&not_until)) {
             *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(now + wait);
         }
         let Err(wait) =
-            allowance.by_address.check_key(&address).map_err(|not_until| wait(&not_until))
+            allowance.by_network.check_key(&network).map_err(|not_until| wait(&not_until))
         else {
             return Verdict::Wrong;
         };
         let mut standings = allowance.standings();
         make_room(&mut standings, now);
-        let standing = standings.entry(address).or_default();
+        let standing = standings.entry(network).or_default();
         // Attempts that follow each other closely are one run.
         let first = standing.refused_until.is_none_or(|until| until + wait < now);
         standing.refused_until = Some(now + wait);
         Verdict::Refused { retry_after: wait, first }
     }
 
-    /// Notes a right secret.
+    /// Records a correct secret.
     pub fn right(&self, guessed: Guessed, address: IpAddr) {
         let Some(allowance) = self.allowances.get(&guessed) else { return };
         let now = Instant::now();
         let mut standings = allowance.standings();
         make_room(&mut standings, now);
-        standings.entry(client(address)).or_default().known_until = Some(now + KNOWN);
+        standings.entry(Network::of(address)).or_default().known_until = Some(now + KNOWN);
     }
 
-    /// Forgets the addresses whose allowances are whole again.
+    /// Removes addresses whose allowances are full again.
     pub fn retain_recent(&self) {
         let now = Instant::now();
         for allowance in self.allowances.values() {
-            allowance.by_address.retain_recent();
-            allowance.by_address.shrink_to_fit();
+            allowance.by_network.retain_recent();
+            allowance.by_network.shrink_to_fit();
             allowance.standings().retain(|_, standing| standing.ends() > Some(now));
         }
     }
 }
 
-fn wait(not_until: &NotUntil<QuantaInstant>) -> Duration {
+fn wait(not_until: &NotUntil<Instant>) -> Duration {
     not_until.wait_time_from(DefaultClock::default().now())
 }
 
-fn make_room(standings: &mut HashMap<IpAddr, Standing>, now: Instant) {
+fn make_room(standings: &mut HashMap<Network, Standing>, now: Instant) {
     if standings.len() < MAX_STANDINGS {
         return;
     }
@@ -206,17 +207,6 @@ fn make_room(standings: &mut HashMap<IpAddr, Standing>, now: Instant) {
         let (_, median, _) = ends.select_nth_unstable(MAX_STANDINGS / 2);
         let median = *median;
         standings.retain(|_, standing| standing.ends() > median);
-    }
-}
-
-/// The client that an address stands for: one IPv6 customer has a /64 at least, so that single
-/// addresses would be no limit.
-pub fn client(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which methods a route answers, and `Allow` for those that it does not (RFC 9110 §15.5.6).
+//! The methods that a route answers, and 405 with `Allow` for all others (RFC 9110 §15.5.6).
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};

@@ -16,7 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
     api::paths,
-    http::{AppState, error::Problem, head},
+    http::{AppState, error::Problem, request_head},
     telemetry::{RequestHead, Trace, TraceContext},
 };
 
@@ -92,7 +92,7 @@ pub async fn security_headers(
     request: Request,
     next: Next,
 ) -> Response {
-    let mut response = match head::check(&request) {
+    let mut response = match request_head::check(&request) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };

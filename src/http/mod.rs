@@ -1,7 +1,7 @@
 //! The HTTP surface: one folder a caller.
 //!
 //! [`addons`] serves the add-in, [`dialog`] the browser, [`oauth`] APIs and OAuth clients, [`meet`]
-//! the Meet add-in, [`operator`] whoever runs the relay, [`docs`] whoever reads about it.
+//! the Meet add-in, [`operator`] the operator, [`docs`] developers.
 
 pub mod addons;
 pub mod assets;
@@ -11,25 +11,25 @@ pub mod docs;
 pub mod error;
 pub mod extract;
 pub mod guesses;
-mod head;
+mod half_close;
 pub mod meet;
 mod methods;
 pub mod middleware;
 pub mod oauth;
+mod openapi_tags;
 pub mod operator;
 pub mod pages;
 mod quota;
+mod request_head;
 mod responses;
 mod router;
-mod sending_ended;
 mod state;
-mod tags;
 
 pub use self::{
-    head::{MAX_FIELDS, MAX_HEAD},
-    operator::metrics::Transport,
+    addons::streams::TRANSPORTS,
+    half_close::HalfClose,
     quota::CreationQuota,
+    request_head::{MAX_FIELDS, MAX_HEAD},
     router::{Optional, metrics_router, openapi, router},
-    sending_ended::SendingEnded,
     state::{App, AppState},
 };

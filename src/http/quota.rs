@@ -1,4 +1,4 @@
-//! How many sessions a client may create: by its address and by the networks around it.
+//! The quota of session creations, by client address and by the networks that contain it.
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 

@@ -29,7 +29,7 @@ use crate::{
 
 /// What all handlers share. Built once by `app`.
 pub struct App {
-    /// The heart.
+    /// Sessions and the subscriptions that wait for them.
     pub relay: Arc<Relay>,
     /// The OpenID provider.
     pub login: oidc::Provider,
@@ -39,37 +39,37 @@ pub struct App {
     pub cookie_keys: KeyRing,
     /// Signs access tokens and publishes its public half.
     pub signing_keys: Arc<SigningKeys>,
-    /// Makes access tokens.
+    /// Issues access tokens.
     pub issuer: Issuer,
-    /// Checks access tokens.
+    /// Verifies access tokens.
     pub verifier: Verifier,
-    /// Access tokens that are revoked before their time.
+    /// Access tokens that were revoked before they expired.
     pub revocations: Revocations,
-    /// Refresh tokens, when they are on.
+    /// Refresh tokens, where they are enabled.
     pub refresh: Option<Refresh>,
     /// Add-ins and backends.
     pub clients: ArcSwap<Clients>,
-    /// Codes that are being exchanged.
+    /// Authorization codes that are being exchanged.
     pub exchanges: dialog::Exchanges,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
-    /// Counters.
+    /// Metrics.
     pub metrics: Arc<metrics::Metrics>,
-    /// Traces, when they are on.
+    /// Traces, where they are enabled.
     pub tracing: Option<Tracing>,
-    /// Where the world reaches this service; ends in `/`.
+    /// `PUBLIC_URL`, ending in `/`.
     pub public_url: Url,
-    /// The settings as they were at the start; what a reload exchanges is in the other fields.
+    /// The settings at start-up; what a reload replaces is in the other fields.
     pub settings: Arc<Settings>,
-    /// Failed attempts by client address and in all.
+    /// Failed attempts by client address and in total.
     pub guesses: GuessLimiter,
     /// Log lines about origins that are not allowed.
     pub refused_origins: DefaultKeyedRateLimiter<[u8; 2]>,
     /// Session creations by client address.
     pub creations: CreationQuota,
-    /// `Strict-Transport-Security`, when configured.
+    /// `Strict-Transport-Security`, where configured.
     pub hsts: Option<HeaderValue>,
-    /// The meet-compatible surface, when it is on.
+    /// The Meet-compatible surface, where it is enabled.
     pub meet: Option<meet::Meet>,
     /// Whether the demo task pane is served at `/`.
     pub demo_pane: bool,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{session::Digest, util::clock::UnixTime};
 
-/// `state`, `nonce` and PKCE verifier of one attempt. Secret: it is kept sealed.
+/// `state`, `nonce` and PKCE verifier of one attempt. Secret; stored sealed.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LoginAttempt {
     pub(crate) state: String,
@@ -21,7 +21,7 @@ pub struct LoginAttempt {
     ttl: u64,
 }
 
-/// How long an attempt lasts where nobody says otherwise.
+/// Default lifetime of an attempt.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(600);
 
 fn default_ttl() -> u64 {
@@ -50,7 +50,7 @@ impl LoginAttempt {
         &self.state
     }
 
-    /// What is left of its time.
+    /// Its remaining lifetime.
     pub(crate) fn remaining(&self) -> Duration {
         let ends_at = UnixTime::from_secs(self.begun_at) + Duration::from_secs(self.ttl);
         ends_at.saturating_since(UnixTime::now())

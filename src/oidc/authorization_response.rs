@@ -5,26 +5,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::oidc::provider_error::ProviderError;
 
-/// Largest form that is taken from a provider, in bytes. A code has one or two kilobytes at the
-/// most; Apple adds a name.
+/// Maximum size of a form from a provider, in bytes. A code has at most one or two kilobytes; Apple
+/// adds a name.
 pub const MAX_FORM: usize = 4 * 1024;
 
 /// The parameters of RFC 6749 §4.1.2, RFC 9207 and, from Apple, `user`.
 ///
-/// Reading never fails: what is wrong is part of the response, so that whoever knows the `state`
-/// can end that sign-in with it.
+/// Reading never fails: what is wrong is part of the response, so that the sign-in with this `state` can
+/// be ended with it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationResponse {
     state: Option<String>,
     pub(crate) issuer: Option<String>,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ResponseOutcome,
     /// Apple sends the person's name once, beside the first code.
     pub(crate) user: Option<String>,
 }
 
 /// What the response says.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Outcome {
+pub(crate) enum ResponseOutcome {
     Code(String),
     Error { code: String, description: Option<String> },
     Malformed(String),
@@ -81,17 +81,19 @@ impl AuthorizationResponse {
             .into_iter()
             .find_map(|(parameter, name)| parameter.differs.then_some(name));
         let outcome = match (twice, code.value(), error.value()) {
-            (Some(name), ..) => Outcome::Malformed(format!("two values of {name}")),
-            (None, Some(_), Some(_)) => Outcome::Malformed("both code and error".to_owned()),
-            (None, Some(code), None) => Outcome::Code(code.to_owned()),
+            (Some(name), ..) => ResponseOutcome::Malformed(format!("two values of {name}")),
+            (None, Some(_), Some(_)) => {
+                ResponseOutcome::Malformed("both code and error".to_owned())
+            }
+            (None, Some(code), None) => ResponseOutcome::Code(code.to_owned()),
             (None, None, Some(error)) => {
                 let error = ProviderError::new(error, description.value());
-                Outcome::Error { code: error.code, description: error.description }
+                ResponseOutcome::Error { code: error.code, description: error.description }
             }
             (None, None, None) if code.first.is_some() => {
-                Outcome::Malformed("an empty code".to_owned())
+                ResponseOutcome::Malformed("an empty code".to_owned())
             }
-            (None, None, None) => Outcome::Malformed("neither code nor error".to_owned()),
+            (None, None, None) => ResponseOutcome::Malformed("neither code nor error".to_owned()),
         };
         let state = state.value().filter(|_| !state.differs).map(str::to_owned);
         Self { state, issuer: issuer.first, outcome, user: user.first }
@@ -106,20 +108,22 @@ impl AuthorizationResponse {
     /// anything is done about it, the state must be ours.
     pub fn error(&self) -> Option<ProviderError> {
         match &self.outcome {
-            Outcome::Error { code, description } => {
+            ResponseOutcome::Error { code, description } => {
                 Some(ProviderError { code: code.clone(), description: description.clone() })
             }
-            Outcome::Code(_) | Outcome::Malformed(_) => None,
+            ResponseOutcome::Code(_) | ResponseOutcome::Malformed(_) => None,
         }
     }
 
     /// What is wrong with a response whose attempt is not known, for the log.
     pub fn describe(&self) -> String {
         match (&self.outcome, &self.state) {
-            (Outcome::Malformed(reason), _) => reason.clone(),
-            (Outcome::Error { .. }, _) => "the provider sent an error".to_owned(),
-            (Outcome::Code(_), None) => "no state".to_owned(),
-            (Outcome::Code(_), Some(_)) => "no sign-in of this browser has this state".to_owned(),
+            (ResponseOutcome::Malformed(reason), _) => reason.clone(),
+            (ResponseOutcome::Error { .. }, _) => "the provider sent an error".to_owned(),
+            (ResponseOutcome::Code(_), None) => "no state".to_owned(),
+            (ResponseOutcome::Code(_), Some(_)) => {
+                "no sign-in of this browser has this state".to_owned()
+            }
         }
     }
 }
@@ -153,7 +157,7 @@ mod tests {
                 read.state().is_some(),
                 values("state").len() == 1 && !values("state").contains(""),
             );
-            if let Outcome::Code(code) = &read.outcome {
+            if let ResponseOutcome::Code(code) = &read.outcome {
                 prop_assert!(values("code").len() == 1 && values("code").contains(code));
                 prop_assert!(values("error").iter().all(String::is_empty));
             }
@@ -166,7 +170,7 @@ mod tests {
             let read = AuthorizationResponse::parse(&query);
             prop_assert_eq!(read.state(), Some(state.as_str()));
             prop_assert_eq!(read.issuer, Some(iss));
-            prop_assert!(read.outcome == Outcome::Code(code));
+            prop_assert!(read.outcome == ResponseOutcome::Code(code));
         }
 
         #[test]
@@ -187,7 +191,7 @@ mod tests {
     fn what_is_wrong_is_said_and_the_state_still_found() {
         let malformed = |query: &str| {
             let read = AuthorizationResponse::parse(query);
-            let Outcome::Malformed(reason) = &read.outcome else { panic!("{query}") };
+            let ResponseOutcome::Malformed(reason) = &read.outcome else { panic!("{query}") };
             (read.state().map(str::to_owned), reason.clone())
         };
         let known = Some("s".to_owned());
@@ -207,7 +211,7 @@ mod tests {
     fn what_does_no_harm_is_read() {
         let twice = "state=s&state=s&code=c&code=c&session_state=x";
         let read = AuthorizationResponse::parse(twice);
-        assert!(read.outcome == Outcome::Code("c".to_owned()) && read.state() == Some("s"));
+        assert!(read.outcome == ResponseOutcome::Code("c".to_owned()) && read.state() == Some("s"));
         let query = "state=s&error=access_denied&error_description=one&error_description=two";
         let error = AuthorizationResponse::parse(query).error().unwrap();
         assert_eq!(error.description.as_deref(), Some("one"));

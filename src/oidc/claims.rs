@@ -1,4 +1,4 @@
-//! What claims say, of whatever shape.
+//! Reads claims, whatever their JSON type.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! How the relay shows the provider which client it is (OpenID Connect Core §9).
+//! Authentication of the relay as a client of the provider (OpenID Connect Core §9).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -13,7 +13,7 @@ use crate::oidc::{
 /// `client_assertion_type` of RFC 7523 §2.2.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A method, decided.
+/// The method in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     Basic,
@@ -24,7 +24,7 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    /// The method that the configuration and the provider's offer come to.
+    /// The method that follows from the configuration and the provider's metadata.
     pub(crate) fn choose(
         configured: ClientAuth,
         has_secret: bool,
@@ -96,12 +96,12 @@ impl Method {
 
 /// What goes into a request: a header or fields of the form.
 #[derive(Default)]
-pub(crate) struct Credentials {
+pub(crate) struct ClientCredentials {
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) fields: Vec<(&'static str, String)>,
 }
 
-impl Credentials {
+impl ClientCredentials {
     /// What `method` sends, `client_id` included where the form must name it.
     pub(crate) fn new(
         method: Method,

@@ -15,7 +15,7 @@ use crate::{
 /// What a failed sign-in is to the person and to the add-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum FailureKind {
-    /// The person or the provider said no.
+    /// The person or the provider refused.
     Denied,
     /// The account does not meet the operator's requirements.
     NotAllowed,
@@ -137,12 +137,12 @@ impl LoginError {
         }
     }
 
-    /// What only an operator can mend.
+    /// A failure that only the operator can resolve.
     pub(crate) fn failed(step: Step, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(FailureKind::Failed, step, reason)
     }
 
-    /// A request that brought no answer.
+    /// A request without a response.
     pub(crate) fn no_answer(step: Step, error: &CallError) -> Self {
         let kind = if error.may_pass() { FailureKind::Unavailable } else { FailureKind::Failed };
         Self { is_timeout: error.is_timeout(), ..Self::new(kind, step, error.describe()) }
@@ -153,7 +153,7 @@ impl LoginError {
         self.is_timeout
     }
 
-    /// An answer that is not what was asked for.
+    /// An unexpected response.
     pub(crate) fn bad_answer(
         step: Step,
         received: &Received,

@@ -24,7 +24,7 @@ use url::Url;
 use crate::{
     oidc::{
         attempt::{DEFAULT_TTL, LoginAttempt},
-        client_auth::{Credentials, Method},
+        client_auth::{ClientCredentials, Method},
         client_key::ClientKeys,
         error::{LoginError, Step},
         http_client::{BYTE_ORDER_MARK, BackChannel, Received},
@@ -60,7 +60,7 @@ type Client = openidconnect::Client<
 /// Characters of a state or nonce that the relay draws: 256 random bits.
 const RANDOM_BYTES: u32 = 32;
 
-/// What the token endpoint gave.
+/// The result of the token endpoint.
 pub(crate) struct Tokens {
     pub(crate) access_token: String,
     pub(crate) id_token: String,
@@ -158,7 +158,7 @@ impl Flow<'_> {
             Some(Prompt::None) => parameters.set("prompt", "none"),
             // What the operator says is at least as strict as what a session asks for.
             Some(prompt) if parameters.get("prompt").is_none() => {
-                // The nearest that a provider takes which says what it takes.
+                // The closest value that the provider announces.
                 let choice = [prompt, Prompt::Login].map(Prompt::as_str);
                 match choice.into_iter().find(|value| self.metadata.may_prompt(value)) {
                     Some(value) => parameters.set("prompt", value),
@@ -267,8 +267,12 @@ impl Flow<'_> {
         if method.sends_secret() { self.secrets.expose().map(Some).collect() } else { vec![None] }
     }
 
-    fn credentials(&self, method: Method, secret: Option<&str>) -> Result<Credentials, LoginError> {
-        Credentials::new(method, self.options, secret, &self.keys, self.metadata)
+    fn credentials(
+        &self,
+        method: Method,
+        secret: Option<&str>,
+    ) -> Result<ClientCredentials, LoginError> {
+        ClientCredentials::new(method, self.options, secret, &self.keys, self.metadata)
     }
 
     async fn exchange_with(

@@ -12,14 +12,14 @@ use crate::{
     util::http_client::{self, CallError},
 };
 
-/// Largest answer that is read, in bytes. Metadata and key sets are a few kilobytes, an ID token
+/// Maximum size of a response, in bytes. Metadata and key sets are a few kilobytes, an ID token
 /// with hundreds of groups some tens.
 const MAX_RESPONSE: usize = 256 * 1024;
 
 /// What some servers begin a JSON text with (RFC 8259 §8.1).
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Longest content type that is logged, in characters.
+/// Maximum length of a content type in the log, in characters.
 const MAX_CONTENT_TYPE: usize = 80;
 
 /// What a failed call means.
@@ -155,7 +155,7 @@ pub struct BackChannel {
 }
 
 impl BackChannel {
-    /// A client whose every call takes `timeout` at the most.
+    /// A client whose every call takes at most `timeout`.
     ///
     /// # Errors
     /// When the client cannot be built, as without any trust anchors.

@@ -14,9 +14,9 @@ const TENANT: &str = "{tenantid}";
 
 /// The metadata's issuer: one, or a template for those of many tenants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Issuer(String);
+pub(crate) struct ProviderIssuer(String);
 
-impl Issuer {
+impl ProviderIssuer {
     /// The issuer as text; a template where it is one.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -44,7 +44,7 @@ impl Issuer {
         self.0 == text || self.tenant_in(text).is_some()
     }
 
-    /// Whether the configured issuer is this one: letter by letter save for a slash at the end,
+    /// Whether the configured issuer is this one: exactly, save for a slash at the end,
     /// which is lost in both directions in practice. Both are at the same place, so that nobody
     /// else can be meant.
     fn fits(&self, configured: &str) -> bool {
@@ -56,7 +56,7 @@ impl Issuer {
 /// What the relay uses of the metadata.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
-    pub(crate) issuer: Issuer,
+    pub(crate) issuer: ProviderIssuer,
     pub(crate) authorization_endpoint: Url,
     pub(crate) token_endpoint: Url,
     pub(crate) jwks_uri: Option<Url>,
@@ -85,7 +85,7 @@ impl Metadata {
     pub(crate) fn parse(json: &Map<String, Value>, configured: &Url) -> Result<Self, LoginError> {
         let mut reader = Reader { json, warnings: Vec::new() };
         let issuer = match json.get("issuer") {
-            Some(Value::String(issuer)) => Issuer(issuer.clone()),
+            Some(Value::String(issuer)) => ProviderIssuer(issuer.clone()),
             _ => {
                 return Err(
                     LoginError::failed(Step::Discovery, "the metadata name no issuer").at("issuer")
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_issuer_of_many_tenants_fits_the_place_of_one() {
-        let issuer = Issuer("https://login.example/{tenantid}/v2.0".to_owned());
+        let issuer = ProviderIssuer("https://login.example/{tenantid}/v2.0".to_owned());
         assert!(issuer.is_template());
         for configured in ["common", "organizations", "8d0c1f9e-1111-2222-3333-444455556666"] {
             assert!(issuer.fits(&format!("https://login.example/{configured}/v2.0")));
@@ -333,7 +333,7 @@ mod tests {
             assert!(!issuer.fits(configured), "{configured}");
         }
         assert_eq!(issuer.of_tenant("a"), "https://login.example/a/v2.0");
-        assert!(!Issuer("https://login.example/v2.0".to_owned()).is_template());
+        assert!(!ProviderIssuer("https://login.example/v2.0".to_owned()).is_template());
     }
 
     #[test]
@@ -344,7 +344,7 @@ mod tests {
             ("https://login.example/o/app/", "https://login.example/o/app"),
             ("https://login.example/o/app", "https://login.example/o/app/"),
         ] {
-            assert!(Issuer(issuer.to_owned()).fits(configured), "{issuer} {configured}");
+            assert!(ProviderIssuer(issuer.to_owned()).fits(configured), "{issuer} {configured}");
         }
     }
 }

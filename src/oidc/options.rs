@@ -150,7 +150,7 @@ impl AuthParams {
     }
 }
 
-/// Claims that an account must have to be let in, such as `email_verified=true`.
+/// Claims that an account must have to sign in, such as `email_verified=true`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequiredClaims(Vec<(String, Vec<String>)>);
 

@@ -1,5 +1,4 @@
-//! The OpenID provider as the relay sees it: discovered, refreshed when it changes, asked, and
-//! believed or not.
+//! The OpenID provider: discovery, refreshing its metadata and keys, and the requests of a sign-in.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -14,7 +13,7 @@ use url::Url;
 use crate::{
     oidc::{
         attempt::LoginAttempt,
-        authorization_response::{AuthorizationResponse, Outcome},
+        authorization_response::{AuthorizationResponse, ResponseOutcome},
         claims::full_name,
         client_key::ClientKeys,
         error::{FailureKind, LoginError, Step},
@@ -26,7 +25,7 @@ use crate::{
         options::{AuthorizationOptions, ClientSecrets, ProviderOptions, RequiredClaims},
         provider_error::ProviderError,
         userinfo,
-        verify::{IdToken, LogoutToken, Unverified, Verifier},
+        verify::{IdToken, LogoutToken, TokenVerifier, Unverified},
     },
     session::{IdTokenHint, Identity},
     telemetry::Trace,
@@ -48,7 +47,7 @@ const SECRET_OVERLAP: Duration = Duration::from_secs(600);
 /// Where the metadata are, below the issuer (OpenID Connect Discovery §4).
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
-/// Claims that are always kept: what the pages and the consumers of a token call an account.
+/// Claims that are always copied: those by which pages and consumers of a token name an account.
 const KEPT_CLAIMS: [&str; 4] = ["name", "preferred_username", "email", "email_verified"];
 
 /// Metadata and keys as they were fetched together.
@@ -107,7 +106,7 @@ impl Secrets {
     }
 }
 
-/// What came of the last fetches.
+/// The results of the last fetches.
 #[derive(Default)]
 struct Fetches {
     /// When what is known was last fetched anew.
@@ -253,7 +252,7 @@ impl Provider {
             return Ok(known);
         }
         // Requests that waited for a fetch that failed share its failure. Trying again one after
-        // the other, the last of many would wait for as many time-outs.
+        // the other, the last of many would wait for as many timeouts.
         if let Some((when, error)) = &last.failed
             && *when >= arrived
         {
@@ -414,11 +413,11 @@ impl Provider {
             }
         }
         let code = match response.outcome {
-            Outcome::Code(code) => code,
-            Outcome::Error { code, description } => {
+            ResponseOutcome::Code(code) => code,
+            ResponseOutcome::Error { code, description } => {
                 return Err(LoginError::refused(ProviderError { code, description }));
             }
-            Outcome::Malformed(reason) => return Err(LoginError::failed(step, reason)),
+            ResponseOutcome::Malformed(reason) => return Err(LoginError::failed(step, reason)),
         };
         let verifier = &attempt.pkce_verifier;
         let exchanged = self.flow(&known).exchange(redirect_uri, &code, verifier).await;
@@ -452,7 +451,7 @@ impl Provider {
     }
 
     /// Newer metadata, where the exchange failed as it would at an endpoint that is not in use any
-    /// more, and they make a difference. A time-out or a refused code tells nothing.
+    /// more, and they make a difference. A timeout or a refused code says nothing about that.
     async fn moved(&self, known: &Known, error: &LoginError) -> Option<Known> {
         let code = error.provider.as_ref().map(|provider| provider.code.as_str());
         let may_have_moved = match (code, error.status) {
@@ -470,9 +469,9 @@ impl Provider {
         differs.then_some(newer)
     }
 
-    fn verifier<T>(&self, known: &Known, run: impl FnOnce(&Verifier<'_>) -> T) -> T {
+    fn verifier<T>(&self, known: &Known, run: impl FnOnce(&TokenVerifier<'_>) -> T) -> T {
         let secrets = self.inner.secrets.load().usable();
-        run(&Verifier {
+        run(&TokenVerifier {
             options: &self.inner.options,
             secrets: &secrets,
             metadata: &known.metadata,

@@ -1,9 +1,9 @@
 //! What a provider says of an error, cleaned and bounded for the log and for people.
 
-/// Longest text of a provider that is logged or passed on, in characters.
+/// Maximum length of a provider's text in the log and in answers, in characters.
 const MAX_DESCRIPTION: usize = 200;
 
-/// Longest error code of a provider that is logged or passed on, in characters.
+/// Maximum length of a provider's error code in the log and in answers, in characters.
 const MAX_CODE: usize = 64;
 
 /// The provider's own error (RFC 6749 §4.1.2.1 and §5.2), cleaned and bounded.

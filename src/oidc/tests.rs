@@ -714,7 +714,7 @@ async fn many_people_wait_for_a_slow_provider_together() {
     let provider = fake.relying_party();
     let options = AuthorizationOptions::default();
     let begun = futures_util::future::join_all((0..PEOPLE).map(|_| provider.begin(&options)));
-    // One after the other they would need 30 times the time-out.
+    // One after the other they would need 30 times the timeout.
     let begun = tokio::time::timeout(TIMEOUT * 10, begun).await.expect("nobody queues");
     let failed = |begun: &Result<_, LoginError>| {
         begun.as_ref().is_err_and(|error| error.kind == FailureKind::Unavailable)
@@ -882,7 +882,7 @@ async fn userinfo_that_cannot_be_believed_is_left_out() {
     }
 }
 
-/// The provider's own traces can go on with ours; without a trace it hears nothing of one.
+/// The provider can continue our traces; without a trace no header is sent.
 #[cfg(feature = "opentelemetry")]
 #[tokio::test]
 async fn the_back_channel_hands_on_the_trace_of_the_request() {

@@ -46,7 +46,7 @@ pub(crate) fn signed(received: &Received) -> Option<&str> {
     (is_token || text.starts_with("eyJ")).then_some(text)
 }
 
-/// Logs that a sign-in goes on without userinfo.
+/// Logs that a sign-in continues without userinfo.
 pub(crate) fn log(error: &LoginError) {
     let provider = error.provider.as_ref();
     tracing::warn!(

@@ -1,4 +1,4 @@
-//! Whether a token of the provider is to be believed: ID tokens (OpenID Connect Core §3.1.3.7),
+//! Verifies the provider's tokens: ID tokens (OpenID Connect Core §3.1.3.7),
 //! signed userinfo (§5.3.2) and logout tokens (Back-Channel Logout §2.6).
 //!
 //! Typed is only what the protocol needs; every other claim may have any shape, and one that is
@@ -28,7 +28,7 @@ const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 /// How old a logout token without `exp` may be.
 const LOGOUT_TOKEN_TTL: Duration = Duration::from_secs(120);
 
-/// Why a token is not believed.
+/// Why a token is not accepted.
 #[derive(Debug)]
 pub(crate) enum Unverified {
     /// The metadata or keys in use do not fit; newer ones may.
@@ -45,7 +45,7 @@ impl Unverified {
     }
 }
 
-/// An ID token that is to be believed.
+/// A verified ID token.
 #[derive(Debug)]
 pub(crate) struct IdToken {
     pub(crate) issuer: String,
@@ -68,15 +68,15 @@ pub struct LogoutToken {
     pub issued_at: UnixTime,
 }
 
-/// What a token is measured by.
-pub(crate) struct Verifier<'p> {
+/// What a token is verified against.
+pub(crate) struct TokenVerifier<'p> {
     pub(crate) options: &'p ProviderOptions,
     pub(crate) secrets: &'p ClientSecrets,
     pub(crate) metadata: &'p Metadata,
     pub(crate) keys: &'p KeySet,
 }
 
-impl Verifier<'_> {
+impl TokenVerifier<'_> {
     /// Verifies an ID token.
     pub(crate) fn id_token(
         &self,

@@ -102,14 +102,14 @@ impl Subscription {
         self.expires_at
     }
 
-    /// The outcome that was found without waiting.
-    pub fn take_found(&mut self) -> Option<Outcome> {
-        self.found.take().map(|found| *found)
+    /// The outcome, where the session had one when the wait began.
+    pub fn found(&self) -> Option<&Outcome> {
+        self.found.as_deref()
     }
 
-    /// Puts back what [`Self::take_found`] returned.
-    pub fn put_back(&mut self, found: Outcome) {
-        self.found = Some(Box::new(found));
+    /// Takes what [`Self::found`] returns.
+    pub fn take_found(&mut self) -> Option<Outcome> {
+        self.found.take().map(|found| *found)
     }
 
     /// Whether a payload on the bus may be delivered before the store is asked: only clients with

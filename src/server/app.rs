@@ -88,7 +88,8 @@ pub(crate) async fn build(
     let limits = &settings.limits;
     let registry = Registry::new(limits.max_streams, limits.max_streams_per_session);
     let options = settings.store.options();
-    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !options.is_shared()));
+    let metrics =
+        Arc::new(Metrics::new(Arc::clone(&registry), &http::TRANSPORTS, !options.is_shared()));
     let store = store::open(&options, registry.clone(), metrics.clone()).await?;
     let secrets = Secrets::new(&settings)?;
     let sealing_keys = Arc::new(secrets.sealing_keys);

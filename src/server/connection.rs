@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use axum::Router;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::server::places::Place;
+use crate::server::connection_slots::ConnectionSlot;
 
 /// Limits on the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +21,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) router: Router,
     pub(crate) limits: ConnectionLimits,
-    /// Its place among the connections of the listener.
-    pub(crate) place: Place,
+    /// Its slot among the connections of the listener.
+    pub(crate) slot: ConnectionSlot,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tracker: TaskTracker,
 }

@@ -22,8 +22,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     http::addons::streams::{
-        Encoder,
-        sse::{self, EventStream},
+        Encoder, Transport as _,
+        body::PROBES,
+        sse::{EventSource, EventStream},
     },
     relay::DirectWriter,
     session::{SealedPayload, SessionKey},
@@ -38,18 +39,18 @@ const MAX_UNEXPECTED: usize = 1024;
 /// Ends a body in the chunked transfer coding (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A transport that can carry an event stream.
-pub(crate) trait StreamTransport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+/// A connection that can carry an event stream.
+pub(crate) trait NetworkStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether the protocol has a closing message of its own (`close_notify`). TCP has none: closing
     /// the socket sends the same, with one system call less.
     const HAS_CLOSE_NOTIFY: bool;
 }
 
-impl StreamTransport for TcpStream {
+impl NetworkStream for TcpStream {
     const HAS_CLOSE_NOTIFY: bool = false;
 }
 
-impl StreamTransport for Box<TlsStream<TcpStream>> {
+impl NetworkStream for Box<TlsStream<TcpStream>> {
     const HAS_CLOSE_NOTIFY: bool = true;
 }
 
@@ -69,7 +70,7 @@ struct Writer<S> {
     finished: bool,
 }
 
-impl<S: StreamTransport> Writer<S> {
+impl<S: NetworkStream> Writer<S> {
     /// Queues bytes; after the last ones, nothing.
     fn begin(&mut self, bytes: Bytes, last: bool) {
         if !self.finished {
@@ -92,7 +93,7 @@ impl<S: StreamTransport> Writer<S> {
     }
 }
 
-impl<S: StreamTransport> StreamSocket<S> {
+impl<S: NetworkStream> StreamSocket<S> {
     /// Runs an event stream over `socket`, beginning with `head`, until it ends or the client
     /// disconnects.
     ///
@@ -130,10 +131,10 @@ impl<S: StreamTransport> StreamSocket<S> {
         Ok(())
     }
 
-    /// Goes on with a client that has shut down its sending side, or has closed the connection: the
+    /// Continues with a client that has shut down its sending side, or has closed the connection: the
     /// answer to what is sent now tells them apart.
     async fn run_half_closed(&self, events: &mut EventStream) -> io::Result<()> {
-        let mut probes = sse::PROBES.iter();
+        let mut probes = PROBES.iter();
         loop {
             let pause = probes.as_slice().first().copied();
             let probe = async {
@@ -151,7 +152,7 @@ impl<S: StreamTransport> StreamSocket<S> {
                 }
                 () = probe => {
                     probes.next();
-                    self.send(chunk(sse::HEARTBEAT), false).await?;
+                    self.send(chunk(&EventSource::heartbeat()), false).await?;
                 }
             }
         }
@@ -225,14 +226,14 @@ impl<S: StreamTransport> StreamSocket<S> {
     }
 }
 
-impl<S: StreamTransport> DirectWriter for StreamSocket<S> {
+impl<S: NetworkStream> DirectWriter for StreamSocket<S> {
     fn write_directly(&self, key: SessionKey, payload: &SealedPayload) -> bool {
         let mut writer = self.writer();
         if writer.writing || writer.finished {
             return false;
         }
         let Some(token) = self.encoder.open(key, payload) else { return false };
-        writer.begin(last_chunks(sse::token_event(&token).as_bytes()), true);
+        writer.begin(last_chunks(&token.frame::<EventSource>()), true);
         // The task, which is woken next, sends the rest or finds the error.
         let _ = writer.poll_send(&mut Context::from_waker(Waker::noop()));
         drop(writer);
@@ -267,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    impl StreamTransport for DuplexStream {
+    impl NetworkStream for DuplexStream {
         const HAS_CLOSE_NOTIFY: bool = false;
     }
 

@@ -33,8 +33,8 @@ pub(crate) const MAX_BUFFERED_HEAD: usize = MAX_HEAD + 8 * 1024;
 /// Requests open at the same time on one HTTP/2 connection.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
 
-/// What is left of a connection's beginning: the bytes that have been read, and, where the first
-/// request has been answered already, the response.
+/// The beginning of a connection: the bytes that were read already, and the response to the first
+/// request where there is one.
 #[derive(Default)]
 pub(crate) struct Begun {
     pub(crate) read: Bytes,
@@ -47,11 +47,11 @@ pub(crate) async fn serve<S>(connection: Connection, socket: S, begun: Begun)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Connection { peer, router, limits, place, shutdown, tracker: _ } = connection;
+    let Connection { peer, router, limits, slot, shutdown, tracker: _ } = connection;
     let header_timeout = limits.header_timeout;
     let requests = Requests::new();
     let Begun { read, response } = begun;
-    let socket = ClientSocket::new(read, socket, requests.clone(), place, shutdown.clone());
+    let socket = ClientSocket::new(read, socket, requests.clone(), slot, shutdown.clone());
     let (opened, first) = (requests.clone(), Mutex::new(response));
     let service = service_fn(move |request: Request<Incoming>| {
         let (open, mut request) = opened.begin(request);

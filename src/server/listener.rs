@@ -9,10 +9,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     server::{
         connection::{Connection, ConnectionLimits},
-        direct_write::StreamTransport,
+        connection_slots::ConnectionSlots,
+        direct_write::NetworkStream,
         error::AppError,
         hyper::{self, Begun},
-        places::Places,
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
     },
@@ -23,13 +23,13 @@ use crate::{
 /// reconnect in the same second.
 const BACKLOG: u32 = 4096;
 
-/// Pause after a failed accept; most likely the process has no file descriptor left.
+/// Pause after a failed accept, most likely for want of a file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Listens on `address`.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// When the address cannot be listened on.
 pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     let bind = || -> io::Result<TcpListener> {
         let socket = match address {
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
     connections: TaskTracker,
 ) {
-    let places = Places::new(limits.max_connections);
+    let slots = ConnectionSlots::new(limits.max_connections);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -67,7 +67,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let Some(place) = places.take(peer.ip()) else {
+        let Some(slot) = slots.take(peer.ip()) else {
             // Before a TLS handshake no answer would be understood.
             if tls.is_none() {
                 refuse(&socket);
@@ -80,7 +80,7 @@ pub(crate) async fn serve(
             peer,
             router: router.clone(),
             limits,
-            place,
+            slot,
             shutdown: shutdown.clone(),
             tracker: connections.clone(),
         };
@@ -113,7 +113,7 @@ async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
     }
 }
 
-async fn serve_connection<S: StreamTransport>(connection: Connection, mut socket: S) {
+async fn serve_connection<S: NetworkStream>(connection: Connection, mut socket: S) {
     let read = sse_fast_path::read_first_request(&mut socket);
     let first = tokio::select! {
         () = connection.shutdown.cancelled() => return,

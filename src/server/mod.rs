@@ -5,12 +5,12 @@
 
 mod app;
 mod connection;
+mod connection_slots;
 mod direct_write;
 mod error;
 mod file_limit;
 mod hyper;
 mod listener;
-mod places;
 mod reload;
 mod requests;
 mod secrets;
@@ -68,7 +68,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the service; it serves when this returns.
+    /// Starts the service, which serves from when this returns.
     ///
     /// # Errors
     /// When it cannot listen or a key is unusable.

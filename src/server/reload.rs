@@ -25,7 +25,7 @@ const LEEWAY: Duration = Duration::from_secs(60);
 /// Contents of files, for comparison; `None` for one that cannot be read.
 type Contents = Vec<Option<Digest>>;
 
-/// Applies changed settings, as far as that is possible without a restart.
+/// Applies changed settings where that needs no restart.
 pub(crate) struct Reloader {
     active: Snapshot,
     read_settings: Arc<ReadSettings>,
@@ -36,7 +36,7 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// A reloader of what runs with `in_force`.
+    /// A reloader for a service that runs with the settings `active`.
     pub(crate) fn new(
         active: Snapshot,
         read_settings: ReadSettings,
@@ -132,7 +132,7 @@ impl Reloader {
         ReloadOutcome::Failed
     }
 
-    /// Exchanges `parts` for those of `next`, and returns those that it exchanged. Everything is made
+    /// Replaces `parts` by those of `next`, and returns those that it replaced. Everything is built
     /// first, so that an error changes nothing. What did not change stays: a random key must not be
     /// replaced by another one.
     fn apply(

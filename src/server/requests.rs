@@ -18,14 +18,14 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::{http::SendingEnded, server::direct_write::WRITE_TIMEOUT};
+use crate::{http::HalfClose, server::direct_write::WRITE_TIMEOUT};
 
-/// Why a connection is closed by the server.
+/// Why the server closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Abandoned {
     /// No request was open for the whole time.
     Idle,
-    /// The client did not take any more of a response.
+    /// The client stopped reading a response.
     Stalled,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Requests(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    sending_ended: SendingEnded,
+    half_close: HalfClose,
 }
 
 struct State {
@@ -45,14 +45,14 @@ struct State {
     http2: bool,
     /// Whether a handler waits for more of a request's body.
     body_wanted: bool,
-    /// Whoever reads the socket, while the end of what the client sends is withheld from it.
+    /// The reader of the socket, while a half-close is withheld from it.
     withheld_from: Option<Waker>,
     /// Bodies of responses, and since when each waits for the client.
     bodies: Vec<Option<Instant>>,
 }
 
 impl State {
-    /// Gives the end of what the client sends to the reader of the socket.
+    /// Reports a withheld half-close to the reader of the socket.
     fn release_end(&mut self) {
         if let Some(reader) = self.withheld_from.take() {
             reader.wake();
@@ -61,7 +61,7 @@ impl State {
 }
 
 impl Requests {
-    /// None yet.
+    /// A connection without requests.
     pub(crate) fn new() -> Self {
         let state = State {
             open: 0,
@@ -71,7 +71,7 @@ impl Requests {
             withheld_from: None,
             bodies: Vec::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), sending_ended: SendingEnded::default() }))
+        Self(Arc::new(Shared { state: Mutex::new(state), half_close: HalfClose::observed() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,23 +93,23 @@ impl Requests {
                 Body::new(RequestBody { body, requests: self.clone() })
             }
         });
-        request.extensions_mut().insert(self.0.sending_ended.clone());
+        request.extensions_mut().insert(self.0.half_close.clone());
         (OpenRequest { requests: self.clone(), version, tunnel }, request)
     }
 
-    /// Notes that the client sent something.
+    /// Records that the client sent something.
     pub(crate) fn received(&self) {
         self.state().body_wanted = false;
     }
 
-    /// Notes that the client took something.
+    /// Records that the client read something.
     pub(crate) fn sent(&self) {
         self.state().active_at = Instant::now();
     }
 
-    /// Whether the reader of the socket may see that the client has shut down its sending side.
+    /// Whether the reader of the socket may see a half-close.
     ///
-    /// Withheld while a request is open that has arrived completely: it gets its answer (RFC 9112
+    /// It is withheld while a completely received request is open: that request is answered (RFC 9112
     /// §9.6), where hyper would drop it.
     pub(crate) fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
@@ -118,15 +118,15 @@ impl Requests {
         }
         state.withheld_from = Some(context.waker().clone());
         drop(state);
-        self.0.sending_ended.notify();
+        self.0.half_close.notify();
         Poll::Pending
     }
 
     /// Returns when no request was open for `idle_timeout`, or when the client has not taken any
     /// more of a response for [`WRITE_TIMEOUT`].
     ///
-    /// Requests do not wake it, which would cost their connection's task two turns each; it looks
-    /// when a time may have passed.
+    /// Requests do not wake it, which would poll their connection's task twice more for each; it checks
+    /// when a deadline may have passed.
     pub(crate) async fn abandoned(&self, idle_timeout: Duration) -> Abandoned {
         loop {
             let now = Instant::now();

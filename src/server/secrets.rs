@@ -1,5 +1,5 @@
-//! Key rings, signing keys and credentials, as the secrets in the settings make them: at the start
-//! and in every reload.
+//! Key rings, signing keys and credentials, derived from the secrets in the settings at start-up and
+//! in every reload.
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
@@ -11,7 +11,7 @@ use crate::{
     token::{Format, KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
 };
 
-/// Everything that is made from secrets.
+/// Everything that derives from secrets.
 pub(crate) struct Secrets {
     pub(crate) sealing_keys: KeyRing,
     pub(crate) cookie_keys: KeyRing,
@@ -26,7 +26,7 @@ pub(crate) struct MeetSecrets {
 }
 
 impl Secrets {
-    /// Makes them. Keys that are not configured are random.
+    /// Derives them from the settings. Keys that are not configured are random.
     pub(crate) fn new(settings: &Settings) -> Result<Self, AppError> {
         Ok(Self {
             sealing_keys: key_ring(

@@ -33,7 +33,7 @@ impl Signals {
         })
     }
 
-    /// Waits for any of them, for a process that has nothing to reload.
+    /// Waits for any of the signals, for a process that has nothing to reload.
     pub async fn any(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -18,20 +18,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{places::Place, requests::Requests};
+use crate::server::{connection_slots::ConnectionSlot, requests::Requests};
 
-/// Time for a client to send something or to close, after the server has closed its side.
+/// Idle timeout after the server has closed its side.
 const LINGER_IDLE: Duration = Duration::from_secs(2);
 
-/// Time that a client may go on sending.
+/// Maximum time that a client may continue to send.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Bytes that are read and dropped while it does.
+/// Maximum number of bytes that are read and discarded while it does.
 const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// A connection's socket.
 pub(crate) struct ClientSocket<S> {
-    /// Bytes that have been read and not been given out.
+    /// Bytes that were read before and are still to be returned.
     read: Bytes,
     socket: S,
     requests: Requests,
@@ -39,7 +39,7 @@ pub(crate) struct ClientSocket<S> {
     ended: bool,
     closing: Option<Lingering>,
     shutdown: CancellationToken,
-    _place: Place,
+    _slot: ConnectionSlot,
 }
 
 /// A close in progress.
@@ -51,16 +51,16 @@ struct Lingering {
 }
 
 impl<S> ClientSocket<S> {
-    /// Reads of the socket yield `read` first. The connection counts as open, and keeps its `place`,
+    /// Reads of the socket yield `read` first. The connection counts as open, and keeps its `slot`,
     /// until the socket is dropped. A lingering close ends early on `shutdown`.
     pub(crate) fn new(
         read: Bytes,
         socket: S,
         requests: Requests,
-        place: Place,
+        slot: ConnectionSlot,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { read, socket, requests, ended: false, closing: None, shutdown, _place: place }
+        Self { read, socket, requests, ended: false, closing: None, shutdown, _slot: slot }
     }
 }
 
@@ -143,7 +143,7 @@ impl Lingering {
         }
     }
 
-    /// Reads and drops until the client closes, or for long enough.
+    /// Reads and discards until the client closes or a limit is reached.
     fn poll<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut S,

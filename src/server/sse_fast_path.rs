@@ -16,7 +16,7 @@ use crate::{
     http::{MAX_FIELDS, addons::streams::sse::Handoff},
     server::{
         connection::Connection,
-        direct_write::{StreamSocket, StreamTransport, chunk},
+        direct_write::{NetworkStream, StreamSocket, chunk},
         hyper::{self, Begun, MAX_BUFFERED_HEAD},
     },
 };
@@ -38,7 +38,7 @@ pub(crate) struct FirstEventStream {
 
 /// Answers the request. Its event stream runs here; hyper sends any other response and serves the
 /// rest of the connection.
-pub(crate) async fn serve<S: StreamTransport>(
+pub(crate) async fn serve<S: NetworkStream>(
     connection: Connection,
     socket: S,
     FirstEventStream { request, read }: FirstEventStream,
@@ -53,7 +53,7 @@ pub(crate) async fn serve<S: StreamTransport>(
         Box::pin(hyper::serve(connection, socket, begun)).await;
         return;
     };
-    let Connection { place, tracker, .. } = connection;
+    let Connection { slot, tracker, .. } = connection;
     let (mut parts, _) = response.into_parts();
     // That of the empty body in place of the stream.
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -66,7 +66,7 @@ pub(crate) async fn serve<S: StreamTransport>(
         if let Err(error) = StreamSocket::run(socket, head.into(), events).await {
             tracing::trace!(%error, "event stream failed");
         }
-        drop(place);
+        drop(slot);
     });
 }
 

@@ -27,7 +27,7 @@ impl Tls {
         let outcome = match &handshake {
             Ok(Ok(_)) => HandshakeOutcome::Succeeded,
             Ok(Err(error)) => {
-                // Scanners and health checks of load balancers do this all day.
+                // Port scanners and load balancers' health checks do this all the time.
                 tracing::debug!(%error, "TLS handshake failed");
                 HandshakeOutcome::Failed
             }

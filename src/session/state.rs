@@ -72,9 +72,9 @@ impl Failure {
 pub enum GoneReason {
     /// The token was acknowledged, or delivered by a poll that delivers once.
     Acknowledged,
-    /// The reader cancelled it before there was a token.
+    /// The reader cancelled it before a token was issued.
     Cancelled,
-    /// Its lifetime is over.
+    /// It expired.
     Expired,
     /// Its transit token was used twice and may have leaked.
     Replayed,

@@ -13,7 +13,7 @@ pub struct UserCode(String);
 impl UserCode {
     const ALPHABET: &'static [u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 
-    /// A new one, every letter equally likely.
+    /// A random code, every letter equally likely.
     pub fn generate() -> Self {
         let mut code = String::with_capacity(9);
         while code.len() < 9 {

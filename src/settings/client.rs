@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Shortest secret of a client, in characters.
+/// Minimum length of a client's secret, in characters.
 const MIN_SECRET: usize = 32;
 
 section! {

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Shortest secret that is shared with the Django service, in characters.
+/// Minimum length of a secret shared with the Django service, in characters.
 const MIN_SECRET: usize = 32;
 
 section! {

@@ -45,7 +45,7 @@ pub use crate::settings::{
 use crate::{
     session::{ClientId, Digest},
     settings::{declaration::Declaration, source::Source},
-    util::tls::{Identity, trust_anchors},
+    util::tls::{TlsIdentity, trust_anchors},
 };
 
 /// Every section, in the order of the documentation.
@@ -88,7 +88,7 @@ pub struct Settings {
     /// The listeners, the proxies in front of them, and the log.
     pub server: ServerSettings,
     /// Certificate and key of `TLS_CERTIFICATE` and `TLS_KEY`; plain HTTP without.
-    pub tls: Option<Identity>,
+    pub tls: Option<TlsIdentity>,
     /// The OpenID provider.
     pub oidc: OidcSettings,
     /// The session store.
@@ -202,7 +202,7 @@ impl Settings {
         })
     }
 
-    /// URL by which the world reaches a service that is bound to `bound`. One that listens on every
+    /// URL by which clients reach a service that is bound to `bound`. One that listens on every
     /// address and has no configured name is reached on this machine.
     pub fn public_url_for(&self, bound: SocketAddr) -> Url {
         let bound = reachable(bound);

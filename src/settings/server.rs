@@ -13,7 +13,7 @@ use crate::{
             DAY, HOUR, SECOND, address, choice, duration, flag, list_of, network, path, secure_url,
         },
     },
-    util::tls::Identity,
+    util::tls::TlsIdentity,
 };
 
 section! {
@@ -91,7 +91,7 @@ impl ServerSettings {
     }
 
     /// Reads certificate and key, where they are set.
-    pub(crate) fn identity(source: &mut Source) -> Option<Identity> {
+    pub(crate) fn identity(source: &mut Source) -> Option<TlsIdentity> {
         let names = ["TLS_CERTIFICATE", "TLS_KEY"];
         for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
             if source.has(name) && !source.has(other) {
@@ -99,7 +99,7 @@ impl ServerSettings {
             }
         }
         let [chain, key] = names.map(|name| source.content(name));
-        match Identity::from_pem(&chain?, &key?) {
+        match TlsIdentity::from_pem(&chain?, &key?) {
             Ok(identity) => Some(identity),
             Err(error) => {
                 let name = if error.is_of_the_key() { names[1] } else { names[0] };

@@ -380,7 +380,7 @@ impl Source {
     }
 
     /// The value of a setting, or what it is when it is not set. A value that `parse` refuses is
-    /// noted and replaced by the default, so that the checks of other settings go on. `None` when
+    /// noted and replaced by the default, so that the checks of other settings continue. `None` when
     /// there is neither.
     pub(crate) fn value<T, F: Field<T>>(
         &mut self,
@@ -445,13 +445,13 @@ impl Source {
         &self.files
     }
 
-    /// Notes an error of the setting `name`, which the operator wrote as `written`.
+    /// Records an error of the setting `name`, which the operator wrote as `written`.
     fn error(&mut self, name: &str, written: impl Into<String>, problem: String) {
         self.failed.insert(name.to_owned());
         self.errors.push(SettingsError { setting: written.into(), problem });
     }
 
-    /// Notes that the value of a setting is wrong, with its origin.
+    /// Records that the value of a setting is wrong, with its origin.
     pub(crate) fn reject(&mut self, name: &str, expected: &str) {
         let key = self.key(name);
         let origin = self.values.get(&key).map(|raw| format!(" ({})", raw.origin));
@@ -459,7 +459,7 @@ impl Source {
         self.error(&key, self.written(name), problem);
     }
 
-    /// Notes that a valid setting is harmful.
+    /// Records a warning about a valid setting.
     pub(crate) fn warn(&mut self, name: &str, text: impl Into<String>) {
         let setting = self.written(name);
         self.warnings.push(SettingsWarning { setting, text: text.into() });
@@ -470,12 +470,12 @@ impl Source {
         &self.warnings
     }
 
-    /// Notes an error of a variable that is no setting of ours, such as one that a library reads.
+    /// Records an error of a variable that is no setting of ours, such as one that a library reads.
     pub(crate) fn foreign(&mut self, variable: &str, problem: String) {
         self.error(variable, variable, problem);
     }
 
-    /// Notes that a setting is required and not set, unless there is an error of it already.
+    /// Records that a setting is required and not set, unless there is an error of it already.
     pub(crate) fn missing(&mut self, name: &str, when: &str) {
         let key = self.key(name);
         if self.failed.contains(&key) {

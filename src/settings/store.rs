@@ -7,14 +7,14 @@ use crate::{
         declaration::{secret, section, setting},
         value::{MINUTE, SECOND, duration},
     },
-    store::{RedisOptions, StoreOptions, redis::RedisUrl},
+    store::{StoreOptions, StoreUrl},
 };
 
 section! {
     /// The session store.
     pub struct StoreSettings {
         /// Redis or Valkey; without it sessions are in memory
-        url: Option<RedisUrl> = secret("REDIS_URL").optional("none"), redis_url;
+        url: Option<StoreUrl> = secret("REDIS_URL").optional("none"), store_url;
         /// Prefix of keys and channels
         prefix: String = setting("REDIS_PREFIX").default("token-relay"), prefix;
         /// Timeout of one store command
@@ -25,17 +25,16 @@ section! {
 impl StoreSettings {
     /// What the store is opened with.
     pub fn options(&self) -> StoreOptions {
-        let redis = |url: &RedisUrl| RedisOptions {
-            url: url.clone(),
+        StoreOptions {
+            url: self.url.clone(),
             prefix: self.prefix.clone(),
             command_timeout: self.timeout,
-        };
-        self.url.as_ref().map_or(StoreOptions::Memory, |url| StoreOptions::Redis(redis(url)))
+        }
     }
 }
 
-fn redis_url(text: &str) -> Result<RedisUrl, String> {
-    RedisUrl::parse(text)
+fn store_url(text: &str) -> Result<StoreUrl, String> {
+    StoreUrl::parse(text)
         .map_err(|error| format!("a URL such as redis://host:6379/0; this is {error}"))
 }
 

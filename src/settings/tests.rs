@@ -255,7 +255,7 @@ fn a_redis_url_must_be_of_use() {
 }
 
 #[test]
-fn readings_are_told_apart_by_what_changed() {
+fn readings_are_distinguished_by_what_changed() {
     let read = |pairs: &[(&str, &str)]| Snapshot::load(environment(pairs), None).unwrap();
     let other = OTHER;
     let before = read(&[("TOKEN_RELAY_COOKIE_KEYS", SECRET), ("TOKEN_RELAY_HEARTBEAT", "9s")]);

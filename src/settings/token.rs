@@ -22,7 +22,7 @@ use crate::{
 /// Random bytes of a key.
 const KEY_BYTES: usize = 32;
 
-/// Shortest secret that keys are made of, in characters.
+/// Minimum length of a secret that keys derive from, in characters.
 const MIN_SECRET: usize = 32;
 
 section! {

@@ -13,9 +13,9 @@ use crate::{
         SessionKey, SessionRef,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, Health,
-        MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
-        Store, StoreError, Stored, StoredSession, Traced,
+        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
+        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, Store,
+        StoreError, StoreHealth, Stored, StoredSession, Traced,
     },
     telemetry::Trace,
 };
@@ -44,12 +44,12 @@ pub const OPERATIONS: [&str; 20] = [
     "subscribe",
 ];
 
-/// Every state that [`Observer::state_entered`] reports.
+/// Every state that [`StoreObserver::state_entered`] reports.
 pub const STATES: [&str; 6] =
     ["pending", "authenticated", "failed", "acknowledged", "cancelled", "replayed"];
 
-/// Is informed of what a store does.
-pub trait Observer: Send + Sync + 'static {
+/// Observes the calls of a store.
+pub trait StoreObserver: Send + Sync + 'static {
     /// A call has returned after `elapsed`, with an error if `failed`.
     fn call_finished(&self, operation: &'static str, elapsed: Duration, failed: bool);
 
@@ -60,14 +60,18 @@ pub trait Observer: Send + Sync + 'static {
 /// A store and its observer.
 pub(super) struct Instrumented {
     store: Arc<dyn Store>,
-    observer: Arc<dyn Observer>,
+    observer: Arc<dyn StoreObserver>,
     /// Whether a call leaves the process and therefore is a span of its own.
     remote: bool,
     trace: Trace,
 }
 
 impl Instrumented {
-    pub(super) fn new(store: Arc<dyn Store>, observer: Arc<dyn Observer>, remote: bool) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        observer: Arc<dyn StoreObserver>,
+        remote: bool,
+    ) -> Self {
         Self { store, observer, remote, trace: Trace::none() }
     }
 
@@ -258,7 +262,7 @@ impl ChangeFeed for Instrumented {
 }
 
 #[async_trait]
-impl Health for Instrumented {
+impl StoreHealth for Instrumented {
     async fn check(&self) -> Result<(), StoreError> {
         self.call("ping", self.store.check()).await
     }

@@ -1,7 +1,7 @@
 //! Where sessions, grants and one-time marks are stored: the traits, their types and [`open`].
 //!
 //! Every method is one atomic transition, so that two instances never both consume, fulfil or
-//! deliver. A further store is one more folder here and one more variant of [`StoreOptions`].
+//! deliver. A further store is one more folder here and one more variant of [`StoreUrl`].
 
 mod instrumented;
 pub mod memory;
@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use crate::store::{
-    instrumented::{OPERATIONS, Observer, STATES},
-    redis::RedisOptions,
+    instrumented::{OPERATIONS, STATES, StoreObserver},
+    redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
         Acknowledged, CodeAttempt, Ended, Entered, Entry, Fulfilled, NewSession, Peeked, ReadMode,
         ReadRequest, ReadResult, Rotated, Stored, StoredDetails, StoredSession,
@@ -33,19 +33,38 @@ use crate::{
 /// How long the end of a session is remembered, so that a late caller is answered 410 and not 404.
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
 
-/// Which store to open.
+/// A store outside this process, shared by any number of instances. Its scheme names the kind.
 #[derive(Clone, Debug)]
-pub enum StoreOptions {
-    /// The memory of this process; a restart loses the sessions.
-    Memory,
-    /// Redis or Valkey, shared by any number of instances.
-    Redis(RedisOptions),
+pub enum StoreUrl {
+    /// Redis or Valkey.
+    Redis(RedisUrl),
+}
+
+impl StoreUrl {
+    /// Checks a URL as far as possible without connecting.
+    ///
+    /// # Errors
+    /// When no store can be reached by it.
+    pub fn parse(text: &str) -> Result<Self, UnusableUrl> {
+        RedisUrl::parse(text).map(Self::Redis)
+    }
+}
+
+/// Which store to open, and how.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The store; without one the memory of this process, which a restart loses.
+    pub url: Option<StoreUrl>,
+    /// Prefix of every key and channel, without braces.
+    pub prefix: String,
+    /// Maximum duration of one command.
+    pub command_timeout: Duration,
 }
 
 impl StoreOptions {
-    /// Whether several instances share it, so that they must also share their keys.
+    /// Whether several instances share the store, so that they must also share their keys.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Redis(_))
+        self.url.is_some()
     }
 }
 
@@ -56,15 +75,18 @@ impl StoreOptions {
 /// When the settings are unusable. A server that cannot be reached is none: the store then fails
 /// every call until it can.
 pub async fn open(
-    settings: &StoreOptions,
+    options: &StoreOptions,
     notifier: Arc<dyn Notifier>,
-    observer: Arc<dyn Observer>,
+    observer: Arc<dyn StoreObserver>,
 ) -> Result<Arc<dyn Store>, StoreError> {
-    let remote = settings.is_shared();
-    let store: Arc<dyn Store> = match settings {
-        StoreOptions::Memory => MemoryStore::new(notifier),
-        StoreOptions::Redis(settings) => RedisStore::connect(settings, notifier).await?,
+    let StoreOptions { url, prefix, command_timeout } = options.clone();
+    let store: Arc<dyn Store> = match url {
+        None => MemoryStore::new(notifier),
+        Some(StoreUrl::Redis(url)) => {
+            RedisStore::connect(&RedisOptions { url, prefix, command_timeout }, notifier).await?
+        }
     };
+    let remote = options.is_shared();
     Ok(Arc::new(Instrumented::new(store, observer, remote)))
 }
 
@@ -87,9 +109,9 @@ pub enum StoreError {
 }
 
 /// Everything that a store offers.
-pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + Health + Traced {}
+pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + StoreHealth + Traced {}
 
-impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + Health + Traced> Store for T {}
+impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + StoreHealth + Traced> Store for T {}
 
 /// A store that can record its calls in a trace.
 pub trait Traced {
@@ -217,9 +239,9 @@ pub trait ChangeFeed: Send + Sync + 'static {
     fn unsubscribe(&self, key: SessionKey);
 }
 
-/// Health of a store.
+/// StoreHealth of a store.
 #[async_trait]
-pub trait Health: Send + Sync + 'static {
+pub trait StoreHealth: Send + Sync + 'static {
     /// Tries what sessions need.
     async fn check(&self) -> Result<(), StoreError>;
 

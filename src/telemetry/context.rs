@@ -1,4 +1,4 @@
-//! A place in a trace as `traceparent` carries it (W3C Trace Context).
+//! A span as `traceparent` refers to it (W3C Trace Context).
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl TraceContext {
         })
     }
 
-    /// What a request brought; one that stands twice is none.
+    /// The `traceparent` of a request; one that occurs twice is ignored.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {

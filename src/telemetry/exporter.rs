@@ -1,5 +1,4 @@
-//! Sends spans to the receiver with reqwest, and logs once
-//! when that fails and once when it works again.
+//! Sends spans to the receiver, and logs once when that fails and once when it works again.
 
 use std::{
     collections::HashMap,
@@ -91,8 +90,7 @@ fn sampler(sampler: Sampler) -> SdkSampler {
     }
 }
 
-/// Makes what exports spans. A bounded queue and one thread: when the queue is full, spans are
-/// dropped.
+/// Builds the exporter: a bounded queue and one thread. When the queue is full, spans are dropped.
 pub(crate) fn provider(options: &TracingOptions) -> Result<SdkTracerProvider, TracingError> {
     let endpoint = format!("{}/v1/traces", options.endpoint.as_str().trim_end_matches('/'));
     let headers = options.headers.iter();

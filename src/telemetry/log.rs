@@ -19,10 +19,11 @@ use std::{
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter,
-    filter::ParseError,
+    filter::{ParseError, Targets},
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt as _,
     registry::LookupSpan,
+    util::SubscriberInitExt as _,
 };
 
 /// Lines that wait for standard error before further ones are dropped.
@@ -66,27 +67,28 @@ impl io::Write for StandardError {
 pub struct Log(Option<WorkerGuard>);
 
 impl Log {
-    /// Begins to log what `filter` selects, as text or as JSON, panics included.
+    /// Starts to log what `filter` selects, as text or as JSON, panics included. The filter is a level,
+    /// or a list such as `info,token_relay::relay=trace`.
     ///
     /// # Errors
-    /// When `filter` is no filter of `tracing_subscriber`.
+    /// When `filter` is not of this form.
     pub fn start(filter: &str, json: bool) -> Result<Self, ParseError> {
-        let filter = EnvFilter::try_new(filter)?;
+        let filter: Targets = filter.parse()?;
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUED_LINES)
             .thread_name("log")
             .finish(StandardError);
         let _ = NOT_QUEUED.set(writer.error_counter());
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let layer = tracing_subscriber::fmt::layer()
             // They would be printed by a call that panics where nothing can be printed.
             .log_internal_errors(false)
             .with_writer(writer);
+        let log = tracing_subscriber::registry().with(filter);
         if json {
-            log.json().map_event_format(WithTrace).init();
+            log.with(layer.json().map_event_format(WithTrace)).init();
         } else {
-            log.with_ansi(io::stderr().is_terminal()).init();
+            log.with(layer.with_ansi(io::stderr().is_terminal())).init();
         }
         std::panic::set_hook(Box::new(log_panic));
         Ok(Self(Some(guard)))

@@ -39,11 +39,11 @@ pub enum Sampler {
     AlwaysOff,
     /// `traceidratio`: this part of all traces.
     Ratio(f64),
-    /// `parentbased_always_on`: as the caller says, all without one.
+    /// `parentbased_always_on`: as the caller decides; without a caller, all.
     ParentBasedAlwaysOn,
-    /// `parentbased_always_off`: as the caller says, none without one.
+    /// `parentbased_always_off`: as the caller decides; without a caller, none.
     ParentBasedAlwaysOff,
-    /// `parentbased_traceidratio`: as the caller says, this part without one.
+    /// `parentbased_traceidratio`: as the caller decides; without a caller, this part.
     ParentBasedRatio(f64),
 }
 
@@ -60,10 +60,10 @@ pub struct TracingOptions {
     pub sampler: Sampler,
 }
 
-/// Traces were asked for and cannot be made.
+/// Traces are configured and cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TracingError {
-    /// This build cannot.
+    /// This build has no traces.
     #[error("this build has no traces (cargo feature `opentelemetry`)")]
     NotBuiltIn,
     /// The exporter cannot be made; holds no header.

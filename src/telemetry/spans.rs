@@ -170,14 +170,14 @@ impl StoreCall {
         let mut span = tracer.build_with_context(builder, parent);
         if self.failed {
             span.set_attribute(KeyValue::new("error.type", "unavailable"));
-            span.set_status(Status::error("the store did not answer as it should"));
+            span.set_status(Status::error("the store call failed"));
         }
         span.end_with_timestamp(self.ended);
     }
 }
 
 impl Tracing {
-    /// Begins to export. Must be called within the runtime.
+    /// Starts to export. Must be called within the runtime.
     ///
     /// # Errors
     /// When the exporter cannot be made. An unavailable receiver is no error.
@@ -202,7 +202,7 @@ impl Tracing {
         RequestSpan(request)
     }
 
-    /// Exports what is left and ends, in `within` at the most.
+    /// Exports the remaining spans and ends, within at most `within`.
     pub async fn shut_down(&self, within: Duration) {
         let within = within.min(MAX_FLUSH);
         let (done, ended) = tokio::sync::oneshot::channel();

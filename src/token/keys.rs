@@ -158,7 +158,7 @@ impl SigningKeys {
         self.0.store(Arc::new(keys));
     }
 
-    /// Generates a key that is lost when the process ends.
+    /// Generates a key that exists only in this process.
     ///
     /// # Errors
     /// For RS256, which would take seconds.

@@ -17,7 +17,7 @@ pub use crate::token::{
     error::{KeyError, SignError},
     issuer::{IssueError, Issuer, MeetClaims, MeetIssuer},
     keys::SigningKeys,
-    refresh::{Grant, Refresh, RefreshError},
+    refresh::{Refresh, RefreshError, RefreshGrant},
     response::TokenResponse,
     revocation::Revocations,
     sealing::{Format, KeyRing, OpenError, Purpose},

@@ -23,7 +23,7 @@ use crate::{
 
 /// A grant, as a refresh token carries it.
 #[derive(Clone, Debug)]
-pub struct Grant {
+pub struct RefreshGrant {
     /// The `sid` of the access tokens issued under it.
     pub id: GrantId,
     /// Counts the refresh tokens of the grant, from 1.
@@ -42,7 +42,7 @@ pub struct Grant {
     ends_at: UnixTime,
 }
 
-/// What the envelope holds, in the order of [`Grant`]'s fields.
+/// What the envelope holds, in the order of [`RefreshGrant`]'s fields.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     i: GrantId,
@@ -126,7 +126,7 @@ impl Refresh {
         now: UnixTime,
     ) -> Result<(GrantId, RefreshToken), StoreError> {
         let id = GrantId::generate();
-        let grant = Grant {
+        let grant = RefreshGrant {
             id,
             generation: 1,
             session,
@@ -144,8 +144,15 @@ impl Refresh {
     ///
     /// # Errors
     /// [`RefreshError::Invalid`].
-    pub fn open(&self, keys: &KeyRing, text: &str, now: UnixTime) -> Result<Grant, RefreshError> {
-        Grant::open(keys, text).filter(|grant| now < grant.expires_at).ok_or(RefreshError::Invalid)
+    pub fn open(
+        &self,
+        keys: &KeyRing,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<RefreshGrant, RefreshError> {
+        RefreshGrant::open(keys, text)
+            .filter(|grant| now < grant.expires_at)
+            .ok_or(RefreshError::Invalid)
     }
 
     /// Exchanges a refresh token for the next one, for the client with this session and session
@@ -160,7 +167,7 @@ impl Refresh {
         session: SessionKey,
         client: Digest,
         now: UnixTime,
-    ) -> Result<(Grant, RefreshToken), RefreshError> {
+    ) -> Result<(RefreshGrant, RefreshToken), RefreshError> {
         let mut grant = self.open(keys, text, now)?;
         if grant.session != session || !grant.client.matches(&client) {
             return Err(RefreshError::WrongClient);
@@ -188,7 +195,7 @@ impl Refresh {
     }
 }
 
-impl Grant {
+impl RefreshGrant {
     fn seal(&self, keys: &KeyRing) -> RefreshToken {
         let sealed = Sealed {
             i: self.id,
@@ -298,7 +305,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_is_a_refresh_token_by_chance(text in ".{0,400}") {
-            let opened = Grant::open(&KeyRing::random(), &text);
+            let opened = RefreshGrant::open(&KeyRing::random(), &text);
             proptest::prop_assert!(opened.is_none());
         }
     }

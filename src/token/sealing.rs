@@ -99,7 +99,7 @@ pub enum OpenError {
     /// It was sealed with a key that is not in the ring, or no longer.
     #[error("sealed with an unknown key")]
     UnknownKey,
-    /// Its lifetime is over.
+    /// It has expired.
     #[error("expired")]
     Expired,
 }
@@ -110,7 +110,7 @@ pub struct KeyRing {
     format: Format,
 }
 
-/// The keys that one secret makes, by [`Format`].
+/// The keys that derive from one secret, by [`Format`].
 struct Key {
     v1: DerivedKey,
     v2: DerivedKey,

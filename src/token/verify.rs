@@ -33,8 +33,8 @@ pub enum Rejected {
     Foreign,
 }
 
-/// The claims of a verified token.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Claims of an access token (RFC 9068 §2.2).
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Claims {
     /// Issuer.
     pub iss: String,
@@ -52,14 +52,17 @@ pub struct Claims {
     pub jti: String,
     /// The client that the token was issued to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub client_id: Option<ClientId>,
     /// Scopes, separated by spaces.
     pub scope: String,
     /// The grant that the token ends with, if it came with a refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub sid: Option<GrantId>,
     /// Claims copied from the provider.
     #[serde(flatten)]
+    #[schema(additional_properties)]
     pub extra: Map<String, Value>,
 }
 

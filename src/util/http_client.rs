@@ -1,5 +1,4 @@
-//! HTTP clients of one kind, and how their answers are read: bounded in time and size, following no
-//! redirect.
+//! HTTP clients whose calls are bounded in time and size and follow no redirect.
 
 use std::time::Duration;
 

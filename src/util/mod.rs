@@ -1,8 +1,9 @@
-//! Small things that more than one module needs and no crate has.
+//! Helpers that several modules share.
 
 pub mod browser;
 pub mod clock;
 pub mod http_client;
+pub mod network;
 pub(crate) mod random;
 pub(crate) mod redacted;
 pub mod tls;

@@ -1,6 +1,6 @@
-//! TLS on the relay's own listener: the certificate, and how it is exchanged without a restart.
+//! TLS on the relay's own listener: the certificate, and its replacement without a restart.
 //!
-//! Knows no files: the settings read the [`Identity`].
+//! Knows no files: the settings read the [`TlsIdentity`].
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Protocols that are offered in the handshake (RFC 7301), the best first.
+/// Protocols offered in the handshake (RFC 7301), the preferred one first.
 const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 
 /// The name of HTTP/2 in the handshake (RFC 9113 §3.2).
 pub(crate) const HTTP2: &[u8] = b"h2";
 
-/// Why a certificate and a key are of no use; fit to follow the word "expected". Never says what the
-/// key is.
+/// Why a certificate and its key cannot be used, phrased to follow the word "expected". Never repeats
+/// the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// Nothing that begins like a certificate, or something that does not go on like one.
+    /// No certificate, or one that cannot be parsed.
     #[error("a file with certificates in PEM, the server's own first")]
     Certificate,
     /// No private key, or one that is encrypted.
@@ -33,29 +33,29 @@ pub enum IdentityError {
     /// A kind of key that TLS knows no signature for.
     #[error("a private key of RSA, P-256, P-384 or Ed25519")]
     KindOfKey,
-    /// Each is well, but they do not belong together.
+    /// Both can be parsed, but they do not belong together.
     #[error("the private key of the first certificate in TLS_CERTIFICATE")]
     Mismatch,
 }
 
 impl IdentityError {
-    /// Whether the key is to blame, and not the certificate.
+    /// Whether the key is at fault, and not the certificate.
     pub fn is_of_the_key(self) -> bool {
         self != Self::Certificate
     }
 }
 
-/// A certificate chain and its private key, which fit.
+/// A certificate chain and the private key that belongs to it.
 #[derive(Clone)]
-pub struct Identity(Arc<CertifiedKey>);
+pub struct TlsIdentity(Arc<CertifiedKey>);
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for TlsIdentity {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Identity({} certificates)", self.0.cert.len())
+        write!(formatter, "TlsIdentity({} certificates)", self.0.cert.len())
     }
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Reads a chain, the server's own certificate first, and its key, both in PEM (RFC 7468).
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Identity {
     }
 }
 
-/// The active identity. A new one is shown to new connections; open ones keep theirs.
+/// The active identity. New connections get the current one; open ones keep theirs.
 pub struct Identities(ArcSwap<CertifiedKey>);
 
 impl std::fmt::Debug for Identities {
@@ -97,20 +97,20 @@ impl ResolvesServerCert for Identities {
 }
 
 impl Identities {
-    /// Begins with one.
-    pub fn new(Identity(first): Identity) -> Arc<Self> {
+    /// Starts with `identity`.
+    pub fn new(TlsIdentity(first): TlsIdentity) -> Arc<Self> {
         Arc::new(Self(ArcSwap::new(first)))
     }
 
     /// Replaces it.
-    pub fn replace(&self, Identity(next): Identity) {
+    pub fn replace(&self, TlsIdentity(next): TlsIdentity) {
         self.0.store(next);
     }
 
-    /// What shakes hands in their name: TLS 1.2 or 1.3, HTTP/2 or HTTP/1.1.
+    /// An acceptor for handshakes with the active identity: TLS 1.2 or 1.3, HTTP/2 or HTTP/1.1.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the system provides no random numbers.
     pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let identities: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
@@ -118,17 +118,17 @@ impl Identities {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(identities);
-        // So that thousands of clients that come back at once need no signature each.
+        // So that thousands of clients that reconnect at once do not need a signature each.
         config.ticketer = ring::Ticketer::new()?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }
 
-/// Variables in which the certificate authorities to trust are named instead of the system's.
+/// Environment variables that replace the system's certificate authorities.
 const TRUST_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// A variable that names trust anchors names none that can be read.
+/// An environment variable for trust anchors names none that can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {problem}")]
 pub struct TrustAnchorError {

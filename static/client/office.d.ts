@@ -9,7 +9,7 @@ export interface OfficeDialogOptions {
   promptBeforeOpen?: boolean;
   /**
    * A page on the domain of the task pane, which gets the address of the sign-in in its fragment,
-   * encoded, and goes on there. Needed where the relay is on another domain.
+   * encoded, and continues there. Needed where the relay is on another domain.
    */
   startPage?: string | URL;
   /**

@@ -93,7 +93,7 @@ async function showAccount() {
   if (!answer.ok) throw new SignInError('resource', 'The service does not accept the token.', answer.status);
   const claims = await answer.json();
   element('name').textContent = claims.name ?? claims.sub;
-  element('email').textContent = claims.email ?? 'not told';
+  element('email').textContent = claims.email ?? 'not provided';
   element('account').hidden = false;
 }
 

@@ -72,7 +72,7 @@ async fn fifteen_thousand_half_open_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_connections_than_allowed_are_told_so() {
+async fn more_connections_than_allowed_get_503() {
     let relay = Process::demo(&[("TOKEN_RELAY_MAX_CONNECTIONS", "50")]);
     let mut held = Vec::new();
     for number in 0..50 {

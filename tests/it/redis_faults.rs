@@ -8,8 +8,9 @@ use std::{
 use token_relay::{
     session::{DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
     store::{
-        ChangeFeed as _, Ended, Entry, GrantStore as _, Health as _, MarkStore as _, ReadRequest,
-        ReadResult, Rotated, SessionStore as _, StoreError, Stored, TOMBSTONE, redis::RedisStore,
+        ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _, ReadRequest, ReadResult,
+        Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored, TOMBSTONE,
+        redis::RedisStore,
     },
 };
 

@@ -10,7 +10,7 @@ use crate::support::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
-use token_relay::demo::{Provider, RegisteredClient};
+use token_relay::demo::{DemoProvider, RegisteredClient};
 
 const OLD: &str = crate::support::OLD_KEY;
 const NEW: &str = crate::support::NEW_KEY;
@@ -256,7 +256,7 @@ async fn provider(relay: &str, secret: &str) -> String {
         secret: secret.to_owned(),
         redirect_uris: vec![format!("{relay}/callback")],
     };
-    let router = Provider::new(&issuer, registered, true).unwrap().router();
+    let router = DemoProvider::new(&issuer, registered, true).unwrap().router();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     issuer
 }

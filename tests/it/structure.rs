@@ -28,7 +28,7 @@ const LAYERS: [&str; 15] = [
 ];
 
 /// Words that are not used for what the glossary has a term for, and what to write instead.
-const WORDS: [(&str, &str); 9] = [
+const WORDS: [(&str, &str); 22] = [
     (r"forge", "issue; only somebody else's counterfeit is forged"),
     (r"forges", "issues"),
     (r"teller", "encoder"),
@@ -38,6 +38,19 @@ const WORDS: [(&str, &str); 9] = [
     (r"gone on with", "continue"),
     (r"whoever brings", "the caller that brings"),
     (r"sign of life", "heartbeat"),
+    (r"time-out", "timeout"),
+    (r"time-outs", "timeouts"),
+    (r"at the most", "at most"),
+    (r"letter by letter", "exactly"),
+    (r"is away", "is unavailable"),
+    (r"in force", "active"),
+    (r"goes on", "continues"),
+    (r"go on", "continue"),
+    (r"told", "sent, reported or notified"),
+    (r"looked again", "read again"),
+    (r"life of", "lifetime of"),
+    (r"notes that", "records that"),
+    (r"what came of", "the result of"),
 ];
 
 fn root() -> PathBuf {
@@ -248,6 +261,62 @@ fn no_folders_import_each_other_in_a_circle() {
             .collect();
         assert!(circles.is_empty(), "{circles:#?}");
     }
+}
+
+/// Collects the types of a file that other files can name.
+#[derive(Default)]
+struct Types(Vec<String>);
+
+impl Types {
+    fn add(&mut self, visibility: &syn::Visibility, name: &syn::Ident) {
+        if !matches!(visibility, syn::Visibility::Inherited) {
+            self.0.push(name.to_string());
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Types {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test_only(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.add(&item.vis, &item.ident);
+    }
+
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.add(&item.vis, &item.ident);
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.add(&item.vis, &item.ident);
+    }
+
+    fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+        self.add(&item.vis, &item.ident);
+    }
+}
+
+#[test]
+fn no_two_types_that_other_files_can_name_share_a_name() {
+    let mut declared = BTreeMap::<String, Vec<String>>::new();
+    for path in files(&root().join("src"), "rs") {
+        // It replaces `telemetry::spans` in a build without that feature.
+        if path.ends_with("telemetry/without.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut types = Types::default();
+        types.visit_file(&syn::parse_file(&text).unwrap());
+        for name in types.0 {
+            declared.entry(name).or_default().push(module(&path).join("::"));
+        }
+    }
+    assert!(declared.len() > 100, "{}", declared.len());
+    declared.retain(|_, modules| modules.len() > 1);
+    assert!(declared.is_empty(), "{declared:#?}");
 }
 
 #[test]

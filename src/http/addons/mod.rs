@@ -9,5 +9,5 @@ use crate::http::AppState;
 
 /// The endpoints of this folder.
 pub fn endpoints() -> OpenApiRouter<AppState> {
-    sessions::endpoints()
+    sessions::endpoints().merge(streams::endpoints())
 }

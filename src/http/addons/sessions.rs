@@ -7,18 +7,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use utoipa_axum::{
-    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
-    routes,
-};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{CreateRequest, CreateResponse, paths},
     http::{
         App, AppState,
-        addons::streams::{credentials::Credentials, long_poll, sse, websocket},
+        addons::streams::{Credentials, long_poll},
         cookies,
-        dialog::{Policy, network_of},
+        dialog::Policy,
         error::{
             Problem,
             ProblemType::{
@@ -32,7 +29,7 @@ use crate::{
         guesses::Guessed,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
-        tags,
+        openapi_tags,
     },
     relay::{CreateSession, Created},
     session::{
@@ -42,7 +39,7 @@ use crate::{
     settings::{Client, ClientSetting, Grant},
     store::{Acknowledged, Ended},
     telemetry::Trace,
-    util::clock::UnixTime,
+    util::{clock::UnixTime, network::Network},
 };
 
 /// Maximum length of an `Origin`, in bytes.
@@ -51,7 +48,7 @@ const MAX_ORIGIN: usize = 256;
 /// Maximum length of the name of an add-in, in characters.
 const MAX_CLIENT_NAME: usize = 64;
 
-/// The endpoints of sessions and their streams.
+/// The endpoints of sessions.
 pub fn endpoints() -> OpenApiRouter<AppState> {
     const CORS: &[Also] = &[Also::Options];
     let create = routes!(create).answering(CORS);
@@ -59,13 +56,6 @@ pub fn endpoints() -> OpenApiRouter<AppState> {
         .route("/addons/sessions/", create.2.clone())
         .routes(create)
         .routes(routes!(long_poll::poll, end).answering(CORS))
-        .routes(routes!(sse::events).answering(CORS))
-        .routes(
-            routes!(websocket::websocket)
-                // WebSocket over HTTP/2 (RFC 8441 §4).
-                .map(|routes| routes.connect(websocket::websocket))
-                .answering(CORS),
-        )
 }
 
 /// The checks that the types of the request leave over.
@@ -174,7 +164,7 @@ fn recognise(app: &App, headers: &HeaderMap, policy: &Policy) -> Option<Recognis
 #[utoipa::path(
     post,
     path = paths::SESSIONS,
-    tag = tags::ADD_IN,
+    tag = openapi_tags::ADD_IN,
     security((), ("client" = [])),
     request_body = Option<CreateRequest>,
     responses(
@@ -255,7 +245,7 @@ pub async fn create(
                 scope,
                 client_name: request.client_name,
                 origin,
-                network: Some(network_of(address.0)),
+                network: Some(Network::of(address.0).to_string()),
                 user_code: user_code.clone(),
                 confirm: request.confirm,
                 proof_key: session_token.as_ref().map(ProofKey::of),
@@ -334,7 +324,7 @@ fn answer(
 #[utoipa::path(
     delete,
     path = paths::SESSION,
-    tag = tags::ADD_IN,
+    tag = openapi_tags::ADD_IN,
     params(("session_id" = String, Path, description = "The session.")),
     security((), ("session_token" = [])),
     responses(
@@ -389,7 +379,7 @@ impl App {
     /// Ends a session on its reader's behalf.
     ///
     /// # Errors
-    /// When the session or the credentials are unknown, or the store is away.
+    /// When the session or the credentials are unknown, or the store is unavailable.
     pub async fn end_session(
         &self,
         session: SessionRef,

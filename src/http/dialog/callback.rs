@@ -1,4 +1,4 @@
-//! Back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
+//! The way back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
 //! which completes the sign-in.
 
 use std::{
@@ -15,38 +15,47 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use http::HeaderMap;
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::paths,
     http::{
         App, AppState,
         dialog::{
-            Visit,
             cookie::{Dialog, Finished, Handle, Proven, Stage},
             found, page_of,
             policy::{self, Policy},
-            proof::Decision,
-            see_other, single,
+            see_other,
+            visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
         extract::LimitedBody,
+        methods::MethodsExt as _,
         middleware::ClientAddress,
+        openapi_tags,
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
-        tags,
     },
     oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM},
     session::{Digest, Failure, Identity, SessionRef},
-    signin::{NotCompleted, Outcome},
+    signin::{NotCompleted, SignInOutcome},
     telemetry::Trace,
     token::{OpenError, Purpose},
 };
 
+/// The endpoints of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(callback, callback_form).answering(&[]))
+        .routes(routes!(redirect).answering(&[]))
+        .routes(routes!(account).answering(&[]))
+}
+
 /// How long the result of an exchange is remembered for a reloaded callback.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// What came of exchanging a code.
+/// The result of exchanging a code.
 #[derive(Clone)]
 enum Exchanged {
     Identity(Arc<Identity>),
@@ -124,10 +133,11 @@ async fn exchange(
 /// How long a posted form waits for the GET that fetches it.
 const FORM_TTL: Duration = Duration::from_secs(60);
 
-/// The form that [`callback_form`] sealed into the query, if it did.
-fn posted_form(app: &App, query: &str) -> Option<String> {
-    let sealed = single(Some(query), "form")?;
-    app.cookie_keys.open_text(Purpose::CallbackForm, b"", &sealed).ok()
+/// The query of the callback, beside what the provider sends.
+#[derive(Deserialize)]
+struct CallbackQuery {
+    /// What [`callback_form`] sealed.
+    form: Option<String>,
 }
 
 /// The provider lets the browser post the response (`response_mode=form_post`)
@@ -137,14 +147,14 @@ fn posted_form(app: &App, query: &str) -> Option<String> {
 #[utoipa::path(
     post,
     path = paths::CALLBACK,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     request_body(content = String, content_type = FORM),
     responses(
         (status = 303, description = "To the callback, with the form sealed."),
         Problems<{ types(&[ProblemType::BodyTooLarge]) }>,
     ),
 )]
-pub async fn callback_form(
+async fn callback_form(
     State(app): State<AppState>,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
@@ -161,7 +171,7 @@ pub async fn callback_form(
 #[utoipa::path(
     get,
     path = paths::CALLBACK,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     params(
         ("state" = Option<String>, Query, description = "As sent to the provider."),
         ("code" = Option<String>, Query, description = "The authorization code."),
@@ -174,16 +184,16 @@ pub async fn callback_form(
         ErrorPages<{ statuses(&[400, 410, 500, 503]) }>,
     ),
 )]
-pub async fn callback(
+async fn callback(
     State(app): State<AppState>,
-    trace: Trace,
+    PageQuery(CallbackQuery { form }): PageQuery<CallbackQuery>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    visit: Visit,
 ) -> Response {
-    let query = query.unwrap_or_default();
-    let query = posted_form(&app, &query).unwrap_or(query);
-    let visit = Visit::new(&app, &trace, &headers, None);
-    let Some(state) = single(Some(&query), "state") else {
+    let form =
+        form.and_then(|sealed| app.cookie_keys.open_text(Purpose::CallbackForm, b"", &sealed).ok());
+    let answer = AuthorizationResponse::parse(&form.or(query).unwrap_or_default());
+    let Some(state) = answer.state() else {
         return visit.error_of(
             ErrorPage::BadRequest,
             ErrorPage::BadRequest.status(),
@@ -191,7 +201,7 @@ pub async fn callback(
             Some("the provider's answer has no state"),
         );
     };
-    let bearing = match app.bearing(&state) {
+    let bearing = match app.bearing(state) {
         Ok(bearing) => bearing,
         Err(OpenError::Expired) => return visit.error(ErrorPage::TooSlow),
         Err(_) => return visit.error(ErrorPage::WrongBrowser),
@@ -199,11 +209,11 @@ pub async fn callback(
     let visit = Visit { window: bearing.window(), ..visit };
     let session = bearing.session();
     let handle = bearing.handle();
-    let dialog = handle.as_ref().and_then(|handle| app.dialog(&trace, &headers, handle));
+    let dialog = handle.as_ref().and_then(|handle| visit.dialog(handle));
     let (Some(handle), Some(mut dialog)) = (handle, dialog) else {
         // The oldest of too many dialogs, or another browser.
         let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
-        return visit.fail(session, failure, Outcome::Denied, ErrorPage::WrongBrowser).await;
+        return visit.fail(session, failure, SignInOutcome::Denied, ErrorPage::WrongBrowser).await;
     };
     let Stage::LoggingIn { attempt, proven } = dialog.stage.clone() else {
         // Reloaded, or the back button was used: the next step still knows what to do.
@@ -214,15 +224,14 @@ pub async fn callback(
         let cause = "the answer belongs to an earlier attempt of this dialog";
         return visit.error_about(ErrorPage::WrongBrowser, session, cause);
     }
-    let answer = AuthorizationResponse::parse(&query);
-    let exchanged = Exchanges::share(&app, &trace, session, attempt, answer).await;
+    let exchanged = Exchanges::share(&app, &visit.trace, session, attempt, answer).await;
     let identity = match exchanged {
         Exchanged::Identity(identity) => {
             let details = &dialog.details;
             (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
         }
         Exchanged::Failed(page) => {
-            let mut response = app.to_error_page(&trace, page, visit.window);
+            let mut response = app.to_error_page(&visit.trace, page, visit.window);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
@@ -236,14 +245,14 @@ pub async fn callback(
     };
     dialog.stage = Stage::LoggedIn { identity, proven };
     let mut response = visit.to_step(paths::REDIRECT, &handle);
-    if !app.store_dialog(&mut response, &headers, &handle, &dialog) {
+    if !app.store_dialog(&mut response, &visit.headers, &handle, &dialog) {
         let failure = Failure::new("server_error", "The provider's claims are too large.");
         tracing::error!(
             session = %session.key,
             "the claims are too large for a cookie; shorten `TOKEN_CLAIMS`"
         );
-        app.sign_in(&trace).fail(session, failure, Outcome::ProviderFailed).await;
-        response = app.to_error_page(&trace, ErrorPage::LoginFailed, visit.window);
+        app.sign_in(&visit.trace).fail(session, failure, SignInOutcome::ProviderFailed).await;
+        response = app.to_error_page(&visit.trace, ErrorPage::LoginFailed, visit.window);
         app.forget_dialog(&mut response, &handle);
     }
     response
@@ -255,7 +264,7 @@ pub async fn callback(
 #[utoipa::path(
     get,
     path = paths::REDIRECT,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     params(("dialog" = String, Query, description = "Handle of the dialog.")),
     responses(
         (
@@ -266,25 +275,23 @@ pub async fn callback(
         ErrorPages<{ statuses(&[400, 500, 503]) }>,
     ),
 )]
-pub async fn redirect(
+async fn redirect(
     State(app): State<AppState>,
-    trace: Trace,
     ClientAddress(address): ClientAddress,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    PageQuery(query): PageQuery<DialogQuery>,
+    visit: Visit,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, query.as_deref());
-    let Some(handle) = Handle::query(query.as_deref()) else {
+    let Some(handle) = query.handle() else {
         return visit.error(ErrorPage::WrongBrowser);
     };
-    let Some(dialog) = app.dialog(&trace, &headers, &handle) else {
+    let Some(dialog) = visit.dialog(&handle) else {
         return visit.error(ErrorPage::WrongBrowser);
     };
     match dialog.stage.clone() {
         Stage::LoggedIn { identity, proven } if proven.needs_account_page() => {
             let policy = Policy::of(&app, dialog.details.client_id.as_ref());
             let view = policy::view(&dialog.details, &policy, address);
-            let language = app.pages.language(&headers);
+            let language = app.pages.language(&visit.headers);
             let (fields, account) = (dialog.fields(&handle), identity.display_name());
             app.pages.account(language, fields, view, account, dialog.window())
         }
@@ -304,36 +311,26 @@ pub async fn redirect(
 #[utoipa::path(
     post,
     path = paths::ACCOUNT,
-    tag = tags::DIALOG,
-    request_body(content = Decision, content_type = FORM),
+    tag = openapi_tags::DIALOG,
+    request_body(content = DialogForm<Decision>, content_type = FORM),
     responses(
         (status = 303, description = "To the last page."),
         ErrorPages<{ statuses(&[400, 403, 409, 413, 500, 503]) }>,
     ),
 )]
-pub async fn account(
-    State(app): State<AppState>,
-    trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
-) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
-    let (handle, dialog, form) = match visit.posted(&body).await {
-        Ok(posted) => posted,
-        Err(page) => return page,
-    };
+async fn account(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {
     match dialog.stage.clone() {
-        Stage::LoggedIn { identity, proven } => match single(Some(&form), "decision").as_deref() {
-            Some("continue") => visit.complete(handle, dialog, &identity, proven).await,
-            _ => visit.not_me(&handle, &dialog).await,
-        },
+        Stage::LoggedIn { identity, proven } if fields.is_continue() => {
+            visit.complete(handle, dialog, &identity, proven).await
+        }
+        Stage::LoggedIn { .. } => visit.not_me(&handle, &dialog).await,
         // Sent twice.
         Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
         _ => visit.error_about(ErrorPage::Used, dialog.session(), "the dialog is not at this step"),
     }
 }
 
-impl Visit<'_> {
+impl Visit {
     /// Completes the sign-in and leads to the last page.
     async fn complete(
         &self,
@@ -342,13 +339,13 @@ impl Visit<'_> {
         identity: &Identity,
         proven: Proven,
     ) -> Response {
-        let app = self.app;
+        let app = &self.app;
         let session = dialog.session();
         let after_form = proven.needs_account_page();
         let url = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.as_str()));
         let mut response = if after_form { see_other(&url) } else { found(&url) };
         let completed =
-            app.sign_in(self.trace).complete(session, dialog.session_token, identity).await;
+            app.sign_in(&self.trace).complete(session, dialog.session_token, identity).await;
         let account = identity.display_name().to_owned();
         match completed {
             Ok(completed) => {
@@ -360,18 +357,18 @@ impl Visit<'_> {
                     autoclose: !after_form,
                 });
                 // Without it the last page merely names no account.
-                app.store_dialog(&mut response, self.headers, &handle, &dialog);
+                app.store_dialog(&mut response, &self.headers, &handle, &dialog);
                 response
             }
             // An earlier request of this dialog, which the browser cancelled or repeated.
             Err(NotCompleted::Already) => response,
             Err(NotCompleted::TooLate) => {
-                let mut response = app.to_error_page(self.trace, ErrorPage::TooSlow, self.window);
+                let mut response = app.to_error_page(&self.trace, ErrorPage::TooSlow, self.window);
                 app.forget_dialog(&mut response, &handle);
                 response
             }
             Err(NotCompleted::Issuer(_)) => {
-                app.to_error_page(self.trace, ErrorPage::Unavailable, self.window)
+                app.to_error_page(&self.trace, ErrorPage::Unavailable, self.window)
             }
             // The cookie stays: the person can repeat this very step when the store is back.
             Err(NotCompleted::Store(error)) => self.store_error(session, error),

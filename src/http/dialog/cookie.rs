@@ -1,4 +1,4 @@
-//! What a browser carries from step to step: one sealed cookie a dialog, named by a handle that is
+//! The state of a dialog between its steps: one sealed cookie per dialog, named by a handle that is
 //! no secret, so that several dialogs in one browser stay apart.
 
 use axum::response::Response;
@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     http::{
         App, cookies,
-        dialog::single,
         pages::{Fields, Window},
     },
     oidc::LoginAttempt,
@@ -47,14 +46,10 @@ impl Handle {
         &self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads what [`Self::as_str`] gives.
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         (text.len() == Self::LENGTH && text.bytes().all(alphabet)).then(|| Self(text.to_owned()))
-    }
-
-    /// The handle in the parameter `dialog`.
-    pub(super) fn query(query: Option<&str>) -> Option<Self> {
-        Self::parse(&single(query, "dialog")?)
     }
 }
 
@@ -82,7 +77,7 @@ impl Proven {
 
 /// With what the session is entered.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) enum Key {
+pub(super) enum EntryKey {
     SessionId,
     TransitToken(Digest),
 }
@@ -92,7 +87,7 @@ pub(super) enum Key {
 pub(super) struct Dialog {
     pub(super) id: DialogId,
     session: SessionKey,
-    key: Key,
+    key: EntryKey,
     /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
     pub(super) session_token: Option<Digest>,
     /// Without the secrets of the proofs.
@@ -117,7 +112,7 @@ pub(super) enum Stage {
     LoggingIn { attempt: LoginAttempt, proven: Proven },
     /// The person is known.
     LoggedIn { identity: Identity, proven: Proven },
-    /// The token was handed over.
+    /// The token was issued and stored.
     Finished(Finished),
 }
 
@@ -166,7 +161,7 @@ impl Dialog {
     /// A new one.
     pub(super) fn new(
         session: SessionRef,
-        key: Key,
+        key: EntryKey,
         session_token: Option<Digest>,
         details: SessionDetails,
         trace: Option<TraceContext>,
@@ -193,13 +188,13 @@ impl Dialog {
     /// What it presents to enter the session: it was opened in time.
     pub(super) fn entry(&self) -> Entry {
         match self.key {
-            Key::SessionId => Entry::SessionId,
-            Key::TransitToken(digest) => Entry::OpenedDialog(digest),
+            EntryKey::SessionId => Entry::SessionId,
+            EntryKey::TransitToken(digest) => Entry::OpenedDialog(digest),
         }
     }
 
     pub(super) fn is_legacy(&self) -> bool {
-        matches!(self.key, Key::SessionId)
+        matches!(self.key, EntryKey::SessionId)
     }
 
     /// The CSRF token of its forms, made with the first page.

@@ -2,33 +2,51 @@
 //! created the session.
 
 use axum::{
-    extract::{RawQuery, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::paths,
     http::{
         AppState, cookies,
         dialog::{
-            Visit,
-            cookie::{Dialog, Handle, Key, Proven, Stage},
+            cookie::{Dialog, EntryKey, Handle, Proven, Stage},
             found,
             policy::{self, Policy},
-            reference, single,
+            reference,
+            visit::{PageQuery, Visit},
         },
+        methods::MethodsExt as _,
         middleware::ClientAddress,
+        openapi_tags,
         pages::{ErrorPage, ProofPage},
         responses::{ErrorPages, HTML, statuses},
-        tags,
     },
     oidc::{AuthorizationOptions, Prompt},
     session::{Digest, Failure, SessionId, SessionRef, State as SessionState, TransitToken},
-    signin::Outcome,
+    signin::SignInOutcome,
     store::{Entered, Entry, Peeked, StoreError},
-    telemetry::Trace,
 };
+
+/// The endpoint of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    let transit = routes!(transit).answering(&[]);
+    OpenApiRouter::default().route("/addons/transit", transit.2.clone()).routes(transit)
+}
+
+/// The query of the first page.
+#[derive(Deserialize)]
+struct EnterQuery {
+    session_id: Option<String>,
+    transit_token: Option<String>,
+    /// Office adds it.
+    #[serde(rename = "_host_Info")]
+    host_info: Option<String>,
+}
 
 /// Whether a browser fetches the page before anybody wants to see it. It may not do that; it asks
 /// again when somebody does.
@@ -50,7 +68,7 @@ fn is_document(headers: &HeaderMap) -> bool {
 #[utoipa::path(
     get,
     path = paths::TRANSIT,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     params(
         ("session_id" = Option<String>, Query, description = "The session, if it is legacy."),
         (
@@ -67,25 +85,22 @@ fn is_document(headers: &HeaderMap) -> bool {
         ErrorPages<{ statuses(&[400, 404, 409, 410, 500, 502, 503]) }>,
     ),
 )]
-pub async fn transit(
+async fn transit(
     State(app): State<AppState>,
-    trace: Trace,
     address: ClientAddress,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    PageQuery(query): PageQuery<EnterQuery>,
+    mut visit: Visit,
 ) -> Response {
-    if is_prefetch(&headers) {
+    if is_prefetch(&visit.headers) {
         let headers = [(header::CACHE_CONTROL, "no-store")];
         return (StatusCode::SERVICE_UNAVAILABLE, headers).into_response();
     }
-    let query = query.as_deref();
-    let mut visit = Visit::new(&app, &trace, &headers, query);
-    let parsed = match (single(query, "session_id"), single(query, "transit_token")) {
+    let parsed = match (query.session_id, query.transit_token) {
         (Some(id), None) => SessionId::parse(&id)
             .ok()
-            .map(|session| (Handle::of(&id), session.key(), Key::SessionId)),
+            .map(|session| (Handle::of(&id), session.key(), EntryKey::SessionId)),
         (None, Some(token)) => TransitToken::parse(&token).ok().map(|transit| {
-            (Handle::of(&token), transit.session(), Key::TransitToken(transit.digest()))
+            (Handle::of(&token), transit.session(), EntryKey::TransitToken(transit.digest()))
         }),
         _ => None,
     };
@@ -93,15 +108,14 @@ pub async fn transit(
         return visit.error(ErrorPage::BadRequest);
     };
     let session = SessionRef::native(key);
-    let existing =
-        app.dialog(&trace, &headers, &handle).filter(|dialog| dialog.session() == session);
+    let existing = visit.dialog(&handle).filter(|dialog| dialog.session() == session);
     if let Some(dialog) = &existing {
         visit = visit.within(dialog);
     }
     let entry = match (&existing, entry_key) {
         (Some(dialog), _) => dialog.entry(),
-        (None, Key::SessionId) => Entry::SessionId,
-        (None, Key::TransitToken(digest)) => Entry::TransitToken(digest),
+        (None, EntryKey::SessionId) => Entry::SessionId,
+        (None, EntryKey::TransitToken(digest)) => Entry::TransitToken(digest),
     };
     match existing.as_ref().map(|dialog| &dialog.stage) {
         // Opened again, or the back button: the next step knows what to do.
@@ -109,7 +123,7 @@ pub async fn transit(
         Some(Stage::Finished(_)) => return visit.to_step(paths::SUCCESS, &handle),
         _ => {}
     }
-    let relay = app.relay.in_trace(&trace);
+    let relay = app.relay.in_trace(&visit.trace);
     let peeked = relay.peek(session, entry, existing.as_ref().map(|dialog| dialog.id)).await;
     let info = match peeked {
         Ok(Peeked::Open(info)) => info,
@@ -135,18 +149,18 @@ pub async fn transit(
         }
         Err(error) => return visit.store_error(session, error),
     };
-    trace.adopt(key, info.trace);
+    visit.trace.adopt(key, info.trace);
     let policy = Policy::of(&app, info.details.client_id.as_ref());
-    let office = app.pages.load_office() && single(query, "_host_Info").is_some();
+    let office = app.pages.load_office() && query.host_info.is_some();
     let mut dialog = existing.unwrap_or_else(|| {
-        let context = trace.context().or(info.trace);
+        let context = visit.trace.context().or(info.trace);
         Dialog::new(session, entry_key, info.session_token, info.details.clone(), context, office)
     });
     dialog.make_csrf(&app, &handle);
     let same_browser = policy.browser
-        && is_document(&headers)
+        && is_document(&visit.headers)
         && info.browser.is_some_and(|creator| {
-            cookies::browser(&app, &headers)
+            cookies::browser(&app, &visit.headers)
                 .is_some_and(|browser| creator.matches(&Digest::of(browser.as_bytes())))
         });
     let proven = match &dialog.stage {
@@ -172,7 +186,7 @@ pub async fn transit(
     }
 }
 
-/// How the browser leaves for the provider.
+/// How the browser is sent to the provider.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
     /// By a redirect, after a link.
@@ -183,7 +197,7 @@ pub(super) enum Leave {
     Script,
 }
 
-impl Visit<'_> {
+impl Visit {
     /// To another step of a dialog.
     pub(super) fn to_step(&self, path: &str, handle: &Handle) -> Response {
         found(&self.app.path(&format!("{path}?dialog={}", handle.as_str())))
@@ -196,7 +210,7 @@ impl Visit<'_> {
         handle: &Handle,
         dialog: &Dialog,
     ) -> Response {
-        if self.app.store_dialog(&mut response, self.headers, handle, dialog) {
+        if self.app.store_dialog(&mut response, &self.headers, handle, dialog) {
             response
         } else {
             self.error_about(ErrorPage::Unavailable, dialog.session(), "the cookie is too large")
@@ -213,7 +227,7 @@ impl Visit<'_> {
         remaining: Option<u32>,
     ) -> Response {
         let pages = &self.app.pages;
-        let language = pages.language(self.headers);
+        let language = pages.language(&self.headers);
         let challenge = match dialog.stage {
             Stage::Proving { challenge } => challenge,
             _ => Digest::random(),
@@ -262,7 +276,7 @@ impl Visit<'_> {
         let details = dialog.details.clone();
         let code = details.user_code.as_ref().map(|code| code.as_str()).unwrap_or_default();
         let view = policy::view(&details, policy, address);
-        let language = self.app.pages.language(self.headers);
+        let language = self.app.pages.language(&self.headers);
         let fields = dialog.fields(&handle);
         let response = self.app.pages.confirm(language, fields, view, code, dialog.window());
         self.with_dialog(response, &handle, &dialog)
@@ -277,7 +291,7 @@ impl Visit<'_> {
         leave: Leave,
     ) -> Response {
         let session = dialog.session();
-        let relay = self.app.relay.in_trace(self.trace);
+        let relay = self.app.relay.in_trace(&self.trace);
         match relay.enter(session, dialog.entry(), dialog.id).await {
             Ok(Entered::Admitted(_)) => {}
             Ok(Entered::Replayed) => {
@@ -303,7 +317,7 @@ impl Visit<'_> {
             ttl: Some(self.app.settings.session.ttl),
             ..AuthorizationOptions::default()
         };
-        let (url, attempt) = match self.app.login.in_trace(self.trace).begin(&options).await {
+        let (url, attempt) = match self.app.login.in_trace(&self.trace).begin(&options).await {
             Ok(begun) => begun,
             Err(error) => {
                 let page = self.fail_login(session, &error).await;
@@ -315,7 +329,7 @@ impl Visit<'_> {
             }
         };
         dialog.stage = Stage::LoggingIn { attempt, proven };
-        let language = self.app.pages.language(self.headers);
+        let language = self.app.pages.language(&self.headers);
         let response = match leave {
             Leave::Redirect => found(url.as_str()),
             Leave::Page => self.app.pages.onward(language, url.as_str(), dialog.window()),
@@ -335,7 +349,7 @@ impl Visit<'_> {
         if leave != Leave::Script {
             return self.error_about(page, session, cause);
         }
-        let reference = reference(self.trace, page, Some(session), Some(cause));
+        let reference = reference(&self.trace, page, Some(session), Some(cause));
         let location = self.app.error_location(page, &reference, self.window);
         (page.status(), axum::Json(serde_json::json!({"location": location}))).into_response()
     }
@@ -359,7 +373,8 @@ impl Visit<'_> {
     pub(super) async fn not_me(&self, handle: &Handle, dialog: &Dialog) -> Response {
         let failure = Failure::new("access_denied", "The person did not recognise this sign-in.");
         let session = dialog.session();
-        let mut response = self.fail(session, failure, Outcome::Denied, ErrorPage::NotMe).await;
+        let mut response =
+            self.fail(session, failure, SignInOutcome::Denied, ErrorPage::NotMe).await;
         *response.status_mut() = StatusCode::OK;
         self.app.forget_dialog(&mut response, handle);
         response

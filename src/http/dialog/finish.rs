@@ -1,47 +1,52 @@
 //! The last pages of a dialog.
 
-use axum::{
-    extract::{RawQuery, State},
-    response::Response,
-};
-use http::{HeaderMap, StatusCode};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::paths,
     http::{
         AppState,
         dialog::{
-            Visit,
-            cookie::{Handle, Stage},
+            cookie::Stage,
             policy::Policy,
-            single,
+            visit::{DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problems, types},
-        extract::LimitedBody,
+        methods::{Also, MethodsExt as _},
+        openapi_tags,
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
-        tags,
     },
     session::{GoneReason, UserCode},
-    telemetry::Trace,
     util::clock::UnixTime,
 };
 
-/// Fields of the last page.
-#[derive(utoipa::ToSchema)]
-#[allow(dead_code, reason = "describes the form")]
-struct Undo {
-    /// Handle of the dialog.
-    dialog: String,
-    /// As in the page.
-    csrf: String,
+/// The endpoints of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(success, undo).answering(&[Also::Head]))
+        .routes(routes!(error).answering(&[Also::Head]))
+}
+
+/// The form of the last page has no fields of its own.
+#[derive(Deserialize, utoipa::ToSchema)]
+struct Undo {}
+
+/// The query of an error page.
+#[derive(Deserialize)]
+struct ErrorQuery {
+    error: Option<String>,
+    reference: Option<String>,
 }
 
 /// The sign-in succeeded
 #[utoipa::path(
     get,
     path = paths::SUCCESS,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     params(("dialog" = Option<String>, Query, description = "Handle of the dialog.")),
     responses(
         (
@@ -51,17 +56,15 @@ struct Undo {
         Problems<{ types(&[]) }>,
     ),
 )]
-pub async fn success(
+async fn success(
     State(app): State<AppState>,
-    trace: Trace,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    PageQuery(query): PageQuery<DialogQuery>,
+    visit: Visit,
 ) -> Response {
-    let language = app.pages.language(&headers);
-    let handle = Handle::query(query.as_deref());
-    let dialog = handle.as_ref().and_then(|handle| app.dialog(&trace, &headers, handle));
+    let language = app.pages.language(&visit.headers);
+    let handle = query.handle();
+    let dialog = handle.as_ref().and_then(|handle| visit.dialog(handle));
     let (Some(handle), Some(dialog)) = (handle, dialog) else {
-        let visit = Visit::new(&app, &trace, &headers, query.as_deref());
         return app.pages.success(language, None, None, false, None, visit.window);
     };
     let Stage::Finished(finished) = &dialog.stage else {
@@ -84,24 +87,17 @@ pub async fn success(
 #[utoipa::path(
     post,
     path = paths::SUCCESS,
-    tag = tags::DIALOG,
-    request_body(content = Undo, content_type = FORM),
+    tag = openapi_tags::DIALOG,
+    request_body(content = DialogForm<Undo>, content_type = FORM),
     responses(
         (status = 200, description = "Undone.", body = String, content_type = HTML),
         ErrorPages<{ statuses(&[400, 403, 409, 413, 503]) }>,
     ),
 )]
-pub async fn undo(
+async fn undo(
     State(app): State<AppState>,
-    trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    Posted { visit, handle, dialog, .. }: Posted<Undo>,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
-    let (handle, dialog, _) = match visit.posted(&body).await {
-        Ok(posted) => posted,
-        Err(page) => return page,
-    };
     let session = dialog.session();
     let Stage::Finished(finished) = &dialog.stage else {
         return visit.error_about(ErrorPage::Used, session, "the dialog is not at this step");
@@ -109,16 +105,17 @@ pub async fn undo(
     if let Some(id) = &finished.token_id {
         let expires_at = UnixTime::from_secs(finished.expires_at);
         let remaining = expires_at.saturating_since(UnixTime::now());
-        if let Err(error) = app.revocations.in_trace(&trace).revoke(id, remaining).await {
+        if let Err(error) = app.revocations.in_trace(&visit.trace).revoke(id, remaining).await {
             return visit.store_error(session, error);
         }
     }
     if let (Some(refresh), Some(grant)) = (&app.refresh, finished.grant)
-        && let Err(error) = refresh.in_trace(&trace).end(grant).await
+        && let Err(error) = refresh.in_trace(&visit.trace).end(grant).await
     {
         return visit.store_error(session, error);
     }
-    if let Err(error) = app.relay.in_trace(&trace).evict(session, GoneReason::Cancelled).await {
+    if let Err(error) = app.relay.in_trace(&visit.trace).evict(session, GoneReason::Cancelled).await
+    {
         return visit.store_error(session, error);
     }
     tracing::warn!(target: "audit", session = %session.key, "undone by the person");
@@ -132,7 +129,7 @@ pub async fn undo(
 #[utoipa::path(
     get,
     path = paths::ERROR,
-    tag = tags::DIALOG,
+    tag = openapi_tags::DIALOG,
     params(
         ("error" = Option<String>, Query, description = "Name of the page."),
         ("reference" = Option<String>, Query, description = "Reference in the log."),
@@ -146,22 +143,20 @@ pub async fn undo(
         Problems<{ types(&[]) }>,
     ),
 )]
-pub async fn error(
+async fn error(
     State(app): State<AppState>,
-    trace: Trace,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    PageQuery(query): PageQuery<ErrorQuery>,
+    visit: Visit,
 ) -> Response {
-    let query = query.as_deref();
-    let page = single(query, "error").and_then(|text| text.parse::<ErrorPage>().ok());
+    let page = query.error.and_then(|text| text.parse::<ErrorPage>().ok());
     // Only what looks like a reference of ours is shown; the page repeats nothing else.
-    let reference = single(query, "reference").filter(|text| UserCode::is_well_formed(text));
+    let reference = query.reference.filter(|text| UserCode::is_well_formed(text));
     app.pages.error(
         StatusCode::OK,
-        app.pages.language(&headers),
+        app.pages.language(&visit.headers),
         page.unwrap_or(ErrorPage::LoginFailed),
         None,
         reference.as_deref().unwrap_or_default(),
-        Visit::new(&app, &trace, &headers, query).window,
+        visit.window,
     )
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::{
     http::{App, pages::RequestView},
     session::{ClientId, SessionDetails},
-    util::clock::UnixTime,
+    util::{clock::UnixTime, network::Network},
 };
 
 /// What the operator allows for the dialogs of one client.
@@ -62,18 +62,6 @@ impl Policy {
     }
 }
 
-/// The network of an address, as it is compared and displayed: an IPv4 address, or the /64 of an
-/// IPv6 address, which is what one customer has at the least.
-pub(crate) fn network_of(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            format!("{}/64", std::net::Ipv6Addr::from(network))
-        }
-    }
-}
-
 /// What the person is shown of the request.
 pub(super) fn view<'a>(
     details: &'a SessionDetails,
@@ -91,21 +79,7 @@ pub(super) fn view<'a>(
         verified: policy.name.is_some() && details.client_authenticated,
         origin: details.origin.as_deref(),
         network,
-        other_network: network.is_some_and(|network| network != network_of(address)),
+        other_network: network.is_some_and(|network| network != Network::of(address).to_string()),
         minutes: age,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_is_an_address_or_a_64() {
-        assert_eq!(network_of("192.0.2.7".parse().unwrap()), "192.0.2.7");
-        let first = network_of("2001:db8:1:2::3".parse().unwrap());
-        assert_eq!(first, "2001:db8:1:2::/64");
-        assert_eq!(network_of("2001:db8:1:2:ffff::1".parse().unwrap()), first);
-        assert_ne!(network_of("2001:db8:1:3::3".parse().unwrap()), first);
     }
 }

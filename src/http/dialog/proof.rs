@@ -6,145 +6,85 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
+use serde::Deserialize;
 use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::paths,
     http::{
         AppState,
         dialog::{
-            Visit,
-            cookie::{Dialog, Handle, Proven, Stage},
+            cookie::{Proven, Stage},
             enter::Leave,
             policy::Policy,
-            single,
+            visit::{Decision, DialogForm, Posted},
         },
-        extract::LimitedBody,
+        methods::MethodsExt as _,
         middleware::ClientAddress,
+        openapi_tags,
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
-        tags,
     },
     relay::CodeCheck,
-    session::{Digest, Failure, UserCode},
-    signin::Outcome,
+    session::{Digest, UserCode},
+    signin::SignInOutcome,
     store::Peeked,
-    telemetry::Trace,
 };
 
+/// The endpoints of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(opener).answering(&[]))
+        .routes(routes!(code).answering(&[]))
+        .routes(routes!(confirm).answering(&[]))
+}
+
 /// Fields of the opener's proof.
-#[derive(utoipa::ToSchema)]
-#[allow(dead_code, reason = "describes the form")]
+#[derive(Deserialize, utoipa::ToSchema)]
 struct OpenerProof {
-    /// Handle of the dialog.
-    dialog: String,
-    /// As in the page.
-    csrf: String,
     /// Origin of the opener, as the browser named it.
+    #[serde(default)]
     origin: String,
     /// base64url of the HMAC.
+    #[serde(default)]
     proof: String,
 }
 
 /// Fields of the page that asks for the code.
-#[derive(utoipa::ToSchema)]
-#[allow(dead_code, reason = "describes the form")]
+#[derive(Deserialize, utoipa::ToSchema)]
 struct TypedCode {
-    /// Handle of the dialog.
-    dialog: String,
-    /// As in the page.
-    csrf: String,
     /// The code that the add-in shows.
-    user_code: String,
+    user_code: Option<String>,
     /// `deny` refuses.
     decision: Option<String>,
-}
-
-/// Fields of a page with buttons.
-#[derive(utoipa::ToSchema)]
-#[allow(dead_code, reason = "describes the form")]
-pub(super) struct Decision {
-    /// Handle of the dialog.
-    dialog: String,
-    /// As in the page.
-    csrf: String,
-    /// `continue`; anything else refuses.
-    decision: String,
-}
-
-impl Visit<'_> {
-    /// The dialog that a form belongs to.
-    ///
-    /// # Errors
-    /// The page that refuses. Where the form is ours and the browser has lost the cookie, the
-    /// session fails.
-    pub(super) async fn posted(&self, body: &[u8]) -> Result<(Handle, Dialog, String), Response> {
-        let form = std::str::from_utf8(body).ok();
-        let (Some(handle), Some(csrf)) = (Handle::query(form), single(form, "csrf")) else {
-            return Err(self.error(ErrorPage::BadRequest));
-        };
-        if !self.app.is_from_our_page(self.headers) {
-            return Err(self.error_of(
-                ErrorPage::BadRequest,
-                StatusCode::FORBIDDEN,
-                None,
-                Some("the form's Origin is not the relay's"),
-            ));
-        }
-        let Some(dialog) = self.app.dialog(self.trace, self.headers, &handle) else {
-            let Ok(bearing) = self.app.bearing(&csrf) else {
-                return Err(self.error(ErrorPage::WrongBrowser));
-            };
-            let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
-            let session = bearing.session();
-            let outcome = Outcome::Denied;
-            let visit = Visit { window: bearing.window(), ..*self };
-            return Err(visit.fail(session, failure, outcome, ErrorPage::WrongBrowser).await);
-        };
-        if !dialog.has_csrf(&csrf) {
-            return Err(self.error_about(
-                ErrorPage::BadRequest,
-                dialog.session(),
-                "the form's CSRF token is wrong",
-            ));
-        }
-        Ok((handle, dialog, form.unwrap_or_default().to_owned()))
-    }
 }
 
 /// The opener proves that it holds the session token
 #[utoipa::path(
     post,
     path = paths::PROOF,
-    tag = tags::DIALOG,
-    request_body(content = OpenerProof, content_type = FORM),
+    tag = openapi_tags::DIALOG,
+    request_body(content = DialogForm<OpenerProof>, content_type = FORM),
     responses(
         (status = 200, description = "Where the page continues."),
         (status = 403, description = "The proof is not accepted; the next challenge."),
         ErrorPages<{ statuses(&[400, 409, 413, 502, 503]) }>,
     ),
 )]
-pub async fn opener(
+async fn opener(
     State(app): State<AppState>,
-    trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    Posted { visit, handle, mut dialog, fields }: Posted<OpenerProof>,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
-    let (handle, mut dialog, form) = match visit.posted(&body).await {
-        Ok(posted) => posted,
-        Err(page) => return page,
-    };
+    let OpenerProof { origin, proof } = fields;
     let session = dialog.session();
     let Stage::Proving { challenge } = dialog.stage else {
         let cause = "the dialog is past its proof";
         return visit.refuse(Leave::Script, ErrorPage::Used, session, cause);
     };
     let policy = Policy::of(&app, dialog.details.client_id.as_ref());
-    let origin = single(Some(&form), "origin").unwrap_or_default();
-    let proof = single(Some(&form), "proof").unwrap_or_default();
-    let relay = app.relay.in_trace(&trace);
+    let relay = app.relay.in_trace(&visit.trace);
     // A copy of the cookie cannot use the challenge again.
     let used = Digest::of(format!("challenge:{}", challenge.to_base64url()).as_bytes());
     let fresh = match relay.store().mark(used, app.settings.session.ttl).await {
@@ -201,8 +141,8 @@ pub async fn opener(
 #[utoipa::path(
     post,
     path = paths::CODE,
-    tag = tags::DIALOG,
-    request_body(content = TypedCode, content_type = FORM),
+    tag = openapi_tags::DIALOG,
+    request_body(content = DialogForm<TypedCode>, content_type = FORM),
     responses(
         (
             status = 200, description = "Leads to the OpenID provider, or asks again.",
@@ -211,27 +151,20 @@ pub async fn opener(
         ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 502, 503]) }>,
     ),
 )]
-pub async fn code(
+async fn code(
     State(app): State<AppState>,
-    trace: Trace,
     address: ClientAddress,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
+    Posted { visit, handle, dialog, fields }: Posted<TypedCode>,
 ) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
-    let (handle, dialog, form) = match visit.posted(&body).await {
-        Ok(posted) => posted,
-        Err(page) => return page,
-    };
     let session = dialog.session();
     let policy = Policy::of(&app, dialog.details.client_id.as_ref());
     if !policy.code || !matches!(dialog.stage, Stage::Proving { .. }) {
         return visit.error_about(ErrorPage::Used, session, "the dialog is past its proof");
     }
-    if single(Some(&form), "decision").as_deref() == Some("deny") {
+    if fields.decision.as_deref() == Some("deny") {
         return visit.not_me(&handle, &dialog).await;
     }
-    let typed = single(Some(&form), "user_code").and_then(|text| UserCode::from_typed(&text));
+    let typed = fields.user_code.and_then(|text| UserCode::from_typed(&text));
     let Some(typed) = typed else {
         // It has not the form of a code: nothing was guessed.
         return visit.first_page(
@@ -242,7 +175,7 @@ pub async fn code(
             Some(crate::relay::CODE_ATTEMPTS),
         );
     };
-    match app.relay.in_trace(&trace).check_user_code(session, &typed).await {
+    match app.relay.in_trace(&visit.trace).check_user_code(session, &typed).await {
         Ok(CodeCheck::Right(_)) => visit.onward(handle, dialog, Proven::Code, Leave::Page).await,
         Ok(CodeCheck::Wrong { remaining }) => {
             tracing::warn!(
@@ -252,7 +185,7 @@ pub async fn code(
             visit.first_page(handle, dialog, &policy, address, Some(remaining))
         }
         Ok(CodeCheck::Exhausted) => {
-            app.metrics.login(Outcome::Denied);
+            app.metrics.login(SignInOutcome::Denied);
             tracing::warn!(
                 target: "audit", session = %session.key, client = %address.0,
                 "wrong user code too often; the sign-in failed"
@@ -273,8 +206,8 @@ pub async fn code(
 #[utoipa::path(
     post,
     path = paths::CONFIRM,
-    tag = tags::DIALOG,
-    request_body(content = Decision, content_type = FORM),
+    tag = openapi_tags::DIALOG,
+    request_body(content = DialogForm<Decision>, content_type = FORM),
     responses(
         (
             status = 200, description = "Leads to the OpenID provider.",
@@ -283,17 +216,7 @@ pub async fn code(
         ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 502, 503]) }>,
     ),
 )]
-pub async fn confirm(
-    State(app): State<AppState>,
-    trace: Trace,
-    headers: HeaderMap,
-    LimitedBody(body): LimitedBody,
-) -> Response {
-    let visit = Visit::new(&app, &trace, &headers, std::str::from_utf8(&body).ok());
-    let (handle, dialog, form) = match visit.posted(&body).await {
-        Ok(posted) => posted,
-        Err(page) => return page,
-    };
+async fn confirm(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {
     let proven = match &dialog.stage {
         Stage::Confirming { proven } => *proven,
         Stage::Proving { .. } if dialog.is_legacy() => Proven::Button,
@@ -304,8 +227,9 @@ pub async fn confirm(
             return visit.error_about(ErrorPage::Used, dialog.session(), cause);
         }
     };
-    match single(Some(&form), "decision").as_deref() {
-        Some("continue") => visit.onward(handle, dialog, proven, Leave::Page).await,
-        _ => visit.not_me(&handle, &dialog).await,
+    if fields.is_continue() {
+        visit.onward(handle, dialog, proven, Leave::Page).await
+    } else {
+        visit.not_me(&handle, &dialog).await
     }
 }

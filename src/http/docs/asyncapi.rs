@@ -1,21 +1,13 @@
-//! The AsyncAPI 3.0 document: what a waiting reader receives, derived from the types of the messages.
+//! The AsyncAPI 3.0 document: what a waiting client receives, derived from the types of the messages
+//! and the channels of the transports.
 
 use serde_json::{Map, Value, json};
 use url::Url;
 use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::{
-    api::{
-        messages::{ClientMessage, Event},
-        paths,
-    },
-    http::addons::streams::{
-        credentials::SUBPROTOCOL,
-        websocket::code::{
-            DONE, EXPIRED, FORBIDDEN, NOT_FOUND, POLICY, RESTART, TOO_MANY, TRY_AGAIN_LATER,
-            UNAUTHORIZED,
-        },
-    },
+    api::messages::{ClientMessage, Event},
+    http::addons::streams::{CHANNELS, Channel, Protocol, credentials::SUBPROTOCOL},
 };
 
 /// A message that ends a stream.
@@ -45,27 +37,14 @@ fn find<'a>(schema: &'a Value, property: &str) -> Option<&'a Value> {
     parts.chain([schema]).find_map(|part| part["properties"].get(property))
 }
 
-/// Values of `error` in a failure, and what each says.
+/// Values of `error` in a failure, and their meanings.
 pub const ERRORS: [(&str, &str); 6] = [
     ("access_denied", "The person refused, or the provider did."),
-    ("server_error", "The login could not be completed."),
+    ("server_error", "The sign-in could not be completed."),
     ("temporarily_unavailable", "The provider is unavailable."),
     ("cancelled", "The add-in ended the session."),
-    ("superseded", "Another connection reads this session now."),
+    ("superseded", "Another connection now reads this session."),
     ("transit_token_replayed", "The link was used twice. It may have leaked."),
-];
-
-/// Close codes of the WebSocket, and what each says.
-pub const CLOSE_CODES: [(u16, &str); 9] = [
-    (DONE, "Normal closure."),
-    (POLICY, "The client sent something else than an acknowledgement."),
-    (RESTART, "The instance restarts; reconnect."),
-    (TRY_AGAIN_LATER, "The instance is full, or its store is unavailable; retry later."),
-    (UNAUTHORIZED, "The session token is missing or wrong."),
-    (FORBIDDEN, "The page's origin may not use the session's cookie."),
-    (NOT_FOUND, "No such session."),
-    (EXPIRED, "The time to sign in is over."),
-    (TOO_MANY, "Too many readers wait for this session."),
 ];
 
 /// A reference to a component.
@@ -73,13 +52,17 @@ fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
-/// The parts of the public URL that AsyncAPI wants apart.
-fn server(public_url: &Url, scheme: &str, description: &str) -> Value {
+/// The server of a channel; AsyncAPI has the parts of the public URL apart.
+fn server(public_url: &Url, channel: &Channel) -> Value {
+    let scheme = match channel.protocol {
+        Protocol::Http => "http",
+        Protocol::WebSocket => "ws",
+    };
     let scheme = if public_url.scheme() == "https" { format!("{scheme}s") } else { scheme.into() };
     let host = public_url.host_str().unwrap_or_default();
     let host = public_url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let path = public_url.path().trim_end_matches('/');
-    let mut server = json!({ "host": host, "protocol": scheme, "description": description });
+    let mut server = json!({ "host": host, "protocol": scheme, "description": channel.server });
     if !path.is_empty() {
         server["pathname"] = path.into();
     }
@@ -123,7 +106,7 @@ fn described(messages: &[Message]) -> Value {
             "name": name,
             "title": format!("Event `{name}`"),
             "summary": summary,
-            "description": format!("`event: {name}`, an `id`, and `data`, which is the payload here on one line."),
+            "description": format!("`event: {name}`, an `id`, and `data`, which is this payload on one line."),
             "contentType": "application/json",
             "payload": reference("schemas", &format!("{name}Event")),
         });
@@ -150,98 +133,72 @@ fn described(messages: &[Message]) -> Value {
 }
 
 /// A channel, and the operation that sends every message of it.
-fn channel(
-    name: &str,
-    address: &str,
-    title: &str,
-    description: &str,
-    keys: impl Iterator<Item = String> + Clone,
-) -> (Value, Value) {
+fn described_channel(channel: &Channel, messages: &[Message]) -> (Value, Value) {
+    let Channel { name, path, title, .. } = channel;
+    let suffix = if channel.tagged { "Message" } else { "Event" };
+    let keys = messages.iter().map(|message| format!("{}{suffix}", message.name));
     let messages: Map<_, _> =
         keys.clone().map(|key| (key.clone(), reference("messages", &key))).collect();
-    let channel = json!({
-        "address": address,
+    let mut described = json!({
+        "address": path,
         "title": title,
-        "description": description,
+        "description": (channel.description)(),
         "servers": [{ "$ref": format!("#/servers/{name}") }],
         "parameters": {
             "session_id": { "description": "The session, as `POST /addons/sessions` returned it." },
         },
         "messages": messages,
     });
+    if channel.protocol == Protocol::WebSocket {
+        described["messages"]["acknowledgement"] = reference("messages", "acknowledgement");
+        described["bindings"] = json!({ "ws": {
+            "method": "GET",
+            "headers": {
+                "type": "object",
+                "required": ["Sec-WebSocket-Protocol"],
+                "properties": { "Sec-WebSocket-Protocol": { "type": "string", "description": format!("`{SUBPROTOCOL}`, and `bearer.<session_token>` for a bound session.") } },
+            },
+        } });
+    }
     let sent = keys.map(|key| json!({ "$ref": format!("#/channels/{name}/messages/{key}") }));
     let operation = json!({
         "action": "send",
         "channel": { "$ref": format!("#/channels/{name}") },
-        "summary": "Sends how the sign-in ended.",
+        "summary": "Sends the outcome of the sign-in.",
         "messages": sent.collect::<Vec<_>>(),
     });
-    (channel, operation)
+    (described, operation)
 }
 
 /// The AsyncAPI document.
 pub fn document(public_url: &Url) -> Value {
     let messages = messages();
-    let keys = |suffix: &'static str| {
-        messages.iter().map(move |message| format!("{}{suffix}", message.name))
-    };
-    let codes = CLOSE_CODES.map(|(code, meaning)| format!("{code}: {meaning}")).join(" ");
-    let (mut websocket, send_message) = channel(
-        "websocket",
-        paths::SESSION_WEBSOCKET,
-        "WebSocket",
-        &format!(
-            "Subprotocol `{SUBPROTOCOL}`. A bound session is read with the session token as a second \
-             subprotocol, `bearer.<session_token>`, as a bearer token, or by the cookie that its \
-             creation has set. One message, then the relay closes; a reader of a token acknowledges \
-             first. Pings are the heartbeat. Close codes: {codes}"
-        ),
-        keys("Message"),
-    );
-    websocket["messages"]["acknowledgement"] = reference("messages", "acknowledgement");
-    websocket["bindings"] = json!({ "ws": {
-        "method": "GET",
-        "headers": {
-            "type": "object",
-            "required": ["Sec-WebSocket-Protocol"],
-            "properties": { "Sec-WebSocket-Protocol": { "type": "string", "description": format!("`{SUBPROTOCOL}`, and `bearer.<session_token>` for a bound session.") } },
-        },
-    } });
-    let (events, send_event) = channel(
-        "events",
-        paths::SESSION_EVENTS,
-        "Server-sent events",
-        "`text/event-stream` (WHATWG HTML, 9.2). `retry` comes first, a comment is the \
-             heartbeat, one event ends the stream. A bound session is read with the session token \
-             as a bearer token, or by the cookie that its creation has set. A reconnect with \
-             the id of the event, as `Last-Event-ID` or `?lastEventId=`, is answered with 204; that \
-             of the token's event acknowledges the token.",
-        keys("Event"),
-    );
+    let (mut servers, mut channels, mut operations) = (Map::new(), Map::new(), Map::new());
+    for channel in &CHANNELS {
+        let (described, operation) = described_channel(channel, &messages);
+        servers.insert(channel.name.to_owned(), server(public_url, channel));
+        channels.insert(channel.name.to_owned(), described);
+        operations.insert(channel.operation.to_owned(), operation);
+    }
+    let acknowledge = json!({
+        "action": "receive",
+        "channel": { "$ref": "#/channels/websocket" },
+        "summary": "Receives the acknowledgement of the token.",
+        "messages": [{ "$ref": "#/channels/websocket/messages/acknowledgement" }],
+    });
+    operations.insert("receiveAcknowledgement".to_owned(), acknowledge);
     json!({
         "asyncapi": "3.0.0",
         "info": {
             "title": "token-relay",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What a waiting add-in receives, by event stream or WebSocket. The endpoints around it are in openapi.json. The meet-compatible surface, where it is on, sends the same at `/api/v1.0/addons/sessions/events/` and `/ws/`, to the session's cookie and CSRF token.",
+            "description": "Messages to a waiting add-in, by event stream or WebSocket. The other endpoints are in openapi.json. The meet-compatible surface, where it is on, sends the same at `/api/v1.0/addons/sessions/events/` and `/ws/`, to the session's cookie and CSRF token.",
             "license": { "name": env!("CARGO_PKG_LICENSE") },
         },
         "defaultContentType": "application/json",
-        "servers": {
-            "events": server(public_url, "http", "Event streams."),
-            "websocket": server(public_url, "ws", "WebSockets."),
-        },
-        "channels": { "events": events, "websocket": websocket },
-        "operations": {
-            "sendEvent": send_event,
-            "sendMessage": send_message,
-            "receiveAcknowledgement": {
-                "action": "receive",
-                "channel": { "$ref": "#/channels/websocket" },
-                "summary": "Receives the acknowledgement of the token.",
-                "messages": [{ "$ref": "#/channels/websocket/messages/acknowledgement" }],
-            },
-        },
+        "servers": servers,
+        "channels": channels,
+        "operations": operations,
         "components": { "messages": described(&messages), "schemas": schemas(&messages) },
     })
 }
@@ -313,10 +270,5 @@ mod tests {
             assert_eq!(names(&tagged), properties(&schemas, schema));
             assert_eq!(schema["allOf"][1]["properties"]["type"]["enum"][0], tagged["type"]);
         }
-    }
-
-    #[test]
-    fn close_codes_are_listed_once_and_in_order() {
-        assert!(CLOSE_CODES.is_sorted_by(|(left, _), (right, _)| left < right));
     }
 }

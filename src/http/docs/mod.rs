@@ -23,8 +23,8 @@ use crate::{
         AppState,
         error::{Problem, Problems, types},
         methods::{Also, MethodsExt as _},
+        openapi_tags,
         responses::{HTML, JSON},
-        tags,
     },
 };
 
@@ -79,7 +79,7 @@ fn json(document: Option<Bytes>) -> Result<Response, Problem> {
 #[utoipa::path(
     get,
     path = paths::OPENAPI,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (status = 200, description = "OpenAPI 3.1.", body = Object, content_type = JSON),
         Problems<{ types(&[]) }>,
@@ -95,7 +95,7 @@ async fn openapi_json(
 #[utoipa::path(
     get,
     path = paths::ASYNCAPI,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (status = 200, description = "AsyncAPI 3.0.", body = Object, content_type = JSON),
         Problems<{ types(&[]) }>,
@@ -111,7 +111,7 @@ async fn asyncapi_json(
 #[utoipa::path(
     get,
     path = paths::DOCS,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (status = 200, description = "The page.", body = String, content_type = HTML),
         Problems<{ types(&[]) }>,

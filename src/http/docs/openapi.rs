@@ -13,7 +13,7 @@ use utoipa::{
 
 use crate::{
     api::{ProblemDetails, meet::Detail, oauth::OAuthError},
-    http::tags,
+    http::openapi_tags,
 };
 
 /// How callers authenticate: name, and scheme with a description.
@@ -63,7 +63,7 @@ pub fn document(server: &str, endpoints: OpenApi) -> OpenApi {
         .servers(Some([ServerBuilder::new().url(server.trim_end_matches('/')).build()]))
         .paths(paths)
         .components(Some(components.build()))
-        .tags(Some(tags::ALL.map(|(name, description)| {
+        .tags(Some(openapi_tags::ALL.map(|(name, description)| {
             TagBuilder::new().name(name).description(Some(description)).build()
         })))
         .build()

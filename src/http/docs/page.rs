@@ -8,13 +8,14 @@ use utoipa::openapi::{
 };
 
 use crate::http::{
+    addons::streams::websocket,
     assets,
     docs::{
         asyncapi::{self, Message},
         openapi,
     },
     error::ProblemType,
-    tags,
+    openapi_tags,
 };
 
 #[derive(Template)]
@@ -66,7 +67,7 @@ struct Content<'a> {
 
 /// The page for an OpenAPI document; `base` is the path of the public URL.
 pub fn render(base: &str, api: &OpenApi) -> Result<String, askama::Error> {
-    let groups = tags::ALL.map(|(name, description)| {
+    let groups = openapi_tags::ALL.map(|(name, description)| {
         let endpoints = api.paths.paths.iter().flat_map(|(path, item)| {
             openapi::operations(item)
                 .filter(|(_, operation)| operation.tags.iter().flatten().any(|tag| tag == name))
@@ -81,7 +82,7 @@ pub fn render(base: &str, api: &OpenApi) -> Result<String, askama::Error> {
         groups: groups.into_iter().filter(|group| !group.endpoints.is_empty()).collect(),
         messages: asyncapi::messages(),
         errors: &asyncapi::ERRORS,
-        close_codes: &asyncapi::CLOSE_CODES,
+        close_codes: &websocket::CLOSE_CODES,
         problems: ProblemType::ALL,
     }
     .render()

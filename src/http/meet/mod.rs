@@ -1,7 +1,7 @@
-//! The meet-compatible surface under `/api/v1.0`: what the Outlook add-in shipped by La Suite Meet
-//! speaks, status for status, on top of the same relay, store and login.
+//! The Meet-compatible surface under `/api/v1.0`: the endpoints of La Suite Meet's Outlook add-in, with
+//! the same statuses, on top of the relay's sessions and sign-in.
 //!
-//! Its errors keep their own shape, `{"detail": …}`. Off unless configured.
+//! Errors have the shape `{"detail": …}`. Off unless configured.
 
 use std::time::{Duration, Instant};
 
@@ -26,21 +26,24 @@ use utoipa_axum::{
 use crate::{
     api::{
         meet::{Detail as DetailBody, Exchange, Initialised, Status},
-        messages::{Ended, Waiting},
+        messages::{PollAnswer, Waiting},
         paths,
     },
     http::{
         App, AppState,
-        addons::streams::{StreamMessage, credentials, sse, websocket},
+        addons::streams::{
+            self, Credentials, Encoder, StreamMessage, Transport as _, credentials,
+            long_poll::LongPoll, sse, websocket,
+        },
         cookies,
-        dialog::{DIALOG_TTL, Handle, found, network_of, page_of, single},
+        dialog::{DIALOG_TTL, Handle, found, page_of},
         error::Problem,
-        extract::LimitedBody,
+        extract::{LimitedBody, Query},
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
+        openapi_tags,
         pages::ErrorPage,
         responses::{Details, EVENT_STREAM, ErrorPages, statuses},
-        tags,
     },
     oidc::{AuthorizationResponse, BrowserLogin, LoginAttempt, ReturnTo},
     relay::{CreateSession, Delivery, ReadError},
@@ -53,7 +56,7 @@ use crate::{
     store::{Entered, Entry, Peeked, StoreError},
     telemetry::{Trace, TraceContext},
     token::{MeetIssuer, Purpose},
-    util::clock::UnixTime,
+    util::{clock::UnixTime, network::Network},
 };
 
 /// Cookie of the browser login.
@@ -63,14 +66,14 @@ const LOGIN_COOKIE: &str = "token-relay-login";
 const CSRF_COOKIE: &str = "csrftoken";
 const CSRF_HEADER: &str = "x-csrftoken";
 
-/// Life of the CSRF cookie; Django's default, a year.
-const CSRF_LIFE: Duration = Duration::from_secs(31_449_600);
+/// Lifetime of the CSRF cookie; Django's default, a year.
+const CSRF_TTL: Duration = Duration::from_secs(31_449_600);
 
 /// Settings of this surface in the form in which it needs them.
 pub struct Meet {
-    /// Life of a session.
+    /// Lifetime of a session.
     pub session_ttl: Duration,
-    /// Life of a transit token.
+    /// Lifetime of a transit token.
     pub transit_token_ttl: Duration,
     /// Makes the add-in's CSRF tokens.
     pub csrf_keys: ArcSwap<CsrfKeys>,
@@ -84,7 +87,7 @@ pub struct Meet {
     pub user_id_claim: String,
     /// Where `authenticate` may return to.
     pub return_to: Vec<url::Url>,
-    /// Life of the browser login.
+    /// Lifetime of the browser login.
     pub login_ttl: Duration,
 }
 
@@ -92,7 +95,7 @@ pub struct Meet {
 #[derive(Clone)]
 pub struct CsrfKeys {
     current: Hmac<Sha256>,
-    /// The one before, and until when its tokens are believed.
+    /// The previous one, and until when its tokens are accepted.
     previous: Option<(Hmac<Sha256>, Instant)>,
 }
 
@@ -102,7 +105,7 @@ impl CsrfKeys {
         Self { current, previous: None }
     }
 
-    /// Another key, in use from now on. What the key before it made is believed for `keep`.
+    /// Another key, in use from now on. Tokens made with the previous key are accepted for `keep`.
     #[must_use]
     pub fn followed_by(&self, next: Hmac<Sha256>, keep: Duration) -> Self {
         Self { current: next, previous: Some((self.current.clone(), Instant::now() + keep)) }
@@ -125,7 +128,7 @@ fn mac(key: &Hmac<Sha256>, session_id: &SessionId) -> Hmac<Sha256> {
     key.clone().chain_update(session_id.expose().as_bytes())
 }
 
-/// An answer of the shape that the add-in knows.
+/// An answer in the shape that the add-in expects.
 struct Detail(StatusCode, &'static str);
 
 impl IntoResponse for Detail {
@@ -216,7 +219,7 @@ impl Meet {
         headers: &HeaderMap,
         csrf: Option<&str>,
         trace: &Trace,
-    ) -> Result<Reader, Detail> {
+    ) -> Result<Credentials, Detail> {
         let cookie = cookies::get(headers, &self.session_id_cookie)
             .filter(|value| !value.is_empty())
             .ok_or(MISSING_CREDENTIALS)?;
@@ -227,14 +230,14 @@ impl Meet {
             return Err(WRONG_CSRF);
         }
         trace.adopt(session_id.key(), None);
-        Ok(Reader {
+        Ok(Credentials {
             session: SessionRef::meet(session_id.key()),
-            session_token: Digest::of(presented.to_ascii_lowercase().as_bytes()),
+            session_token: Some(Digest::of(presented.to_ascii_lowercase().as_bytes())),
         })
     }
 
-    fn session_cookie(&self, value: &str, life: Duration) -> HeaderValue {
-        set_cookie(&self.session_id_cookie, value, life, |cookie| {
+    fn session_cookie(&self, value: &str, ttl: Duration) -> HeaderValue {
+        set_cookie(&self.session_id_cookie, value, ttl, |cookie| {
             // Partitioned, because the add-in's page sits in a frame of another site.
             cookie.set_http_only(true);
             cookie.set_same_site(SameSite::None);
@@ -243,18 +246,13 @@ impl Meet {
     }
 }
 
-struct Reader {
-    session: SessionRef,
-    session_token: Digest,
-}
-
 fn set_cookie(
     name: &str,
     value: &str,
-    life: Duration,
+    ttl: Duration,
     adjust: impl FnOnce(&mut Cookie<'_>),
 ) -> HeaderValue {
-    let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+    let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     let mut cookie = Cookie::build((name, value))
         .path("/")
         .secure(true)
@@ -272,7 +270,7 @@ fn csrf_header(headers: &HeaderMap) -> Option<&str> {
 #[utoipa::path(
     post,
     path = paths::MEET_INIT,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     responses(
         (
             status = 201, description = "The tokens; the session is a cookie.", body = Initialised,
@@ -312,7 +310,7 @@ async fn try_init(
             profile: Profile::Meet,
             browser: None,
             details: SessionDetails {
-                network: Some(network_of(address.0)),
+                network: Some(Network::of(address.0).to_string()),
                 origin: headers
                     .get(header::ORIGIN)
                     .and_then(|value| value.to_str().ok())
@@ -341,15 +339,15 @@ async fn try_init(
     Ok(response)
 }
 
-/// Whether the token is there
+/// Polls for the token
 #[utoipa::path(
     post,
     path = paths::MEET_POLL,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
     security(("addons_session" = [])),
     responses(
-        (status = 200, description = "The token, once.", body = Ended),
+        (status = 200, description = "The token, once.", body = PollAnswer),
         (status = 202, description = "The sign-in has not ended.", body = Waiting),
         Details<{ statuses(&[400, 401, 404, 500, 503]) }>,
     ),
@@ -360,24 +358,19 @@ async fn poll(
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let reader = meet.reader(&headers, csrf_header(&headers), &trace)?;
+    let Credentials { session, session_token } =
+        meet.reader(&headers, csrf_header(&headers), &trace)?;
     let relay = app.relay.in_trace(&trace);
-    let polled = relay.poll(reader.session, Some(reader.session_token), Delivery::Once).await;
-    let told = match polled {
-        Ok(None) => {
-            let body = Json(json!({"state": "pending"}));
-            let headers = [(header::CACHE_CONTROL, "no-store")];
-            return Ok((StatusCode::ACCEPTED, headers, body).into_response());
-        }
+    let message = match relay.poll(session, session_token, Delivery::Once).await {
+        Ok(None) => return Ok(LongPoll::heartbeat()),
         Ok(Some(outcome @ (Outcome::Token { .. } | Outcome::Failed(_)))) => {
-            StreamMessage::from_outcome(&app, reader.session.key, outcome, &trace.link())
+            Encoder::new(app.clone(), trace.link()).message(session.key, outcome)
         }
         Err(ReadError::Store(error)) => return Err(error.into()),
         Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
     };
-    let StreamMessage::Authenticated(_) = &told else { return Err(INVALID_SESSION) };
-    let mut response =
-        crate::http::addons::streams::long_poll::json(StatusCode::OK, told.to_json(false));
+    let StreamMessage::Authenticated { .. } = &message else { return Err(INVALID_SESSION) };
+    let mut response = LongPoll::message(session.key, &message);
     response.headers_mut().insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
     Ok(response)
 }
@@ -386,7 +379,7 @@ async fn poll(
 #[utoipa::path(
     get,
     path = paths::MEET_EVENTS,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
     security(("addons_session" = [])),
     responses(
@@ -402,33 +395,18 @@ async fn events(
     State(app): State<AppState>,
     trace: Trace,
     headers: HeaderMap,
-    RawQuery(query): RawQuery,
-    connection: sse::StreamConnection,
-) -> Result<Response, Response> {
-    let meet = app.meet().map_err(IntoResponse::into_response)?;
-    let reader = meet
-        .reader(&headers, csrf_header(&headers), &trace)
-        .map_err(IntoResponse::into_response)?;
-    let session_token = Some(reader.session_token);
-    let received = sse::last_event_id(&headers, query.as_deref());
-    match sse::has_received_end(&app, reader.session, session_token, received, &trace).await {
-        Ok(false) => {}
-        Ok(true) => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Err(problem) => return Err(detail_of(&problem).into_response()),
-    }
-    let relay = app.relay.in_trace(&trace);
-    match relay.open(reader.session, Some(reader.session_token), Delivery::UntilAcknowledged).await
-    {
-        Ok(reader) => Ok(sse::respond(app, reader, connection, &trace)),
-        Err(error) => Err(detail_of(&Problem::from(error)).into_response()),
-    }
+    source: sse::EventSource,
+) -> Result<Response, Detail> {
+    let credentials = app.meet()?.reader(&headers, csrf_header(&headers), &trace)?;
+    let served = streams::serve(app, Ok(credentials), source, &trace).await;
+    served.map_err(|problem| detail_of(&problem))
 }
 
 /// WebSocket
 #[utoipa::path(
     get,
     path = paths::MEET_WEBSOCKET,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     security(("addons_session" = [])),
     responses(
         (
@@ -446,19 +424,13 @@ async fn socket(
 ) -> Result<Response, Detail> {
     let csrf = credentials::offered(&headers)
         .find_map(|offer| offer.strip_prefix("csrf."))
-        .map(str::to_owned);
-    let reader = app.meet()?.reader(&headers, csrf.as_deref().or(csrf_header(&headers)), &trace);
-    let opened = match reader {
-        Ok(reader) => app
-            .relay
-            .in_trace(&trace)
-            .open(reader.session, Some(reader.session_token), Delivery::UntilAcknowledged)
-            .await
-            .map_err(Problem::from),
-        Err(Detail(StatusCode::NOT_FOUND, _)) => Err(Problem::SessionNotFound),
-        Err(_) => Err(Problem::ReaderUnauthorized),
-    };
-    Ok(websocket::respond(app, upgrade, opened, &trace))
+        .or(csrf_header(&headers));
+    let credentials = app.meet()?.reader(&headers, csrf, &trace).map_err(|detail| match detail {
+        Detail(StatusCode::NOT_FOUND, _) => Problem::SessionNotFound,
+        _ => Problem::ReaderUnauthorized,
+    });
+    let served = streams::serve(app, credentials, upgrade, &trace).await;
+    served.map_err(|problem| detail_of(&problem))
 }
 
 fn detail_of(problem: &Problem) -> Detail {
@@ -471,7 +443,7 @@ fn detail_of(problem: &Problem) -> Detail {
     }
 }
 
-/// What the browser carries to the provider and back.
+/// The state of a browser login while the browser is at the provider.
 #[derive(Serialize, Deserialize)]
 struct LoggingIn {
     attempt: LoginAttempt,
@@ -479,6 +451,13 @@ struct LoggingIn {
     /// Where it is in a trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trace: Option<TraceContext>,
+}
+
+/// The query of an endpoint that sends the browser back.
+#[derive(Deserialize)]
+struct ReturnToQuery {
+    #[serde(rename = "returnTo")]
+    return_to: Option<String>,
 }
 
 fn attempt_cookie(app: &App, handle: &Handle) -> String {
@@ -489,7 +468,7 @@ fn attempt_cookie(app: &App, handle: &Handle) -> String {
 #[utoipa::path(
     get,
     path = paths::MEET_AUTHENTICATE,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params((
         "returnTo" = Option<String>, Query,
         description = "Where to go afterwards; must be allowed.",
@@ -503,11 +482,11 @@ fn attempt_cookie(app: &App, handle: &Handle) -> String {
 async fn authenticate(
     State(app): State<AppState>,
     trace: Trace,
-    RawQuery(query): RawQuery,
+    Query(ReturnToQuery { return_to }): Query<ReturnToQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let return_to = single(query.as_deref(), "returnTo")
+    let return_to = return_to
         .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
         .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
     let login = app.login.in_trace(&trace);
@@ -548,7 +527,7 @@ async fn authenticate(
 #[utoipa::path(
     get,
     path = paths::MEET_CALLBACK,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params(
         ("state" = Option<String>, Query, description = "As sent to the provider."),
         ("code" = Option<String>, Query, description = "The authorization code."),
@@ -614,13 +593,13 @@ async fn callback(
             error.log(None, None);
             let kind = page_of(error.kind);
             app.metrics.login(kind.outcome());
-            return Ok(app.to_error_page(&trace, kind, app.unknown_window()));
+            return Ok(app.to_error_page(&trace, kind, app.office_window()));
         }
     };
     let user_id = identity.claim_text(&meet.user_id_claim);
     let Some(user_id) = user_id else {
         tracing::error!(claim = meet.user_id_claim, "the provider gave no such claim");
-        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed, app.unknown_window()));
+        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed, app.office_window()));
     };
     let csrf = SessionToken::generate();
     let login = BrowserLogin::new(identity.subject.clone(), user_id, csrf.expose().to_owned());
@@ -634,7 +613,7 @@ async fn callback(
             cookie.set_http_only(true);
             cookie.set_same_site(SameSite::Lax);
         }),
-        set_cookie(CSRF_COOKIE, csrf.expose(), CSRF_LIFE, |cookie| {
+        set_cookie(CSRF_COOKIE, csrf.expose(), CSRF_TTL, |cookie| {
             cookie.set_same_site(SameSite::Lax);
         }),
         cookies::delete(&app, name, cookies::Reach::Dialog),
@@ -660,7 +639,7 @@ fn ended(login: &BrowserLogin) -> Digest {
 #[utoipa::path(
     get,
     path = paths::MEET_LOGOUT,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params(("returnTo" = Option<String>, Query, description = "Where to go afterwards.")),
     responses(
         (status = 200, description = "The login has ended.", body = Status),
@@ -671,11 +650,10 @@ fn ended(login: &BrowserLogin) -> Digest {
 async fn logout(
     State(app): State<AppState>,
     trace: Trace,
-    RawQuery(query): RawQuery,
+    Query(ReturnToQuery { return_to }): Query<ReturnToQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let return_to = single(query.as_deref(), "returnTo");
     let mut response = match return_to.map(|text| ReturnTo::parse(&text, &meet.return_to)) {
         None => Json(json!({"status": "ok"})).into_response(),
         Some(Ok(return_to)) => found(return_to.as_str()),
@@ -703,7 +681,7 @@ struct AnyExchange {
 #[utoipa::path(
     post,
     path = paths::MEET_EXCHANGE,
-    tag = tags::MEET,
+    tag = openapi_tags::MEET,
     params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
     request_body = Exchange,
     responses(
@@ -745,7 +723,7 @@ async fn exchange(
     let proof = app.settings.meet.as_ref().map(|settings| settings.proof);
     if proof == Some(MeetProof::Address)
         && let Peeked::Open(info) = relay.peek(SessionRef::meet(key), entry, None).await?
-        && info.details.network.as_deref() != Some(network_of(address).as_str())
+        && info.details.network.as_deref() != Some(Network::of(address).to_string().as_str())
     {
         tracing::warn!(
             target: "audit",

@@ -1,6 +1,6 @@
 //! What APIs and OAuth clients call: token, introspection, revocation, metadata.
 
-pub mod resource;
+mod resource;
 mod token;
 
 use axum::{
@@ -9,38 +9,23 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::StatusCode;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+
+pub use self::resource::well_known;
 
 use crate::{
     api::oauth::OAuthError,
-    http::{
-        AppState,
-        error::Problem,
-        methods::{Also, MethodsExt as _},
-    },
+    http::{AppState, error::Problem},
 };
 
 /// The endpoints of this folder that pages of allowed origins may call; the token endpoint if
 /// `refresh`.
 pub fn endpoints(refresh: bool) -> OpenApiRouter<AppState> {
-    let mut oauth = OpenApiRouter::default()
-        .routes(routes!(resource::introspect).answering(&[Also::Options]))
-        .routes(routes!(resource::revoke).answering(&[Also::Options]));
+    let mut oauth = resource::client_endpoints();
     if refresh {
-        oauth = oauth.routes(routes!(token::token).answering(&[Also::Options]));
+        oauth = oauth.merge(token::endpoints());
     }
-    OpenApiRouter::default()
-        .routes(routes!(resource::me).answering(&[Also::Head, Also::Options]))
-        .routes(routes!(resource::verify).answering(&[Also::Head, Also::Options]))
-        .merge(oauth.layer(map_response(as_oauth_error)))
-}
-
-/// Keys and metadata.
-pub fn well_known() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(resource::jwks).answering(&[Also::Head]))
-        .routes(routes!(resource::client_jwks).answering(&[Also::Head]))
-        .routes(routes!(resource::metadata).answering(&[Also::Head]))
+    resource::endpoints().merge(oauth.layer(map_response(as_oauth_error)))
 }
 
 /// Renders a problem as RFC 6749 §5.2 says, with the members of RFC 9457 beside.

@@ -8,10 +8,11 @@ use axum::{
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{
-        oauth::{Introspection, KeySet, ServerMetadata, TokenForm},
+        oauth::{Introspection, JwkSet, ServerMetadata, TokenForm},
         paths,
     },
     http::{
@@ -23,9 +24,10 @@ use crate::{
         },
         extract::{self, ClientBasic, Form},
         guesses::Guessed,
+        methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
+        openapi_tags,
         responses::{FORM, OAuthErrors, statuses},
-        tags,
     },
     session::Digest,
     settings::Grant,
@@ -34,11 +36,33 @@ use crate::{
     util::clock::UnixTime,
 };
 
+/// The protected resource and forward authentication.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(me).answering(&[Also::Head, Also::Options]))
+        .routes(routes!(verify).answering(&[Also::Head, Also::Options]))
+}
+
+/// What clients call with their secret.
+pub(super) fn client_endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(introspect).answering(&[Also::Options]))
+        .routes(routes!(revoke).answering(&[Also::Options]))
+}
+
+/// Keys and metadata.
+pub fn well_known() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(jwks).answering(&[Also::Head]))
+        .routes(routes!(client_jwks).answering(&[Also::Head]))
+        .routes(routes!(metadata).answering(&[Also::Head]))
+}
+
 /// Media type of a key set (RFC 7517 §8.5.2).
 const KEY_SET: &str = "application/jwk-set+json";
 
 /// The claims of the request's access token (RFC 6750 §2.1).
-pub(super) struct AccessToken(Claims);
+struct AccessToken(Claims);
 
 impl FromRequestParts<AppState> for AccessToken {
     type Rejection = Problem;
@@ -57,7 +81,7 @@ impl FromRequestParts<AppState> for AccessToken {
 }
 
 /// The client that the request authenticates, by HTTP Basic.
-pub(super) struct AuthenticatedClient;
+struct AuthenticatedClient;
 
 impl AuthenticatedClient {
     /// `None` when the request has no credentials.
@@ -103,14 +127,14 @@ impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
 #[utoipa::path(
     get,
     path = paths::ME,
-    tag = tags::API,
+    tag = openapi_tags::API,
     security(("access_token" = [])),
     responses(
-        (status = 200, description = "The claims.", body = crate::api::oauth::Claims),
+        (status = 200, description = "The claims.", body = Claims),
         Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
     ),
 )]
-pub(super) async fn me(AccessToken(claims): AccessToken) -> Response {
+async fn me(AccessToken(claims): AccessToken) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response()
 }
 
@@ -120,7 +144,7 @@ pub(super) async fn me(AccessToken(claims): AccessToken) -> Response {
 #[utoipa::path(
     get,
     path = paths::VERIFY,
-    tag = tags::API,
+    tag = openapi_tags::API,
     security(("access_token" = [])),
     responses(
         (
@@ -136,13 +160,13 @@ pub(super) async fn me(AccessToken(claims): AccessToken) -> Response {
         Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
     ),
 )]
-pub(super) async fn verify(
+async fn verify(
     AccessToken(claims): AccessToken,
 ) -> Result<AppendHeaders<[(HeaderName, HeaderValue); 6]>, Problem> {
     let unfit = |name| {
         Problem::InvalidToken(Some(format!("The claim `{name}` cannot be sent in a header")))
     };
-    // What decides who may do what arrives exactly as it is in the token, or not at all.
+    // Claims that authorise arrive exactly as they are in the token, or not at all.
     let subject = exact(&claims.sub).filter(|_| !claims.sub.is_empty()).ok_or(unfit("sub"))?;
     let scope = exact(&claims.scope).ok_or(unfit("scope"))?;
     let token_id = exact(&claims.jti).ok_or(unfit("jti"))?;
@@ -186,7 +210,7 @@ fn is_email_verified(claims: &Claims) -> bool {
 #[utoipa::path(
     post,
     path = paths::INTROSPECT,
-    tag = tags::API,
+    tag = openapi_tags::API,
     security(("client" = [])),
     request_body(content = TokenForm, content_type = FORM),
     responses(
@@ -197,7 +221,7 @@ fn is_email_verified(claims: &Claims) -> bool {
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
-pub(super) async fn introspect(
+async fn introspect(
     State(app): State<AppState>,
     trace: Trace,
     _client: AuthenticatedClient,
@@ -225,15 +249,15 @@ pub(super) async fn introspect(
 #[utoipa::path(
     post,
     path = paths::REVOKE,
-    tag = tags::API,
+    tag = openapi_tags::API,
     security((), ("client" = [])),
     request_body(content = TokenForm, content_type = FORM),
     responses(
-        (status = 200, description = "The token is not valid, from now on or as before."),
+        (status = 200, description = "The token is no longer valid."),
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
-pub(super) async fn revoke(
+async fn revoke(
     State(app): State<AppState>,
     trace: Trace,
     _client: Option<AuthenticatedClient>,
@@ -257,17 +281,17 @@ pub(super) async fn revoke(
 #[utoipa::path(
     get,
     path = paths::JWKS,
-    tag = tags::API,
+    tag = openapi_tags::API,
     responses(
         (
             status = 200,
             description = "The keys; none when tokens are signed with a shared secret.",
-            body = KeySet, content_type = KEY_SET,
+            body = JwkSet, content_type = KEY_SET,
         ),
         Problems<{ types(&[]) }>,
     ),
 )]
-pub(super) async fn jwks(State(app): State<AppState>) -> Response {
+async fn jwks(State(app): State<AppState>) -> Response {
     let headers = [
         (header::CACHE_CONTROL.as_str(), "public, max-age=300"),
         (header::CONTENT_TYPE.as_str(), KEY_SET),
@@ -281,14 +305,14 @@ pub(super) async fn jwks(State(app): State<AppState>) -> Response {
 #[utoipa::path(
     get,
     path = paths::CLIENT_JWKS,
-    tag = tags::API,
+    tag = openapi_tags::API,
     responses(
         (status = 200, description = "The keys; none without `OIDC_CLIENT_KEY`.", body = Object,
          content_type = KEY_SET),
         Problems<{ types(&[]) }>,
     ),
 )]
-pub(super) async fn client_jwks(State(app): State<AppState>) -> Response {
+async fn client_jwks(State(app): State<AppState>) -> Response {
     let headers = [
         (header::CACHE_CONTROL.as_str(), "public, max-age=300"),
         (header::CONTENT_TYPE.as_str(), KEY_SET),
@@ -301,13 +325,13 @@ pub(super) async fn client_jwks(State(app): State<AppState>) -> Response {
 #[utoipa::path(
     get,
     path = paths::METADATA,
-    tag = tags::API,
+    tag = openapi_tags::API,
     responses(
         (status = 200, description = "The metadata.", body = ServerMetadata),
         Problems<{ types(&[]) }>,
     ),
 )]
-pub(super) async fn metadata(State(app): State<AppState>) -> Response {
+async fn metadata(State(app): State<AppState>) -> Response {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let refresh = app.refresh.is_some();
     let body = ServerMetadata {

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, header};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{TokenResponse, oauth::TokenRequest, paths},
@@ -16,16 +17,22 @@ use crate::{
         error::Problem,
         extract::{ClientBasic, Form},
         guesses::Guessed,
+        methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
+        openapi_tags,
         operator::metrics::RefreshOutcome,
         responses::{FORM, OAuthErrors, statuses},
-        tags,
     },
     session::{SessionId, SessionToken},
     telemetry::Trace,
     token::RefreshError,
     util::clock::UnixTime,
 };
+
+/// The endpoint of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(token).answering(&[Also::Options]))
+}
 
 /// Why no token is issued.
 enum Refused {
@@ -110,7 +117,7 @@ async fn refresh(
 #[utoipa::path(
     post,
     path = paths::TOKEN,
-    tag = tags::ADD_IN,
+    tag = openapi_tags::ADD_IN,
     security(("session_as_client" = [])),
     request_body(content = TokenRequest, content_type = FORM),
     responses(
@@ -121,7 +128,7 @@ async fn refresh(
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
-pub(super) async fn token(
+async fn token(
     State(app): State<AppState>,
     trace: Trace,
     address: ClientAddress,

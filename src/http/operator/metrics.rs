@@ -1,6 +1,6 @@
-//! What the operator can count: Prometheus metrics of the HTTP surface and of deliveries.
+//! Prometheus metrics of requests, streams, deliveries and store calls.
 //!
-//! Written by the handlers and, through [`Observer`], by the store; read by `operator`.
+//! Written by the handlers and, through [`StoreObserver`], by the store; read by `operator`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -21,37 +21,29 @@ use strum::IntoEnumIterator as _;
 
 use crate::{
     http::guesses::Guessed,
-    relay, signin,
-    store::{OPERATIONS, Observer, STATES},
+    relay,
+    signin::{SignInObserver, SignInOutcome},
+    store::{OPERATIONS, STATES, StoreObserver},
     telemetry,
 };
 
-/// How a reader waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(missing_docs)]
-pub enum Transport {
-    Sse,
-    WebSocket,
-    LongPoll,
-}
-
-/// How it was noticed that a reader came back.
+/// How a reconnect was recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Reconnect {
-    /// It named the last event: it has had the token.
+    /// It named the last event: the client already has the token.
     LastEventId,
-    /// It took the place of an earlier one that still seemed to wait here.
+    /// It superseded a subscription that still waited on this instance.
     NewestReader,
 }
 
-/// What came of a refresh token.
+/// The result of using a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum RefreshOutcome {
     /// A new access token.
     Refreshed,
-    /// Not valid, expired, or not this client's.
+    /// Invalid, expired, or issued to another client.
     Refused,
-    /// Used a second time; its grant is ended.
+    /// Used a second time; its grant was ended.
     Reused,
     /// The service failed.
     Failed,
@@ -66,14 +58,14 @@ pub enum HandshakeOutcome {
     TimedOut,
 }
 
-/// How it ended that the settings were read again.
+/// The outcome of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum ReloadOutcome {
-    /// What changed is in force.
+    /// The changes were applied.
     Succeeded,
     /// Nothing had changed.
     Unchanged,
-    /// Something is wrong with them, so what was in force still is.
+    /// The settings were rejected; the previous ones remain active.
     Failed,
 }
 
@@ -100,7 +92,7 @@ struct ByReloadOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTransport {
-    transport: Transport,
+    transport: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,8 +100,8 @@ struct ByOutcome {
     outcome: &'static str,
 }
 
-impl From<signin::Outcome> for ByOutcome {
-    fn from(outcome: signin::Outcome) -> Self {
+impl From<SignInOutcome> for ByOutcome {
+    fn from(outcome: SignInOutcome) -> Self {
         Self { outcome: outcome.into() }
     }
 }
@@ -161,7 +153,7 @@ fn latency() -> Histogram {
     ])
 }
 
-/// What the readers went through with the store's connection.
+/// Interruptions of the connection to the store.
 struct Interrupted(Arc<relay::Registry>);
 
 impl fmt::Debug for Interrupted {
@@ -176,18 +168,18 @@ impl Collector for Interrupted {
         for (name, help, value) in [
             (
                 "store_reconnects",
-                "Connections to the store that were lost and stand again",
+                "Connections to the store that were lost and re-established",
                 interruptions.reconnects,
             ),
             (
                 "store_resyncs",
-                "Times that messages may have been missed, so that every waiting reader looked again; \
-                 once when the store is first reached",
+                "Times that messages may have been missed, so that every waiting reader read its session \
+                 again; once when the store is first reached",
                 interruptions.resyncs,
             ),
             (
                 "store_resynced_readers",
-                "Waiting readers that looked again after a resync",
+                "Waiting readers that read their session again after a resync",
                 interruptions.subscriptions,
             ),
         ] {
@@ -199,7 +191,7 @@ impl Collector for Interrupted {
     }
 }
 
-/// The lines that the log lost.
+/// Log lines that were dropped.
 #[derive(Debug)]
 struct LostLogLines;
 
@@ -222,9 +214,13 @@ impl Drop for OpenStream {
 }
 
 impl Metrics {
-    /// Metrics of the instance on which `readers` wait. `counts_sessions`: its store can tell how
-    /// many it holds.
-    pub fn new(readers: Arc<relay::Registry>, counts_sessions: bool) -> Self {
+    /// Metrics of the instance on which `readers` wait over `transports`. `counts_sessions`: its
+    /// store can count the sessions that it holds.
+    pub fn new(
+        readers: Arc<relay::Registry>,
+        transports: &[&'static str],
+        counts_sessions: bool,
+    ) -> Self {
         let mut registry = Registry::with_prefix("token_relay");
         let metrics = Self {
             streams: Family::default(),
@@ -245,19 +241,23 @@ impl Metrics {
             store_sessions: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("streams_open", "Readers waiting now", metrics.streams.clone());
+        registry.register(
+            "streams_open",
+            "Readers that wait now, by transport",
+            metrics.streams.clone(),
+        );
         registry.register(
             "sessions_created",
             "Sessions created, by client",
             metrics.sessions_created.clone(),
         );
-        registry.register("logins", "Logins by outcome", metrics.logins.clone());
+        registry.register("logins", "Sign-ins by outcome", metrics.logins.clone());
         registry.register(
             "refreshes",
             "Uses of refresh tokens by outcome",
             metrics.refreshes.clone(),
         );
-        registry.register("deliveries", "Tokens handed to a reader", metrics.deliveries.clone());
+        registry.register("deliveries", "Tokens delivered to a reader", metrics.deliveries.clone());
         registry.register(
             "deliveries_lost",
             "Tokens that the store handed out for a reader here and that could not be opened, sealed \
@@ -266,24 +266,24 @@ impl Metrics {
         );
         registry.register_with_unit(
             "delivery",
-            "From the stored login to its reader",
+            "Time from storing a sign-in to delivering its token",
             Unit::Seconds,
             metrics.delivery_seconds.clone(),
         );
         registry.register(
             "session_transitions",
-            "Sessions that came into a state by a call to this instance",
+            "Sessions that entered a state by a call to this instance",
             metrics.transitions.clone(),
         );
         registry.register(
             "streams_reconnected",
-            "Readers that came back: with the last event in hand, or in place of an earlier one",
+            "Readers that reconnected: with the ID of the last event, or in place of an earlier reader",
             metrics.reconnected.clone(),
         );
         registry.register("store_up", "Whether the store answers", metrics.store_up.clone());
         registry.register_with_unit(
             "store_call",
-            "Calls of the store by operation, those that failed included",
+            "Store calls by operation, including those that failed",
             Unit::Seconds,
             metrics.store_seconds.clone(),
         );
@@ -294,7 +294,7 @@ impl Metrics {
         );
         registry.register(
             "guesses",
-            "Wrong secrets, and attempts that were refused after too many of them",
+            "Wrong secrets, and attempts refused after too many of them",
             metrics.guesses.clone(),
         );
         for guessed in Guessed::iter() {
@@ -303,33 +303,29 @@ impl Metrics {
                 drop(metrics.guesses.get_or_create(&ByGuess { secret, answer }));
             }
         }
-        registry.register(
-            "reloads",
-            "Times that the settings were read again, by outcome",
-            metrics.reloads.clone(),
-        );
+        registry.register("reloads", "Reloads of the settings by outcome", metrics.reloads.clone());
         for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
             drop(metrics.reloads.get_or_create(&ByReloadOutcome { outcome }));
         }
         registry.register(
             "store_errors",
-            "Calls of the store that failed, by operation",
+            "Store calls that failed, by operation",
             metrics.store_errors.clone(),
         );
         if counts_sessions {
             registry.register(
                 "store_sessions",
-                "Sessions in memory, those that have just ended included",
+                "Sessions in memory, including those that ended recently",
                 metrics.store_sessions.clone(),
             );
         }
         registry.register_collector(Box::new(Interrupted(readers)));
         registry.register_collector(Box::new(LostLogLines));
-        for transport in [Transport::Sse, Transport::WebSocket, Transport::LongPoll] {
+        for &transport in transports {
             drop(metrics.streams.get_or_create(&ByTransport { transport }));
         }
-        // From the start, so that the first of its kind is an increase.
-        for outcome in signin::Outcome::iter() {
+        // From the start, so that the first event of a kind shows as an increase.
+        for outcome in SignInOutcome::iter() {
             drop(metrics.logins.get_or_create(&outcome.into()));
         }
         for state in STATES {
@@ -345,7 +341,7 @@ impl Metrics {
     }
 
     /// Counts a stream as open until the guard is dropped.
-    pub fn stream_opened(&self, transport: Transport) -> OpenStream {
+    pub fn stream_opened(&self, transport: &'static str) -> OpenStream {
         let gauge = self.streams.get_or_create_owned(&ByTransport { transport });
         gauge.inc();
         OpenStream(gauge)
@@ -357,7 +353,7 @@ impl Metrics {
     }
 
     /// Counts the end of a sign-in.
-    pub fn login(&self, outcome: signin::Outcome) {
+    pub fn login(&self, outcome: SignInOutcome) {
         self.logins.get_or_create(&outcome.into()).inc();
     }
 
@@ -366,7 +362,7 @@ impl Metrics {
         self.refreshes.get_or_create(&ByRefreshOutcome { outcome }).inc();
     }
 
-    /// Counts a token handed to its reader, `age` after the login was stored.
+    /// Counts a token delivered to its reader, `age` after the sign-in was stored.
     pub fn delivered(&self, age: Duration) {
         self.deliveries.inc();
         self.delivery_seconds.observe(age.as_secs_f64());
@@ -382,7 +378,7 @@ impl Metrics {
         self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "wrong" }).inc();
     }
 
-    /// Counts an attempt that was refused.
+    /// Counts an attempt that was refused with 429.
     pub fn guess_refused(&self, guessed: Guessed) {
         self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "refused" }).inc();
     }
@@ -392,17 +388,17 @@ impl Metrics {
         self.handshakes.get_or_create(&ByHandshakeOutcome { outcome }).inc();
     }
 
-    /// Counts a reading of the settings while they were in force.
+    /// Counts a reload of the settings.
     pub fn reloaded(&self, outcome: ReloadOutcome) {
         self.reloads.get_or_create(&ByReloadOutcome { outcome }).inc();
     }
 
-    /// Counts a reader that came back.
+    /// Counts a reader that reconnected.
     pub fn stream_reconnected(&self, by: Reconnect) {
         self.reconnected.get_or_create(&ByReconnect { by }).inc();
     }
 
-    /// Notes whether the store answered just now.
+    /// Records whether the store answered the last call.
     pub fn store_answered(&self, answered: bool) {
         self.store_up.set(i64::from(answered));
     }
@@ -420,13 +416,13 @@ impl Metrics {
     }
 }
 
-impl signin::Observer for Metrics {
-    fn ended(&self, outcome: signin::Outcome) {
+impl SignInObserver for Metrics {
+    fn ended(&self, outcome: SignInOutcome) {
         self.login(outcome);
     }
 }
 
-impl Observer for Metrics {
+impl StoreObserver for Metrics {
     fn call_finished(&self, operation: &'static str, elapsed: Duration, failed: bool) {
         let operation = ByOperation { operation };
         self.store_seconds.get_or_create(&operation).observe(elapsed.as_secs_f64());

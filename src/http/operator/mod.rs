@@ -19,7 +19,7 @@ use crate::{
         AppState,
         error::{Problems, types},
         methods::{Also, MethodsExt as _},
-        tags,
+        openapi_tags,
     },
     oidc::ProviderStatus,
 };
@@ -43,7 +43,7 @@ pub fn metrics_endpoint() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     get,
     path = paths::HEALTHZ,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (status = 200, description = "The process answers.", body = Health),
         Problems<{ types(&[]) }>,
@@ -57,10 +57,10 @@ async fn healthz() -> Json<Health> {
 #[utoipa::path(
     get,
     path = paths::READYZ,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (status = 200, description = "It should.", body = Readiness),
-        (status = 503, description = "It should not; the body says why.", body = Readiness),
+        (status = 503, description = "It should not get traffic; the body says why.", body = Readiness),
         Problems<{ types(&[]) }>,
     ),
 )]
@@ -96,7 +96,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[utoipa::path(
     get,
     path = paths::METRICS,
-    tag = tags::OPERATOR,
+    tag = openapi_tags::OPERATOR,
     responses(
         (
             status = 200, description = "OpenMetrics text.",

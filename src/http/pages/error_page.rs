@@ -1,4 +1,4 @@
-//! The error pages: one declaration for name, status and place in the locale files.
+//! The error pages: one declaration of name, status and texts.
 
 use http::StatusCode;
 use serde::Deserialize;

@@ -1,5 +1,5 @@
-//! The pages that a person sees. Renders what it is given and sets the headers of a page; knows no
-//! sessions, logins and stores. Texts are in `static/locales/`, one file a language.
+//! The pages that a person sees: templates, and the headers of a page. Nothing here reads a session
+//! or a store. Texts are in `static/locales/`, one file a language.
 
 mod error_page;
 mod locale;

@@ -17,8 +17,8 @@ use crate::{
     },
     store::{
         Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, Fulfilled, GrantStore,
-        Health, MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult,
-        Rotated, SessionStore, StoreError, Stored, StoredSession, TOMBSTONE, Traced,
+        MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
+        SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         memory::expiring::ExpiringMap,
     },
 };
@@ -490,7 +490,7 @@ impl ChangeFeed for MemoryStore {
 impl Traced for MemoryStore {}
 
 #[async_trait]
-impl Health for MemoryStore {
+impl StoreHealth for MemoryStore {
     async fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -38,9 +38,9 @@ use crate::{
         SessionKey, SessionRef, Surface,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, Health,
-        MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
-        SessionStore, StoreError, Stored, StoredSession, TOMBSTONE, Traced,
+        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
+        NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
+        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
@@ -525,7 +525,7 @@ impl ChangeFeed for RedisStore {
 impl Traced for RedisStore {}
 
 #[async_trait]
-impl Health for RedisStore {
+impl StoreHealth for RedisStore {
     async fn check(&self) -> Result<(), StoreError> {
         // A server that answers PING may still refuse what sessions need: a read-only replica, an ACL
         // without scripts, a renamed command, no memory left.

@@ -17,8 +17,8 @@ use token_relay::{
         SessionKey, SessionRef, SubscriptionId,
     },
     store::{
-        Acknowledged, Ended, Entered, Entry, Fulfilled, Health as _, NewSession, Notifier, Peeked,
-        ReadMode, ReadRequest, ReadResult, RedisOptions, Store, Stored, StoredDetails,
+        Acknowledged, Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Peeked, ReadMode,
+        ReadRequest, ReadResult, RedisOptions, Store, StoreHealth as _, Stored, StoredDetails,
         StoredSession,
         memory::MemoryStore,
         redis::{RedisStore, RedisUrl},

@@ -1,10 +1,11 @@
-//! `GET /addons/sessions/{id}`: answers at once, or waits up to a minute (legacy clients and
-//! networks that let nothing else through).
+//! `GET /addons/sessions/{id}`: the long poll, which answers at once or waits for up to a minute.
+//!
+//! For legacy clients, and for networks that let no stream through.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
-    extract::{Extension, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -13,12 +14,12 @@ use tokio::time::Instant;
 
 use crate::{
     api::{
-        messages::{Ended, Waiting},
+        messages::{PollAnswer, Waiting},
         paths,
     },
     http::{
-        AppState, SendingEnded, Transport,
-        addons::streams::{StreamMessage, credentials::Credentials},
+        AppState, HalfClose,
+        addons::streams::{self, Credentials, Encoder, StreamMessage, Transport, Wait},
         error::{
             Problem,
             ProblemType::{
@@ -28,15 +29,16 @@ use crate::{
             Problems, types,
         },
         extract::Query,
+        openapi_tags,
         operator::metrics::Reconnect,
-        tags,
     },
-    relay::{Delivery, Subscription},
-    session::{GoneReason, Outcome},
+    relay::Delivery,
+    session::{GoneReason, Outcome, SessionKey},
     telemetry::Trace,
 };
 
-const LONGEST_WAIT: u64 = 60;
+/// Maximum wait, in seconds.
+const MAX_WAIT: u64 = 60;
 
 /// Query of the long poll.
 #[derive(Debug, Deserialize)]
@@ -48,13 +50,13 @@ pub struct PollQuery {
 fn wait(query: &PollQuery, headers: &HeaderMap) -> Result<(u64, bool), Problem> {
     if let Some(text) = &query.wait {
         return match whole_number(text) {
-            Some(seconds) if seconds <= LONGEST_WAIT => Ok((seconds, false)),
+            Some(seconds) if seconds <= MAX_WAIT => Ok((seconds, false)),
             _ => Err(Problem::BadRequest(format!(
-                "`wait` is a whole number of seconds from 0 to {LONGEST_WAIT}."
+                "`wait` is a whole number of seconds from 0 to {MAX_WAIT}."
             ))),
         };
     }
-    Ok(preferred_wait(headers).map_or((0, false), |seconds| (seconds.min(LONGEST_WAIT), true)))
+    Ok(preferred_wait(headers).map_or((0, false), |seconds| (seconds.min(MAX_WAIT), true)))
 }
 
 /// A preference that cannot be understood is ignored (RFC 7240 §2).
@@ -74,11 +76,108 @@ fn whole_number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
+/// A poll.
+pub struct LongPoll {
+    timeout: Duration,
+    /// Whether the timeout comes from `Prefer`.
+    preferred: bool,
+    half_close: HalfClose,
+}
+
+impl LongPoll {
+    /// The answer to an outcome, or to none within the timeout.
+    fn answer(
+        &self,
+        encoder: &Encoder,
+        session: SessionKey,
+        outcome: Option<Outcome>,
+    ) -> Result<Response, Problem> {
+        let mut response = match outcome {
+            None | Some(Outcome::Draining) => Self::heartbeat(),
+            // A newer poll waits: this one has nothing to return.
+            Some(Outcome::Superseded) => {
+                encoder.app().metrics.stream_reconnected(Reconnect::NewestReader);
+                Self::heartbeat()
+            }
+            Some(Outcome::Gone(reason)) => return Err(Problem::SessionGone(reason)),
+            Some(Outcome::WrittenDirectly) => {
+                return Err(Problem::SessionGone(GoneReason::Acknowledged));
+            }
+            Some(outcome) => Self::message(session, &encoder.message(session, outcome)),
+        };
+        if self.preferred
+            && let Ok(applied) = HeaderValue::from_str(&format!("wait={}", self.timeout.as_secs()))
+        {
+            response.headers_mut().insert("preference-applied", applied);
+        }
+        Ok(response)
+    }
+}
+
+impl Transport for LongPoll {
+    const NAME: &'static str = "LongPoll";
+
+    type Frame = Response;
+
+    async fn accept(self, mut wait: Wait) -> Result<Response, Problem> {
+        let (encoder, session) = (wait.encoder(), wait.session().key);
+        let deadline = Instant::now() + self.timeout;
+        let outcome = async {
+            let outcome = tokio::time::timeout_at(deadline, wait.outcome()).await.ok();
+            drop(wait);
+            if outcome == Some(Outcome::Superseded) {
+                // Answered at once, a client would poll again and supersede the newer one in turn.
+                tokio::time::sleep_until(deadline).await;
+            }
+            outcome
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = outcome => outcome,
+            // The client may be gone, and a token for nobody would be lost.
+            () = self.half_close.wait() => None,
+        };
+        self.answer(&encoder, session, outcome)
+    }
+
+    fn heartbeat() -> Response {
+        json(StatusCode::ACCEPTED, r#"{"state":"pending"}"#.to_owned())
+    }
+
+    fn message(_: SessionKey, message: &StreamMessage) -> Response {
+        json(StatusCode::OK, message.to_json(false))
+    }
+
+    async fn answer_now(
+        &self,
+        app: &AppState,
+        credentials: Credentials,
+        trace: &Trace,
+    ) -> Result<Option<Response>, Problem> {
+        if !self.timeout.is_zero() {
+            return Ok(None);
+        }
+        let Credentials { session, session_token } = credentials;
+        let relay = app.relay.in_trace(trace);
+        let outcome = relay.poll(session, session_token, Self::delivery(credentials)).await?;
+        let encoder = Encoder::new(app.clone(), trace.link());
+        self.answer(&encoder, session.key, outcome).map(Some)
+    }
+
+    fn delivery(credentials: Credentials) -> Delivery {
+        match credentials.session_token {
+            // Clients of legacy sessions expect that a poll delivers once.
+            None => Delivery::Once,
+            Some(_) => Delivery::UntilAcknowledged,
+        }
+    }
+}
+
 /// Long poll for the token
 #[utoipa::path(
     get,
     path = paths::SESSION,
-    tag = tags::ADD_IN,
+    tag = openapi_tags::ADD_IN,
     params(
         ("session_id" = String, Path, description = "The session."),
         (
@@ -89,7 +188,7 @@ fn whole_number(text: &str) -> Option<u64> {
     ),
     security((), ("session_token" = [])),
     responses(
-        (status = 200, description = "The sign-in has ended.", body = Ended),
+        (status = 200, description = "The sign-in has ended.", body = PollAnswer),
         (status = 202, description = "The sign-in has not ended.", body = Waiting),
         Problems<{
             types(&[
@@ -104,92 +203,16 @@ pub async fn poll(
     credentials: Credentials,
     Query(query): Query<PollQuery>,
     trace: Trace,
-    sending_ended: Option<Extension<SendingEnded>>,
+    half_close: HalfClose,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (seconds, preferred) = wait(&query, &headers)?;
-    let Credentials { session, session_token } = credentials;
-    // Clients of legacy sessions expect that a poll delivers once.
-    let delivery = match session_token {
-        None => Delivery::Once,
-        Some(_) => Delivery::UntilAcknowledged,
-    };
-    let relay = app.relay.in_trace(&trace);
-    let outcome = if seconds == 0 {
-        relay.poll(session, session_token, delivery).await?
-    } else {
-        let subscription = relay.open(session, session_token, delivery).await?;
-        let _open = app.metrics.stream_opened(Transport::LongPoll);
-        tokio::select! {
-            biased;
-            outcome = settle(subscription, Duration::from_secs(seconds)) => outcome,
-            // It may be gone, and a token for nobody would be lost.
-            () = sending_side_ends(sending_ended) => None,
-        }
-    };
-    let mut response = match outcome {
-        Some(outcome) => answer(&app, session.key, outcome, &trace)?,
-        None => pending(),
-    };
-    if preferred {
-        let applied = HeaderValue::from_str(&format!("wait={seconds}"));
-        if let Ok(applied) = applied {
-            response.headers_mut().insert("preference-applied", applied);
-        }
-    }
-    Ok(response)
+    let poll = LongPoll { timeout: Duration::from_secs(seconds), preferred, half_close };
+    streams::serve(app, Ok(credentials), poll, &trace).await
 }
 
-async fn sending_side_ends(sending_ended: Option<Extension<SendingEnded>>) {
-    match sending_ended {
-        Some(Extension(sending_ended)) => sending_ended.wait().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The outcome, or `None` when there is none within `timeout`.
-pub async fn settle(mut subscription: Subscription, timeout: Duration) -> Option<Outcome> {
-    let deadline = Instant::now() + timeout;
-    let outcome = tokio::time::timeout_at(deadline, subscription.outcome()).await.ok();
-    if outcome == Some(Outcome::Superseded) {
-        // Answered at once, a client would poll again and supersede the newer one in turn.
-        drop(subscription);
-        tokio::time::sleep_until(deadline).await;
-    }
-    outcome
-}
-
-fn answer(
-    app: &Arc<crate::http::App>,
-    key: crate::session::SessionKey,
-    outcome: Outcome,
-    trace: &Trace,
-) -> Result<Response, Problem> {
-    match outcome {
-        Outcome::Gone(reason) => Err(Problem::SessionGone(reason)),
-        // A newer poll waits, or another instance will answer: this one has nothing.
-        Outcome::Superseded => {
-            app.metrics.stream_reconnected(Reconnect::NewestReader);
-            Ok(pending())
-        }
-        Outcome::Draining => Ok(pending()),
-        outcome => {
-            let told = StreamMessage::from_outcome(app, key, outcome, &trace.link());
-            if let StreamMessage::Expired | StreamMessage::Nothing = told {
-                return Err(Problem::SessionGone(GoneReason::Expired));
-            }
-            Ok(json(StatusCode::OK, told.to_json(false)))
-        }
-    }
-}
-
-/// 202: nothing yet.
-pub fn pending() -> Response {
-    json(StatusCode::ACCEPTED, r#"{"state":"pending"}"#.to_owned())
-}
-
-/// A JSON answer that no cache keeps.
-pub fn json(status: StatusCode, body: String) -> Response {
+/// A JSON answer that no cache stores.
+fn json(status: StatusCode, body: String) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (status, headers, body).into_response()
 }
@@ -230,13 +253,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_of_the_query_is_digits_up_to_the_longest(
+        fn a_wait_of_the_query_is_digits_up_to_the_maximum(
             text in prop_oneof!["[0-9]{0,3}", "[-+ 0-9.e]{0,4}", any::<String>()],
         ) {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             let expected = digits.then(|| text.parse::<u64>().ok()).flatten();
             let read = wait(&PollQuery { wait: Some(text) }, &HeaderMap::new());
-            match expected.filter(|seconds| *seconds <= LONGEST_WAIT) {
+            match expected.filter(|seconds| *seconds <= MAX_WAIT) {
                 Some(seconds) => prop_assert_eq!(read, Ok((seconds, false))),
                 None => prop_assert!(read.is_err()),
             }
@@ -249,13 +272,13 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
                 let headers = HeaderMap::from_iter([("prefer".parse().unwrap(), value)]);
                 let read = wait(&PollQuery { wait: None }, &headers);
-                prop_assert!(read.is_ok_and(|(seconds, _)| seconds <= LONGEST_WAIT));
+                prop_assert!(read.is_ok_and(|(seconds, _)| seconds <= MAX_WAIT));
             }
         }
 
         #[test]
         fn the_first_wait_counts(
-            other in "[a-z]{1,3}(=[a-z0-9]{1,5})?", seconds in 0_u64..=LONGEST_WAIT, second: u32,
+            other in "[a-z]{1,3}(=[a-z0-9]{1,5})?", seconds in 0_u64..=MAX_WAIT, second: u32,
         ) {
             let value = format!("{other}, wait={seconds}; {other}, wait={second}");
             prop_assert_eq!(prefer(&value), Some(seconds));

@@ -1,183 +1,154 @@
-//! The waiting side: three transports over one [`Subscription`](crate::relay::Subscription).
+//! The waiting side: how a client that waits for a session is sent its outcome.
 //!
-//! Here is what they share: who may read, what a reader is told, and the answer as JSON.
+//! A transport is an implementation of [`Transport`] in a file of its own, and a line in each of
+//! [`TRANSPORTS`], [`CHANNELS`] and [`endpoints`]. One that streams the body of a response
+//! implements [`body::BodyTransport`] as well.
 
+pub mod body;
 pub mod credentials;
 pub mod long_poll;
+pub mod message;
 pub mod sse;
+pub mod wait;
 pub mod websocket;
 
-use std::time::Duration;
-
-use serde::Serialize;
-
-use crate::{
-    http::{AppState, operator::metrics::Reconnect},
-    session::{EventId, Failure, GoneReason, Outcome, SealedPayload, SessionKey},
-    telemetry::{DeliverySpan, Link},
-    token::TokenResponse,
+use axum::response::Response;
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
+    routes,
 };
 
-/// Name of the state, the event and the message that carry a token.
-const AUTHENTICATED: &str = "authenticated";
+pub use self::{
+    credentials::Credentials,
+    message::{DirectDelivery, Encoder, StreamMessage},
+    wait::{Wait, WaitEvent},
+};
 
-/// What a reader is told at the end of its wait.
-pub enum StreamMessage {
-    /// The token.
-    Authenticated(TokenResponse),
-    /// The login failed.
-    Failed(Failure),
-    /// The session's time is over.
-    Expired,
-    /// It has the token already; nothing is left to say.
-    Nothing,
-    /// Come again: the instance shuts down.
-    Reconnect,
+use crate::{
+    http::{
+        AppState,
+        error::Problem,
+        methods::{Also, MethodsExt as _},
+    },
+    relay::Delivery,
+    session::SessionKey,
+    telemetry::Trace,
+};
+
+/// Labels of the transports in the metrics.
+pub const TRANSPORTS: [&str; 3] =
+    [sse::EventSource::NAME, websocket::Upgrade::NAME, long_poll::LongPoll::NAME];
+
+/// Transports that push, as the AsyncAPI document describes them.
+pub const CHANNELS: [Channel; 2] = [sse::CHANNEL, websocket::CHANNEL];
+
+/// The endpoints of streams. The long poll is a method of the session's resource.
+pub fn endpoints() -> OpenApiRouter<AppState> {
+    const CORS: &[Also] = &[Also::Options];
+    OpenApiRouter::default().routes(routes!(sse::events).answering(CORS)).routes(
+        routes!(websocket::websocket)
+            // WebSocket over HTTP/2 (RFC 8441 §4).
+            .map(|routes| routes.connect(websocket::websocket))
+            .answering(CORS),
+    )
 }
 
-#[derive(Serialize)]
-struct Authenticated<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    r#type: Option<&'a str>,
-    state: &'a str,
-    #[serde(flatten)]
-    token: &'a TokenResponse,
-}
+/// A way to send the outcome of a session to a client that waits. A value is one request for it.
+pub trait Transport: Sized + Send {
+    /// Label in the metrics.
+    const NAME: &'static str;
 
-#[derive(Serialize)]
-struct Failed<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    r#type: Option<&'a str>,
-    state: &'a str,
-    #[serde(flatten)]
-    failure: &'a Failure,
-}
+    /// What is sent at a time.
+    type Frame;
 
-impl StreamMessage {
-    /// Translates an outcome of the relay; opens the sealed payload.
-    pub fn from_outcome(app: &AppState, key: SessionKey, outcome: Outcome, reader: &Link) -> Self {
-        match outcome {
-            Outcome::Token { payload, age } => Self::from_payload(app, key, &payload, age, reader),
-            Outcome::Failed(failure) => Self::Failed(failure),
-            Outcome::Superseded => {
-                app.metrics.stream_reconnected(Reconnect::NewestReader);
-                Self::Failed(Failure::new(
-                    "superseded",
-                    "Another connection reads this session now.",
-                ))
-            }
-            Outcome::Gone(GoneReason::Expired) => Self::Expired,
-            Outcome::WrittenDirectly | Outcome::Gone(GoneReason::Acknowledged) => Self::Nothing,
-            Outcome::Gone(GoneReason::Cancelled) => {
-                Self::Failed(Failure::new("cancelled", "The sign-in was cancelled."))
-            }
-            Outcome::Gone(GoneReason::Replayed) => Self::Failed(Failure::new(
-                "transit_token_replayed",
-                "The sign-in link was used twice. It may have leaked, so the session was ended.",
-            )),
-            Outcome::Draining => Self::Reconnect,
-        }
+    /// Answers a client that was admitted, at once or when the wait is over.
+    fn accept(self, wait: Wait) -> impl Future<Output = Result<Response, Problem>> + Send;
+
+    /// Sends that nothing has happened, which keeps the connection open.
+    fn heartbeat() -> Self::Frame;
+
+    /// Sends the message that ends the wait for `session`.
+    fn message(session: SessionKey, message: &StreamMessage) -> Self::Frame;
+
+    /// Refuses a client, where the status of the response is not what tells it.
+    ///
+    /// # Errors
+    /// `problem`, where it is.
+    fn refuse(self, _app: AppState, problem: Problem) -> Result<Response, Problem> {
+        Err(problem)
     }
 
-    /// Opens a token that the store handed out.
-    pub fn from_payload(
-        app: &AppState,
-        key: SessionKey,
-        payload: &SealedPayload,
-        age: Duration,
-        reader: &Link,
-    ) -> Self {
-        match TokenResponse::unseal(&app.sealing_keys, key, payload) {
-            Ok(token) => {
-                note_delivery(app, key, &token, age, reader);
-                Self::Authenticated(token)
-            }
-            Err(error) => {
-                tracing::error!(session = %key, %error, "sealed token could not be opened");
-                app.metrics.lost();
-                Self::Failed(Failure::new("server_error", "The token could not be read."))
-            }
-        }
+    /// Answers a request that has no need to wait.
+    ///
+    /// # Errors
+    /// 401, 404, 410, 503 as problem details.
+    fn answer_now(
+        &self,
+        _app: &AppState,
+        _credentials: Credentials,
+        _trace: &Trace,
+    ) -> impl Future<Output = Result<Option<Response>, Problem>> + Send {
+        std::future::ready(Ok(None))
     }
 
-    /// The message as one line of JSON; `tagged` adds the member `type` (WebSocket).
-    pub fn to_json(&self, tagged: bool) -> String {
-        let tag = |name| tagged.then_some(name);
-        let json = match self {
-            Self::Authenticated(token) => return authenticated(tag(AUTHENTICATED), token),
-            Self::Failed(failure) => {
-                serde_json::to_string(&Failed { r#type: tag("failed"), state: "failed", failure })
-            }
-            Self::Expired if tagged => Ok(r#"{"type":"expired","state":"expired"}"#.to_owned()),
-            Self::Expired => Ok(r#"{"state":"expired"}"#.to_owned()),
-            Self::Nothing | Self::Reconnect => Ok(r#"{"state":"pending"}"#.to_owned()),
-        };
-        or_empty(json)
+    /// What delivering the token over this transport does to the session.
+    fn delivery(_credentials: Credentials) -> Delivery {
+        Delivery::UntilAcknowledged
     }
 }
 
-/// Puts into words what one stream is told.
-#[derive(Clone)]
-pub struct Encoder {
+/// Serves a client over `transport`: checks its credentials, waits and answers.
+///
+/// # Errors
+/// What [`Transport::refuse`] leaves to the status of the response.
+pub async fn serve<T: Transport>(
     app: AppState,
-    /// To the request that opened the stream, for the traces.
-    opened_by: Link,
-}
-
-impl Encoder {
-    /// For a stream of the request that `opened_by` links to.
-    pub fn new(app: AppState, opened_by: Link) -> Self {
-        Self { app, opened_by }
+    credentials: Result<Credentials, Problem>,
+    transport: T,
+    trace: &Trace,
+) -> Result<Response, Problem> {
+    let credentials = match credentials {
+        Ok(credentials) => credentials,
+        Err(problem) => return transport.refuse(app, problem),
+    };
+    if let Some(response) = transport.answer_now(&app, credentials, trace).await? {
+        return Ok(response);
     }
-
-    /// What an outcome is in words; a token counts as delivered.
-    pub fn tell(&self, key: SessionKey, outcome: Outcome) -> StreamMessage {
-        StreamMessage::from_outcome(&self.app, key, outcome, &self.opened_by)
-    }
-
-    /// Opens a sealed token that is about to be handed over; `None` when it cannot be opened.
-    pub fn open(&self, key: SessionKey, payload: &SealedPayload) -> Option<DirectDelivery<'_>> {
-        let token = TokenResponse::unseal(&self.app.sealing_keys, key, payload).ok()?;
-        let event = EventId::of_token(payload);
-        Some(DirectDelivery { encoder: self, key, event, token })
+    let Credentials { session, session_token } = credentials;
+    let relay = app.relay.in_trace(trace);
+    match relay.open(session, session_token, T::delivery(credentials)).await {
+        Ok(subscription) => {
+            transport.accept(Wait::new(app, T::NAME, subscription, trace.link())).await
+        }
+        Err(error) => transport.refuse(app, error.into()),
     }
 }
 
-/// A token that is being handed over.
-pub struct DirectDelivery<'a> {
-    encoder: &'a Encoder,
-    key: SessionKey,
-    event: EventId,
-    token: TokenResponse,
+/// A transport as the AsyncAPI document describes it.
+pub struct Channel {
+    /// Key of the channel and of its server.
+    pub name: &'static str,
+    /// Name of the operation that sends.
+    pub operation: &'static str,
+    /// Path of the endpoint.
+    pub path: &'static str,
+    /// Title of the channel.
+    pub title: &'static str,
+    /// Description of the server.
+    pub server: &'static str,
+    /// How a client connects, what is sent, and how it ends.
+    pub description: fn() -> String,
+    /// What carries it.
+    pub protocol: Protocol,
+    /// Whether the payload has the member `type`.
+    pub tagged: bool,
 }
 
-impl DirectDelivery<'_> {
-    /// Counts and logs it, once it is sent.
-    pub fn done(self) {
-        let Encoder { app, opened_by } = self.encoder;
-        note_delivery(app, self.key, &self.token, Duration::ZERO, opened_by);
-    }
-}
-
-/// A token as one line of JSON, with the member `type` if there is one.
-fn authenticated(r#type: Option<&str>, token: &TokenResponse) -> String {
-    or_empty(serde_json::to_string(&Authenticated { r#type, state: AUTHENTICATED, token }))
-}
-
-/// Strings and numbers always serialise; an empty object is still valid JSON.
-fn or_empty(json: serde_json::Result<String>) -> String {
-    json.unwrap_or_else(|_| "{}".to_owned())
-}
-
-/// Counts and logs a token that was handed out, `age` after its login was stored.
-fn note_delivery(
-    app: &AppState,
-    key: SessionKey,
-    token: &TokenResponse,
-    age: Duration,
-    reader: &Link,
-) {
-    app.metrics.delivered(age);
-    let delivery = DeliverySpan::new(app.tracing.as_ref(), key, token.trace(), reader);
-    delivery.log(|| tracing::info!(target: "audit", session = %key, "token delivered"));
+/// The protocol below a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The body of an HTTP response.
+    Http,
+    /// A WebSocket (RFC 6455); the client acknowledges on it.
+    WebSocket,
 }

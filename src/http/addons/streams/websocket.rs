@@ -15,17 +15,15 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures_util::{SinkExt as _, StreamExt as _};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts,
 };
-use hyper::{
-    ext::Protocol,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::{io::AsyncWrite as _, time::Instant};
+use tokio::io::AsyncWrite as _;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -39,10 +37,11 @@ use tokio_tungstenite::{
 use crate::{
     api::paths,
     http::{
-        AppState, Transport,
+        AppState,
         addons::streams::{
-            AUTHENTICATED, Encoder, StreamMessage, authenticated,
-            credentials::{self, Credentials, SUBPROTOCOL},
+            self, Channel, Credentials, Encoder, Protocol, StreamMessage, Transport, Wait,
+            WaitEvent,
+            credentials::{self, SUBPROTOCOL},
         },
         error::{
             Problem,
@@ -51,9 +50,9 @@ use crate::{
         },
         guesses::Guessed,
         middleware::ClientAddress,
-        tags,
+        openapi_tags,
     },
-    relay::{Delivery, DirectWriter, Subscription},
+    relay::DirectWriter,
     session::{Outcome, SealedPayload, SessionKey},
     telemetry::Trace,
 };
@@ -88,6 +87,39 @@ pub mod code {
     pub const TOO_MANY: u16 = 4429;
 }
 
+/// Close codes that a client may act on, in order, and their meanings.
+pub const CLOSE_CODES: [(u16, &str); 9] = [
+    (code::DONE, "Normal closure."),
+    (code::POLICY, "The client sent something other than an acknowledgement."),
+    (code::RESTART, "The instance restarts; reconnect."),
+    (code::TRY_AGAIN_LATER, "The instance is full, or its store is unavailable; retry later."),
+    (code::UNAUTHORIZED, "The session token is missing or wrong."),
+    (code::FORBIDDEN, "The page's origin may not use the session's cookie."),
+    (code::NOT_FOUND, "No such session."),
+    (code::EXPIRED, "The session has expired."),
+    (code::TOO_MANY, "Too many readers wait for this session."),
+];
+
+/// The WebSocket, as the AsyncAPI document describes it.
+pub const CHANNEL: Channel = Channel {
+    name: "websocket",
+    operation: "sendMessage",
+    path: paths::SESSION_WEBSOCKET,
+    title: "WebSocket",
+    server: "WebSockets.",
+    description: || {
+        let codes = CLOSE_CODES.map(|(code, meaning)| format!("{code}: {meaning}")).join(" ");
+        format!(
+            "Subprotocol `{SUBPROTOCOL}`. A bound session is read with the session token as a \
+             second subprotocol, `bearer.<session_token>`, as a bearer token, or by the cookie that \
+             its creation has set. One message, then the relay closes; a reader of a token \
+             acknowledges first. Pings are the heartbeat. Close codes: {codes}"
+        )
+    },
+    protocol: Protocol::WebSocket,
+    tagged: true,
+};
+
 /// Buffer size in either direction. Frames are small, and the defaults of 128 KiB a direction would
 /// be the largest part of a waiting stream.
 const BUFFER: usize = 1024;
@@ -117,7 +149,7 @@ enum ClientMessage {
 #[utoipa::path(
     get,
     path = paths::SESSION_WEBSOCKET,
-    tag = tags::ADD_IN,
+    tag = openapi_tags::ADD_IN,
     params(("session_id" = String, Path, description = "The session.")),
     security((), ("session_token" = [])),
     responses(
@@ -126,8 +158,8 @@ enum ClientMessage {
             description = "Messages are the long poll's answer 200 with the member `type`; the \
                 client sends `{\"type\":\"ack\"}`. Close codes: 1000 done, 1002 protocol error, 1003 \
                 binary message, 1007 text that is not UTF-8, 1008 unknown message, 1009 message too \
-                large, 1012 restart, 1013 try again later, 4401 credentials, 4403 origin, 4404 unknown, 4408 expired, 4429 too \
-                many streams.",
+                large, 1012 restart, 1013 try again later, 4401 credentials, 4403 origin, 4404 \
+                unknown, 4408 expired, 4429 too many streams.",
         ),
         Problems<{ types(&[BadRequest, WebSocketVersion]) }>,
     ),
@@ -139,68 +171,10 @@ pub async fn websocket(
     address: ClientAddress,
     headers: HeaderMap,
     trace: Trace,
-) -> Response {
-    let opened = match credentials {
-        Ok(Credentials { session, session_token }) => {
-            let relay = app.relay.in_trace(&trace);
-            let opened = relay.open(session, session_token, Delivery::UntilAcknowledged);
-            opened.await.map_err(Problem::from)
-        }
-        Err(problem) => Err(problem),
-    };
-    let opened = opened.map_err(|problem| match problem {
-        // The answer is 101, so that `count_guesses` does not see it.
-        Problem::ReaderUnauthorized if credentials::presented(&headers) => {
-            app.wrong_guess(Guessed::SessionToken, address, problem)
-        }
-        problem => problem,
-    });
-    respond(app, upgrade, opened, &trace)
-}
-
-/// Upgrades and streams, or upgrades and closes with a code that says why.
-pub fn respond(
-    app: AppState,
-    upgrade: Upgrade,
-    opened: Result<Subscription, Problem>,
-    trace: &Trace,
-) -> Response {
-    let encoder = Encoder::new(Arc::clone(&app), trace.link());
-    let Upgrade { on_upgrade, response } = upgrade;
-    tokio::spawn(async move {
-        let upgraded = match on_upgrade.await {
-            Ok(upgraded) => TokioIo::new(upgraded),
-            Err(error) => return tracing::trace!(%error, "upgrade failed"),
-        };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
-            .write_buffer_size(BUFFER)
-            .max_write_buffer_size(MAX_WRITE_BUFFER)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
-        let socket = Arc::new(SharedSocket::new(socket, encoder));
-        match opened {
-            Ok(reader) => {
-                let open = app.metrics.stream_opened(Transport::WebSocket);
-                reader.set_direct_writer(Arc::clone(&socket) as Arc<dyn DirectWriter>);
-                stream(app, &socket, reader).await;
-                drop(open);
-            }
-            Err(problem) => {
-                let code = match problem {
-                    Problem::ReaderUnauthorized => code::UNAUTHORIZED,
-                    Problem::OriginRefused(_) => code::FORBIDDEN,
-                    Problem::SessionNotFound => code::NOT_FOUND,
-                    Problem::TooManyStreams | Problem::TooManyGuesses(_) => code::TOO_MANY,
-                    Problem::ShuttingDown => code::RESTART,
-                    _ => code::TRY_AGAIN_LATER,
-                };
-                socket.close(code, "refused").await;
-            }
-        }
-    });
-    response
+) -> Result<Response, Problem> {
+    // The answer to a wrong token is 101 as well, so that `count_guesses` does not see it.
+    let guesser = credentials::presented(&headers).then_some(address);
+    streams::serve(app, credentials, Upgrade { guesser, ..upgrade }, &trace).await
 }
 
 /// The opening handshake of a client that offers the subprotocol (RFC 6455 §4.2, RFC 8441 §5).
@@ -209,6 +183,77 @@ pub struct Upgrade {
     on_upgrade: OnUpgrade,
     /// Completes the handshake.
     response: Response,
+    /// The client whose wrong session token counts as a guess.
+    guesser: Option<ClientAddress>,
+}
+
+impl Upgrade {
+    /// Completes the handshake and runs `serve` on the socket.
+    fn spawn<F>(
+        self,
+        encoder: Encoder,
+        serve: impl FnOnce(Arc<SharedSocket>) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { on_upgrade, response, .. } = self;
+        tokio::spawn(async move {
+            let upgraded = match on_upgrade.await {
+                Ok(upgraded) => TokioIo::new(upgraded),
+                Err(error) => return tracing::trace!(%error, "upgrade failed"),
+            };
+            let config = WebSocketConfig::default()
+                .read_buffer_size(BUFFER)
+                .write_buffer_size(BUFFER)
+                .max_write_buffer_size(MAX_WRITE_BUFFER)
+                .max_message_size(Some(MAX_MESSAGE))
+                .max_frame_size(Some(MAX_MESSAGE));
+            let socket =
+                WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
+            serve(Arc::new(SharedSocket::new(socket, encoder))).await;
+        });
+        response
+    }
+}
+
+impl Transport for Upgrade {
+    const NAME: &'static str = "WebSocket";
+
+    type Frame = Message;
+
+    async fn accept(self, wait: Wait) -> Result<Response, Problem> {
+        Ok(self.spawn(wait.encoder(), |socket| stream(socket, wait)))
+    }
+
+    fn heartbeat() -> Message {
+        Message::Ping(Bytes::new())
+    }
+
+    fn message(_: SessionKey, message: &StreamMessage) -> Message {
+        Message::Text(message.to_json(true).into())
+    }
+
+    /// Upgrades, and closes with a code that says why: a browser cannot see the status of a refused
+    /// upgrade.
+    fn refuse(self, app: AppState, problem: Problem) -> Result<Response, Problem> {
+        let problem = match (problem, self.guesser) {
+            (problem @ Problem::ReaderUnauthorized, Some(address)) => {
+                app.wrong_guess(Guessed::SessionToken, address, problem)
+            }
+            (problem, _) => problem,
+        };
+        let code = match problem {
+            Problem::ReaderUnauthorized => code::UNAUTHORIZED,
+            Problem::OriginRefused(_) => code::FORBIDDEN,
+            Problem::SessionNotFound => code::NOT_FOUND,
+            Problem::TooManyStreams | Problem::TooManyGuesses(_) => code::TOO_MANY,
+            Problem::ShuttingDown => code::RESTART,
+            _ => code::TRY_AGAIN_LATER,
+        };
+        let encoder = Encoder::new(app, Trace::none().link());
+        Ok(self.spawn(encoder, move |socket| async move { socket.close(code, "refused").await }))
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Upgrade {
@@ -219,7 +264,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let headers = &parts.headers;
         let mut response = Body::empty().into_response();
         if parts.version == Version::HTTP_2 {
-            let protocol = parts.extensions.get::<Protocol>();
+            let protocol = parts.extensions.get::<hyper::ext::Protocol>();
             if parts.method != Method::CONNECT
                 || protocol.is_none_or(|protocol| protocol.as_str() != "websocket")
             {
@@ -253,7 +298,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let on_upgrade = parts.extensions.remove();
         let on_upgrade =
             on_upgrade.ok_or_else(|| refused("This connection cannot be upgraded."))?;
-        Ok(Self { on_upgrade, response })
+        Ok(Self { on_upgrade, response, guesser: None })
     }
 }
 
@@ -427,8 +472,7 @@ impl DirectWriter for SharedSocket {
         if !matches!(writer.socket.poll_ready_unpin(&mut context), Poll::Ready(Ok(()))) {
             return false;
         }
-        let text = authenticated(Some(AUTHENTICATED), &token.token);
-        if writer.socket.start_send_unpin(Message::Text(text.into())).is_err() {
+        if writer.socket.start_send_unpin(token.frame::<Upgrade>()).is_err() {
             return false;
         }
         writer.delivered = true;
@@ -440,61 +484,65 @@ impl DirectWriter for SharedSocket {
     }
 }
 
-async fn stream(app: AppState, socket: &SharedSocket, mut reader: Subscription) {
-    let mut next_ping = Instant::now() + app.settings.session.heartbeat;
-    // A client that answered no ping between two of ours is gone.
+/// Waits for the outcome, sends it, and closes once the client has it.
+async fn stream(socket: Arc<SharedSocket>, mut wait: Wait) {
+    wait.set_direct_writer(Arc::clone(&socket) as Arc<dyn DirectWriter>);
+    // A client that sent nothing between two pings is gone.
     let mut answered = true;
-    // A token that was handed over may be acknowledged before this task hears of it.
+    // A token that was written directly may be acknowledged before this task is woken.
     let mut acknowledged_early = false;
     let outcome = loop {
-        tokio::select! {
+        let received = tokio::select! {
             biased;
-            outcome = reader.outcome() => break outcome,
-            received = socket.receive() => {
-                match received {
-                    // Before anything is delivered there is nothing to acknowledge.
-                    Ok(Received::Acknowledgement) => acknowledged_early = socket.is_delivered(),
-                    Ok(Received::Heartbeat) => {}
-                    Err(ended) => return socket.close_after(ended).await,
+            step = wait.next() => match step {
+                WaitEvent::Ended(outcome) => break outcome,
+                WaitEvent::Idle => {
+                    // What arrived in time counts, even where it is read only now.
+                    let received = socket.receive().now_or_never();
+                    if received.is_none() && !answered {
+                        return;
+                    }
+                    answered = false;
+                    let ping = socket.send(Upgrade::heartbeat());
+                    let sent = tokio::time::timeout(wait.heartbeat_interval(), ping).await;
+                    if !matches!(sent, Ok(Ok(()))) {
+                        return;
+                    }
+                    received
                 }
-                answered = true;
-            }
-            () = tokio::time::sleep_until(next_ping) => {
-                if !answered {
-                    return;
-                }
-                answered = false;
-                next_ping = Instant::now() + app.settings.session.heartbeat;
-                let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-                if !matches!(tokio::time::timeout(app.settings.session.heartbeat, ping).await, Ok(Ok(()))) {
-                    return;
-                }
-            }
+            },
+            received = socket.receive() => Some(received),
+        };
+        match received {
+            // Before anything is delivered there is nothing to acknowledge.
+            Some(Ok(Received::Acknowledgement)) => acknowledged_early = socket.is_delivered(),
+            Some(Ok(Received::Heartbeat)) => {}
+            Some(Err(ended)) => return socket.close_after(ended).await,
+            None => continue,
         }
+        answered = true;
     };
-    match outcome {
-        Outcome::WrittenDirectly => {}
-        Outcome::Draining => return socket.close(code::RESTART, "restart").await,
-        outcome => {
-            let told = socket.encoder.tell(reader.session().key, outcome);
-            let (code, reason) = match told {
-                StreamMessage::Nothing => return socket.close(code::DONE, "acknowledged").await,
-                StreamMessage::Reconnect => return socket.close(code::RESTART, "restart").await,
-                StreamMessage::Expired => (code::EXPIRED, "expired"),
-                StreamMessage::Authenticated(_) | StreamMessage::Failed(_) => (code::DONE, "done"),
-            };
-            if socket.send(Message::Text(told.to_json(true).into())).await.is_err() {
-                return;
-            }
-            if !matches!(told, StreamMessage::Authenticated(_)) {
-                return socket.close(code, reason).await;
-            }
+    if outcome != Outcome::WrittenDirectly {
+        let message = wait.message(outcome);
+        let (code, reason) = match message {
+            StreamMessage::Nothing => return socket.close(code::DONE, "acknowledged").await,
+            StreamMessage::Reconnect => return socket.close(code::RESTART, "restart").await,
+            StreamMessage::Expired => (code::EXPIRED, "expired"),
+            StreamMessage::Authenticated { .. } | StreamMessage::Failed(_) => (code::DONE, "done"),
+        };
+        let frame = Upgrade::message(wait.session().key, &message);
+        if socket.send(frame).await.is_err() {
+            return;
+        }
+        if !matches!(message, StreamMessage::Authenticated { .. }) {
+            return socket.close(code, reason).await;
         }
     }
-    let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(socket).await };
+    let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(&socket).await };
     match acknowledged {
         Ok(()) => {
-            let (session, session_token) = (reader.session(), reader.session_token());
+            let (session, session_token) = (wait.session(), wait.session_token());
+            let app = socket.encoder.app();
             if let Err(problem) = app.end_session(session, session_token, &Trace::none()).await {
                 tracing::debug!(session = %session.key, ?problem, "acknowledgement not stored");
             }

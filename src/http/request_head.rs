@@ -1,4 +1,4 @@
-//! The head of a request: what every route requires of it.
+//! Limits and checks of the head of a request, the same on every route.
 
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, Version, header, uri::Authority};

@@ -1,4 +1,4 @@
-//! Groups of endpoints in the documentation, by caller.
+//! Tags of the OpenAPI document: the groups of endpoints, by caller.
 
 /// The add-in.
 pub const ADD_IN: &str = "Add-in";
@@ -17,5 +17,5 @@ pub const ALL: [(&str, &str); 5] = [
     (DIALOG, "Pages and redirects for the browser of the person who signs in."),
     (API, "Verifies, introspects and revokes access tokens."),
     (OPERATOR, "Health, metrics, and this documentation."),
-    (MEET, "What the Outlook add-in of La Suite Meet calls; its errors have the member `detail`."),
+    (MEET, "Endpoints for the Outlook add-in of La Suite Meet; errors have the member `detail`."),
 ];

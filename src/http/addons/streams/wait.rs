@@ -1,0 +1,105 @@
+//! One client's wait for the outcome of a session, whatever the transport.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    http::{
+        AppState,
+        addons::streams::{Encoder, StreamMessage},
+        operator::metrics::OpenStream,
+    },
+    relay::{DirectWriter, Subscription},
+    session::{Digest, Outcome, SessionRef},
+    telemetry::Link,
+};
+
+/// A client that waits. Counts as an open stream until dropped.
+pub struct Wait {
+    encoder: Encoder,
+    subscription: Subscription,
+    next_heartbeat: Instant,
+    _open: OpenStream,
+}
+
+/// What happens next in a wait.
+pub enum WaitEvent {
+    /// Nothing, for an interval of heartbeats.
+    Idle,
+    /// The wait is over.
+    Ended(Outcome),
+}
+
+impl Wait {
+    /// A client that was admitted to wait over `transport`.
+    pub fn new(
+        app: AppState,
+        transport: &'static str,
+        subscription: Subscription,
+        opened_by: Link,
+    ) -> Self {
+        let open = app.metrics.stream_opened(transport);
+        let next_heartbeat = Instant::now() + app.settings.session.heartbeat;
+        let encoder = Encoder::new(app, opened_by);
+        Self { encoder, subscription, next_heartbeat, _open: open }
+    }
+
+    /// The session that it waits for.
+    pub fn session(&self) -> SessionRef {
+        self.subscription.session()
+    }
+
+    /// SHA-256 of the session token that the client presented.
+    pub fn session_token(&self) -> Option<Digest> {
+        self.subscription.session_token()
+    }
+
+    /// Makes the messages of this wait.
+    pub fn encoder(&self) -> Encoder {
+        self.encoder.clone()
+    }
+
+    /// Interval of heartbeats.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.encoder.app().settings.session.heartbeat
+    }
+
+    /// Lets the thread that receives the token write it by `direct_writer`, where the client's
+    /// credentials allow it. Then the wait ends with [`Outcome::WrittenDirectly`].
+    pub fn set_direct_writer(&self, direct_writer: Arc<dyn DirectWriter>) {
+        self.subscription.set_direct_writer(direct_writer);
+    }
+
+    /// The outcome, where there was one when the wait began.
+    pub fn found(&self) -> Option<&Outcome> {
+        self.subscription.found()
+    }
+
+    /// Takes what [`Self::found`] returns.
+    pub fn take_found(&mut self) -> Option<Outcome> {
+        self.subscription.take_found()
+    }
+
+    /// Waits for the outcome, or until a heartbeat is due. Cancel-safe.
+    pub async fn next(&mut self) -> WaitEvent {
+        let waited = tokio::time::timeout_at(self.next_heartbeat, self.subscription.outcome());
+        match waited.await {
+            Ok(outcome) => WaitEvent::Ended(outcome),
+            Err(_) => {
+                self.next_heartbeat = Instant::now() + self.heartbeat_interval();
+                WaitEvent::Idle
+            }
+        }
+    }
+
+    /// Waits for the outcome alone. Cancel-safe.
+    pub async fn outcome(&mut self) -> Outcome {
+        self.subscription.outcome().await
+    }
+
+    /// Translates the outcome; a token counts as delivered.
+    pub fn message(&self, outcome: Outcome) -> StreamMessage {
+        self.encoder.message(self.session().key, outcome)
+    }
+}
