@@ -62,6 +62,26 @@ pub struct CreateRequest {
     /// Scopes that the token is to have, separated by spaces; all that the client may have without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Passed on to the OpenID provider as `login_hint`, such as the person's e-mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_hint: Option<String>,
+    /// Passed on to the OpenID provider as `prompt`, unless the relay's operator or the dialog's
+    /// proof decides it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
+}
+
+/// What the OpenID provider is to ask of the person (OpenID Connect Core §3.1.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Prompt {
+    /// To authenticate again.
+    Login,
+    /// To choose an account.
+    SelectAccount,
+    /// To consent again.
+    Consent,
 }
 
 /// Answer to `POST /addons/sessions`.

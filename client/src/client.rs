@@ -76,6 +76,7 @@ impl Client {
             client_name: sign_in.client_name.clone(),
             client_id: sign_in.client_id.clone(),
             scope: sign_in.scope.clone(),
+            ..CreateRequest::default()
         };
         let body = serde_json::to_vec(&create).map_err(malformed)?;
         let request = self

@@ -21,6 +21,9 @@ pub struct Readiness {
     /// Why the provider's metadata or keys could not be fetched the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_problem: Option<String>,
+    /// What the provider's metadata and the settings do not agree on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provider_warnings: Vec<String>,
     /// Whether the instance is shutting down.
     pub draining: bool,
     /// Open streams.

@@ -38,6 +38,8 @@ pub const TOKEN: &str = "/addons/token";
 pub const INTROSPECT: &str = "/addons/introspect";
 /// Revocation endpoint (RFC 7009).
 pub const REVOKE: &str = "/addons/revoke";
+/// Logout token endpoint (OpenID Connect Back-Channel Logout §2.5).
+pub const BACKCHANNEL_LOGOUT: &str = "/addons/backchannel_logout";
 /// Key set (RFC 7517 §5).
 pub const JWKS: &str = "/.well-known/jwks.json";
 /// Key set of the relay as a client of the OpenID provider (`private_key_jwt`).
@@ -76,6 +78,9 @@ pub const MEET_AUTHENTICATE: &str = "/api/v1.0/authenticate/";
 pub const MEET_CALLBACK: &str = "/api/v1.0/callback/";
 /// Meet: ends the browser login.
 pub const MEET_LOGOUT: &str = "/api/v1.0/logout/";
+
+/// Meet: the provider sends the browser back here after a logout.
+pub const MEET_LOGOUT_CALLBACK: &str = "/api/v1.0/logout-callback/";
 
 /// `template` with `session_id` filled in.
 pub fn of_session(template: &str, session_id: &str) -> String {

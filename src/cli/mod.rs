@@ -1,6 +1,7 @@
 //! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
 //! `healthcheck`, `completions`.
 
+mod check;
 mod healthcheck;
 mod keys;
 mod login;
@@ -71,7 +72,17 @@ enum Command {
     /// Sign in through a relay and print the access token
     Login(Login),
     /// Print the effective configuration, secrets redacted
-    CheckConfig(ConfigFile),
+    CheckConfig {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Ask the provider and the store whether they do what is configured, and print what they
+        /// say instead; exit status 1 where sign-ins fail, 3 where there are only warnings
+        #[arg(long)]
+        online: bool,
+        /// Print the findings as a JSON array
+        #[arg(long, requires = "online")]
+        json: bool,
+    },
     /// List every setting as a Markdown table
     Settings,
     /// Generate the keys of a deployment: cookie_keys, sealing_keys, signing_key
@@ -223,19 +234,36 @@ pub fn main() -> ExitCode {
                 }
             })
         }
-        Command::CheckConfig(file) => match Snapshot::load(environment(), file.path()) {
-            Ok(snapshot) => {
-                let lines = snapshot.effective().iter().map(|setting| {
-                    let EffectiveSetting { name, value, origin } = setting;
-                    format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
-                });
-                for warning in snapshot.warnings() {
-                    eprintln!("warning: {warning}");
+        Command::CheckConfig { file, online, json } => {
+            match Snapshot::load(environment(), file.path()) {
+                Ok(snapshot) if online => {
+                    for warning in snapshot.warnings() {
+                        eprintln!("warning: {warning}");
+                    }
+                    run(async move {
+                        let found = check::online(&snapshot.settings).await;
+                        if json {
+                            let json = serde_json::to_string_pretty(&found)?;
+                            print(&format!("{json}\n"));
+                        } else {
+                            print(&check::lines(&found));
+                        }
+                        Ok::<_, serde_json::Error>(check::exit_code(&found))
+                    })
                 }
-                print(&lines.collect::<String>())
+                Ok(snapshot) => {
+                    let lines = snapshot.effective().iter().map(|setting| {
+                        let EffectiveSetting { name, value, origin } = setting;
+                        format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
+                    });
+                    for warning in snapshot.warnings() {
+                        eprintln!("warning: {warning}");
+                    }
+                    print(&lines.collect::<String>())
+                }
+                Err(errors) => bad_settings(&errors),
             }
-            Err(errors) => bad_settings(&errors),
-        },
+        }
         Command::Keys { dir } => match keys::make(&dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),

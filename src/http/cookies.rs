@@ -13,6 +13,9 @@ use crate::{
     session::{Digest, SessionKey, SessionToken},
 };
 
+/// Maximum size of a cookie's value, in bytes. Browsers drop larger ones silently.
+pub const MAX_COOKIE: usize = 3800;
+
 /// What a cookie is for decides whether it travels cross-site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {

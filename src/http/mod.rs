@@ -9,6 +9,7 @@ mod cookies;
 pub mod dialog;
 pub mod docs;
 pub mod error;
+pub mod exchanges;
 pub mod extract;
 pub mod guesses;
 mod half_close;

@@ -56,6 +56,7 @@ impl Endpoints {
         let mut cross_origin = addons::endpoints().merge(oauth::endpoints(optional.refresh));
         let mut same_origin = dialog::endpoints()
             .merge(oauth::well_known())
+            .merge(oauth::provider_endpoints())
             .merge(operator::endpoints(optional.metrics));
         if optional.meet {
             cross_origin = cross_origin.merge(meet::session_endpoints());

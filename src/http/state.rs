@@ -24,7 +24,7 @@ use crate::{
     settings::{Client, ClientSetting, Clients, Settings},
     signin::SignIn,
     telemetry::{Trace, Tracing},
-    token::{Issuer, KeyRing, Refresh, Revocations, SigningKeys, Verifier},
+    token::{Issuer, KeyRing, Logouts, Refresh, Revocations, SigningKeys, Verifier},
 };
 
 /// What all handlers share. Built once by `app`.
@@ -45,6 +45,8 @@ pub struct App {
     pub verifier: Verifier,
     /// Access tokens that were revoked before they expired.
     pub revocations: Revocations,
+    /// Logouts at the provider.
+    pub logouts: Logouts,
     /// Refresh tokens, where they are enabled.
     pub refresh: Option<Refresh>,
     /// Add-ins and backends.

@@ -50,8 +50,13 @@ impl LoginAttempt {
         &self.state
     }
 
+    /// How long it lasts.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl)
+    }
+
     /// Its remaining lifetime.
-    pub(crate) fn remaining(&self) -> Duration {
+    pub fn remaining(&self) -> Duration {
         let ends_at = UnixTime::from_secs(self.begun_at) + Duration::from_secs(self.ttl);
         ends_at.saturating_since(UnixTime::now())
     }

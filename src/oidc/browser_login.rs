@@ -3,6 +3,12 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::{
+    session::{IdTokenHint, Identity},
+    token::SignedIn,
+    util::clock::UnixTime,
+};
+
 /// Content of the encrypted cookie of a logged-in browser.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BrowserLogin {
@@ -12,12 +18,42 @@ pub struct BrowserLogin {
     pub user_id: String,
     /// The CSRF token of this login.
     pub csrf_token: String,
+    /// The provider's `iss`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    issuer: String,
+    /// The provider's `sid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    /// When the person logged in, in seconds since the Unix epoch.
+    #[serde(default)]
+    logged_in_at: u64,
+    /// The ID token, to log out at the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_token: Option<IdTokenHint>,
 }
 
 impl BrowserLogin {
-    /// A login.
-    pub fn new(subject: String, user_id: String, csrf_token: String) -> Self {
-        Self { subject, user_id, csrf_token }
+    /// A login that begins now.
+    pub fn new(identity: &Identity, user_id: String, csrf_token: String) -> Self {
+        Self {
+            subject: identity.subject.clone(),
+            user_id,
+            csrf_token,
+            issuer: identity.issuer.clone(),
+            session_id: identity.session_id.clone(),
+            logged_in_at: UnixTime::now().as_secs(),
+            id_token: identity.id_token.clone(),
+        }
+    }
+
+    /// What a logout at the provider may end.
+    pub fn signed_in(&self) -> SignedIn<'_> {
+        SignedIn {
+            issuer: &self.issuer,
+            subject: &self.subject,
+            session_id: self.session_id.as_deref(),
+            at: UnixTime::from_secs(self.logged_in_at),
+        }
     }
 }
 

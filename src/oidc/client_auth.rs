@@ -88,6 +88,11 @@ impl Method {
         }
     }
 
+    /// Whether it sends a signed assertion.
+    pub(crate) fn sends_assertion(self) -> bool {
+        self == Self::PrivateKeyJwt
+    }
+
     /// Whether it sends a client secret.
     pub(crate) fn sends_secret(self) -> bool {
         matches!(self, Self::Basic | Self::BasicRaw | Self::Post)

@@ -61,6 +61,11 @@ impl ClientKeys {
         json!({"keys": self.0.iter().map(|key| &key.public).collect::<Vec<_>>()})
     }
 
+    /// Whether the key that signs does so with an algorithm that `offered` lists.
+    pub(crate) fn sign_with_one_of(&self, offered: Option<&[String]>) -> bool {
+        self.0.first().is_some_and(|key| key.signing_for(offered).is_some())
+    }
+
     /// An assertion (RFC 7523 §3) for `audience`, signed with an algorithm that `offered` lists, if
     /// it lists any that the key can.
     pub(crate) fn assertion(
@@ -70,11 +75,7 @@ impl ClientKeys {
         offered: Option<&[String]>,
     ) -> Option<String> {
         let key = self.0.first()?;
-        let is_offered = |signing: &&PrivateKey| {
-            let name = format!("{:?}", signing.algorithm());
-            offered.is_none_or(|offered| offered.contains(&name))
-        };
-        let signing = key.signing.iter().find(is_offered).or(key.signing.first())?;
+        let signing = key.signing_for(offered).or(key.signing.first())?;
         let now = UnixTime::now().as_secs();
         let claims = json!({
             "iss": client_id,
@@ -91,6 +92,14 @@ impl ClientKeys {
 }
 
 impl ClientKey {
+    /// The key with the first of its algorithms that `offered` lists; any, where nothing is listed.
+    fn signing_for(&self, offered: Option<&[String]>) -> Option<&PrivateKey> {
+        self.signing.iter().find(|signing| {
+            let name = format!("{:?}", signing.algorithm());
+            offered.is_none_or(|offered| offered.contains(&name))
+        })
+    }
+
     fn from_pem(pem: &str) -> Result<Self, ClientKeyError> {
         const KINDS: [&[Algorithm]; 4] = [
             &[Algorithm::RS256, Algorithm::PS256, Algorithm::RS512, Algorithm::PS512],

@@ -30,6 +30,10 @@ pub(crate) trait Failed {
     /// Whether there was no answer in time.
     fn is_timeout(&self) -> bool;
 
+    /// Whether the connection was closed before there was any answer, as servers and proxies do with
+    /// one that they take for idle.
+    fn is_closed(&self) -> bool;
+
     /// The error and its causes in one line, with what an operator can do about it.
     fn describe(&self) -> String;
 
@@ -47,6 +51,20 @@ impl Failed for CallError {
 
     fn is_timeout(&self) -> bool {
         matches!(self, Self::Request(error) if error.is_timeout() && !error.is_connect())
+    }
+
+    fn is_closed(&self) -> bool {
+        let Self::Request(error) = self else { return false };
+        let mut source = error.source();
+        while let Some(cause) = source {
+            if let Some(error) = cause.downcast_ref::<hyper::Error>()
+                && error.is_incomplete_message()
+            {
+                return true;
+            }
+            source = cause.source();
+        }
+        false
     }
 
     fn describe(&self) -> String {
@@ -203,7 +221,16 @@ impl BackChannel {
     }
 
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, CallError> {
-        http_client::call(&self.client, request.try_into()?, MAX_RESPONSE).await
+        let request: reqwest::Request = request.try_into()?;
+        let again = request.try_clone();
+        match (http_client::call(&self.client, request, MAX_RESPONSE).await, again) {
+            // The server may not have had the request. If it had, a code is used up: the sign-in
+            // would have failed without a second attempt as well (RFC 9112 §9.3.1).
+            (Err(error), Some(again)) if error.is_closed() => {
+                http_client::call(&self.client, again, MAX_RESPONSE).await
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Gets a resource.
@@ -221,4 +248,53 @@ impl BackChannel {
 /// A URL as the URI of a request; an empty one, which is never reached, for what is none.
 pub(crate) fn uri(url: &url::Url) -> http::Uri {
     url.as_str().parse().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Reads one request and answers it, so that the connection may be used again.
+    async fn answer(stream: &mut TcpStream) {
+        read(stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+    }
+
+    async fn read(stream: &mut TcpStream) {
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_closes_as_it_is_used_again_costs_no_sign_in() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            answer(&mut stream).await;
+            read(&mut stream).await;
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            answer(&mut stream).await;
+            // A server that never answers is not asked without end.
+            for _ in 0..2 {
+                read(&mut stream).await;
+                drop(stream);
+                (stream, _) = listener.accept().await.unwrap();
+            }
+        });
+        let channel = BackChannel::new(Duration::from_secs(5)).unwrap();
+        for _ in 0..2 {
+            let received = channel.get(&url, "application/json").await;
+            assert_eq!(received.map(|received| received.status).ok(), Some(StatusCode::OK));
+        }
+        let error = channel.get(&url, "application/json").await.err().unwrap();
+        assert!(error.is_closed() && error.may_pass(), "{}", error.describe());
+        served.abort();
+    }
 }

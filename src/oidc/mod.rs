@@ -11,12 +11,11 @@ mod client_key;
 mod error;
 mod flow;
 mod http_client;
-#[allow(dead_code)] // Parts of it are for the probe.
 mod jws;
 mod logout;
-#[allow(dead_code)] // Parts of it are for the probe.
 mod metadata;
 mod options;
+mod probe;
 mod provider;
 mod provider_error;
 #[cfg(test)]
@@ -35,6 +34,7 @@ pub use crate::oidc::options::{
     AuthParams, AuthorizationOptions, ClientAuth, ClientSecrets, Prompt, ProviderOptions,
     RequiredClaims, SigningAlgorithms,
 };
-pub use crate::oidc::provider::{Provider, ProviderStatus, check};
+pub use crate::oidc::probe::{Finding, Severity};
+pub use crate::oidc::provider::{Provider, ProviderStatus};
 pub use crate::oidc::provider_error::ProviderError;
 pub use crate::oidc::verify::LogoutToken;

@@ -217,6 +217,11 @@ impl SigningAlgorithms {
         self.0.iter().any(|algorithm| jws::is_symmetric(*algorithm))
     }
 
+    /// Their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|algorithm| format!("{algorithm:?}"))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -309,6 +314,16 @@ pub enum Prompt {
     Consent,
     /// The person must choose an account.
     SelectAccount,
+}
+
+impl From<crate::api::Prompt> for Prompt {
+    fn from(requested: crate::api::Prompt) -> Self {
+        match requested {
+            crate::api::Prompt::Login => Self::Login,
+            crate::api::Prompt::SelectAccount => Self::SelectAccount,
+            crate::api::Prompt::Consent => Self::Consent,
+        }
+    }
 }
 
 impl Prompt {

@@ -23,6 +23,7 @@ use crate::{
         logout,
         metadata::Metadata,
         options::{AuthorizationOptions, ClientSecrets, ProviderOptions, RequiredClaims},
+        probe::{self, Finding, Severity},
         provider_error::ProviderError,
         userinfo,
         verify::{IdToken, LogoutToken, TokenVerifier, Unverified},
@@ -55,6 +56,8 @@ const KEPT_CLAIMS: [&str; 4] = ["name", "preferred_username", "email", "email_ve
 pub(crate) struct Known {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) keys: Arc<KeySet>,
+    /// What the metadata and the options do not agree on.
+    findings: Arc<[Finding]>,
     since: Instant,
 }
 
@@ -76,6 +79,8 @@ pub enum ProviderStatus {
 pub struct Provider {
     inner: Arc<Inner>,
     http: BackChannel,
+    /// What an account must have besides what the options require.
+    required: RequiredClaims,
 }
 
 struct Inner {
@@ -113,8 +118,8 @@ struct Fetches {
     refreshed: Option<Instant>,
     /// When one last failed, and why.
     failed: Option<(Instant, LoginError)>,
-    /// Warnings about the metadata that were logged.
-    warnings: Vec<String>,
+    /// What was logged of the last findings.
+    findings: Arc<[Finding]>,
 }
 
 impl Provider {
@@ -134,13 +139,19 @@ impl Provider {
             problem: RwLock::new(None),
             fetches: Mutex::default(),
         });
-        Ok(Self { inner, http })
+        Ok(Self { inner, http, required: RequiredClaims::default() })
     }
 
     /// The same provider, with the calls of the back channel recorded in `trace`.
     #[must_use]
     pub fn in_trace(&self, trace: &Trace) -> Self {
-        Self { inner: Arc::clone(&self.inner), http: self.http.in_trace(trace) }
+        Self { http: self.http.in_trace(trace), ..self.clone() }
+    }
+
+    /// The same provider for accounts that meet further requirements.
+    #[must_use]
+    pub fn requiring(self, required: RequiredClaims) -> Self {
+        Self { required, ..self }
     }
 
     /// The options that it was made with.
@@ -174,7 +185,8 @@ impl Provider {
         tokio::spawn(async move {
             let mut logged = None;
             while let Some(inner) = inner.upgrade() {
-                let provider = Self { inner, http: http.clone() };
+                let required = RequiredClaims::default();
+                let provider = Self { inner, http: http.clone(), required };
                 match provider.known_or_fetched().await {
                     Ok(known) => {
                         let issuer = known.metadata.issuer.as_str();
@@ -276,11 +288,13 @@ impl Provider {
         let mut problem = self.inner.problem.write().unwrap_or_else(PoisonError::into_inner);
         match fetched {
             Ok(known) => {
-                let warnings = &known.metadata.warnings;
-                for warning in warnings.iter().filter(|text| !last.warnings.contains(text)) {
-                    tracing::warn!(warning, "the provider's metadata");
+                let is_new = |finding: &&Finding| !last.findings.contains(finding);
+                let grave =
+                    known.findings.iter().filter(|finding| finding.severity > Severity::Note);
+                for Finding { check, text, .. } in grave.filter(is_new) {
+                    tracing::warn!(check, warning = text, "the provider and the settings");
                 }
-                last.warnings.clone_from(warnings);
+                last.findings = Arc::clone(&known.findings);
                 *problem = None;
                 let mut place = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
                 *place = Some(known.clone());
@@ -319,8 +333,47 @@ impl Provider {
                 return Err(LoginError::failed(Step::Discovery, reason).at("jwks_uri"));
             }
         };
-        let since = Instant::now();
-        Ok(Known { metadata: Arc::new(metadata), keys: Arc::new(keys), since })
+        let mut known = Known {
+            metadata: Arc::new(metadata),
+            keys: Arc::new(keys),
+            findings: Arc::default(),
+            since: Instant::now(),
+        };
+        known.findings = probe::compare(&self.flow(&known), &known.keys).into();
+        Ok(known)
+    }
+
+    /// What the provider's metadata and the options do not agree on, as far as it is known.
+    pub fn findings(&self) -> Arc<[Finding]> {
+        self.known().map(|known| known.findings).unwrap_or_default()
+    }
+
+    /// Fetches the metadata, compares them with the options, and asks the provider whether it takes
+    /// this client with each of `redirect_uris`. Signs nobody in.
+    pub async fn probe(&self, redirect_uris: &[String]) -> Vec<Finding> {
+        let known = match self.known_or_fetched().await {
+            Ok(known) => known,
+            Err(error) => {
+                let text = probe::described(&error);
+                return vec![Finding::new(Severity::Error, "provider.discovery", text)];
+            }
+        };
+        let issuer = known.metadata.issuer.as_str();
+        let text = format!("discovered {issuer} with {} usable keys", known.keys.len());
+        let mut findings = vec![Finding::new(Severity::Note, "provider.discovery", text)];
+        findings.extend(known.findings.iter().cloned());
+        let flow = self.flow(&known);
+        for redirect_uri in redirect_uris {
+            let text = format!("to be registered at the provider: {redirect_uri}");
+            findings.push(Finding::new(Severity::Note, "provider.redirect_uri", text));
+            for finding in probe::ask(&flow, redirect_uri).await {
+                // The credentials are the same for each.
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
+        }
+        findings
     }
 
     async fn json(&self, step: Step, url: &Url) -> Result<Map<String, Value>, LoginError> {
@@ -494,9 +547,13 @@ impl Provider {
                 || options.claims.iter().any(|claim| claim == name)
                 || options.required_claims.names().any(|claim| claim == name)
         };
-        let asked =
-            options.claims.iter().map(String::as_str).chain(options.required_claims.names());
-        let lacks = asked.into_iter().any(|name| !claims.contains_key(name));
+        let mut asked = options
+            .claims
+            .iter()
+            .map(String::as_str)
+            .chain(options.required_claims.names())
+            .chain(self.required.names());
+        let lacks = asked.any(|name| !claims.contains_key(name));
         if lacks || options.userinfo_required {
             match self.userinfo(&mut known, &tokens.access_token, &subject).await {
                 Ok(Some(userinfo)) => {
@@ -535,6 +592,7 @@ impl Provider {
             ..Identity::new(subject, Map::new())
         };
         check(&options.required_claims, &claims)?;
+        check(&self.required, &claims)?;
         claims.retain(|name, _| wanted(name));
         identity.claims = claims;
         Ok(identity)
@@ -605,7 +663,7 @@ impl Provider {
 ///
 /// # Errors
 /// When a claim does not meet its requirement.
-pub fn check(required: &RequiredClaims, claims: &Map<String, Value>) -> Result<(), LoginError> {
+fn check(required: &RequiredClaims, claims: &Map<String, Value>) -> Result<(), LoginError> {
     match required.unmet(claims) {
         None => Ok(()),
         Some(name) => {

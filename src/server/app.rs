@@ -24,7 +24,7 @@ use crate::{
     settings::{Clients, DialogSettings, MeetSettings, Settings, TraceSettings},
     store,
     telemetry::Tracing,
-    token::{Issuer, Refresh, Revocations, Verifier},
+    token::{Issuer, Logouts, Refresh, Revocations, Verifier},
 };
 
 /// Retry window for storing a finished sign-in while the store is unavailable; then the person is
@@ -40,7 +40,8 @@ fn token_claims(settings: &Settings) -> Vec<String> {
     claims
 }
 
-fn provider_options(settings: &Settings, redirect_uri: String) -> ProviderOptions {
+/// What the provider is set up with.
+pub(crate) fn provider_options(settings: &Settings, redirect_uri: String) -> ProviderOptions {
     let mut claims = token_claims(settings);
     if let Some(meet) = &settings.meet {
         claims.push(meet.user_id_claim.clone());
@@ -59,7 +60,16 @@ fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) 
         user_id_claim: settings.user_id_claim.clone(),
         return_to: settings.return_to.clone(),
         login_ttl: settings.login_ttl,
+        provider_logout: settings.provider_logout,
+        exchanges: Default::default(),
     }
+}
+
+/// How long a logout at the provider is remembered: as long as what it ends could last.
+fn logout_memory(settings: &Settings) -> Duration {
+    let login = settings.meet.as_ref().map(|meet| meet.login_ttl);
+    let grant = settings.token.refresh_token_ttl.map(|_| settings.token.refresh_grant_ttl);
+    login.max(grant).unwrap_or_default().max(settings.session.ttl)
 }
 
 /// The dialog pages. In the demo the last one loads the stand-in for Office.js, so that the sample
@@ -117,6 +127,7 @@ pub(crate) async fn build(
             let grant_ttl = settings.token.refresh_grant_ttl;
             Refresh::new(store.clone(), token_ttl, grant_ttl, clients.max_token_ttl())
         }),
+        logouts: Logouts::new(Arc::clone(&store), logout_memory(&settings)),
         revocations: Revocations::new(store),
         clients: ArcSwap::from_pointee(clients),
         exchanges: http::dialog::Exchanges::default(),

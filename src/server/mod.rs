@@ -28,6 +28,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use crate::server::app::provider_options;
 pub use crate::server::{
     error::AppError,
     signals::{Signals, run_until_signal},

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
+    api::Prompt,
     session::{
         client_id::ClientId,
         digest::{Digest, InvalidIdentifier},
@@ -52,6 +53,12 @@ pub struct SessionDetails {
     /// Whether its creator asked for a page on which the person compares the code.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub confirm: bool,
+    /// `login_hint` of its authorization request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login_hint: Option<String>,
+    /// `prompt` of its authorization request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
     /// The key of the opener's proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof_key: Option<ProofKey>,

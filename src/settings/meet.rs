@@ -43,6 +43,9 @@ section! {
         user_id_claim: String = setting("MEET_USER_ID_CLAIM").default("sub"), text;
         /// Lifetime of the browser login
         login_ttl: Duration = setting("MEET_LOGIN_TTL").default("12h"), duration(SECOND, 30 * DAY);
+        /// Whether `logout` with `returnTo` logs out at the provider too, where it announces that;
+        /// `<PUBLIC_URL>/api/v1.0/logout-callback/` must be registered there
+        provider_logout: bool = setting("MEET_PROVIDER_LOGOUT").default("true"), flag;
         /// Lifetime of a session of this surface
         session_ttl: Duration =
             setting("ADDONS_SESSION_TTL").default("1h").unprefixed(),

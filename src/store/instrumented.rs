@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::{
     session::{
@@ -15,13 +16,13 @@ use crate::{
     store::{
         Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
         NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, Store,
-        StoreError, StoreHealth, Stored, StoredSession, Traced,
+        StoreError, StoreHealth, Stored, StoredSession, Traced, ValueStore,
     },
     telemetry::Trace,
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 20] = [
+pub const OPERATIONS: [&str; 23] = [
     "create",
     "peek",
     "enter",
@@ -36,6 +37,9 @@ pub const OPERATIONS: [&str; 20] = [
     "evict",
     "mark",
     "is_marked",
+    "put_value",
+    "value",
+    "remove_value",
     "begin_grant",
     "rotate_grant",
     "end_grant",
@@ -221,6 +225,21 @@ impl MarkStore for Instrumented {
 
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         self.call("is_marked", self.store.is_marked(name)).await
+    }
+}
+
+#[async_trait]
+impl ValueStore for Instrumented {
+    async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        self.call("put_value", self.store.put_value(name, value, ttl)).await
+    }
+
+    async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.call("value", self.store.value(name)).await
+    }
+
+    async fn remove_value(&self, name: Digest) -> Result<(), StoreError> {
+        self.call("remove_value", self.store.remove_value(name)).await
     }
 }
 

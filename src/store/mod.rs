@@ -11,6 +11,7 @@ mod transition;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use crate::store::{
     instrumented::{OPERATIONS, STATES, StoreObserver},
@@ -109,9 +110,15 @@ pub enum StoreError {
 }
 
 /// Everything that a store offers.
-pub trait Store: SessionStore + GrantStore + MarkStore + ChangeFeed + StoreHealth + Traced {}
+pub trait Store:
+    SessionStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced
+{
+}
 
-impl<T: SessionStore + GrantStore + MarkStore + ChangeFeed + StoreHealth + Traced> Store for T {}
+impl<T: SessionStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced>
+    Store for T
+{
+}
 
 /// A store that can record its calls in a trace.
 pub trait Traced {
@@ -224,6 +231,19 @@ pub trait MarkStore: Send + Sync + 'static {
 
     /// Whether the mark is set.
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
+}
+
+/// Sealed values that are too large for a cookie, by a digest that only the cookie holds.
+#[async_trait]
+pub trait ValueStore: Send + Sync + 'static {
+    /// Stores a value for `ttl`, in place of an earlier one of the same name.
+    async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError>;
+
+    /// The value; `None` when it has expired or was removed.
+    async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Removes a value.
+    async fn remove_value(&self, name: Digest) -> Result<(), StoreError>;
 }
 
 /// Changes of the sessions that somebody on this instance waits for.

@@ -36,6 +36,9 @@ const REGISTERED: [&str; 14] = [
     "auth_time",
 ];
 
+/// Size of an access token above which proxies need settings of their own, in bytes.
+const LARGE: usize = 8000;
+
 /// The token cannot be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -130,6 +133,14 @@ impl Issuer {
         header.typ = Some("at+jwt".to_owned());
         header.kid = Some(key.id.clone());
         let signed = key.sign(&header, &claims)?;
+        if signed.len() > LARGE {
+            let bytes = signed.len();
+            tracing::warn!(
+                bytes,
+                "the access token is larger than most proxies take in a header field (8 KiB); \
+                 TOKEN_CLAIMS has claims that need so much"
+            );
+        }
         let token = AccessToken::new(signed);
         Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now).with_id(jti))
     }

@@ -6,6 +6,7 @@ mod error;
 mod issuer;
 pub mod jws;
 mod keys;
+mod logouts;
 mod refresh;
 mod response;
 mod revocation;
@@ -17,6 +18,7 @@ pub use crate::token::{
     error::{KeyError, SignError},
     issuer::{IssueError, Issuer, MeetClaims, MeetIssuer},
     keys::SigningKeys,
+    logouts::{Logouts, SignedIn},
     refresh::{Refresh, RefreshError, RefreshGrant},
     response::TokenResponse,
     revocation::Revocations,

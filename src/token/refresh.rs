@@ -15,6 +15,7 @@ use crate::{
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
+        logouts::SignedIn,
         sealing::{KeyRing, Purpose},
         secret::RefreshToken,
     },
@@ -42,6 +43,18 @@ pub struct RefreshGrant {
     ends_at: UnixTime,
 }
 
+impl RefreshGrant {
+    /// What a logout at the provider may end.
+    pub fn signed_in(&self) -> SignedIn<'_> {
+        SignedIn {
+            issuer: &self.identity.issuer,
+            subject: &self.identity.subject,
+            session_id: self.identity.session_id.as_deref(),
+            at: self.authenticated_at,
+        }
+    }
+}
+
 /// What the envelope holds, in the order of [`RefreshGrant`]'s fields.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -54,6 +67,11 @@ struct Sealed {
     a: u64,
     x: u64,
     e: u64,
+    /// The provider's `iss` and `sid`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    n: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    h: Option<String>,
     /// The client and the scope that it requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     l: Option<ClientId>,
@@ -207,6 +225,8 @@ impl RefreshGrant {
             a: self.authenticated_at.as_millis(),
             x: self.expires_at.as_secs(),
             e: self.ends_at.as_secs(),
+            n: self.identity.issuer.clone(),
+            h: self.identity.session_id.clone(),
             l: self.identity.client_id.clone(),
             o: self.identity.scope.clone(),
         };
@@ -225,7 +245,11 @@ impl RefreshGrant {
             generation: sealed.g,
             session: sealed.s,
             client: sealed.k,
-            identity: Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o),
+            identity: Identity {
+                issuer: sealed.n,
+                session_id: sealed.h,
+                ..Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o)
+            },
             authenticated_at: UnixTime::from_millis(sealed.a),
             expires_at: UnixTime::from_secs(sealed.x),
             ends_at: UnixTime::from_secs(sealed.e),

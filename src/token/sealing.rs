@@ -73,6 +73,14 @@ pub enum Purpose {
     SessionDetails,
     /// A form that the provider let the browser post, on its way to the callback.
     CallbackForm,
+    /// The account of a dialog in the store, where it is too large for a cookie.
+    DialogAccount,
+    /// The ID token of a browser login in the store, likewise.
+    BrowserLoginIdToken,
+    /// The reference in the address of an error page.
+    ErrorReference,
+    /// `state` of a logout at the provider.
+    LogoutState,
 }
 
 impl Purpose {
@@ -86,6 +94,10 @@ impl Purpose {
             Self::RefreshToken => b"refresh-token",
             Self::SessionDetails => b"session-details",
             Self::CallbackForm => b"callback-form",
+            Self::DialogAccount => b"dialog-account",
+            Self::BrowserLoginIdToken => b"browser-login-id-token",
+            Self::ErrorReference => b"error-reference",
+            Self::LogoutState => b"logout-state",
         }
     }
 }
@@ -286,11 +298,34 @@ impl KeyRing {
         context: &[u8],
         text: &str,
     ) -> Result<T, OpenError> {
-        let envelope = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Invalid)?;
-        let plaintext = self.open(purpose, context, &envelope)?;
-        let timed: Timed<T> = serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)?;
+        let timed = self.open_timed(purpose, context, text)?;
         let expired = UnixTime::now().as_secs() >= timed.until;
         if expired { Err(OpenError::Expired) } else { Ok(timed.value) }
+    }
+
+    /// Opens what [`Self::seal_text`] sealed, also when its lifetime is over: to end what it stands
+    /// for, never to continue it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_expired_text<T: DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        context: &[u8],
+        text: &str,
+    ) -> Result<T, OpenError> {
+        self.open_timed(purpose, context, text).map(|timed| timed.value)
+    }
+
+    fn open_timed<T: DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        context: &[u8],
+        text: &str,
+    ) -> Result<Timed<T>, OpenError> {
+        let envelope = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Invalid)?;
+        let plaintext = self.open(purpose, context, &envelope)?;
+        serde_json::from_slice(&plaintext).map_err(|_| OpenError::Invalid)
     }
 }
 

@@ -1,72 +1,8 @@
 //! The sign-in against a certified provider that is not ours: the npm package `oidc-provider`.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
-};
-
-use crate::support::{Browser, Events, Process, client, create, text};
+use crate::support::{Browser, Events, Process, client, create, provider::OidcProvider, text};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-
-struct Provider {
-    child: Child,
-    /// Kept open: the provider writes notices to it.
-    _stdout: BufReader<std::process::ChildStdout>,
-    issuer: String,
-}
-
-impl Provider {
-    fn start() -> Self {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/provider");
-        assert!(
-            std::path::Path::new(folder).join("node_modules/oidc-provider").exists(),
-            "oidc-provider is missing: run `npm ci` in tests/support/provider (Node.js 20 or newer)"
-        );
-        let mut child = Command::new("node")
-            .args(["--no-warnings", "server.mjs"])
-            .current_dir(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("node starts; install Node.js 20 or newer");
-        let (mut line, mut stdout) = (String::new(), BufReader::new(child.stdout.take().unwrap()));
-        stdout.read_line(&mut line).unwrap();
-        let line: Value = serde_json::from_str(&line).expect("the provider's address");
-        Self { child, _stdout: stdout, issuer: text(&line, "issuer").to_owned() }
-    }
-
-    async fn tell(&self, what: &str, body: String) {
-        let url = format!("{}/test/{what}", self.issuer);
-        let answer = client().post(url).body(body).send().await.unwrap();
-        assert!(answer.status().is_success());
-    }
-
-    /// The relay as an operator runs it, with this provider.
-    async fn relay(&self, more: &[(&str, &str)]) -> Process {
-        let mut environment = vec![
-            ("TOKEN_RELAY_LISTEN", "127.0.0.1:0"),
-            ("TOKEN_RELAY_OIDC_ISSUER", self.issuer.as_str()),
-            ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
-            ("TOKEN_RELAY_OIDC_CLIENT_SECRET", "a secret of the tests alone"),
-            // Straight to the provider: what comes before is tested elsewhere.
-            ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
-            ("TOKEN_RELAY_CONFIRMATION", "never"),
-        ];
-        environment.extend(more);
-        let relay = Process::start(&["serve"], &environment);
-        self.tell("redirect-uri", format!("{}/callback", relay.url)).await;
-        relay
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 async fn sign_in(relay: &Process, browser: &Browser, user: &str) -> Value {
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
@@ -87,7 +23,7 @@ async fn sign_in(relay: &Process, browser: &Browser, user: &str) -> Value {
 
 #[tokio::test]
 async fn a_person_signs_in_and_userinfo_fills_in_what_the_id_token_lacks() {
-    let provider = Provider::start();
+    let provider = OidcProvider::start();
     let relay = provider.relay(&[]).await;
     let claims = sign_in(&relay, &Browser::default(), "alice").await;
     assert_eq!((text(&claims, "sub"), text(&claims, "name")), ("alice", "Alice Liddell"));
@@ -96,7 +32,7 @@ async fn a_person_signs_in_and_userinfo_fills_in_what_the_id_token_lacks() {
 
 #[tokio::test]
 async fn key_rotation_at_the_provider_is_survived() {
-    let provider = Provider::start();
+    let provider = OidcProvider::start();
     let relay = provider.relay(&[]).await;
     sign_in(&relay, &Browser::default(), "alice").await;
     provider.tell("rotate-keys", String::new()).await;
@@ -106,7 +42,7 @@ async fn key_rotation_at_the_provider_is_survived() {
 
 #[tokio::test]
 async fn a_slow_and_an_absent_provider_are_told_on_both_sides() {
-    let provider = Provider::start();
+    let provider = OidcProvider::start();
     let relay = provider.relay(&[("TOKEN_RELAY_OIDC_TIMEOUT", "1s")]).await;
     sign_in(&relay, &Browser::default(), "alice").await;
     provider.tell("pause", "3000".to_owned()).await;

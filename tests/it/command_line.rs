@@ -64,6 +64,36 @@ fn a_redis_url_that_cannot_be_used_ends_with_2() {
 }
 
 #[test]
+fn trust_anchors_that_cannot_be_read_are_named_and_end_with_2() {
+    let folder = std::env::temp_dir().join(format!("token-relay-trust-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let garbage = "-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
+    let files = [
+        "/no/such/file".to_owned(),
+        folder.to_str().unwrap().to_owned(),
+        file("empty.pem", ""),
+        file("text.pem", "certificates: see the other file"),
+        file("garbage.pem", garbage),
+        file("cut.pem", &garbage[..40]),
+    ];
+    let anchors = files.iter().map(|file| ("SSL_CERT_FILE", file.as_str()));
+    for (name, value) in anchors.chain([("SSL_CERT_DIR", "/no/such/folder")]) {
+        for command in [&["serve"][..], &["check-config"], &["check-config", "--online"]] {
+            let output = run(command, &[&PROVIDER[..], &[(name, value)]].concat());
+            assert_eq!(output.status.code(), Some(2), "{command:?} {value} {}", stderr(&output));
+            let named = format!("{name}: {value}");
+            assert!(stderr(&output).contains(&named), "{command:?} {}", stderr(&output));
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn check_config_hides_secrets() {
     let secret = ("TOKEN_RELAY_OIDC_CLIENT_SECRET", "confidential");
     let output = run(&["check-config"], &[&PROVIDER[..], &[secret]].concat());

@@ -3,7 +3,6 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::TcpListener,
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
 };
@@ -12,7 +11,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Browser, Events, Page, Process, certificate, client, create, form_action, hidden_inputs, text,
+    Browser, Events, Page, Process, certificate, client, create, form_action, free_port,
+    hidden_inputs, text,
 };
 
 /// Letters that the two readings of HTTP Basic (RFC 6749 §2.3.1, RFC 7617 alone) differ in.
@@ -23,10 +23,6 @@ const CLAIMS: (&str, &str) = ("TOKEN_RELAY_TOKEN_CLAIMS", "name,email");
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A running provider, ended when dropped.
@@ -133,7 +129,11 @@ fn line(
 }
 
 /// What came of a line: what `/addons/me` says, or the relay's log.
-async fn try_line(line: &Line, work: &std::path::Path) -> Result<Value, String> {
+async fn try_line(
+    line: &Line,
+    work: &std::path::Path,
+    more: &[(&str, String)],
+) -> Result<Value, String> {
     let [relay_port, provider_port] = [free_port(), free_port()];
     let relay_url = format!("http://127.0.0.1:{relay_port}");
     let issuer = line.implementation.issuer(provider_port);
@@ -163,6 +163,7 @@ async fn try_line(line: &Line, work: &std::path::Path) -> Result<Value, String> 
         environment.retain(|(known, _)| *known != format!("TOKEN_RELAY_{name}"));
         environment.push((format!("TOKEN_RELAY_{name}"), (*value).to_owned()));
     }
+    environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let environment: Vec<_> =
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let start = || Process::start(&["serve"], &environment);
@@ -243,11 +244,23 @@ async fn posted(browser: &Browser, page: &Page) -> Page {
     browser.open(next.as_str()).await
 }
 
+/// A folder with the provider's certificate.
+fn work_folder(name: &str) -> PathBuf {
+    let name = format!("token-relay-providers-{name}-{}", std::process::id());
+    let work = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&work).unwrap();
+    certificate::make(&work, "provider");
+    work
+}
+
 #[tokio::test]
 async fn sign_ins_work_at_independent_providers() {
     use Implementation::{Authlib, DjangoToolkit, MockServer, OidcProvider, Pyop};
     const BASIC_RAW: (&str, &str) = ("OIDC_CLIENT_AUTH", "basic_raw");
     const POST: (&str, &str) = ("OIDC_CLIENT_AUTH", "post");
+    const NO_PKCE: (&str, &str) = ("OIDC_PKCE", "false");
+    const PROCONNECT_SCOPES: (&str, &str) =
+        ("OIDC_SCOPES", "openid given_name usual_name email uid siret");
     let lines = [
         line(OidcProvider, "basic", &[], SignedIn),
         line(OidcProvider, "basic", &[BASIC_RAW], Refused("invalid_request")),
@@ -274,10 +287,29 @@ async fn sign_ins_work_at_independent_providers() {
             OidcProvider,
             "proconnect",
             &[
-                ("OIDC_SCOPES", "openid given_name usual_name email uid siret"),
+                PROCONNECT_SCOPES,
                 ("OIDC_AUTH_PARAMS", "acr_values=eidas1&siret_hint=13002526500013"),
-                ("OIDC_PKCE", "false"),
+                NO_PKCE,
                 ("OIDC_USERINFO_REQUIRED", "true"),
+            ],
+            SignedIn,
+        ),
+        // Every parameter that its documentation does not list is refused.
+        line(OidcProvider, "proconnect", &[PROCONNECT_SCOPES], Refused("Y000400")),
+        line(
+            OidcProvider,
+            "proconnect_es256",
+            &[PROCONNECT_SCOPES, NO_PKCE, ("OIDC_USERINFO_REQUIRED", "true")],
+            SignedIn,
+        ),
+        line(
+            OidcProvider,
+            "proconnect_hs256",
+            &[
+                PROCONNECT_SCOPES,
+                NO_PKCE,
+                ("OIDC_USERINFO_REQUIRED", "true"),
+                ("OIDC_SIGNING_ALGORITHMS", "HS256"),
             ],
             SignedIn,
         ),
@@ -303,9 +335,7 @@ async fn sign_ins_work_at_independent_providers() {
         line(Pyop, "client_secret_basic, TLS", &[], SignedIn),
         line(Pyop, "client_secret_post, TLS", &[], SignedIn),
     ];
-    let work = std::env::temp_dir().join(format!("token-relay-providers-{}", std::process::id()));
-    std::fs::create_dir_all(&work).unwrap();
-    certificate::make(&work, "provider");
+    let work = work_folder("matrix");
     let made = Command::new("openssl")
         .args(["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
         .args(["-out", work.join("client.pem").to_str().unwrap()])
@@ -315,7 +345,7 @@ async fn sign_ins_work_at_independent_providers() {
     println!("| provider | configuration | settings | outcome |\n| --- | --- | --- | --- |");
     let mut wrong = Vec::new();
     for line in &lines {
-        let outcome = try_line(line, &work).await;
+        let outcome = try_line(line, &work, &[]).await;
         let settings = line.settings.iter().map(|(name, value)| format!("`{name}={value}`"));
         let settings = settings.collect::<Vec<_>>().join(" ");
         let verdict = match (&outcome, line.expected) {
@@ -332,4 +362,148 @@ async fn sign_ins_work_at_independent_providers() {
     }
     let _ = std::fs::remove_dir_all(&work);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A forward proxy (`tinyproxy`) that writes down what it is asked for.
+struct ForwardProxy {
+    child: Child,
+    url: String,
+    log: PathBuf,
+}
+
+impl ForwardProxy {
+    async fn start(work: &std::path::Path) -> Self {
+        let (port, log) = (free_port(), work.join("proxy.log"));
+        let settings = format!(
+            "Port {port}\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 30\nMaxClients 20\n\
+             LogLevel Connect\nLogFile \"{}\"\n",
+            log.display()
+        );
+        let file = work.join("proxy.conf");
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new("tinyproxy");
+        command.arg("-d").arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("tinyproxy starts; run ./tests/run install");
+        crate::support::redis::eventually("the proxy listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
+        Self { child, url: format!("http://127.0.0.1:{port}"), log }
+    }
+
+    /// What it was asked for since the last time.
+    fn requests(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        std::fs::write(&self.log, "").unwrap();
+        log.lines().filter(|line| line.contains("Request")).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for ForwardProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_back_channel_goes_through_a_forward_proxy() {
+    let work = work_folder("proxy");
+    let proxy = ForwardProxy::start(&work).await;
+    let http = line(Implementation::MockServer, "plain", &[], SignedIn);
+    // By CONNECT, and with the certificate of a private authority.
+    let https = line(Implementation::Pyop, "client_secret_basic, TLS", &[], SignedIn);
+    let all = ("ALL_PROXY", proxy.url.clone());
+    for (line, variable, method) in
+        [(&http, "HTTP_PROXY", "GET"), (&https, "HTTPS_PROXY", "CONNECT")]
+    {
+        for settings in [vec![(variable, proxy.url.clone())], vec![all.clone()]] {
+            let me = try_line(line, &work, &settings).await.unwrap();
+            assert_eq!(me["name"], "Alice Liddell");
+            let requests = proxy.requests();
+            assert!(requests.iter().any(|line| line.contains(method)), "{requests:?}");
+            if method == "GET" {
+                for path in ["/.well-known/openid-configuration", "/jwks", "/token"] {
+                    let asked = requests.iter().any(|line| line.contains(path));
+                    assert!(asked, "{path} in {requests:?}");
+                }
+            }
+        }
+        // What is excepted, and what the variable is not for, goes straight.
+        let other = if method == "GET" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+        for settings in [
+            vec![all.clone(), ("NO_PROXY", "127.0.0.1,login.example".to_owned())],
+            vec![(other, proxy.url.clone())],
+        ] {
+            try_line(line, &work, &settings).await.unwrap();
+            assert_eq!(proxy.requests(), Vec::<String>::new(), "{settings:?}");
+        }
+    }
+    let _ = std::fs::remove_dir_all(&work);
+}
+
+/// Apple sends the name once, in a field of the form beside the first code, and nowhere else.
+#[tokio::test]
+async fn the_name_in_the_form_of_the_first_sign_in_is_kept() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{}", free_port());
+    let relay_url = format!("http://{address}");
+    let given = json!({
+        "port": port, "configuration": "no name", "deformation": "no name",
+        "redirectUris": [format!("{relay_url}/callback")], "secret": SECRET,
+    });
+    let _provider = Implementation::MockServer.start(&given);
+    let relay = Process::start(
+        &["serve"],
+        &[
+            ("TOKEN_RELAY_LISTEN", address.as_str()),
+            ("TOKEN_RELAY_OIDC_ISSUER", &format!("http://127.0.0.1:{port}")),
+            ("TOKEN_RELAY_OIDC_CLIENT_ID", "token-relay"),
+            ("TOKEN_RELAY_OIDC_CLIENT_SECRET", SECRET),
+            ("TOKEN_RELAY_OIDC_AUTH_PARAMS", "response_mode=form_post"),
+            CLAIMS,
+            ("TOKEN_RELAY_LEGACY_SESSIONS", "true"),
+            ("TOKEN_RELAY_CONFIRMATION", "never"),
+        ],
+    );
+    for (user, name) in [
+        (
+            Some(r#"{"name":{"firstName":"Ada","lastName":"Lovelace"},"email":"x@evil.example"}"#),
+            json!("Ada Lovelace"),
+        ),
+        (Some("{not json"), Value::Null),
+        (None, Value::Null),
+    ] {
+        let session = create(&relay.url, None).await;
+        let browser = Browser::default();
+        let mut answer = browser.get(text(&session, "transit_url")).await;
+        // The mock sends a query; what Apple posts is made of it.
+        let callback = loop {
+            let target = answer.headers()["location"].to_str().unwrap();
+            let target = answer.url().join(target).unwrap();
+            if target.path() == "/callback" {
+                break target;
+            }
+            answer = browser.get(target.as_str()).await;
+        };
+        let mut form: Vec<(String, String)> = callback.query_pairs().into_owned().collect();
+        form.extend(user.map(|user| ("user".to_owned(), user.to_owned())));
+        let posted =
+            client().post(format!("{relay_url}/callback")).form(&form).send().await.unwrap();
+        assert_eq!(posted.status(), StatusCode::SEE_OTHER);
+        let next = posted.url().join(posted.headers()["location"].to_str().unwrap()).unwrap();
+        assert!(!next.as_str().contains("Lovelace"), "sealed");
+        let page = browser.open(next.as_str()).await;
+        assert_eq!(page.url.path(), "/addons/success", "{:?} {}", page.trail, relay.log());
+        let token: Value =
+            client().get(text(&session, "poll_url")).send().await.unwrap().json().await.unwrap();
+        let me = client()
+            .get(format!("{relay_url}/addons/me"))
+            .bearer_auth(text(&token, "access_token"))
+            .send();
+        let me: Value = me.await.unwrap().json().await.unwrap();
+        assert_eq!(me.get("name").cloned().unwrap_or_default(), name, "{me}");
+        // The address comes through the browser unsigned.
+        assert_ne!(me["email"], "x@evil.example");
+    }
 }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use token_relay::{
     session::{
         DialogId, EventId, Failure, GoneReason, GrantId, Outcome, SessionRef, State,
@@ -576,6 +577,27 @@ mod cases {
         assert!(it.store.mark(other, LIFE).await.unwrap());
     }
 
+    pub async fn a_value_is_stored_replaced_and_removed(it: Harness) {
+        let (name, other) = (digest(), digest());
+        // As large as the claims of somebody in a thousand groups.
+        let large = Bytes::from(vec![0xff; 200_000]);
+        assert_eq!(it.store.value(name).await.unwrap(), None);
+        it.store.put_value(name, large.clone(), LIFE).await.unwrap();
+        assert_eq!(it.store.value(name).await.unwrap(), Some(large));
+        it.store.put_value(name, Bytes::from_static(b"\r\n\0"), LIFE).await.unwrap();
+        assert_eq!(it.store.value(name).await.unwrap(), Some(Bytes::from_static(b"\r\n\0")));
+        assert_eq!(it.store.value(other).await.unwrap(), None);
+        it.store.remove_value(name).await.unwrap();
+        it.store.remove_value(name).await.unwrap();
+        assert_eq!(it.store.value(name).await.unwrap(), None);
+        let short = Duration::from_millis(50);
+        it.store.put_value(other, Bytes::from_static(b"x"), short).await.unwrap();
+        eventually("the value expires", || async {
+            it.store.value(other).await.unwrap().is_none()
+        })
+        .await;
+    }
+
     pub async fn refresh_tokens_follow_each_other_and_a_reuse_ends_the_grant(it: Harness) {
         let (grant, other) = (GrantId::generate(), GrantId::generate());
         let rotate = async |grant, generation| {
@@ -744,6 +766,7 @@ macro_rules! with_every_case {
             subscriptions_nest_and_end,
             leaving_and_coming_back_loses_nothing,
             a_mark_is_set_once,
+            a_value_is_stored_replaced_and_removed,
             refresh_tokens_follow_each_other_and_a_reuse_ends_the_grant,
             a_grant_is_ended_or_expires,
             of_many_dialogs_with_one_transit_token_one_is_admitted,

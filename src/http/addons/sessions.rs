@@ -48,6 +48,9 @@ const MAX_ORIGIN: usize = 256;
 /// Maximum length of the name of an add-in, in characters.
 const MAX_CLIENT_NAME: usize = 64;
 
+/// Maximum length of a `login_hint`, in characters: that of an e-mail address (RFC 5321 §4.5.3.1).
+const MAX_LOGIN_HINT: usize = 320;
+
 /// The endpoints of sessions.
 pub fn endpoints() -> OpenApiRouter<AppState> {
     const CORS: &[Also] = &[Also::Options];
@@ -70,6 +73,15 @@ fn check(request: &CreateRequest) -> Result<(), Problem> {
     {
         return Err(Problem::BadRequest(format!(
             "`client_name` has 1 to {MAX_CLIENT_NAME} printable characters."
+        )));
+    }
+    if let Some(hint) = &request.login_hint
+        && (hint.trim().is_empty()
+            || hint.chars().count() > MAX_LOGIN_HINT
+            || hint.chars().any(char::is_control))
+    {
+        return Err(Problem::BadRequest(format!(
+            "`login_hint` has 1 to {MAX_LOGIN_HINT} printable characters."
         )));
     }
     Ok(())
@@ -248,6 +260,8 @@ pub async fn create(
                 network: Some(Network::of(address.0).to_string()),
                 user_code: user_code.clone(),
                 confirm: request.confirm,
+                login_hint: request.login_hint,
+                prompt: request.prompt,
                 proof_key: session_token.as_ref().map(ProofKey::of),
                 created_at: Some(UnixTime::now().as_secs()),
             },

@@ -1,19 +1,11 @@
 //! The way back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
 //! which completes the sign-in.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{RawQuery, State},
     response::Response,
-};
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
 };
 use serde::Deserialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -23,13 +15,14 @@ use crate::{
     http::{
         App, AppState,
         dialog::{
-            cookie::{Dialog, Finished, Handle, Proven, Stage},
-            found, page_of,
+            cookie::{Account, Dialog, Finished, Handle, Proven, Stage},
+            found, new_reference, page_of,
             policy::{self, Policy},
             see_other,
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
+        exchanges,
         extract::LimitedBody,
         methods::MethodsExt as _,
         middleware::ClientAddress,
@@ -37,9 +30,10 @@ use crate::{
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
     },
-    oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM},
-    session::{Digest, Failure, Identity, SessionRef},
+    oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM, RequiredClaims},
+    session::{ClientId, Failure, GoneReason, Identity, SessionRef, State as SessionState},
     signin::{NotCompleted, SignInOutcome},
+    store::Peeked,
     telemetry::Trace,
     token::{OpenError, Purpose},
 };
@@ -52,54 +46,21 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
         .routes(routes!(account).answering(&[]))
 }
 
-/// How long the result of an exchange is remembered for a reloaded callback.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
 /// The result of exchanging a code.
 #[derive(Clone)]
-enum Exchanged {
+pub enum Exchanged {
+    /// The person is known.
     Identity(Arc<Identity>),
-    /// The session has failed.
-    Failed(ErrorPage),
+    /// The session has failed; the page and the reference under which the log has the cause.
+    Failed(ErrorPage, String),
     /// Another instance exchanged the code.
     Elsewhere,
     /// The store is unavailable.
     Unavailable,
 }
 
-/// Exchanges under way, by `state`. Each is detached from the request that began it, and shared by
-/// all requests with the same `state`: a browser may cancel the request and repeat it.
-#[derive(Default)]
-pub struct Exchanges(Mutex<HashMap<Digest, Shared<BoxFuture<'static, Exchanged>>>>);
-
-impl Exchanges {
-    fn share(
-        app: &AppState,
-        trace: &Trace,
-        session: SessionRef,
-        attempt: LoginAttempt,
-        answer: AuthorizationResponse,
-    ) -> Shared<BoxFuture<'static, Exchanged>> {
-        let key = Digest::of(attempt.state().as_bytes());
-        let mut exchanges = app.exchanges.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(exchange) = exchanges.get(&key) {
-            return exchange.clone();
-        }
-        let (owned, trace) = (Arc::clone(app), trace.clone());
-        let task = tokio::spawn(async move {
-            let exchanged = exchange(&owned, &trace, session, attempt, answer).await;
-            let app = Arc::clone(&owned);
-            tokio::spawn(async move {
-                tokio::time::sleep(REMEMBERED).await;
-                app.exchanges.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            });
-            exchanged
-        });
-        let exchange = task.map(|ended| ended.unwrap_or(Exchanged::Unavailable)).boxed().shared();
-        exchanges.insert(key, exchange.clone());
-        exchange
-    }
-}
+/// Exchanges of dialogs.
+pub type Exchanges = exchanges::Exchanges<Exchanged>;
 
 async fn exchange(
     app: &App,
@@ -107,8 +68,9 @@ async fn exchange(
     session: SessionRef,
     attempt: LoginAttempt,
     answer: AuthorizationResponse,
+    required: RequiredClaims,
 ) -> Exchanged {
-    match app.use_state_once(trace, attempt.state()).await {
+    match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
         Ok(false) => return Exchanged::Elsewhere,
         Err(error) => {
@@ -116,16 +78,17 @@ async fn exchange(
             return Exchanged::Unavailable;
         }
     }
-    match app.login.in_trace(trace).finish(attempt, answer).await {
+    let provider = app.login.in_trace(trace).requiring(required);
+    match provider.finish(attempt, answer).await {
         Ok(identity) => {
             // Nothing here logs out at the provider, and the cookie has little room.
             Exchanged::Identity(Arc::new(Identity { id_token: None, ..identity }))
         }
         Err(error) => {
-            let page = page_of(error.kind);
-            error.log(Some(session.key), None);
+            let (page, reference) = (page_of(error.kind), new_reference(trace));
+            error.log(Some(session.key), Some(&reference));
             app.sign_in(trace).fail(session, error.failure(), page.outcome()).await;
-            Exchanged::Failed(page)
+            Exchanged::Failed(page, reference)
         }
     }
 }
@@ -158,13 +121,24 @@ async fn callback_form(
     State(app): State<AppState>,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Problem> {
-    if body.len() > MAX_FORM {
+    see_sealed_form(&app, paths::CALLBACK, &body)
+}
+
+/// To the callback at `path`, with `form` sealed into the URL. The URL can be used as often as the
+/// `state` in the form: for one exchange.
+pub(crate) fn see_sealed_form(app: &App, path: &str, form: &[u8]) -> Result<Response, Problem> {
+    if form.len() > MAX_FORM {
         return Err(Problem::BodyTooLarge);
     }
-    let form = String::from_utf8_lossy(&body);
+    let form = String::from_utf8_lossy(form);
     let sealed = app.cookie_keys.seal_text(Purpose::CallbackForm, b"", &form, FORM_TTL);
     let sealed = sealed.map_err(|_| Problem::Internal)?;
-    Ok(see_other(&app.path(&format!("{}?form={sealed}", paths::CALLBACK))))
+    Ok(see_other(&app.path(&format!("{path}?form={sealed}"))))
+}
+
+/// The form that [`see_sealed_form`] sealed.
+pub(crate) fn open_sealed_form(app: &App, sealed: &str) -> Option<String> {
+    app.cookie_keys.open_text(Purpose::CallbackForm, b"", sealed).ok()
 }
 
 /// The provider sends the browser back (RFC 6749 §4.1.2)
@@ -190,8 +164,7 @@ async fn callback(
     RawQuery(query): RawQuery,
     visit: Visit,
 ) -> Response {
-    let form =
-        form.and_then(|sealed| app.cookie_keys.open_text(Purpose::CallbackForm, b"", &sealed).ok());
+    let form = form.and_then(|sealed| open_sealed_form(&app, &sealed));
     let answer = AuthorizationResponse::parse(&form.or(query).unwrap_or_default());
     let Some(state) = answer.state() else {
         return visit.error_of(
@@ -203,7 +176,7 @@ async fn callback(
     };
     let bearing = match app.bearing(state) {
         Ok(bearing) => bearing,
-        Err(OpenError::Expired) => return visit.error(ErrorPage::TooSlow),
+        Err(OpenError::Expired) => return visit.too_slow(state).await,
         Err(_) => return visit.error(ErrorPage::WrongBrowser),
     };
     let visit = Visit { window: bearing.window(), ..visit };
@@ -224,14 +197,22 @@ async fn callback(
         let cause = "the answer belongs to an earlier attempt of this dialog";
         return visit.error_about(ErrorPage::WrongBrowser, session, cause);
     }
-    let exchanged = Exchanges::share(&app, &visit.trace, session, attempt, answer).await;
-    let identity = match exchanged {
+    let clients = app.clients.load();
+    let client = clients.find(dialog.details.client_id.as_ref().map(ClientId::as_str));
+    // Without the client, which is not registered any more, no token will be issued.
+    let required = client.map(|client| client.required_claims.clone()).unwrap_or_default();
+    let state = state.to_owned();
+    let exchanged = app.exchanges.share(&state, Exchanged::Unavailable, || {
+        let (app, trace) = (Arc::clone(&app), visit.trace.clone());
+        async move { exchange(&app, &trace, session, attempt, answer, required).await }
+    });
+    let identity = match exchanged.await {
         Exchanged::Identity(identity) => {
             let details = &dialog.details;
             (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
         }
-        Exchanged::Failed(page) => {
-            let mut response = app.to_error_page(&visit.trace, page, visit.window);
+        Exchanged::Failed(page, reference) => {
+            let mut response = app.to_error_page_with(page, &reference, visit.window);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
@@ -243,17 +224,14 @@ async fn callback(
             return visit.error_about(ErrorPage::Unavailable, session, "the store is unavailable");
         }
     };
-    dialog.stage = Stage::LoggedIn { identity, proven };
+    dialog.stage = Stage::LoggedIn { account: Account::InCookie(Box::new(identity)), proven };
     let mut response = visit.to_step(paths::REDIRECT, &handle);
     if !app.store_dialog(&mut response, &visit.headers, &handle, &dialog) {
-        let failure = Failure::new("server_error", "The provider's claims are too large.");
-        tracing::error!(
-            session = %session.key,
-            "the claims are too large for a cookie; shorten `TOKEN_CLAIMS`"
-        );
-        app.sign_in(&visit.trace).fail(session, failure, SignInOutcome::ProviderFailed).await;
-        response = app.to_error_page(&visit.trace, ErrorPage::LoginFailed, visit.window);
-        app.forget_dialog(&mut response, &handle);
+        if let Err(error) = app.move_account_to_store(&visit.trace, &mut dialog).await {
+            // The person can repeat this very step when the store is back.
+            return visit.store_error(session, error);
+        }
+        return visit.with_dialog(response, &handle, &dialog);
     }
     response
 }
@@ -288,15 +266,19 @@ async fn redirect(
         return visit.error(ErrorPage::WrongBrowser);
     };
     match dialog.stage.clone() {
-        Stage::LoggedIn { identity, proven } if proven.needs_account_page() => {
+        Stage::LoggedIn { account, proven } if proven.needs_account_page() => {
+            let identity = match visit.identity(&handle, &dialog, account).await {
+                Ok(identity) => identity,
+                Err(page) => return page,
+            };
             let policy = Policy::of(&app, dialog.details.client_id.as_ref());
             let view = policy::view(&dialog.details, &policy, address);
             let language = app.pages.language(&visit.headers);
             let (fields, account) = (dialog.fields(&handle), identity.display_name());
             app.pages.account(language, fields, view, account, dialog.window())
         }
-        Stage::LoggedIn { identity, proven } => {
-            visit.complete(handle, dialog, &identity, proven).await
+        Stage::LoggedIn { account, proven } => {
+            visit.complete(handle, dialog, account, proven).await
         }
         Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
         _ => visit.error_about(
@@ -320,10 +302,13 @@ async fn redirect(
 )]
 async fn account(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {
     match dialog.stage.clone() {
-        Stage::LoggedIn { identity, proven } if fields.is_continue() => {
-            visit.complete(handle, dialog, &identity, proven).await
+        Stage::LoggedIn { account, proven } if fields.is_continue() => {
+            visit.complete(handle, dialog, account, proven).await
         }
-        Stage::LoggedIn { .. } => visit.not_me(&handle, &dialog).await,
+        Stage::LoggedIn { account, .. } => {
+            visit.app.remove_account(&visit.trace, &account).await;
+            visit.not_me(&handle, &dialog).await
+        }
         // Sent twice.
         Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
         _ => visit.error_about(ErrorPage::Used, dialog.session(), "the dialog is not at this step"),
@@ -331,21 +316,72 @@ async fn account(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> 
 }
 
 impl Visit {
+    /// The person took longer than the session lasts: says so, and ends a session that this host's
+    /// clock, running ahead, takes for expired too early.
+    async fn too_slow(self, state: &str) -> Response {
+        let Some(bearing) = self.app.expired_bearing(state) else {
+            return self.error(ErrorPage::TooSlow);
+        };
+        let (session, window) = (bearing.session(), bearing.window());
+        self.trace.adopt(session.key, None);
+        let failure = Failure::new("access_denied", "The sign-in took too long.");
+        let (outcome, page) = (SignInOutcome::TooLate, ErrorPage::TooSlow);
+        Self { window, ..self }.fail(session, failure, outcome, page).await
+    }
+
+    /// The identity of the account that signed in, or the page that says why there is none.
+    async fn identity(
+        &self,
+        handle: &Handle,
+        dialog: &Dialog,
+        account: Account,
+    ) -> Result<Identity, Response> {
+        let session = dialog.session();
+        match self.app.identity(&self.trace, account).await {
+            Ok(Some(identity)) => return Ok(identity),
+            Ok(None) => {}
+            Err(error) => return Err(self.store_error(session, error)),
+        }
+        // It is removed when the session has its token, and expires with the session.
+        let relay = self.app.relay.in_trace(&self.trace);
+        Err(match relay.peek(session, dialog.entry(), Some(dialog.id)).await {
+            Ok(Peeked::NotPending(
+                SessionState::Authenticated
+                | SessionState::Delivered
+                | SessionState::Gone(GoneReason::Acknowledged),
+            )) => self.to_step(paths::SUCCESS, handle),
+            Ok(Peeked::Open(_)) => {
+                let failure = Failure::new("server_error", "The account is not stored any more.");
+                let outcome = SignInOutcome::StoreFailed;
+                self.fail(session, failure, outcome, ErrorPage::LoginFailed).await
+            }
+            Ok(_) => self.error_about(ErrorPage::Expired, session, "the session is over"),
+            Err(error) => self.store_error(session, error),
+        })
+    }
+
     /// Completes the sign-in and leads to the last page.
     async fn complete(
         &self,
         handle: Handle,
         mut dialog: Dialog,
-        identity: &Identity,
+        account: Account,
         proven: Proven,
     ) -> Response {
         let app = &self.app;
         let session = dialog.session();
+        let identity = match self.identity(&handle, &dialog, account.clone()).await {
+            Ok(identity) => identity,
+            Err(page) => return page,
+        };
         let after_form = proven.needs_account_page();
         let url = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.as_str()));
         let mut response = if after_form { see_other(&url) } else { found(&url) };
         let completed =
-            app.sign_in(&self.trace).complete(session, dialog.session_token, identity).await;
+            app.sign_in(&self.trace).complete(session, dialog.session_token, &identity).await;
+        if matches!(completed, Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate)) {
+            app.remove_account(&self.trace, &account).await;
+        }
         let account = identity.display_name().to_owned();
         match completed {
             Ok(completed) => {
@@ -363,12 +399,13 @@ impl Visit {
             // An earlier request of this dialog, which the browser cancelled or repeated.
             Err(NotCompleted::Already) => response,
             Err(NotCompleted::TooLate) => {
-                let mut response = app.to_error_page(&self.trace, ErrorPage::TooSlow, self.window);
+                let cause = "the session ended before the sign-in did";
+                let mut response = self.to_error_page(ErrorPage::TooSlow, session, cause);
                 app.forget_dialog(&mut response, &handle);
                 response
             }
-            Err(NotCompleted::Issuer(_)) => {
-                app.to_error_page(&self.trace, ErrorPage::Unavailable, self.window)
+            Err(NotCompleted::Issuer(error)) => {
+                self.to_error_page(ErrorPage::Unavailable, session, &error.to_string())
             }
             // The cookie stays: the person can repeat this very step when the store is back.
             Err(NotCompleted::Store(error)) => self.store_error(session, error),

@@ -1,9 +1,12 @@
 //! The state of a dialog between its steps: one sealed cookie per dialog, named by a handle that is
 //! no secret, so that several dialogs in one browser stay apart.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::{
     http::{
@@ -12,9 +15,10 @@ use crate::{
     },
     oidc::LoginAttempt,
     session::{
-        DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef, SessionToken,
+        ClientId, DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef,
+        SessionToken,
     },
-    store::Entry,
+    store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{OpenError, Purpose},
     util::clock::UnixTime,
@@ -22,9 +26,6 @@ use crate::{
 
 /// Dialogs of one browser that may be open at once; more would overflow the request head.
 pub(crate) const MAX_DIALOGS: usize = 8;
-
-/// Maximum size of a cookie's value. Browsers drop larger ones silently.
-const MAX_COOKIE: usize = 3800;
 
 /// Names a dialog's cookie: the beginning of a digest of what opens it, so that the browser finds
 /// its dialog again when it opens the same link again.
@@ -47,7 +48,7 @@ impl Handle {
     }
 
     /// Reads what [`Self::as_str`] gives.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         (text.len() == Self::LENGTH && text.bytes().all(alphabet)).then(|| Self(text.to_owned()))
     }
@@ -111,9 +112,19 @@ pub(super) enum Stage {
     /// The browser is at the provider.
     LoggingIn { attempt: LoginAttempt, proven: Proven },
     /// The person is known.
-    LoggedIn { identity: Identity, proven: Proven },
+    LoggedIn { account: Account, proven: Proven },
     /// The token was issued and stored.
     Finished(Finished),
+}
+
+/// The account that signed in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Account {
+    /// In the cookie.
+    InCookie(Box<Identity>),
+    /// In the store under this name, sealed: its claims are too large for a cookie.
+    InStore(Digest),
 }
 
 /// What undoes a finished sign-in.
@@ -236,13 +247,82 @@ impl App {
         };
         // Strings always serialise.
         self.cookie_keys
-            .seal_text(Purpose::DialogState, b"", &bearing, self.settings.session.ttl)
+            .seal_text(Purpose::DialogState, b"", &bearing, self.session_ttl(dialog))
             .unwrap_or_default()
     }
 
     /// Reads what [`Self::bear`] wrote.
     pub(super) fn bearing(&self, text: &str) -> Result<Bearing, OpenError> {
         self.cookie_keys.open_text(Purpose::DialogState, b"", text)
+    }
+
+    /// The session that an expired [`Self::bear`] names.
+    pub(super) fn expired_bearing(&self, text: &str) -> Option<Bearing> {
+        self.cookie_keys.open_expired_text(Purpose::DialogState, b"", text).ok()
+    }
+
+    /// Lifetime of the session of a dialog, and so of the dialog.
+    pub(super) fn session_ttl(&self, dialog: &Dialog) -> Duration {
+        let clients = self.clients.load();
+        let client = clients.find(dialog.details.client_id.as_ref().map(ClientId::as_str));
+        client.map_or(self.settings.session.ttl, |client| client.session_ttl)
+    }
+
+    /// What is left of it.
+    fn remaining(&self, dialog: &Dialog) -> Duration {
+        let age = UnixTime::now().saturating_since(UnixTime::from_millis(dialog.began_at));
+        self.session_ttl(dialog).saturating_sub(age)
+    }
+
+    /// Moves the account of a dialog out of its cookie into the store, sealed.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub(super) async fn move_account_to_store(
+        &self,
+        trace: &Trace,
+        dialog: &mut Dialog,
+    ) -> Result<(), StoreError> {
+        let ttl = self.remaining(dialog);
+        let Stage::LoggedIn { account, .. } = &mut dialog.stage else { return Ok(()) };
+        let Account::InCookie(identity) = &*account else { return Ok(()) };
+        let name = Digest::random();
+        // Strings and JSON always serialise.
+        let plaintext = Zeroizing::new(serde_json::to_vec(identity).unwrap_or_default());
+        let sealed = self.cookie_keys.seal(Purpose::DialogAccount, name.as_bytes(), &plaintext);
+        self.relay.in_trace(trace).store().put_value(name, sealed.into(), ttl).await?;
+        *account = Account::InStore(name);
+        Ok(())
+    }
+
+    /// The identity of an account; `None` where the store has it no more.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub(super) async fn identity(
+        &self,
+        trace: &Trace,
+        account: Account,
+    ) -> Result<Option<Identity>, StoreError> {
+        let name = match account {
+            Account::InCookie(identity) => return Ok(Some(*identity)),
+            Account::InStore(name) => name,
+        };
+        let sealed = self.relay.in_trace(trace).store().value(name).await?;
+        Ok(sealed.and_then(|sealed| {
+            let keys = &self.cookie_keys;
+            let opened = keys.open(Purpose::DialogAccount, name.as_bytes(), &sealed).ok()?;
+            serde_json::from_slice(&opened).ok()
+        }))
+    }
+
+    /// Removes an account from the store. One that stays there expires with its session.
+    pub(super) async fn remove_account(&self, trace: &Trace, account: &Account) {
+        if let Account::InStore(name) = account
+            && let Err(error) = self.relay.in_trace(trace).store().remove_value(*name).await
+        {
+            tracing::debug!(%error, "the account of a finished dialog stays in the store");
+        }
     }
 
     /// The dialog of a browser.
@@ -270,11 +350,9 @@ impl App {
         handle: &Handle,
         dialog: &Dialog,
     ) -> bool {
-        let began = UnixTime::from_millis(dialog.began_at);
-        let age = UnixTime::now().saturating_since(began);
-        let ttl = self.settings.session.ttl.saturating_sub(age);
+        let ttl = self.remaining(dialog);
         let sealed = self.cookie_keys.seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, ttl);
-        let Some(sealed) = sealed.ok().filter(|sealed| sealed.len() <= MAX_COOKIE) else {
+        let Some(sealed) = sealed.ok().filter(|sealed| sealed.len() <= cookies::MAX_COOKIE) else {
             return false;
         };
         let name = cookies::dialog_name(self, &handle.0);

@@ -23,11 +23,13 @@ use crate::{
         methods::MethodsExt as _,
         middleware::ClientAddress,
         openapi_tags,
-        pages::{ErrorPage, ProofPage},
+        pages::{ErrorPage, ProofPage, ui_locales},
         responses::{ErrorPages, HTML, statuses},
     },
     oidc::{AuthorizationOptions, Prompt},
-    session::{Digest, Failure, SessionId, SessionRef, State as SessionState, TransitToken},
+    session::{
+        ClientId, Digest, Failure, SessionId, SessionRef, State as SessionState, TransitToken,
+    },
     signin::SignInOutcome,
     store::{Entered, Entry, Peeked, StoreError},
 };
@@ -310,22 +312,26 @@ impl Visit {
             Err(error) => return self.refuse_for_store(leave, session, error),
         }
         tracing::info!(target: "audit", session = %session.key, proof = ?proven, "dialog entered");
+        let clients = self.app.clients.load();
+        let client = clients.find(dialog.details.client_id.as_ref().map(ClientId::as_str));
         let options = AuthorizationOptions {
             state: Some(self.app.bear(&dialog, &handle)),
             // Never without a person who chooses, where a person vouched for the browser.
-            prompt: proven.needs_account_page().then_some(Prompt::SelectAccount),
-            ttl: Some(self.app.settings.session.ttl),
-            ..AuthorizationOptions::default()
+            prompt: if proven.needs_account_page() {
+                Some(Prompt::SelectAccount)
+            } else {
+                dialog.details.prompt.map(Prompt::from)
+            },
+            login_hint: dialog.details.login_hint.clone(),
+            ui_locales: ui_locales(&self.headers),
+            ttl: Some(self.app.session_ttl(&dialog)),
+            params: client.map(|client| client.auth_params.clone()).unwrap_or_default(),
         };
         let (url, attempt) = match self.app.login.in_trace(&self.trace).begin(&options).await {
             Ok(begun) => begun,
             Err(error) => {
-                let page = self.fail_login(session, &error).await;
-                let cause = error.to_string();
-                return match leave {
-                    Leave::Script => self.refuse(leave, page, session, &cause),
-                    _ => self.error_of(page, StatusCode::BAD_GATEWAY, Some(session), Some(&cause)),
-                };
+                let (page, reference) = self.fail_login(session, &error).await;
+                return self.refuse_with(leave, page, StatusCode::BAD_GATEWAY, &reference);
             }
         };
         dialog.stage = Stage::LoggingIn { attempt, proven };
@@ -346,12 +352,25 @@ impl Visit {
         session: SessionRef,
         cause: &str,
     ) -> Response {
-        if leave != Leave::Script {
-            return self.error_about(page, session, cause);
-        }
         let reference = reference(&self.trace, page, Some(session), Some(cause));
-        let location = self.app.error_location(page, &reference, self.window);
-        (page.status(), axum::Json(serde_json::json!({"location": location}))).into_response()
+        self.refuse_with(leave, page, page.status(), &reference)
+    }
+
+    /// Likewise, where the log has the cause under `reference` already.
+    fn refuse_with(
+        &self,
+        leave: Leave,
+        page: ErrorPage,
+        status: StatusCode,
+        reference: &str,
+    ) -> Response {
+        if leave == Leave::Script {
+            let location = self.app.error_location(page, reference, self.window);
+            return (page.status(), axum::Json(serde_json::json!({"location": location})))
+                .into_response();
+        }
+        let pages = &self.app.pages;
+        pages.error(status, pages.language(&self.headers), page, None, reference, self.window)
     }
 
     /// Likewise, for a store that is unavailable.

@@ -20,7 +20,7 @@ use crate::{
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
     },
-    session::{GoneReason, UserCode},
+    session::GoneReason,
     util::clock::UnixTime,
 };
 
@@ -132,7 +132,7 @@ async fn undo(
     tag = openapi_tags::DIALOG,
     params(
         ("error" = Option<String>, Query, description = "Name of the page."),
-        ("reference" = Option<String>, Query, description = "Reference in the log."),
+        ("reference" = Option<String>, Query, description = "Reference in the log, sealed."),
         ("office" = Option<String>, Query, description = "Sent where the dialog is one of Office."),
     ),
     responses(
@@ -149,12 +149,13 @@ async fn error(
     visit: Visit,
 ) -> Response {
     let page = query.error.and_then(|text| text.parse::<ErrorPage>().ok());
-    // Only what looks like a reference of ours is shown; the page repeats nothing else.
-    let reference = query.reference.filter(|text| UserCode::is_well_formed(text));
+    let page = page.unwrap_or(ErrorPage::LoginFailed);
+    // Only a reference that the relay sealed is shown; the page repeats nothing else.
+    let reference = query.reference.and_then(|sealed| app.error_reference(page, &sealed));
     app.pages.error(
         StatusCode::OK,
         app.pages.language(&visit.headers),
-        page.unwrap_or(ErrorPage::LoginFailed),
+        page,
         None,
         reference.as_deref().unwrap_or_default(),
         visit.window,

@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::http::dialog::callback::Exchanges;
-pub(crate) use crate::http::dialog::cookie::Handle;
+pub(crate) use crate::http::dialog::callback::{open_sealed_form, see_sealed_form};
+pub(crate) use crate::http::dialog::cookie::{Handle, MAX_DIALOGS};
 pub(crate) use crate::http::dialog::policy::Policy;
 
 use crate::{
@@ -27,11 +28,12 @@ use crate::{
         App, AppState,
         pages::{ErrorPage, Window},
     },
-    oidc::FailureKind,
+    oidc::{FailureKind, LoginAttempt},
     session::{Digest, SessionRef, UserCode},
     signin::SignInOutcome,
     store::StoreError,
     telemetry::Trace,
+    token::Purpose,
 };
 
 /// The endpoints of this folder.
@@ -44,6 +46,9 @@ pub fn endpoints() -> OpenApiRouter<AppState> {
 
 /// How long a browser login of the meet-compatible surface may take.
 pub(crate) const DIALOG_TTL: Duration = Duration::from_secs(600);
+
+/// How long the address of an error page shows its reference.
+const REFERENCE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl App {
     /// An error page for a browser without a dialog of this folder.
@@ -60,18 +65,46 @@ impl App {
         self.pages.error(status, language, page, None, &reference, window)
     }
 
-    /// An error after the provider's redirect: leaves the URL with the code behind.
-    pub(crate) fn to_error_page(&self, trace: &Trace, page: ErrorPage, window: Window) -> Response {
-        let reference = reference(trace, page, None, None);
-        found(&self.error_location(page, &reference, window))
+    /// The same whose cause the log has under `reference` already.
+    pub(crate) fn error_page_with(
+        &self,
+        headers: &HeaderMap,
+        status: StatusCode,
+        page: ErrorPage,
+        reference: &str,
+    ) -> Response {
+        let language = self.pages.language(headers);
+        self.pages.error(status, language, page, None, reference, self.office_window())
+    }
+
+    /// To the error page whose cause the log has under `reference`.
+    pub(crate) fn to_error_page_with(
+        &self,
+        page: ErrorPage,
+        reference: &str,
+        window: Window,
+    ) -> Response {
+        found(&self.error_location(page, reference, window))
     }
 
     /// The address of an error page. Where the dialog is one of Office, it says so: its cookie may
-    /// not be there any more.
+    /// not be there any more. The reference is sealed, so that no other site makes the relay show
+    /// one of its own.
     fn error_location(&self, page: ErrorPage, reference: &str, window: Window) -> String {
         let office = if window == Window::Office { "&office=1" } else { "" };
         let name = page.as_str();
-        self.path(&format!("{}?error={name}&reference={reference}{office}", paths::ERROR))
+        let context = name.as_bytes();
+        let purpose = Purpose::ErrorReference;
+        // A text always serialises.
+        let sealed = self.cookie_keys.seal_text(purpose, context, &reference, REFERENCE_TTL);
+        let sealed = sealed.unwrap_or_default();
+        self.path(&format!("{}?error={name}&reference={sealed}{office}", paths::ERROR))
+    }
+
+    /// The reference that [`Self::error_location`] sealed for `page`.
+    fn error_reference(&self, page: ErrorPage, sealed: &str) -> Option<String> {
+        let context = page.as_str().as_bytes();
+        self.cookie_keys.open_text(Purpose::ErrorReference, context, sealed).ok()
     }
 
     /// Marks a callback's state as used; false when it was before. The cookie alone cannot make it
@@ -79,10 +112,10 @@ impl App {
     pub(crate) async fn use_state_once(
         &self,
         trace: &Trace,
-        state: &str,
+        attempt: &LoginAttempt,
     ) -> Result<bool, StoreError> {
-        let used = Digest::of(format!("state:{state}").as_bytes());
-        self.relay.in_trace(trace).store().mark(used, self.settings.session.ttl).await
+        let used = Digest::of(format!("state:{}", attempt.state()).as_bytes());
+        self.relay.in_trace(trace).store().mark(used, attempt.ttl()).await
     }
 
     /// The relay's own origin.
@@ -112,16 +145,21 @@ impl ErrorPage {
     }
 }
 
-/// A reference that the person reads out and the operator finds in the log, with the cause and the
-/// session, and in the trace.
+/// A reference that the person reads out and the operator finds in the trace and in the log.
+pub(crate) fn new_reference(trace: &Trace) -> String {
+    let reference = UserCode::generate().as_str().to_owned();
+    trace.note("token_relay.reference", reference.as_str());
+    reference
+}
+
+/// A reference under which the log has the cause and the session.
 fn reference(
     trace: &Trace,
     page: ErrorPage,
     session: Option<SessionRef>,
     cause: Option<&str>,
 ) -> String {
-    let reference = UserCode::generate().as_str().to_owned();
-    trace.note("token_relay.reference", reference.as_str());
+    let reference = new_reference(trace);
     let session = session.map(|session| session.key.to_string());
     tracing::info!(
         reference,

@@ -14,7 +14,7 @@ use crate::{
         App, AppState,
         dialog::{
             cookie::{Dialog, Handle},
-            page_of, reference,
+            new_reference, page_of, reference,
         },
         error::Problem,
         extract::{Form, Query},
@@ -262,12 +262,28 @@ impl Visit {
         self.error_about(page, session, &cause)
     }
 
-    /// Fails the session because the provider failed, and picks the person's page.
-    pub(super) async fn fail_login(&self, session: SessionRef, error: &LoginError) -> ErrorPage {
-        let page = page_of(error.kind);
-        error.log(Some(session.key), None);
+    /// Fails the session because the provider failed; gives the person's page and the reference
+    /// under which the log has the cause.
+    pub(super) async fn fail_login(
+        &self,
+        session: SessionRef,
+        error: &LoginError,
+    ) -> (ErrorPage, String) {
+        let (page, reference) = (page_of(error.kind), new_reference(&self.trace));
+        error.log(Some(session.key), Some(&reference));
         self.app.sign_in(&self.trace).fail(session, error.failure(), page.outcome()).await;
-        page
+        (page, reference)
+    }
+
+    /// An error after the provider's redirect: leaves the URL with the code behind.
+    pub(super) fn to_error_page(
+        &self,
+        page: ErrorPage,
+        session: SessionRef,
+        cause: &str,
+    ) -> Response {
+        let reference = reference(&self.trace, page, Some(session), Some(cause));
+        self.app.to_error_page_with(page, &reference, self.window)
     }
 }
 

@@ -3,19 +3,21 @@
 //!
 //! Errors have the shape `{"detail": …}`. Off unless configured.
 
+mod login;
+
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::{
     Json,
-    extract::{RawQuery, Request, State},
+    extract::{Request, State},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
 use cookie::{Cookie, SameSite};
 use hmac::{Hmac, Mac};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use sha2::Sha256;
 use utoipa_axum::{
@@ -36,26 +38,24 @@ use crate::{
             long_poll::LongPoll, sse, websocket,
         },
         cookies,
-        dialog::{DIALOG_TTL, Handle, found, page_of},
         error::Problem,
-        extract::{LimitedBody, Query},
+        extract::LimitedBody,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
-        pages::ErrorPage,
-        responses::{Details, EVENT_STREAM, ErrorPages, statuses},
+        responses::{Details, EVENT_STREAM, statuses},
     },
-    oidc::{AuthorizationResponse, BrowserLogin, LoginAttempt, ReturnTo},
+    oidc::BrowserLogin,
     relay::{CreateSession, Delivery, ReadError},
     session::{
-        DialogId, Digest, Outcome, Profile, SessionDetails, SessionId, SessionRef, SessionToken,
+        DialogId, Digest, Outcome, Profile, SessionDetails, SessionId, SessionRef,
         State as SessionState, TransitToken,
     },
     settings::MeetProof,
     signin::NotCompleted,
     store::{Entered, Entry, Peeked, StoreError},
-    telemetry::{Trace, TraceContext},
-    token::{MeetIssuer, Purpose},
+    telemetry::Trace,
+    token::MeetIssuer,
     util::{clock::UnixTime, network::Network},
 };
 
@@ -89,6 +89,10 @@ pub struct Meet {
     pub return_to: Vec<url::Url>,
     /// Lifetime of the browser login.
     pub login_ttl: Duration,
+    /// Whether a logout with `returnTo` goes on to the provider.
+    pub provider_logout: bool,
+    /// Codes that are being exchanged.
+    pub exchanges: login::Exchanges,
 }
 
 /// Keys of CSRF tokens.
@@ -178,9 +182,10 @@ pub fn session_endpoints() -> OpenApiRouter<AppState> {
 /// The endpoints of the browser login.
 pub fn login_endpoints() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
-        .routes(routes!(authenticate).answering(&[]))
-        .routes(routes!(callback).answering(&[]))
-        .routes(routes!(logout).answering(&[Also::Head]))
+        .routes(routes!(login::authenticate).answering(&[]))
+        .routes(routes!(login::callback, login::callback_form).answering(&[]))
+        .routes(routes!(login::logout).answering(&[Also::Head]))
+        .routes(routes!(login::logout_callback).answering(&[Also::Head]))
         .layer(from_fn(as_detail))
 }
 
@@ -443,235 +448,6 @@ fn detail_of(problem: &Problem) -> Detail {
     }
 }
 
-/// The state of a browser login while the browser is at the provider.
-#[derive(Serialize, Deserialize)]
-struct LoggingIn {
-    attempt: LoginAttempt,
-    return_to: String,
-    /// Where it is in a trace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    trace: Option<TraceContext>,
-}
-
-/// The query of an endpoint that sends the browser back.
-#[derive(Deserialize)]
-struct ReturnToQuery {
-    #[serde(rename = "returnTo")]
-    return_to: Option<String>,
-}
-
-fn attempt_cookie(app: &App, handle: &Handle) -> String {
-    cookies::dialog_name(app, &format!("login-{}", handle.as_str()))
-}
-
-/// Logs the browser in
-#[utoipa::path(
-    get,
-    path = paths::MEET_AUTHENTICATE,
-    tag = openapi_tags::MEET,
-    params((
-        "returnTo" = Option<String>, Query,
-        description = "Where to go afterwards; must be allowed.",
-    )),
-    responses(
-        (status = 302, description = "To the OpenID provider."),
-        Details<{ statuses(&[400, 500, 503]) }>,
-        ErrorPages<{ statuses(&[502]) }>,
-    ),
-)]
-async fn authenticate(
-    State(app): State<AppState>,
-    trace: Trace,
-    Query(ReturnToQuery { return_to }): Query<ReturnToQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Detail> {
-    let meet = app.meet()?;
-    let return_to = return_to
-        .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
-        .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
-    let login = app.login.in_trace(&trace);
-    let begun = login.begin_at(&app.public(paths::MEET_CALLBACK), &Default::default()).await;
-    let (url, attempt) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            tracing::warn!(%error, "login could not begin");
-            let status = StatusCode::BAD_GATEWAY;
-            return Ok(app.error_page(&trace, &headers, status, ErrorPage::LoginUnavailable));
-        }
-    };
-    let handle = Handle::of(attempt.state());
-    let return_to = return_to.as_str().to_owned();
-    let logging_in = LoggingIn { attempt, return_to, trace: trace.context() };
-    let sealed = app
-        .cookie_keys
-        .seal_text(
-            Purpose::BrowserLoginAttempt,
-            handle.as_str().as_bytes(),
-            &logging_in,
-            DIALOG_TTL,
-        )
-        .map_err(|_| UNAVAILABLE)?;
-    let mut response = found(url.as_str());
-    let cookie = cookies::set(
-        &app,
-        attempt_cookie(&app, &handle),
-        sealed,
-        DIALOG_TTL,
-        cookies::Reach::Dialog,
-    );
-    response.headers_mut().append(header::SET_COOKIE, cookie);
-    Ok(response)
-}
-
-/// The provider sends the browser back (RFC 6749 §4.1.2)
-#[utoipa::path(
-    get,
-    path = paths::MEET_CALLBACK,
-    tag = openapi_tags::MEET,
-    params(
-        ("state" = Option<String>, Query, description = "As sent to the provider."),
-        ("code" = Option<String>, Query, description = "The authorization code."),
-        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
-        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
-        ("error_description" = Option<String>, Query, description = "The same for people."),
-    ),
-    responses(
-        (status = 302, description = "To `returnTo`, or to the error page."),
-        ErrorPages<{ statuses(&[400]) }>,
-        Details<{ statuses(&[500, 503]) }>,
-    ),
-)]
-async fn callback(
-    State(app): State<AppState>,
-    trace: Trace,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Detail> {
-    let meet = app.meet()?;
-    let response = AuthorizationResponse::parse(query.as_deref().unwrap_or_default());
-    let Some(state) = response.state().map(str::to_owned) else {
-        return Ok(app.error_page(
-            &trace,
-            &headers,
-            StatusCode::BAD_REQUEST,
-            ErrorPage::BadRequest,
-        ));
-    };
-    let handle = Handle::of(&state);
-    let name = attempt_cookie(&app, &handle);
-    let logging_in = cookies::get(&headers, &name).and_then(|sealed| {
-        app.cookie_keys
-            .open_text::<LoggingIn>(
-                Purpose::BrowserLoginAttempt,
-                handle.as_str().as_bytes(),
-                &sealed,
-            )
-            .ok()
-    });
-    let Some(LoggingIn { attempt, return_to, trace: begun }) = logging_in else {
-        return Ok(app.error_page(
-            &trace,
-            &headers,
-            StatusCode::BAD_REQUEST,
-            ErrorPage::WrongBrowser,
-        ));
-    };
-    trace.resume(begun);
-    if !app.use_state_once(&trace, &state).await? {
-        return Ok(app.error_page(
-            &trace,
-            &headers,
-            StatusCode::BAD_REQUEST,
-            ErrorPage::WrongBrowser,
-        ));
-    }
-    let login = app.login.in_trace(&trace);
-    let identity = match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, response).await
-    {
-        Ok(identity) => identity,
-        Err(error) => {
-            error.log(None, None);
-            let kind = page_of(error.kind);
-            app.metrics.login(kind.outcome());
-            return Ok(app.to_error_page(&trace, kind, app.office_window()));
-        }
-    };
-    let user_id = identity.claim_text(&meet.user_id_claim);
-    let Some(user_id) = user_id else {
-        tracing::error!(claim = meet.user_id_claim, "the provider gave no such claim");
-        return Ok(app.to_error_page(&trace, ErrorPage::LoginFailed, app.office_window()));
-    };
-    let csrf = SessionToken::generate();
-    let login = BrowserLogin::new(identity.subject.clone(), user_id, csrf.expose().to_owned());
-    let sealed = app
-        .cookie_keys
-        .seal_text(Purpose::BrowserLogin, b"", &login, meet.login_ttl)
-        .map_err(|_| UNAVAILABLE)?;
-    let mut response = found(&return_to);
-    let cookies = [
-        set_cookie(LOGIN_COOKIE, &sealed, meet.login_ttl, |cookie| {
-            cookie.set_http_only(true);
-            cookie.set_same_site(SameSite::Lax);
-        }),
-        set_cookie(CSRF_COOKIE, csrf.expose(), CSRF_TTL, |cookie| {
-            cookie.set_same_site(SameSite::Lax);
-        }),
-        cookies::delete(&app, name, cookies::Reach::Dialog),
-    ];
-    for cookie in cookies {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(response)
-}
-
-/// The login of a browser.
-fn browser_login(app: &App, headers: &HeaderMap) -> Option<BrowserLogin> {
-    let sealed = cookies::get(headers, LOGIN_COOKIE)?;
-    app.cookie_keys.open_text(Purpose::BrowserLogin, b"", &sealed).ok()
-}
-
-/// The mark of a login that a logout ended; its CSRF token is like no other.
-fn ended(login: &BrowserLogin) -> Digest {
-    Digest::of(format!("login ended:{}", login.csrf_token).as_bytes())
-}
-
-/// Ends the browser login
-#[utoipa::path(
-    get,
-    path = paths::MEET_LOGOUT,
-    tag = openapi_tags::MEET,
-    params(("returnTo" = Option<String>, Query, description = "Where to go afterwards.")),
-    responses(
-        (status = 200, description = "The login has ended.", body = Status),
-        (status = 302, description = "To `returnTo`."),
-        Details<{ statuses(&[400, 500, 503]) }>,
-    ),
-)]
-async fn logout(
-    State(app): State<AppState>,
-    trace: Trace,
-    Query(ReturnToQuery { return_to }): Query<ReturnToQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Detail> {
-    let meet = app.meet()?;
-    let mut response = match return_to.map(|text| ReturnTo::parse(&text, &meet.return_to)) {
-        None => Json(json!({"status": "ok"})).into_response(),
-        Some(Ok(return_to)) => found(return_to.as_str()),
-        Some(Err(_)) => return Err(Detail(StatusCode::BAD_REQUEST, "returnTo is not allowed.")),
-    };
-    // A copy of the cookie must not outlive the logout.
-    if let Some(login) = browser_login(&app, &headers) {
-        app.relay.in_trace(&trace).store().mark(ended(&login), meet.login_ttl).await?;
-    }
-    for name in [LOGIN_COOKIE, CSRF_COOKIE] {
-        let cookie = set_cookie(name, "", Duration::ZERO, |cookie| {
-            cookie.set_same_site(SameSite::Lax);
-        });
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(response)
-}
-
 #[derive(Deserialize)]
 struct AnyExchange {
     transit_token: Option<serde_json::Value>,
@@ -697,11 +473,8 @@ async fn exchange(
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let login = browser_login(&app, &headers).ok_or(NOT_LOGGED_IN)?;
+    let login = login::logged_in(&app, &trace, &headers).await?;
     let relay = app.relay.in_trace(&trace);
-    if relay.store().is_marked(ended(&login)).await? {
-        return Err(NOT_LOGGED_IN);
-    }
     check_csrf(&app, &headers, &login)?;
     let exchange: AnyExchange = if body.is_empty() {
         AnyExchange { transit_token: None }

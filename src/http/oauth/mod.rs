@@ -1,5 +1,6 @@
 //! What APIs and OAuth clients call: token, introspection, revocation, metadata.
 
+mod logout;
 mod resource;
 mod token;
 
@@ -26,6 +27,11 @@ pub fn endpoints(refresh: bool) -> OpenApiRouter<AppState> {
         oauth = oauth.merge(token::endpoints());
     }
     resource::endpoints().merge(oauth.layer(map_response(as_oauth_error)))
+}
+
+/// What the OpenID provider calls.
+pub fn provider_endpoints() -> OpenApiRouter<AppState> {
+    logout::endpoints().layer(map_response(as_oauth_error))
 }
 
 /// Renders a problem as RFC 6749 §5.2 says, with the members of RFC 9457 beside.

@@ -93,6 +93,14 @@ async fn refresh(
         .refresh_token
         .ok_or_else(|| Problem::BadRequest("missing field `refresh_token`".to_owned()))?;
     let now = UnixTime::now();
+    if let Ok(grant) = refresh.open(&app.sealing_keys, token.expose(), now)
+        && app.logouts.in_trace(trace).cover(grant.signed_in()).await.map_err(Problem::from)?
+    {
+        // Its access tokens, too, are not valid any more.
+        refresh.end(grant.id).await.map_err(Problem::from)?;
+        tracing::info!(target: "audit", session = %session.key(), "grant ended by a logout");
+        return Err(Refused::Grant(RefreshError::Ended));
+    }
     let rotated = refresh
         .rotate(&app.sealing_keys, token.expose(), session.key(), secret.digest(), now)
         .await;

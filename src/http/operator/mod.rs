@@ -21,7 +21,7 @@ use crate::{
         methods::{Also, MethodsExt as _},
         openapi_tags,
     },
-    oidc::ProviderStatus,
+    oidc::{ProviderStatus, Severity},
 };
 
 /// The endpoints of this folder, with `/metrics` if `metrics`.
@@ -81,6 +81,13 @@ async fn readyz(State(app): State<AppState>) -> Response {
         store: if store.is_ok() { "up" } else { "unavailable" }.to_owned(),
         provider: provider.to_owned(),
         provider_problem,
+        provider_warnings: app
+            .login
+            .findings()
+            .iter()
+            .filter(|finding| finding.severity > Severity::Note)
+            .map(|finding| finding.text.clone())
+            .collect(),
         draining,
         streams: app.relay.registry().waiting(),
     };

@@ -72,6 +72,40 @@ impl ErrorTexts {
     }
 }
 
+/// The language ranges of `Accept-Language`, the preferred one first (RFC 9110 §12.5.4).
+fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let mut ranges: Vec<(&str, f32)> = headers
+        .get_all(header::ACCEPT_LANGUAGE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').take(32))
+        .filter_map(|item| {
+            let (range, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let weight = match parameters.trim().strip_prefix("q=") {
+                Some(weight) => weight.parse().ok()?,
+                None => 1.0,
+            };
+            (weight > 0.0).then_some((range.trim(), weight))
+        })
+        .collect();
+    // Stable: of equal weights the first wins.
+    ranges.sort_by(|left, right| right.1.total_cmp(&left.1));
+    ranges.into_iter().map(|(range, _)| range)
+}
+
+/// The same as `ui_locales` of an authorization request (OpenID Connect Core §3.1.2.1), if the
+/// browser names any language.
+pub(crate) fn ui_locales(headers: &HeaderMap) -> Option<String> {
+    /// Languages that are passed on.
+    const MAX: usize = 5;
+    let is_tag = |range: &&str| {
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (2..=35).contains(&range.len()) && range.bytes().all(is_letter)
+    };
+    let tags = accepted(headers).filter(is_tag).take(MAX).collect::<Vec<_>>();
+    (!tags.is_empty()).then(|| tags.join(" "))
+}
+
 /// A language that the pages speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Language(usize);
@@ -121,25 +155,8 @@ impl Locales {
 
     /// The language that fits `Accept-Language` best (RFC 9110 §12.5.4), by primary subtag.
     pub(super) fn choose(&self, headers: &HeaderMap) -> Language {
-        let mut ranges: Vec<(&str, f32)> = headers
-            .get_all(header::ACCEPT_LANGUAGE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(',').take(32))
-            .filter_map(|item| {
-                let (range, parameters) = item.split_once(';').unwrap_or((item, ""));
-                let weight = match parameters.trim().strip_prefix("q=") {
-                    Some(weight) => weight.parse().ok()?,
-                    None => 1.0,
-                };
-                (weight > 0.0).then_some((range.trim(), weight))
-            })
-            .collect();
-        // Stable: of equal weights the first wins.
-        ranges.sort_by(|left, right| right.1.total_cmp(&left.1));
-        ranges
-            .into_iter()
-            .find_map(|(range, _)| {
+        accepted(headers)
+            .find_map(|range| {
                 let primary = range.split('-').next().unwrap_or(range);
                 self.all
                     .iter()

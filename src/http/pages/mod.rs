@@ -16,6 +16,7 @@ use axum::{
 };
 use url::Url;
 
+pub(crate) use crate::http::pages::locale::ui_locales;
 pub use crate::http::pages::{error_page::ErrorPage, locale::Language};
 
 use crate::{

@@ -8,6 +8,7 @@ mod expiring;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, Fulfilled, GrantStore,
         MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
         SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
-        memory::expiring::ExpiringMap,
+        ValueStore, memory::expiring::ExpiringMap,
     },
 };
 
@@ -27,6 +28,7 @@ use crate::{
 pub struct MemoryStore {
     sessions: ExpiringMap<SessionKey, Record>,
     marks: ExpiringMap<Digest, ()>,
+    values: ExpiringMap<Digest, Bytes>,
     grants: ExpiringMap<GrantId, Grant>,
     notifier: Arc<dyn Notifier>,
 }
@@ -136,9 +138,13 @@ impl Record {
 impl MemoryStore {
     /// An empty store.
     pub fn new(notifier: Arc<dyn Notifier>) -> Arc<Self> {
-        let (sessions, marks, grants) =
-            (ExpiringMap::new(), ExpiringMap::new(), ExpiringMap::new());
-        Arc::new(Self { sessions, marks, grants, notifier })
+        Arc::new(Self {
+            sessions: ExpiringMap::new(),
+            marks: ExpiringMap::new(),
+            values: ExpiringMap::new(),
+            grants: ExpiringMap::new(),
+            notifier,
+        })
     }
 
     /// Runs one transition on a session; `None` when there is no such session on this surface.
@@ -423,6 +429,30 @@ impl MarkStore for MemoryStore {
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         let shard = self.marks.shard(&name);
         Ok(shard.entries.get(&name).is_some_and(|((), until)| Instant::now() < *until))
+    }
+}
+
+#[async_trait]
+impl ValueStore for MemoryStore {
+    async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if !self.values.insert(name, value.clone(), now, now + ttl)?
+            && let Some(stored) = self.values.shard(&name).entries.get_mut(&name)
+        {
+            *stored = (value, now + ttl);
+        }
+        Ok(())
+    }
+
+    async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError> {
+        let shard = self.values.shard(&name);
+        let stored = shard.entries.get(&name).filter(|(_, until)| Instant::now() < *until);
+        Ok(stored.map(|(value, _)| value.clone()))
+    }
+
+    async fn remove_value(&self, name: Digest) -> Result<(), StoreError> {
+        self.values.shard(&name).entries.remove(&name);
+        Ok(())
     }
 }
 

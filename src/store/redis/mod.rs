@@ -6,6 +6,7 @@
 //! - `<prefix>:{<session key>}`: the session; in a cluster the hash tag keeps its channel beside it.
 //! - `<prefix>:{<session key>}:events`: one letter, or `p`, the subscription and the sealed payload.
 //! - `<prefix>:mark:{<digest>}`: a mark.
+//! - `<prefix>:value:{<digest>}`: a sealed value that is too large for a cookie.
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 
 mod connection;
@@ -40,7 +41,7 @@ use crate::{
     store::{
         Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
         NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
-        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
+        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
@@ -468,6 +469,22 @@ impl MarkStore for RedisStore {
         let found: i64 =
             self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
         Ok(found > 0)
+    }
+}
+
+#[async_trait]
+impl ValueStore for RedisStore {
+    async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        let (name, expiry) = (self.names.value(name), Some(Expiration::PX(milliseconds(ttl))));
+        self.client.set(name, value, expiry, None, false).await.map_err(|error| self.failed(&error))
+    }
+
+    async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.client.get(self.names.value(name)).await.map_err(|error| self.failed(&error))
+    }
+
+    async fn remove_value(&self, name: Digest) -> Result<(), StoreError> {
+        self.client.del(self.names.value(name)).await.map_err(|error| self.failed(&error))
     }
 }
 

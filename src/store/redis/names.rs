@@ -43,6 +43,10 @@ impl Names {
         format!("{}:grant:{{{}}}", self.prefix, grant.to_base64url())
     }
 
+    pub(super) fn value(&self, name: Digest) -> String {
+        format!("{}:value:{{{}}}", self.prefix, name.to_base64url())
+    }
+
     pub(super) fn mark(&self, name: Digest) -> String {
         format!("{}:mark:{{{}}}", self.prefix, name.to_base64url())
     }

@@ -2,6 +2,7 @@
 //!
 
 pub mod certificate;
+pub mod provider;
 pub mod redis;
 pub mod store;
 pub mod wire;
@@ -162,10 +163,44 @@ impl Browser {
         Self::with(Client::builder().default_headers(headers))
     }
 
+    /// One that treats loopback as browsers do: cookies for HTTPS are sent there as well.
+    pub fn on_loopback() -> Self {
+        let mut browser = Self::default();
+        let builder = Client::builder().redirect(Policy::none()).timeout(TIMEOUT);
+        browser.client = builder.cookie_provider(Arc::<Jar>::default()).build().unwrap();
+        browser
+    }
+
     /// A browser over what a builder makes, such as one that trusts a test's certificate.
     pub fn with(builder: reqwest::ClientBuilder) -> Self {
         let builder = builder.redirect(Policy::none()).cookie_store(true).timeout(TIMEOUT);
         Self { client: builder.build().unwrap() }
+    }
+}
+
+/// Cookies of one host, by name.
+#[derive(Default)]
+struct Jar(Mutex<std::collections::BTreeMap<String, String>>);
+
+impl reqwest::cookie::CookieStore for Jar {
+    fn set_cookies(&self, values: &mut dyn Iterator<Item = &header::HeaderValue>, _: &Url) {
+        let mut cookies = self.0.lock().unwrap();
+        for value in values {
+            let (pair, rest) = value.to_str().unwrap().split_once(';').unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            if rest.contains("Max-Age=0") || rest.contains("expires=Thu, 01 Jan 1970") {
+                cookies.remove(name);
+            } else {
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    fn cookies(&self, _: &Url) -> Option<header::HeaderValue> {
+        let cookies = self.0.lock().unwrap();
+        let pairs = cookies.iter().map(|(name, value)| format!("{name}={value}"));
+        let pairs = pairs.collect::<Vec<_>>();
+        (!pairs.is_empty()).then(|| pairs.join("; ").parse().unwrap())
     }
 }
 
@@ -332,6 +367,11 @@ pub fn attribute(tag: &str, name: &str) -> Option<String> {
     let start = tag.find(&format!(" {name}=\""))? + name.len() + 3;
     let text = tag[start..].split('"').next()?;
     Some(text.replace("&amp;", "&").replace("&#38;", "&").replace("&quot;", "\""))
+}
+
+/// A port that nothing listens on.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One event of an event stream.

@@ -58,10 +58,17 @@ export const configurations = {
     client: { userinfo_signed_response_alg: 'RS256' },
     provider: { features: { jwtUserinfo: { enabled: true } } },
   },
-  proconnect: {
+  proconnect: proconnect('RS256'),
+  proconnect_es256: { ...proconnect('ES256'), key: ['ec', { namedCurve: 'P-256' }, 'ES256'] },
+  proconnect_hs256: proconnect('HS256'),
+};
+
+function proconnect(algorithm) {
+  return {
     client: {
       token_endpoint_auth_method: 'client_secret_post',
-      userinfo_signed_response_alg: 'RS256',
+      id_token_signed_response_alg: algorithm,
+      userinfo_signed_response_alg: algorithm,
     },
     only: proconnectParameters,
     provider: {
@@ -77,7 +84,7 @@ export const configurations = {
       ttl: { AuthorizationCode: 30, AccessToken: 60 },
       features: { jwtUserinfo: { enabled: true } },
     },
-  },
-};
+  };
+}
 
 export const defaults = { claims: scopes, scopes: ['openid', 'profile', 'email'] };

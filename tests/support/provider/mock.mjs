@@ -28,6 +28,7 @@ service.on('beforeTokenSigning', (token) => {
 });
 service.on('beforeUserinfo', (response) => {
   response.body = { sub: 'alice', name: 'Alice Liddell', email: 'alice@example.com' };
+  if (deformation === 'no name') delete response.body.name;
 });
 service.on('beforeResponse', (response) => {
   if (deformation === 'fields of other types') {

@@ -1,19 +1,22 @@
 // A certified OpenID provider (npm `oidc-provider`) for the integration tests.
 //
 // Prints one JSON line with its issuer when it serves. Tests steer it through `/test/…`:
-// `redirect-uri` registers where the relay listens, `rotate-keys` replaces the signing key,
-// `pause` lets the token endpoint wait. With an argument, a JSON object with `configuration`,
+// `redirect-uri` registers where the relay listens, `client` changes its registration,
+// `rotate-keys` replaces the signing key, `pause` lets the token endpoint wait, `groups` says how
+// many groups of which length alice is in, `claims-in-id-token` puts all claims there, `seen` lists
+// what the endpoints were asked. With an argument, a JSON object with `configuration`,
 // `port`, `redirectUris`, `secret` and `jwks`, it is one of the providers of `configurations.mjs`.
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
-import { Provider } from 'oidc-provider';
+import { interactionPolicy, Provider } from 'oidc-provider';
 import { configurations, defaults } from './configurations.mjs';
 
-const groups = Array.from({ length: 200 }, (_, number) => `group-number-${number}`);
+const groupsOf = (count, length) =>
+  Array.from({ length: count }, (_, number) => `group-number-${number}`.padEnd(length, '-'));
 const USERS = {
   alice: {
     name: 'Alice Liddell', email: 'alice@example.com', given_name: 'Alice', usual_name: 'Liddell',
-    uid: 'alice', siret: '13002526500013', groups,
+    uid: 'alice', siret: '13002526500013', groups: groupsOf(200, 16),
   },
   bob: { name: 'Bob Cratchit', email: 'bob@example.com' },
 };
@@ -21,9 +24,12 @@ const USERS = {
 const given = process.argv[2] ? JSON.parse(process.argv[2]) : null;
 const configured = given && configurations[given.configuration];
 
+let registration = {};
+const seen = [];
 let redirectUris = given?.redirectUris ?? ['http://127.0.0.1:1/callback'];
 let keys = [newKey(...(configured?.key ?? []))];
 let tokenDelay = 0;
+let conformIdTokenClaims = true;
 let provider;
 let issuer;
 
@@ -44,6 +50,7 @@ function clients() {
       client_secret: 'a secret of the tests alone',
       token_endpoint_auth_method: 'client_secret_basic',
       ...common,
+      ...registration,
     }, {
       client_id: 'token-relay-public',
       token_endpoint_auth_method: 'none',
@@ -60,20 +67,35 @@ function clients() {
   }];
 }
 
+// With the prompt that a person chooses an account by.
+function policy() {
+  const prompts = interactionPolicy.base();
+  prompts.add(new interactionPolicy.Prompt({ name: 'select_account', requestable: true }), 0);
+  return prompts;
+}
+
 function makeProvider() {
   provider = new Provider(issuer, {
     clients: clients(),
     jwks: { keys },
     cookies: { keys: ['tests'] },
     pkce: { required: () => true },
+    conformIdTokenClaims,
+    // Its own client refuses loopback, where the relay of a test listens.
+    fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
     ...defaults,
     claims: { ...defaults.claims, profile: ['name', 'groups'] },
     enabledJWA: {
       idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'ES384', 'ES512', 'EdDSA', 'HS256'],
+      userinfoSigningAlgValues: ['RS256', 'ES256', 'HS256'],
     },
     ...configured?.provider,
-    features: { devInteractions: { enabled: false }, ...configured?.provider?.features },
-    interactions: { url: (_context, interaction) => `/interaction/${interaction.uid}` },
+    features: {
+      devInteractions: { enabled: false },
+      backchannelLogout: { enabled: true },
+      ...configured?.provider?.features,
+    },
+    interactions: { policy: policy(), url: (_context, interaction) => `/interaction/${interaction.uid}` },
     async findAccount(_context, id) {
       return { accountId: id, claims: async () => ({ sub: id, email_verified: true, ...USERS[id] }) };
     },
@@ -118,6 +140,26 @@ const server = createServer(async (request, response) => {
       makeProvider();
       return response.end();
     }
+    if (pathname === '/test/client') {
+      registration = JSON.parse(await readBody(request));
+      makeProvider();
+      return response.end();
+    }
+    if (pathname === '/test/groups') {
+      USERS.alice.groups = groupsOf(...JSON.parse(await readBody(request)));
+      return response.end();
+    }
+    if (pathname === '/test/claims-in-id-token') {
+      conformIdTokenClaims = false;
+      makeProvider();
+      return response.end();
+    }
+    if (pathname === '/test/seen') {
+      return response.end(JSON.stringify(seen));
+    }
+    if (pathname === '/auth' || pathname === '/token') {
+      seen.push({ pathname, ...Object.fromEntries(searchParams) });
+    }
     if (pathname === '/test/rotate-keys') {
       keys = [newKey()];
       makeProvider();
@@ -144,7 +186,8 @@ const server = createServer(async (request, response) => {
       response.statusCode = 401;
       return response.end(form(uid, true));
     }
-    await provider.interactionFinished(request, response, { login: { accountId: user } });
+    const result = { login: { accountId: user }, select_account: {}, consent: {} };
+    await provider.interactionFinished(request, response, result);
   } catch (error) {
     response.statusCode = 500;
     response.end(String(error));

@@ -87,6 +87,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 /api/v1.0/authenticate: PathPrefix
 /api/v1.0/callback: PathPrefix
 /api/v1.0/logout: PathPrefix
+/api/v1.0/logout-callback: PathPrefix
 {{- end }}
 {{- end }}
 {{- end -}}
