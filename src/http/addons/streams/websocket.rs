@@ -187,16 +187,16 @@ pub struct Upgrade {
     guesser: Option<ClientAddress>,
 }
 
+/// What a socket is upgraded for.
+enum Purpose {
+    Wait(Wait),
+    /// To be closed with this code, which says why the client is refused.
+    Refusal(u16),
+}
+
 impl Upgrade {
-    /// Completes the handshake and runs `serve` on the socket.
-    fn spawn<F>(
-        self,
-        encoder: Encoder,
-        serve: impl FnOnce(Arc<SharedSocket>) -> F + Send + 'static,
-    ) -> Response
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
+    /// Completes the handshake and serves the socket.
+    fn spawn(self, encoder: Encoder, mut purpose: Purpose) -> Response {
         let Self { on_upgrade, response, .. } = self;
         tokio::spawn(async move {
             let upgraded = match on_upgrade.await {
@@ -211,7 +211,12 @@ impl Upgrade {
                 .max_frame_size(Some(MAX_MESSAGE));
             let socket =
                 WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
-            serve(Arc::new(SharedSocket::new(socket, encoder))).await;
+            let socket = Arc::new(SharedSocket::new(socket, encoder));
+            // By reference, because the future of the task would hold a moved wait twice.
+            match &mut purpose {
+                Purpose::Wait(wait) => stream(&socket, wait).await,
+                Purpose::Refusal(code) => socket.close(*code, "refused").await,
+            }
         });
         response
     }
@@ -223,7 +228,7 @@ impl Transport for Upgrade {
     type Frame = Message;
 
     async fn accept(self, wait: Wait) -> Result<Response, Problem> {
-        Ok(self.spawn(wait.encoder(), |socket| stream(socket, wait)))
+        Ok(self.spawn(wait.encoder(), Purpose::Wait(wait)))
     }
 
     fn heartbeat() -> Message {
@@ -252,7 +257,7 @@ impl Transport for Upgrade {
             _ => code::TRY_AGAIN_LATER,
         };
         let encoder = Encoder::new(app, Trace::none().link());
-        Ok(self.spawn(encoder, move |socket| async move { socket.close(code, "refused").await }))
+        Ok(self.spawn(encoder, Purpose::Refusal(code)))
     }
 }
 
@@ -485,8 +490,8 @@ impl DirectWriter for SharedSocket {
 }
 
 /// Waits for the outcome, sends it, and closes once the client has it.
-async fn stream(socket: Arc<SharedSocket>, mut wait: Wait) {
-    wait.set_direct_writer(Arc::clone(&socket) as Arc<dyn DirectWriter>);
+async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
+    wait.set_direct_writer(Arc::clone(socket) as Arc<dyn DirectWriter>);
     // A client that sent nothing between two pings is gone.
     let mut answered = true;
     // A token that was written directly may be acknowledged before this task is woken.
@@ -538,7 +543,7 @@ async fn stream(socket: Arc<SharedSocket>, mut wait: Wait) {
             return socket.close(code, reason).await;
         }
     }
-    let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(&socket).await };
+    let acknowledged = if acknowledged_early { Ok(()) } else { acknowledgement(socket).await };
     match acknowledged {
         Ok(()) => {
             let (session, session_token) = (wait.session(), wait.session_token());
