@@ -259,7 +259,7 @@ pub trait ChangeFeed: Send + Sync + 'static {
     fn unsubscribe(&self, key: SessionKey);
 }
 
-/// StoreHealth of a store.
+/// Health of a store.
 #[async_trait]
 pub trait StoreHealth: Send + Sync + 'static {
     /// Tries what sessions need.
