@@ -12,7 +12,7 @@ use crate::{
     store::{StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
-        IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
+        Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
         TokenResponse,
     },
     util::clock::UnixTime,
@@ -88,19 +88,19 @@ pub struct SignIn<'a> {
 }
 
 impl SignIn<'_> {
-    /// Issues an access token for `identity` and hands it to `session`. A session with a session
-    /// token gets a refresh token too, bound to it, where they are enabled.
+    /// Issues an access token for `identity` and hands it to `session`. With a `holder` it gets a
+    /// refresh token too, where they are enabled.
     ///
     /// # Errors
     /// [`NotCompleted`].
     pub async fn complete(
         &self,
         session: SessionRef,
-        session_token: Option<Digest>,
+        holder: Option<Holder>,
         identity: &Identity,
     ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
-        let issued = self.issue(session.key, session_token, identity).await;
+        let issued = self.issue(session.key, holder, identity).await;
         span.end();
         match issued {
             Ok((token, grant)) => {
@@ -174,16 +174,16 @@ impl SignIn<'_> {
     async fn issue(
         &self,
         session: SessionKey,
-        session_token: Option<Digest>,
+        holder: Option<Holder>,
         identity: &Identity,
     ) -> Result<(TokenResponse, Option<GrantId>), NotCompleted> {
         let now = UnixTime::now();
         let (client, issuer) = self.issuer_for(identity)?;
         let refresh = self.refresh.as_ref().filter(|_| client.refresh);
-        let grant = match refresh.zip(session_token) {
-            Some((refresh, client)) => {
+        let grant = match refresh.zip(holder) {
+            Some((refresh, holder)) => {
                 let identity = identity.clone();
-                Some(refresh.begin(self.sealing_keys, session, client, identity, now).await?)
+                Some(refresh.begin(self.sealing_keys, session, holder, identity, now).await?)
             }
             None => None,
         };

@@ -17,6 +17,8 @@ pub const CONFIRM: &str = "/addons/transit/confirm";
 pub const PROOF: &str = "/addons/transit/proof";
 /// The typed user code.
 pub const CODE: &str = "/addons/transit/code";
+/// The person types the user code of a device (RFC 8628 §3.3).
+pub const DEVICE: &str = "/addons/device";
 /// The decision on the page about the account.
 pub const ACCOUNT: &str = "/addons/account";
 /// Redirect URI at the OpenID provider.
@@ -34,6 +36,8 @@ pub const ME: &str = "/addons/me";
 pub const VERIFY: &str = "/addons/verify";
 /// Token endpoint (RFC 6749 §3.2).
 pub const TOKEN: &str = "/addons/token";
+/// Device authorization endpoint (RFC 8628 §3.1).
+pub const DEVICE_AUTHORIZATION: &str = "/addons/device_authorization";
 /// Introspection endpoint (RFC 7662).
 pub const INTROSPECT: &str = "/addons/introspect";
 /// Revocation endpoint (RFC 7009).
@@ -46,6 +50,8 @@ pub const JWKS: &str = "/.well-known/jwks.json";
 pub const CLIENT_JWKS: &str = "/.well-known/client-jwks.json";
 /// Authorization server metadata (RFC 8414).
 pub const METADATA: &str = "/.well-known/oauth-authorization-server";
+/// Protected resource metadata of `/addons/me` (RFC 9728).
+pub const ME_METADATA: &str = "/.well-known/oauth-protected-resource/addons/me";
 
 /// Liveness.
 pub const HEALTHZ: &str = "/healthz";

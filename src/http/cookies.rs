@@ -47,6 +47,11 @@ pub fn browser(app: &App, headers: &HeaderMap) -> Option<String> {
     get(headers, &browser_name(app)).filter(|id| Digest::from_base64url(id).is_ok())
 }
 
+/// The cookie that a form of the page for user codes must come with.
+pub fn device_name(app: &App) -> String {
+    prefixed(app, "token-relay-device")
+}
+
 /// Sets the browser ID. It ends with the browser, and is sent with top-level navigation.
 pub fn set_browser(app: &App, id: &SessionToken) -> HeaderValue {
     let cookie = Cookie::build((browser_name(app), id.expose().to_owned()))

@@ -17,7 +17,12 @@ use utoipa::{
     },
 };
 
-use crate::{api::ProblemDetails, relay::ReadError, session::GoneReason, store::StoreError};
+use crate::{
+    api::ProblemDetails,
+    relay::ReadError,
+    session::{Failure, GoneReason},
+    store::StoreError,
+};
 
 /// Media type of problem details.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -130,6 +135,16 @@ problems! {
     InvalidClient = UNAUTHORIZED, "invalid-client", "Client credentials missing or wrong";
     /// The grant presented is not valid (RFC 6749 §5.2).
     InvalidGrant(String) = BAD_REQUEST, "invalid-grant", "Grant not valid";
+    /// The client may not use this grant type (RFC 6749 §5.2).
+    UnauthorizedClient(String) = BAD_REQUEST, "unauthorized-client", "Client may not use this grant";
+    /// The person has not decided yet (RFC 8628 §3.5).
+    AuthorizationPending = BAD_REQUEST, "authorization-pending", "The person has not decided yet";
+    /// The person has not decided yet, and the client polls too often (RFC 8628 §3.5).
+    SlowDown(Duration) = BAD_REQUEST, "slow-down", "Polled too often";
+    /// The device code has expired (RFC 8628 §3.5).
+    ExpiredToken = BAD_REQUEST, "expired-token", "The device code has expired";
+    /// The sign-in failed, or was refused by the person or the provider.
+    SignInFailed(Failure) = BAD_REQUEST, "sign-in-failed", "The sign-in failed";
     /// The token endpoint has no such grant type.
     UnsupportedGrantType = BAD_REQUEST, "unsupported-grant-type", "Grant type not supported";
     /// The service failed; its log says why.
@@ -155,7 +170,16 @@ impl Problem {
             Self::BadRequest(detail)
             | Self::InvalidGrant(detail)
             | Self::OriginRefused(detail)
+            | Self::UnauthorizedClient(detail)
             | Self::InvalidScope(detail) => Some(detail.clone()),
+            Self::AuthorizationPending => Some(
+                "Poll again after `interval`, or wait at `events_url` for the token.".to_owned(),
+            ),
+            Self::SlowDown(interval) => {
+                Some(format!("From now on, wait {} s between two polls.", interval.as_secs()))
+            }
+            Self::ExpiredToken => Some("Begin the sign-in again.".to_owned()),
+            Self::SignInFailed(failure) => Some(failure.error_description.clone()),
             Self::UnknownClient => Some(
                 "Send the `client_id` of a client that the relay's operator has registered."
                     .to_owned(),

@@ -37,6 +37,8 @@ pub enum Guessed {
     RefreshToken,
     /// A transit token.
     TransitToken,
+    /// A device code (RFC 8628).
+    DeviceCode,
 }
 
 impl Guessed {
@@ -149,6 +151,24 @@ impl GuessLimiter {
             None => Ok(()),
             Some(until) => Err(Problem::TooManyGuesses(until - now)),
         }
+    }
+
+    /// Whether the address presented a right secret of this kind in the last hour.
+    pub fn knows(&self, guessed: Guessed, address: IpAddr) -> bool {
+        let standing = self
+            .allowances
+            .get(&guessed)
+            .and_then(|allowance| allowance.standings().get(&Network::of(address)).copied());
+        standing.is_some_and(|standing| standing.known_until > Some(Instant::now()))
+    }
+
+    /// Refuses the address for `duration`: other instances have seen its guesses.
+    pub fn refuse(&self, guessed: Guessed, address: IpAddr, duration: Duration) {
+        let Some(allowance) = self.allowances.get(&guessed) else { return };
+        let now = Instant::now();
+        let mut standings = allowance.standings();
+        make_room(&mut standings, now);
+        standings.entry(Network::of(address)).or_default().refused_until = Some(now + duration);
     }
 
     /// Counts a wrong secret.

@@ -26,20 +26,14 @@ pub struct Optional {
     pub meet: bool,
     /// `/metrics` on the main listener.
     pub metrics: bool,
-    /// Refresh tokens.
-    pub refresh: bool,
 }
 
 impl Optional {
     /// All of them.
-    pub const ALL: Self = Self { meet: true, metrics: true, refresh: true };
+    pub const ALL: Self = Self { meet: true, metrics: true };
 
     fn of(app: &App) -> Self {
-        Self {
-            meet: app.meet.is_some(),
-            metrics: app.settings.server.metrics_listen.is_none(),
-            refresh: app.refresh.is_some(),
-        }
+        Self { meet: app.meet.is_some(), metrics: app.settings.server.metrics_listen.is_none() }
     }
 }
 
@@ -53,7 +47,7 @@ struct Endpoints {
 
 impl Endpoints {
     fn new(optional: Optional) -> Self {
-        let mut cross_origin = addons::endpoints().merge(oauth::endpoints(optional.refresh));
+        let mut cross_origin = addons::endpoints().merge(oauth::endpoints());
         let mut same_origin = dialog::endpoints()
             .merge(oauth::well_known())
             .merge(oauth::provider_endpoints())
@@ -200,10 +194,10 @@ mod tests {
 
     #[test]
     fn what_is_off_is_not_described() {
-        let none = Optional { meet: false, metrics: false, refresh: false };
+        let none = Optional { meet: false, metrics: false };
         let document = serde_json::to_value(openapi("/", none)).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        for off in ["/metrics", "/addons/token", "/api/v1.0/addons/sessions/init/"] {
+        for off in ["/metrics", "/api/v1.0/addons/sessions/init/"] {
             assert!(!paths.contains_key(off), "{off}");
         }
         assert!(paths.contains_key("/addons/sessions"));

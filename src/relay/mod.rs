@@ -25,11 +25,11 @@ use crate::{
         TransitToken, UserCode,
     },
     store::{
-        self, Acknowledged, CodeAttempt, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
-        ReadRequest, ReadResult, Store, StoreError, Stored, StoredSession,
+        self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked,
+        ReadMode, ReadRequest, ReadResult, Store, StoreError, Stored, StoredSession,
     },
     telemetry::{Trace, TraceContext},
-    token::KeyRing,
+    token::{KeyRing, Purpose},
 };
 
 /// Times of a session.
@@ -100,6 +100,23 @@ pub enum CodeCheck {
     /// The session is not pending.
     NotPending(State),
 }
+
+/// Result of a poll by a client that may not poll too often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PacedPoll {
+    /// No outcome yet.
+    Pending,
+    /// No outcome yet, and the poll came too early.
+    TooEarly {
+        /// Minimum time between two polls from now on.
+        interval: Duration,
+    },
+    /// The session has an outcome.
+    Settled(Outcome),
+}
+
+/// How often a user code is drawn again when another session has it.
+const CODE_DRAWS: usize = 8;
 
 /// Why a session cannot be read or waited for.
 #[derive(Debug, thiserror::Error)]
@@ -185,7 +202,7 @@ impl Relay {
         let key = request.session_id.key();
         let transit_token = match request.profile {
             Profile::Legacy => None,
-            Profile::Bound | Profile::Meet => {
+            Profile::Bound | Profile::Device | Profile::Meet => {
                 Some(TransitToken::generate_with(key, request.random_bytes))
             }
         };
@@ -200,6 +217,49 @@ impl Relay {
             transit_token.as_ref().map(|token| (token.digest(), request.transit_token_ttl));
         self.store.create(key, NewSession { session, transit, ttl: request.ttl }).await?;
         Ok(Created { transit_token })
+    }
+
+    /// Creates a session of the device authorization grant, with a user code that no other one has.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn create_for_device(&self, request: CreateSession) -> Result<UserCode, StoreError> {
+        let ttl = request.ttl;
+        let session = request.session_id.key();
+        // The code comes last: what it leads to is there.
+        let created = self.create(CreateSession { profile: Profile::Device, ..request }).await?;
+        let transit_token = created.transit_token.as_ref().map(TransitToken::digest);
+        let target = transit_token.map(|transit_token| CodeTarget { session, transit_token });
+        if let Some(target) = target {
+            for _ in 0..CODE_DRAWS {
+                let code = UserCode::generate();
+                let name = self.code_names(&code).into_iter().next();
+                if let Some(name) = name
+                    && self.store.claim_code(name, target, ttl).await?
+                {
+                    return Ok(code);
+                }
+            }
+        }
+        Err(StoreError::Unavailable("no user code is free".to_owned()))
+    }
+
+    /// What a user code of the device authorization grant leads to.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn find_code(&self, code: &UserCode) -> Result<Option<CodeTarget>, StoreError> {
+        for name in self.code_names(code) {
+            if let Some(target) = self.store.find_code(name).await? {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names under which the store may know a user code, the newest first.
+    fn code_names(&self, code: &UserCode) -> Vec<Digest> {
+        self.sealing_keys.digests(Purpose::UserCode, code.as_str())
     }
 
     /// Looks at a session on behalf of a browser that asks for its dialog, and changes nothing.
@@ -343,8 +403,30 @@ impl Relay {
         match self.store.read(session, request).await? {
             ReadResult::Unknown => Err(ReadError::Unknown),
             ReadResult::Unauthorized => Err(ReadError::Unauthorized),
-            ReadResult::Pending { .. } => Ok(None),
+            ReadResult::Pending { .. } | ReadResult::TooEarly { .. } => Ok(None),
             ReadResult::Settled(outcome) => Ok(Some(outcome)),
+        }
+    }
+
+    /// Reads once, without waiting, on behalf of a client that may poll every `interval`. A token
+    /// ends the session.
+    ///
+    /// # Errors
+    /// As [`Self::poll`].
+    pub async fn paced_poll(
+        &self,
+        session: SessionRef,
+        session_token: Option<Digest>,
+        interval: Duration,
+    ) -> Result<PacedPoll, ReadError> {
+        let mode = ReadMode::PacedPoll(interval);
+        let request = ReadRequest { session_token, mode, grace: None };
+        match self.store.read(session, request).await? {
+            ReadResult::Unknown => Err(ReadError::Unknown),
+            ReadResult::Unauthorized => Err(ReadError::Unauthorized),
+            ReadResult::Pending { .. } => Ok(PacedPoll::Pending),
+            ReadResult::TooEarly { interval } => Ok(PacedPoll::TooEarly { interval }),
+            ReadResult::Settled(outcome) => Ok(PacedPoll::Settled(outcome)),
         }
     }
 

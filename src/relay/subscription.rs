@@ -76,6 +76,7 @@ impl Subscription {
                 self.expires_at = Instant::now() + remaining;
                 None
             }
+            ReadResult::TooEarly { .. } => None,
             ReadResult::Settled(outcome) => Some(Box::new(outcome)),
         };
         self.relay.registry.admit(self.session.key, &self.mailbox);
@@ -173,7 +174,7 @@ impl Subscription {
         loop {
             let claim = self.request(ReadMode::Claim(subscription));
             match self.relay.store.read(self.session, claim).await {
-                Ok(ReadResult::Pending { .. }) => return None,
+                Ok(ReadResult::Pending { .. } | ReadResult::TooEarly { .. }) => return None,
                 Ok(ReadResult::Settled(outcome)) => return Some(outcome),
                 // The store lost the session during the wait.
                 Ok(ReadResult::Unknown | ReadResult::Unauthorized) => {

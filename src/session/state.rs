@@ -12,6 +12,9 @@ pub enum Profile {
     Legacy,
     /// Reading needs the session token, entering the transit token.
     Bound,
+    /// The device authorization grant (RFC 8628): reading needs the session token or the device code
+    /// that holds it, entering the user code. Exactly one of them gets the token.
+    Device,
     /// The Meet surface: reading needs cookie and CSRF token, entering the exchange.
     Meet,
 }
@@ -20,7 +23,7 @@ impl Profile {
     /// The surface that its sessions belong to.
     pub fn surface(self) -> Surface {
         match self {
-            Self::Legacy | Self::Bound => Surface::Native,
+            Self::Legacy | Self::Bound | Self::Device => Surface::Native,
             Self::Meet => Surface::Meet,
         }
     }

@@ -23,6 +23,9 @@ section! {
             setting("TRANSIT_TOKEN_TTL").default("2m"), duration(SECOND, HOUR);
         /// Time for which a delivered token stays readable by the same credentials
         delivery_grace: Duration = setting("DELIVERY_GRACE").default("30s"), duration(SECOND, HOUR);
+        /// Minimum time between two polls of a client of the device authorization grant (RFC 8628)
+        device_interval: Duration =
+            setting("DEVICE_INTERVAL").default("5s"), duration(SECOND, MINUTE);
         /// Interval between heartbeats on a stream
         heartbeat: Duration = setting("HEARTBEAT").default("15s"), duration(SECOND, 5 * MINUTE);
         /// Origins that may call from a browser, exact, separated by commas

@@ -14,15 +14,15 @@ use crate::{
         SessionKey, SessionRef,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
-        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, Store,
-        StoreError, StoreHealth, Stored, StoredSession, Traced, ValueStore,
+        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
+        GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
+        SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession, Traced, ValueStore,
     },
     telemetry::Trace,
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 23] = [
+pub const OPERATIONS: [&str; 26] = [
     "create",
     "peek",
     "enter",
@@ -40,6 +40,9 @@ pub const OPERATIONS: [&str; 23] = [
     "put_value",
     "value",
     "remove_value",
+    "count",
+    "claim_code",
+    "find_code",
     "begin_grant",
     "rotate_grant",
     "end_grant",
@@ -168,7 +171,7 @@ impl SessionStore for Instrumented {
         request: ReadRequest,
     ) -> Result<ReadResult, StoreError> {
         let operation = match request.mode {
-            ReadMode::Poll => "poll",
+            ReadMode::Poll | ReadMode::PacedPoll(_) => "poll",
             ReadMode::Attach(_) => "attach",
             ReadMode::Claim(_) => "claim",
         };
@@ -225,6 +228,26 @@ impl MarkStore for Instrumented {
 
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         self.call("is_marked", self.store.is_marked(name)).await
+    }
+
+    async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError> {
+        self.call("count", self.store.count(name, amount, window)).await
+    }
+}
+
+#[async_trait]
+impl CodeStore for Instrumented {
+    async fn claim_code(
+        &self,
+        code: Digest,
+        target: CodeTarget,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.call("claim_code", self.store.claim_code(code, target, ttl)).await
+    }
+
+    async fn find_code(&self, code: Digest) -> Result<Option<CodeTarget>, StoreError> {
+        self.call("find_code", self.store.find_code(code)).await
     }
 }
 

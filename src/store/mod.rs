@@ -17,8 +17,8 @@ pub use crate::store::{
     instrumented::{OPERATIONS, STATES, StoreObserver},
     redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
-        Acknowledged, CodeAttempt, Ended, Entered, Entry, Fulfilled, NewSession, Peeked, ReadMode,
-        ReadRequest, ReadResult, Rotated, Stored, StoredDetails, StoredSession,
+        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Fulfilled, NewSession,
+        Peeked, ReadMode, ReadRequest, ReadResult, Rotated, Stored, StoredDetails, StoredSession,
     },
 };
 
@@ -33,6 +33,15 @@ use crate::{
 
 /// How long the end of a session is remembered, so that a late caller is answered 410 and not 404.
 pub const TOMBSTONE: Duration = Duration::from_secs(60);
+
+/// How much earlier than its interval a poll may come: timers are not exact.
+pub const PACE_TOLERANCE: Duration = Duration::from_millis(500);
+
+/// By how much a poll that comes too early lengthens the interval (RFC 8628 §3.5).
+pub const PACE_STEP: Duration = Duration::from_secs(5);
+
+/// Maximum interval between two polls.
+pub const MAX_PACE: Duration = Duration::from_secs(60);
 
 /// A store outside this process, shared by any number of instances. Its scheme names the kind.
 #[derive(Clone, Debug)]
@@ -111,12 +120,19 @@ pub enum StoreError {
 
 /// Everything that a store offers.
 pub trait Store:
-    SessionStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced
+    SessionStore + CodeStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced
 {
 }
 
-impl<T: SessionStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced>
-    Store for T
+impl<T> Store for T where
+    T: SessionStore
+        + CodeStore
+        + GrantStore
+        + MarkStore
+        + ValueStore
+        + ChangeFeed
+        + StoreHealth
+        + Traced
 {
 }
 
@@ -199,6 +215,22 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn evict(&self, session: SessionRef, reason: GoneReason) -> Result<bool, StoreError>;
 }
 
+/// User codes of the device authorization grant (RFC 8628): an index of their own, in which a code
+/// leads to one session. Codes are stored as keyed digests.
+#[async_trait]
+pub trait CodeStore: Send + Sync + 'static {
+    /// Gives `code` to a session for `ttl`. False when another session has it.
+    async fn claim_code(
+        &self,
+        code: Digest,
+        target: CodeTarget,
+        ttl: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// The session that has `code`.
+    async fn find_code(&self, code: Digest) -> Result<Option<CodeTarget>, StoreError>;
+}
+
 /// Grants: what a sign-in with refresh tokens granted, and whether it was ended.
 #[async_trait]
 pub trait GrantStore: Send + Sync + 'static {
@@ -231,6 +263,10 @@ pub trait MarkStore: Send + Sync + 'static {
 
     /// Whether the mark is set.
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
+
+    /// Adds `amount` to the count of this name and returns the sum. A count ends `window` after its
+    /// first addition.
+    async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError>;
 }
 
 /// Sealed values that are too large for a cookie, by a digest that only the cookie holds.

@@ -4,7 +4,8 @@ use std::{fmt, time::Duration};
 
 use crate::{
     session::{
-        Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, State, SubscriptionId,
+        Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, SessionKey, State,
+        SubscriptionId,
     },
     telemetry::TraceContext,
 };
@@ -113,6 +114,15 @@ pub enum CodeAttempt<T> {
     NotPending(State),
 }
 
+/// What a user code of the device authorization grant leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeTarget {
+    /// The session.
+    pub session: SessionKey,
+    /// SHA-256 of its transit token, with which the dialog enters.
+    pub transit_token: Digest,
+}
+
 /// Result of fulfilling or failing a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -129,6 +139,9 @@ pub enum Stored {
 pub enum ReadMode {
     /// Once, without waiting; a waiting subscription keeps its place.
     Poll,
+    /// Likewise, by a client that may not do so more often than this (RFC 8628 §3.5). While the
+    /// session is pending, a poll that comes too early is answered [`ReadResult::TooEarly`].
+    PacedPoll(Duration),
     /// At the start of a wait: becomes the session's subscription in place of any earlier one.
     Attach(SubscriptionId),
     /// After a change, if still the session's subscription. The newest one wins, because an older
@@ -159,6 +172,11 @@ pub enum ReadResult {
     Pending {
         /// Time until the session expires.
         remaining: Duration,
+    },
+    /// No outcome yet, and the poll came too early: every further one has to wait for `interval`.
+    TooEarly {
+        /// Minimum time between two polls from now on.
+        interval: Duration,
     },
     /// The session has an outcome.
     Settled(Outcome),

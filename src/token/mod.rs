@@ -19,7 +19,7 @@ pub use crate::token::{
     issuer::{IssueError, Issuer, MeetClaims, MeetIssuer},
     keys::SigningKeys,
     logouts::{Logouts, SignedIn},
-    refresh::{Refresh, RefreshError, RefreshGrant},
+    refresh::{Holder, Presenter, Refresh, RefreshError, RefreshGrant},
     response::TokenResponse,
     revocation::Revocations,
     sealing::{Format, KeyRing, OpenError, Purpose},

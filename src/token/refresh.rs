@@ -22,6 +22,25 @@ use crate::{
     util::clock::UnixTime,
 };
 
+/// Who may use the refresh tokens of a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// SHA-256 of the session token: whoever holds it may.
+    pub session_token: Digest,
+    /// Whether the client alone may, too, by its client ID and its secret if it has one: clients of
+    /// the device authorization grant know no session.
+    pub client: bool,
+}
+
+/// Who presents a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presenter {
+    /// The session's creator, by SHA-256 of its session token.
+    Session(SessionKey, Digest),
+    /// A client, as RFC 6749 §3.2.1 and §6 know it.
+    Client(ClientId),
+}
+
 /// A grant, as a refresh token carries it.
 #[derive(Clone, Debug)]
 pub struct RefreshGrant {
@@ -31,8 +50,8 @@ pub struct RefreshGrant {
     generation: u32,
     /// The session that the person signed in for.
     session: SessionKey,
-    /// SHA-256 of its session token, which a client presents with the refresh token.
-    client: Digest,
+    /// Who may use it.
+    holder: Holder,
     /// The person.
     pub identity: Identity,
     /// When the person signed in.
@@ -77,6 +96,16 @@ struct Sealed {
     l: Option<ClientId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     o: Option<String>,
+    /// Whether the client may use it without the session token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    d: bool,
+    /// How and when the provider authenticated the person: `acr`, `amr`, `auth_time`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ar: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    am: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<u64>,
 }
 
 /// Why a refresh token is refused.
@@ -130,8 +159,7 @@ impl Refresh {
         Self { store: store::in_trace(&self.store, trace), ..*self }
     }
 
-    /// Begins a grant with its first refresh token, for the session whose session token has the
-    /// digest `client`.
+    /// Begins a grant with its first refresh token, for `holder`.
     ///
     /// # Errors
     /// When the store is unavailable.
@@ -139,7 +167,7 @@ impl Refresh {
         &self,
         keys: &KeyRing,
         session: SessionKey,
-        client: Digest,
+        holder: Holder,
         identity: Identity,
         now: UnixTime,
     ) -> Result<(GrantId, RefreshToken), StoreError> {
@@ -148,7 +176,7 @@ impl Refresh {
             id,
             generation: 1,
             session,
-            client,
+            holder,
             identity,
             authenticated_at: now,
             expires_at: now + self.token_ttl.min(self.grant_ttl),
@@ -173,8 +201,7 @@ impl Refresh {
             .ok_or(RefreshError::Invalid)
     }
 
-    /// Exchanges a refresh token for the next one, for the client with this session and session
-    /// token.
+    /// Exchanges a refresh token for the next one.
     ///
     /// # Errors
     /// [`RefreshError`].
@@ -182,12 +209,11 @@ impl Refresh {
         &self,
         keys: &KeyRing,
         text: &str,
-        session: SessionKey,
-        client: Digest,
+        presenter: &Presenter,
         now: UnixTime,
     ) -> Result<(RefreshGrant, RefreshToken), RefreshError> {
         let mut grant = self.open(keys, text, now)?;
-        if grant.session != session || !grant.client.matches(&client) {
+        if !grant.is_held_by(presenter) {
             return Err(RefreshError::WrongClient);
         }
         let expires_at = (now + self.token_ttl).min(grant.ends_at);
@@ -214,12 +240,30 @@ impl Refresh {
 }
 
 impl RefreshGrant {
+    /// The session that the person signed in for.
+    pub fn session(&self) -> SessionKey {
+        self.session
+    }
+
+    fn is_held_by(&self, presenter: &Presenter) -> bool {
+        match presenter {
+            Presenter::Session(session, session_token) => {
+                self.session == *session && self.holder.session_token.matches(session_token)
+            }
+            Presenter::Client(client) => {
+                let implied = ClientId::implied();
+                let own = self.identity.client_id.as_ref().unwrap_or(&implied);
+                self.holder.client && own == client
+            }
+        }
+    }
+
     fn seal(&self, keys: &KeyRing) -> RefreshToken {
         let sealed = Sealed {
             i: self.id,
             g: self.generation,
             s: self.session,
-            k: self.client,
+            k: self.holder.session_token,
             u: self.identity.subject.clone(),
             c: self.identity.claims.clone(),
             a: self.authenticated_at.as_millis(),
@@ -229,6 +273,10 @@ impl RefreshGrant {
             h: self.identity.session_id.clone(),
             l: self.identity.client_id.clone(),
             o: self.identity.scope.clone(),
+            d: self.holder.client,
+            ar: self.identity.acr.clone(),
+            am: self.identity.amr.clone(),
+            at: self.identity.auth_time,
         };
         // Strings, numbers and JSON always serialise.
         let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -240,16 +288,20 @@ impl RefreshGrant {
         let envelope = URL_SAFE_NO_PAD.decode(text).ok()?;
         let plaintext = keys.open(Purpose::RefreshToken, &[], &envelope).ok()?;
         let sealed: Sealed = serde_json::from_slice(&plaintext).ok()?;
+        let identity = Identity {
+            issuer: sealed.n,
+            session_id: sealed.h,
+            acr: sealed.ar,
+            amr: sealed.am,
+            auth_time: sealed.at,
+            ..Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o)
+        };
         Some(Self {
             id: sealed.i,
             generation: sealed.g,
             session: sealed.s,
-            client: sealed.k,
-            identity: Identity {
-                issuer: sealed.n,
-                session_id: sealed.h,
-                ..Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o)
-            },
+            holder: Holder { session_token: sealed.k, client: sealed.d },
+            identity,
             authenticated_at: UnixTime::from_millis(sealed.a),
             expires_at: UnixTime::from_secs(sealed.x),
             ends_at: UnixTime::from_secs(sealed.e),
@@ -276,6 +328,10 @@ mod tests {
         Refresh::new(MemoryStore::new(Arc::new(Nobody)), 24 * HOUR, 30 * HOUR, HOUR)
     }
 
+    fn holder() -> Holder {
+        Holder { session_token: Digest::of(b"session token"), client: false }
+    }
+
     fn identity() -> Identity {
         let claims = serde_json::json!({"name": "Alice"}).as_object().cloned().unwrap_or_default();
         Identity::new("alice", claims)
@@ -284,10 +340,11 @@ mod tests {
     #[tokio::test]
     async fn tokens_rotate_and_a_second_use_ends_the_grant() {
         let (refresh, keys) = (refresh(), KeyRing::random());
-        let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
-        let (id, first) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
+        let (session, holder) = (SessionId::generate().key(), holder());
+        let (id, first) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
+        let presenter = Presenter::Session(session, holder.session_token);
         let rotate = async |token: &RefreshToken, now| {
-            refresh.rotate(&keys, token.expose(), session, client, now).await
+            refresh.rotate(&keys, token.expose(), &presenter, now).await
         };
         let (grant, second) = rotate(&first, NOW + HOUR).await.unwrap();
         assert_eq!((grant.id, grant.identity.subject.as_str()), (id, "alice"));
@@ -302,11 +359,17 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_refused_from_another_client_and_after_it_expired() {
         let (refresh, keys) = (refresh(), KeyRing::random());
-        let (session, client) = (SessionId::generate().key(), Digest::of(b"session token"));
-        let (_, token) = refresh.begin(&keys, session, client, identity(), NOW).await.unwrap();
+        let (session, holder) = (SessionId::generate().key(), holder());
+        let client = holder.session_token;
+        let (_, token) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
         let rotate = async |keys, session, client, now| {
-            refresh.rotate(keys, token.expose(), session, client, now).await
+            let presenter = Presenter::Session(session, client);
+            refresh.rotate(keys, token.expose(), &presenter, now).await
         };
+        // Nor is it the client's without its session.
+        let client_alone = Presenter::Client(ClientId::implied());
+        let alone = refresh.rotate(&keys, token.expose(), &client_alone, NOW).await;
+        assert!(matches!(alone, Err(RefreshError::WrongClient)));
         let other = Digest::of(b"another");
         assert!(matches!(rotate(&keys, session, other, NOW).await, Err(RefreshError::WrongClient)));
         let elsewhere = SessionId::generate().key();
@@ -322,8 +385,39 @@ mod tests {
         let (_, next) = rotate(&keys, session, client, NOW + 20 * HOUR).await.unwrap();
         // The grant ends, whenever its last token was issued.
         let end = NOW + 30 * HOUR;
-        let late = refresh.rotate(&keys, next.expose(), session, client, end).await;
+        let presenter = Presenter::Session(session, client);
+        let late = refresh.rotate(&keys, next.expose(), &presenter, end).await;
         assert!(matches!(late, Err(RefreshError::Invalid)));
+    }
+
+    #[tokio::test]
+    async fn a_client_without_a_session_uses_its_own_tokens_and_no_others() {
+        let (refresh, keys, session) = (refresh(), KeyRing::random(), SessionId::generate().key());
+        let holder = Holder { client: true, ..holder() };
+        let signed_in = Identity {
+            acr: Some("urn:example:loa2".to_owned()),
+            amr: vec!["pwd".to_owned(), "otp".to_owned()],
+            auth_time: Some(1_799_999_000),
+            issuer: "https://id.example".to_owned(),
+            ..identity().signed_in_to("cli".parse().ok(), None)
+        };
+        let (_, first) = refresh.begin(&keys, session, holder, signed_in, NOW).await.unwrap();
+        let rotate = async |token: &RefreshToken, presenter| {
+            refresh.rotate(&keys, token.expose(), &presenter, NOW).await
+        };
+        let other = Presenter::Client("other".parse().unwrap());
+        assert!(matches!(rotate(&first, other).await, Err(RefreshError::WrongClient)));
+        let own = Presenter::Client("cli".parse().unwrap());
+        let (grant, second) = rotate(&first, own.clone()).await.unwrap();
+        // What the next access token says of the login (RFC 9068 §2.2.1).
+        assert_eq!(grant.identity.acr.as_deref(), Some("urn:example:loa2"));
+        assert_eq!(grant.identity.amr, ["pwd", "otp"]);
+        assert_eq!(grant.identity.auth_time, Some(1_799_999_000));
+        assert_eq!(grant.identity.issuer, "https://id.example");
+        let by_session = Presenter::Session(session, holder.session_token);
+        let (_, third) = rotate(&second, by_session).await.unwrap();
+        assert!(matches!(rotate(&first, own.clone()).await, Err(RefreshError::Reused)));
+        assert!(matches!(rotate(&third, own).await, Err(RefreshError::Ended)));
     }
 
     proptest::proptest! {

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
+    session::Digest,
     token::error::KeyError,
     util::{clock::UnixTime, random::random_bytes},
 };
@@ -81,6 +82,12 @@ pub enum Purpose {
     ErrorReference,
     /// `state` of a logout at the provider.
     LogoutState,
+    /// A device code (RFC 8628).
+    DeviceCode,
+    /// The CSRF token of the page that asks for a device's user code.
+    DevicePage,
+    /// A user code of the device authorization grant, as the store knows it.
+    UserCode,
 }
 
 impl Purpose {
@@ -98,6 +105,9 @@ impl Purpose {
             Self::BrowserLoginIdToken => b"browser-login-id-token",
             Self::ErrorReference => b"error-reference",
             Self::LogoutState => b"logout-state",
+            Self::DeviceCode => b"device-code",
+            Self::DevicePage => b"device-page",
+            Self::UserCode => b"user-code",
         }
     }
 }
@@ -131,6 +141,8 @@ struct Key {
 struct DerivedKey {
     id: [u8; KEY_ID],
     cipher: XChaCha20Poly1305,
+    /// For digests.
+    mac: ring::hmac::Key,
 }
 
 impl Key {
@@ -173,7 +185,10 @@ impl DerivedKey {
         let key = Zeroizing::new(key);
         let mut short = [0; KEY_ID];
         short.copy_from_slice(&id[..KEY_ID]);
-        Self { id: short, cipher: XChaCha20Poly1305::new((&*key).into()) }
+        // A key of its own, so that no key serves two algorithms.
+        let labelled = Sha256::new().chain_update(b"token-relay digests\0").chain_update(*key);
+        let mac = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &labelled.finalize());
+        Self { id: short, cipher: XChaCha20Poly1305::new((&*key).into()), mac }
     }
 }
 
@@ -270,6 +285,18 @@ impl KeyRing {
         let mut text = Zeroizing::new(ciphertext.to_vec());
         key.cipher.decrypt_in_place(&nonce, &aad, &mut *text).map_err(|_| OpenError::Invalid)?;
         Ok(text)
+    }
+
+    /// Digests of a short secret, which without the keys cannot be guessed from them: one for each
+    /// key, the first for what is stored from now on.
+    pub fn digests(&self, purpose: Purpose, text: &str) -> Vec<Digest> {
+        let content = associated(purpose, text.as_bytes());
+        let keys = self.keys.load();
+        let digest = |key: &Key| {
+            let tag = ring::hmac::sign(&key.of(self.format).mac, &content);
+            <[u8; 32]>::try_from(tag.as_ref()).ok().map(Digest::from_bytes)
+        };
+        keys.iter().filter_map(digest).collect()
     }
 
     /// Seals a value for `ttl` as base64url text, for a cookie.

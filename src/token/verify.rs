@@ -99,6 +99,13 @@ impl Verifier {
     /// [`Rejected`].
     pub fn verify(&self, token: &str) -> Result<Claims, Rejected> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Rejected::Malformed)?;
+        // No other JWT of ours, such as one of the Meet surface, is an access token (RFC 9068 §4).
+        let is_access_token = header.typ.as_deref().is_some_and(|media_type| {
+            ["at+jwt", "application/at+jwt"].iter().any(|own| media_type.eq_ignore_ascii_case(own))
+        });
+        if !is_access_token {
+            return Err(Rejected::Malformed);
+        }
         let id = header.kid.ok_or(Rejected::Signature)?;
         let key = self.keys.find(&id).ok_or(Rejected::Signature)?;
         // The key decides on the algorithm, never the token (RFC 8725 §3.1).

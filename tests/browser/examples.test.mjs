@@ -171,7 +171,11 @@ test('Office: the start page goes on to the relay and nowhere else', async () =>
 
 /** Runs the script; `said` is what it has printed for the person so far. */
 function runScript([command, script], ...args) {
-  const child = spawn(command, [script, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(command, [script, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    // Where the Python example finds its module without an installation.
+    env: { ...process.env, PYTHONPATH: new URL('../../client/python/src/', import.meta.url).pathname, PYTHONDONTWRITEBYTECODE: '1' },
+  });
   const run = { child, said: '', token: '' };
   child.stdout.on('data', (bytes) => { run.token += bytes; });
   child.stderr.on('data', (bytes) => { run.said += bytes; });
@@ -256,7 +260,7 @@ test('scripts: nothing of a hostile relay reaches the terminal but printable tex
   t.after(() => server.close());
   const relay = `http://127.0.0.1:${server.address().port}`;
   const honest = {
-    session_token: 'T', user_code: 'BCDF-GHJK', transit_url: `${relay}/transit`, events_url: `${relay}/events`, poll_url: `${relay}/poll`,
+    session_id: 'S', session_token: 'T', expires_in: 60, user_code: 'BCDF-GHJK', transit_url: `${relay}/transit`, events_url: `${relay}/events`, poll_url: `${relay}/poll`,
   };
   for (const hostile of [
     { transit_url: 'file:///etc/passwd' }, { transit_url: `${relay}/\u001b[2J` }, { transit_url: `${relay}.evil.example/` },

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod acknowledgement;
+mod apis;
 mod attacks;
 mod bad_input;
 mod certified_provider;
@@ -11,15 +12,18 @@ mod check_online;
 mod clients;
 mod command_line;
 mod deployed;
+mod device;
 mod drain;
 mod instances;
 mod meet;
 mod metrics;
+mod oauth_clients;
 mod proofs;
 mod provider_cases;
 mod provider_logout;
 mod providers;
 mod proxies;
+mod python_client;
 mod races;
 mod redis_faults;
 mod refresh;

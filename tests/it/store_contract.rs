@@ -17,7 +17,7 @@ use token_relay::{
         SubscriptionId, Surface,
     },
     store::{
-        Acknowledged, CodeAttempt, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
+        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
         ReadRequest, ReadResult, Rotated, StoreError, Stored, StoredSession,
     },
 };
@@ -44,6 +44,90 @@ mod cases {
         assert_eq!(failed, Stored::Unknown);
         assert_eq!(it.end(session).await, Ended::Unknown);
         assert!(!it.evict(session).await);
+    }
+
+    pub async fn of_a_stream_and_a_poll_of_a_device_one_gets_the_token(it: Harness) {
+        let token = digest();
+        let by = |mode, grace| ReadRequest { session_token: Some(token), mode, grace };
+        let paced = by(ReadMode::PacedPoll(Duration::from_secs(5)), None);
+        for stream_first in [true, false] {
+            let session = it.create(device(token, digest())).await;
+            it.subscribe(session).await;
+            let subscription = SubscriptionId::generate();
+            let attach = by(ReadMode::Attach(subscription), GRACE);
+            assert!(is_pending(&it.read(session, attach).await));
+            assert_eq!(it.fulfil(session).await, Stored::Done);
+            // The payload is not on the bus: both have to ask.
+            assert_eq!(it.notices.heard(session, 1).await, [None]);
+            let claim = by(ReadMode::Claim(subscription), GRACE);
+            if stream_first {
+                assert!(is_token(&it.read(session, claim).await));
+                assert_eq!(it.read(session, paced).await, gone(GoneReason::Acknowledged));
+                let held = by(ReadMode::Attach(SubscriptionId::generate()), None);
+                assert_eq!(it.read(session, held).await, gone(GoneReason::Acknowledged));
+                // The stream comes again until it acknowledges.
+                assert!(is_token(&it.read(session, attach).await));
+            } else {
+                assert!(is_token(&it.read(session, paced).await));
+                assert_eq!(it.read(session, paced).await, gone(GoneReason::Acknowledged));
+                assert_eq!(it.read(session, claim).await, gone(GoneReason::Acknowledged));
+            }
+        }
+    }
+
+    pub async fn a_poll_that_comes_too_early_lengthens_the_interval(it: Harness) {
+        let token = digest();
+        let session = it.create(device(token, digest())).await;
+        let interval = Duration::from_millis(1_500);
+        let mode = ReadMode::PacedPoll(interval);
+        let paced = ReadRequest { session_token: Some(token), mode, grace: None };
+        assert!(is_pending(&it.read(session, paced).await));
+        tokio::time::sleep(interval).await;
+        assert!(is_pending(&it.read(session, paced).await));
+        for seconds in [5, 10] {
+            let interval = interval + Duration::from_secs(seconds);
+            assert_eq!(it.read(session, paced).await, ReadResult::TooEarly { interval });
+        }
+        let other = ReadRequest { session_token: Some(digest()), ..paced };
+        assert_eq!(it.read(session, other).await, ReadResult::Unauthorized);
+        // There is an end to it.
+        for _ in 0..20 {
+            it.read(session, paced).await;
+        }
+        let interval = Duration::from_secs(60);
+        assert_eq!(it.read(session, paced).await, ReadResult::TooEarly { interval });
+        // A token is not held back.
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        assert!(is_token(&it.read(session, paced).await));
+    }
+
+    pub async fn a_user_code_has_one_session_until_it_expires(it: Harness) {
+        let target = || CodeTarget { session: key(), transit_token: digest() };
+        let (code, first, second) = (digest(), target(), target());
+        let ttl = Duration::from_millis(400);
+        assert_eq!(it.store.find_code(code).await.unwrap(), None);
+        assert!(it.store.claim_code(code, first, ttl).await.unwrap());
+        assert!(!it.store.claim_code(code, second, ttl).await.unwrap());
+        assert_eq!(it.store.find_code(code).await.unwrap(), Some(first));
+        assert_eq!(it.store.find_code(digest()).await.unwrap(), None);
+        eventually("the code is free", || async {
+            it.store.claim_code(code, second, LIFE).await.unwrap()
+        })
+        .await;
+        assert_eq!(it.store.find_code(code).await.unwrap(), Some(second));
+    }
+
+    pub async fn a_count_adds_up_and_begins_anew(it: Harness) {
+        let (name, window) = (digest(), Duration::from_millis(500));
+        for expected in 1..=3 {
+            assert_eq!(it.store.count(name, 1, window).await.unwrap(), expected);
+        }
+        assert_eq!(it.store.count(name, -1, window).await.unwrap(), 2);
+        assert_eq!(it.store.count(digest(), 1, window).await.unwrap(), 1);
+        eventually("the window is over", || async {
+            it.store.count(name, 0, window).await.unwrap() == 0
+        })
+        .await;
     }
 
     pub async fn a_pending_session_has_a_remaining_lifetime(it: Harness) {
@@ -736,6 +820,10 @@ macro_rules! with_every_case {
         $then! {
             $($argument)*;
             an_unknown_session_is_unknown_to_all,
+            of_a_stream_and_a_poll_of_a_device_one_gets_the_token,
+            a_poll_that_comes_too_early_lengthens_the_interval,
+            a_user_code_has_one_session_until_it_expires,
+            a_count_adds_up_and_begins_anew,
             a_pending_session_has_a_remaining_lifetime,
             a_read_once_poll_ends_the_session,
             the_age_counts_from_the_login,

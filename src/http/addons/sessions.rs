@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Maximum length of an `Origin`, in bytes.
-const MAX_ORIGIN: usize = 256;
+pub(crate) const MAX_ORIGIN: usize = 256;
 
 /// Maximum length of the name of an add-in, in characters.
 const MAX_CLIENT_NAME: usize = 64;
@@ -66,15 +66,6 @@ fn check(request: &CreateRequest) -> Result<(), Problem> {
     if request.confirm && !request.bind {
         return Err(Problem::BadRequest("`confirm` needs `bind`.".to_owned()));
     }
-    if let Some(name) = &request.client_name
-        && (name.trim().is_empty()
-            || name.chars().count() > MAX_CLIENT_NAME
-            || name.chars().any(char::is_control))
-    {
-        return Err(Problem::BadRequest(format!(
-            "`client_name` has 1 to {MAX_CLIENT_NAME} printable characters."
-        )));
-    }
     if let Some(hint) = &request.login_hint
         && (hint.trim().is_empty()
             || hint.chars().count() > MAX_LOGIN_HINT
@@ -84,7 +75,19 @@ fn check(request: &CreateRequest) -> Result<(), Problem> {
             "`login_hint` has 1 to {MAX_LOGIN_HINT} printable characters."
         )));
     }
-    Ok(())
+    request.client_name.as_deref().map_or(Ok(()), check_client_name)
+}
+
+/// Checks the name by which an add-in calls itself.
+pub(crate) fn check_client_name(name: &str) -> Result<(), Problem> {
+    let fits = !name.trim().is_empty()
+        && name.chars().count() <= MAX_CLIENT_NAME
+        && !name.chars().any(char::is_control);
+    fits.then_some(()).ok_or_else(|| {
+        Problem::BadRequest(format!(
+            "`client_name` has 1 to {MAX_CLIENT_NAME} printable characters."
+        ))
+    })
 }
 
 /// The client that creates a session.

@@ -378,7 +378,7 @@ impl Visit {
         let url = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.as_str()));
         let mut response = if after_form { see_other(&url) } else { found(&url) };
         let completed =
-            app.sign_in(&self.trace).complete(session, dialog.session_token, &identity).await;
+            app.sign_in(&self.trace).complete(session, dialog.holder(), &identity).await;
         if matches!(completed, Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate)) {
             app.remove_account(&self.trace, &account).await;
         }

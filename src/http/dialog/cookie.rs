@@ -20,7 +20,7 @@ use crate::{
     },
     store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
-    token::{OpenError, Purpose},
+    token::{Holder, OpenError, Purpose},
     util::clock::UnixTime,
 };
 
@@ -90,7 +90,10 @@ pub(super) struct Dialog {
     session: SessionKey,
     key: EntryKey,
     /// SHA-256 of the session token of a bound session; what a refresh token is bound to.
-    pub(super) session_token: Option<Digest>,
+    session_token: Option<Digest>,
+    /// Whether the session is one of the device authorization grant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    device: bool,
     /// Without the secrets of the proofs.
     pub(super) details: SessionDetails,
     trace: Option<TraceContext>,
@@ -183,6 +186,7 @@ impl Dialog {
             session: session.key,
             key,
             session_token,
+            device: false,
             details: SessionDetails { proof_key: None, ..details },
             trace,
             began_at: UnixTime::now().as_millis(),
@@ -190,6 +194,25 @@ impl Dialog {
             office,
             stage: Stage::Proving { challenge: Digest::random() },
         }
+    }
+
+    /// One of the device authorization grant, whose user code was typed. It enters as a dialog that
+    /// was opened with the transit token of this digest.
+    pub(super) fn of_device(
+        session: SessionRef,
+        transit_token: Digest,
+        session_token: Option<Digest>,
+        details: SessionDetails,
+        trace: Option<TraceContext>,
+    ) -> Self {
+        let key = EntryKey::TransitToken(transit_token);
+        Self { device: true, ..Self::new(session, key, session_token, details, trace, false) }
+    }
+
+    /// Who may use its refresh tokens.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        let holder = |session_token| Holder { session_token, client: self.device };
+        self.session_token.map(holder)
     }
 
     pub(super) fn session(&self) -> SessionRef {

@@ -17,7 +17,7 @@ use crate::{
             cookie::{Dialog, EntryKey, Handle, Proven, Stage},
             found,
             policy::{self, Policy},
-            reference,
+            reference, see_other,
             visit::{PageQuery, Visit},
         },
         methods::MethodsExt as _,
@@ -203,6 +203,11 @@ impl Visit {
     /// To another step of a dialog.
     pub(super) fn to_step(&self, path: &str, handle: &Handle) -> Response {
         found(&self.app.path(&format!("{path}?dialog={}", handle.as_str())))
+    }
+
+    /// The same after a form.
+    pub(super) fn to_step_after_form(&self, path: &str, handle: &Handle) -> Response {
+        see_other(&self.app.path(&format!("{path}?dialog={}", handle.as_str())))
     }
 
     /// `response` with the dialog's cookie.

@@ -5,6 +5,7 @@
 
 mod callback;
 mod cookie;
+mod device;
 mod enter;
 mod finish;
 mod policy;
@@ -40,6 +41,7 @@ use crate::{
 pub fn endpoints() -> OpenApiRouter<AppState> {
     enter::endpoints()
         .merge(proof::endpoints())
+        .merge(device::endpoints())
         .merge(callback::endpoints())
         .merge(finish::endpoints())
 }

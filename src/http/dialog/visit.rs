@@ -201,14 +201,14 @@ impl Visit {
 
     /// Whether a form comes from a page of ours: exactly our origin, which browsers always send with
     /// a POST.
-    fn is_from_our_page(&self) -> bool {
+    pub(super) fn is_from_our_page(&self) -> bool {
         self.headers
             .get(header::ORIGIN)
             .is_some_and(|origin| origin.as_bytes() == self.app.origin().as_bytes())
     }
 
     /// An error page for a request that is not understood.
-    fn refuse_request(&self, problem: &Problem) -> Response {
+    pub(super) fn refuse_request(&self, problem: &Problem) -> Response {
         let cause = problem.detail().unwrap_or_else(|| problem.to_string());
         self.error_of(ErrorPage::BadRequest, problem.status(), None, Some(&cause))
     }

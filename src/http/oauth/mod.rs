@@ -1,5 +1,7 @@
 //! What APIs and OAuth clients call: token, introspection, revocation, metadata.
 
+mod client;
+mod device;
 mod logout;
 mod resource;
 mod token;
@@ -19,13 +21,9 @@ use crate::{
     http::{AppState, error::Problem},
 };
 
-/// The endpoints of this folder that pages of allowed origins may call; the token endpoint if
-/// `refresh`.
-pub fn endpoints(refresh: bool) -> OpenApiRouter<AppState> {
-    let mut oauth = resource::client_endpoints();
-    if refresh {
-        oauth = oauth.merge(token::endpoints());
-    }
+/// The endpoints of this folder that pages of allowed origins may call.
+pub fn endpoints() -> OpenApiRouter<AppState> {
+    let oauth = resource::client_endpoints().merge(token::endpoints()).merge(device::endpoints());
     resource::endpoints().merge(oauth.layer(map_response(as_oauth_error)))
 }
 
@@ -53,13 +51,23 @@ async fn as_oauth_error(mut response: Response) -> Response {
     response
 }
 
-/// The error code of RFC 6749 §5.2, or of §4.1.2.1 where that has none.
+/// The error code of RFC 6749 §5.2 or RFC 8628 §3.5, or of RFC 6749 §4.1.2.1 where those have none.
 fn code(problem: &Problem) -> &'static str {
     match problem {
         Problem::InvalidClient => "invalid_client",
         Problem::InvalidGrant(_) => "invalid_grant",
         Problem::UnsupportedGrantType => "unsupported_grant_type",
         Problem::InvalidScope(_) => "invalid_scope",
+        Problem::UnauthorizedClient(_) => "unauthorized_client",
+        Problem::AuthorizationPending => "authorization_pending",
+        Problem::SlowDown(_) => "slow_down",
+        Problem::ExpiredToken => "expired_token",
+        Problem::SignInFailed(failure) => match failure.error.as_str() {
+            "server_error" => "server_error",
+            "temporarily_unavailable" => "temporarily_unavailable",
+            _ => "access_denied",
+        },
+        Problem::OriginRefused(_) => "access_denied",
         problem => match problem.status() {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 "temporarily_unavailable"

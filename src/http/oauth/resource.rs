@@ -1,6 +1,8 @@
 //! For the APIs that add-ins call: a protected resource, forward authentication, introspection,
 //! revocation, keys and metadata.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json,
     extract::{FromRequestParts, OptionalFromRequestParts, State},
@@ -12,11 +14,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{
-        oauth::{Introspection, JwkSet, ServerMetadata, TokenForm},
+        oauth::{Introspection, JwkSet, ResourceMetadata, ServerMetadata, TokenForm},
         paths,
     },
     http::{
-        AppState,
+        App, AppState,
         error::{
             Problem,
             ProblemType::{InvalidToken, StoreUnavailable},
@@ -26,6 +28,7 @@ use crate::{
         guesses::Guessed,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
+        oauth::device,
         openapi_tags,
         responses::{FORM, OAuthErrors, statuses},
     },
@@ -56,6 +59,7 @@ pub fn well_known() -> OpenApiRouter<AppState> {
         .routes(routes!(jwks).answering(&[Also::Head]))
         .routes(routes!(client_jwks).answering(&[Also::Head]))
         .routes(routes!(metadata).answering(&[Also::Head]))
+        .routes(routes!(me_metadata).answering(&[Also::Head]))
 }
 
 /// Media type of a key set (RFC 7517 §8.5.2).
@@ -64,10 +68,41 @@ const KEY_SET: &str = "application/jwk-set+json";
 /// The claims of the request's access token (RFC 6750 §2.1).
 struct AccessToken(Claims);
 
-impl FromRequestParts<AppState> for AccessToken {
-    type Rejection = Problem;
+/// Why a request to a protected resource is refused, with where its metadata are (RFC 9728 §5.1).
+struct Refused {
+    problem: Problem,
+    resource_metadata: Option<String>,
+}
 
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = self.problem.into_response();
+        if let Some(url) = self.resource_metadata
+            && let Some(challenge) = response.headers_mut().get_mut(header::WWW_AUTHENTICATE)
+        {
+            let text = challenge.to_str().unwrap_or_default();
+            let with_metadata = format!("{text}, resource_metadata=\"{url}\"");
+            if let Ok(with_metadata) = HeaderValue::from_str(&with_metadata) {
+                *challenge = with_metadata;
+            }
+        }
+        response
+    }
+}
+
+impl FromRequestParts<AppState> for AccessToken {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Refused> {
+        // For `/addons/verify` the resource is what the proxy protects; its metadata are the API's.
+        let resource_metadata =
+            (parts.uri.path() == paths::ME).then(|| app.public(paths::ME_METADATA));
+        Self::of(app, parts).await.map_err(|problem| Refused { problem, resource_metadata })
+    }
+}
+
+impl AccessToken {
+    async fn of(app: &AppState, parts: &mut Parts) -> Result<Self, Problem> {
         let invalid = |detail: String| Problem::InvalidToken(Some(detail));
         let token =
             extract::bearer(&parts.headers).ok().flatten().ok_or(Problem::InvalidToken(None))?;
@@ -84,8 +119,13 @@ impl FromRequestParts<AppState> for AccessToken {
 struct AuthenticatedClient;
 
 impl AuthenticatedClient {
-    /// `None` when the request has no credentials.
-    async fn of(app: &AppState, parts: &mut Parts) -> Result<Option<Self>, Problem> {
+    /// The client, which must have `grant` if one is asked for; `None` when the request has no
+    /// credentials.
+    async fn of(
+        app: &AppState,
+        parts: &mut Parts,
+        grant: Option<Grant>,
+    ) -> Result<Option<Self>, Problem> {
         let basic = ClientBasic::of(&parts.headers).map_err(|_| Problem::InvalidClient)?;
         let Some(basic) = basic else { return Ok(None) };
         let address = ClientAddress::from_request_parts(parts, app).await?;
@@ -93,7 +133,7 @@ impl AuthenticatedClient {
         let clients = app.clients.load();
         let is_known = basic.readings().any(|(id, secret)| {
             let client = clients.authenticate(&id, &secret);
-            client.is_some_and(|client| client.may(Grant::Introspect))
+            client.is_some_and(|client| grant.is_none_or(|grant| client.may(grant)))
         });
         if is_known {
             app.guesses.right(Guessed::ClientSecret, address.0);
@@ -104,14 +144,16 @@ impl AuthenticatedClient {
     }
 }
 
+/// One that may introspect tokens.
 impl FromRequestParts<AppState> for AuthenticatedClient {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        Self::of(app, parts).await?.ok_or(Problem::InvalidClient)
+        Self::of(app, parts, Some(Grant::Introspect)).await?.ok_or(Problem::InvalidClient)
     }
 }
 
+/// Any, or none: who has a token may revoke it.
 impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
     type Rejection = Problem;
 
@@ -119,7 +161,7 @@ impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
         parts: &mut Parts,
         app: &AppState,
     ) -> Result<Option<Self>, Problem> {
-        Self::of(app, parts).await
+        Self::of(app, parts, None).await
     }
 }
 
@@ -333,26 +375,67 @@ async fn client_jwks(State(app): State<AppState>) -> Response {
 )]
 async fn metadata(State(app): State<AppState>) -> Response {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    let refresh = app.refresh.is_some();
+    let grants =
+        [(app.refresh.is_some(), "refresh_token"), (device::is_offered(&app), device::GRANT_TYPE)];
     let body = ServerMetadata {
         issuer: app.issuer.issuer.clone(),
         jwks_uri: app.public(paths::JWKS),
-        token_endpoint: refresh.then(|| app.public(paths::TOKEN)),
-        token_endpoint_auth_methods_supported: if refresh {
-            list(&["client_secret_basic", "client_secret_post"])
-        } else {
-            Vec::new()
-        },
+        token_endpoint: app.public(paths::TOKEN),
+        token_endpoint_auth_methods_supported: list(&[
+            "none",
+            "client_secret_basic",
+            "client_secret_post",
+        ]),
+        device_authorization_endpoint: device::is_offered(&app)
+            .then(|| app.public(paths::DEVICE_AUTHORIZATION)),
         introspection_endpoint: app.public(paths::INTROSPECT),
         introspection_endpoint_auth_methods_supported: list(&["client_secret_basic"]),
         revocation_endpoint: app.public(paths::REVOKE),
         revocation_endpoint_auth_methods_supported: list(&["client_secret_basic", "none"]),
         response_types_supported: Vec::new(),
-        grant_types_supported: if refresh { list(&["refresh_token"]) } else { Vec::new() },
-        scopes_supported: app.issuer.scope.split(' ').map(str::to_owned).collect(),
+        grant_types_supported: grants
+            .into_iter()
+            .filter_map(|(offered, name)| offered.then(|| name.to_owned()))
+            .collect(),
+        scopes_supported: scopes(&app),
+        ui_locales_supported: app.pages.languages(),
+        protected_resources: vec![app.public(paths::ME)],
         service_documentation: app.public(paths::DOCS),
     };
-    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+    (PUBLIC, Json(body)).into_response()
+}
+
+/// Metadata are read by anybody, from any page.
+const PUBLIC: [(&str, &str); 2] =
+    [("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")];
+
+/// Every scope that a token may have.
+fn scopes(app: &App) -> Vec<String> {
+    let clients = app.clients.load();
+    let all: BTreeSet<&String> = clients.iter().flat_map(|client| &client.scope).collect();
+    all.into_iter().cloned().collect()
+}
+
+/// Protected resource metadata of `/addons/me` (RFC 9728)
+#[utoipa::path(
+    get,
+    path = paths::ME_METADATA,
+    tag = openapi_tags::API,
+    responses(
+        (status = 200, description = "The metadata.", body = ResourceMetadata),
+        Problems<{ types(&[]) }>,
+    ),
+)]
+async fn me_metadata(State(app): State<AppState>) -> Response {
+    let body = ResourceMetadata {
+        resource: app.public(paths::ME),
+        authorization_servers: vec![app.issuer.issuer.clone()],
+        scopes_supported: scopes(&app),
+        bearer_methods_supported: vec!["header".to_owned()],
+        resource_name: "The claims of the access token".to_owned(),
+        resource_documentation: app.public(paths::DOCS),
+    };
+    (PUBLIC, Json(body)).into_response()
 }
 
 #[cfg(test)]

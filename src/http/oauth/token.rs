@@ -1,6 +1,8 @@
-//! `POST /addons/token`: a new access token for a refresh token (RFC 6749 §6), without a dialog.
+//! `POST /addons/token`: an access token for a refresh token (RFC 6749 §6) or a device code
+//! (RFC 8628 §3.4).
 //!
-//! The client is the session's creator: its ID is the session ID, its secret the session token.
+//! A refresh token of a session is its creator's, whose client ID is the session ID and whose secret
+//! is the session token. One of the device authorization grant is also the registered client's.
 
 use axum::{
     Json,
@@ -13,19 +15,23 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     api::{TokenResponse, oauth::TokenRequest, paths},
     http::{
-        App, AppState,
+        App, AppState, HalfClose,
         error::Problem,
-        extract::{ClientBasic, Form},
+        extract::Form,
         guesses::Guessed,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
+        oauth::{
+            client::{Caller, Presented, presented},
+            device,
+        },
         openapi_tags,
         operator::metrics::RefreshOutcome,
         responses::{FORM, OAuthErrors, statuses},
     },
     session::{SessionId, SessionToken},
     telemetry::Trace,
-    token::RefreshError,
+    token::{Presenter, RefreshError},
     util::clock::UnixTime,
 };
 
@@ -48,47 +54,45 @@ impl From<Problem> for Refused {
     }
 }
 
-/// The client's session and session token: HTTP Basic, or form fields (RFC 6749 §2.3.1), not both.
-fn client(headers: &HeaderMap, form: &TokenRequest) -> Result<(SessionId, SessionToken), Problem> {
-    let parse = |id: &str, secret: &str| {
-        SessionId::parse(id)
-            .ok()
-            .zip(SessionToken::parse(secret).ok())
-            .ok_or(Problem::InvalidClient)
+/// Who presents a refresh token: the creator of a session, or a registered client.
+fn presenter(
+    app: &App,
+    address: ClientAddress,
+    presented: &[Presented],
+) -> Result<Presenter, Problem> {
+    let as_session = |(id, secret): &Presented| {
+        let id = SessionId::parse(id.expose()).ok()?;
+        let secret = SessionToken::parse(secret.as_ref()?.expose()).ok()?;
+        Some(Presenter::Session(id.key(), secret.digest()))
     };
-    match ClientBasic::of(headers).map_err(|_| Problem::InvalidClient)? {
-        Some(_) if form.client_secret.is_some() => {
-            Err(Problem::BadRequest("The client authenticates in one way, not two.".to_owned()))
-        }
-        Some(basic) => {
-            let mut readings = basic.readings().map(|(id, secret)| parse(&id, &secret));
-            readings.find(Result::is_ok).unwrap_or(Err(Problem::InvalidClient))
-        }
-        None => {
-            let (id, secret) = form
-                .client_id
-                .as_ref()
-                .zip(form.client_secret.as_ref())
-                .ok_or(Problem::InvalidClient)?;
-            parse(id.expose(), secret.expose())
-        }
+    let clients = app.clients.load();
+    // A client ID may look like a session ID.
+    let registered = presented.iter().any(|(id, _)| clients.find(Some(id.expose())).is_ok());
+    if !registered && let Some(session) = presented.iter().find_map(as_session) {
+        return Ok(session);
     }
+    if presented.is_empty() {
+        // A refresh token alone is nobody's.
+        return Err(Problem::InvalidClient);
+    }
+    let Caller { client, .. } = Caller::new(app, address, presented)?;
+    Ok(Presenter::Client(client.id.clone()))
 }
 
 async fn refresh(
     app: &App,
     trace: &Trace,
+    address: ClientAddress,
     headers: &HeaderMap,
-    form: Result<Form<TokenRequest>, Problem>,
+    form: TokenRequest,
 ) -> Result<Response, Refused> {
     let sign_in = app.sign_in(trace);
-    let refresh = sign_in.refresh.as_ref().ok_or(Problem::NotFound)?;
-    let Form(form) = form?;
-    if form.grant_type != "refresh_token" {
-        return Err(Problem::UnsupportedGrantType.into());
+    let refresh = sign_in.refresh.as_ref().ok_or(Problem::UnsupportedGrantType)?;
+    let presented = presented(headers, form.client_id, form.client_secret)?;
+    let presenter = presenter(app, address, &presented)?;
+    if let Presenter::Session(session, _) = presenter {
+        trace.adopt(session, None);
     }
-    let (session, secret) = client(headers, &form)?;
-    trace.adopt(session.key(), None);
     let token = form
         .refresh_token
         .ok_or_else(|| Problem::BadRequest("missing field `refresh_token`".to_owned()))?;
@@ -98,41 +102,40 @@ async fn refresh(
     {
         // Its access tokens, too, are not valid any more.
         refresh.end(grant.id).await.map_err(Problem::from)?;
-        tracing::info!(target: "audit", session = %session.key(), "grant ended by a logout");
+        tracing::info!(target: "audit", session = %grant.session(), "grant ended by a logout");
         return Err(Refused::Grant(RefreshError::Ended));
     }
-    let rotated = refresh
-        .rotate(&app.sealing_keys, token.expose(), session.key(), secret.digest(), now)
-        .await;
+    let rotated = refresh.rotate(&app.sealing_keys, token.expose(), &presenter, now).await;
     let (grant, next) = match rotated {
         Ok(rotated) => rotated,
         Err(RefreshError::Store(error)) => return Err(Problem::from(error).into()),
         Err(error) => {
             if matches!(error, RefreshError::Reused | RefreshError::WrongClient) {
-                tracing::warn!(target: "audit", session = %session.key(), %error, "refresh refused");
+                tracing::warn!(target: "audit", ?presenter, %error, "refresh refused");
             }
             return Err(Refused::Grant(error));
         }
     };
-    let token = sign_in.refreshed(session.key(), &grant, next).map_err(|error| {
+    let token = sign_in.refreshed(grant.session(), &grant, next).map_err(|error| {
         tracing::error!(%error, "access token not issued");
         Problem::Internal
     })?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
-/// A new access token for a refresh token (RFC 6749 §6)
+/// An access token for a refresh token (RFC 6749 §6) or a device code (RFC 8628 §3.4)
+///
+/// A refresh token that was sent is used up. For a device code, `Prefer: wait=N` (0 to 60 seconds)
+/// holds the request while the person has not decided.
 #[utoipa::path(
     post,
     path = paths::TOKEN,
     tag = openapi_tags::ADD_IN,
-    security(("session_as_client" = [])),
+    security((), ("client" = []), ("session_as_client" = [])),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N` (RFC 7240 §4.3).")),
     request_body(content = TokenRequest, content_type = FORM),
     responses(
-        (
-            status = 200, description = "The tokens; the refresh token that was sent is used up.",
-            body = TokenResponse,
-        ),
+        (status = 200, description = "The tokens.", body = TokenResponse),
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
     ),
 )]
@@ -140,10 +143,18 @@ async fn token(
     State(app): State<AppState>,
     trace: Trace,
     address: ClientAddress,
+    half_close: HalfClose,
     headers: HeaderMap,
-    form: Result<Form<TokenRequest>, Problem>,
+    Form(form): Form<TokenRequest>,
 ) -> Response {
-    let (outcome, response) = match refresh(&app, &trace, &headers, form).await {
+    match form.grant_type.as_str() {
+        "refresh_token" => {}
+        device::GRANT_TYPE => {
+            return device::token(&app, &trace, address, &headers, half_close, form).await;
+        }
+        _ => return Problem::UnsupportedGrantType.into_response(),
+    }
+    let (outcome, response) = match refresh(&app, &trace, address, &headers, form).await {
         Ok(response) => (RefreshOutcome::Refreshed, response),
         Err(Refused::Grant(error)) => {
             let problem = Problem::InvalidGrant(error.to_string());

@@ -34,6 +34,7 @@ texts! {
         title, waiting, code_title, code_label, code_warning, code_button, one_left, left,
         stuck_title, stuck, stuck_next, stuck_operator,
     }
+    DeviceTexts { title, intro, malformed, unknown }
     ConfirmTexts { title, compare, warning, continue_button }
     LegacyTexts { title, warning, continue_button }
     AccountTexts { title, question, other_network, warning, continue_button, deny_button }
@@ -50,6 +51,7 @@ pub(super) struct Messages {
     pub(super) not_me_button: String,
     pub(super) request: RequestTexts,
     pub(super) proof: ProofTexts,
+    pub(super) device: DeviceTexts,
     pub(super) confirm: ConfirmTexts,
     pub(super) legacy: LegacyTexts,
     pub(super) account: AccountTexts,
@@ -148,7 +150,6 @@ impl Locales {
     }
 
     /// Every language.
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = Language> {
         (0..self.all.len()).map(Language)
     }

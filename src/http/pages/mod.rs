@@ -85,6 +85,15 @@ pub struct ProofPage<'a> {
     pub setting: &'a str,
 }
 
+/// Why the page for a device's user code asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceHint {
+    /// What was typed has not the form of a code.
+    Malformed,
+    /// No device waits with this code.
+    Unknown,
+}
+
 /// Where a page is shown, which decides about its ties to the window that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
@@ -173,6 +182,14 @@ struct ProofTemplate<'a> {
     code: bool,
     remaining: Option<String>,
     setting: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "device.html")]
+struct DeviceTemplate<'a> {
+    frame: Frame<'a>,
+    csrf: &'a str,
+    hint: Option<&'a str>,
 }
 
 #[derive(Template)]
@@ -307,6 +324,14 @@ impl Pages {
         self.locales.choose(headers)
     }
 
+    /// Every language, as `Accept-Language` names it.
+    pub fn languages(&self) -> Vec<String> {
+        self.locales
+            .iter()
+            .map(|language| self.locales.messages(language).language.clone())
+            .collect()
+    }
+
     /// Whether the pages load Office.js.
     pub fn load_office(&self) -> bool {
         self.look.office_js_url.is_some()
@@ -340,6 +365,18 @@ impl Pages {
             frame,
         };
         self.respond(StatusCode::OK, &template, Reach::Script, Window::First)
+    }
+
+    /// Asks for the user code of a device.
+    pub fn device(&self, language: Language, csrf: &str, hint: Option<DeviceHint>) -> Response {
+        let frame = self.frame(language, "device");
+        let texts = &frame.messages.device;
+        let hint = hint.map(|hint| match hint {
+            DeviceHint::Malformed => texts.malformed.as_str(),
+            DeviceHint::Unknown => texts.unknown.as_str(),
+        });
+        let template = DeviceTemplate { frame, csrf, hint };
+        self.respond(StatusCode::OK, &template, Reach::Form, Window::Later)
     }
 
     /// Asks whether the code is the one in the add-in.
@@ -613,6 +650,7 @@ mod tests {
         vec![
             ("code", pages.proof(language, fields, request, proof(true))),
             ("stuck", pages.proof(language, fields, request, proof(false))),
+            ("device", pages.device(language, text, Some(DeviceHint::Unknown))),
             ("confirm", pages.confirm(language, fields, request, text, window)),
             ("legacy", pages.legacy(language, fields, request)),
             ("account", pages.account(language, fields, request, text, window)),

@@ -17,10 +17,11 @@ use crate::{
         SessionKey, SessionRef, State, SubscriptionId,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, Fulfilled, GrantStore,
-        MarkStore, NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
-        SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
-        ValueStore, memory::expiring::ExpiringMap,
+        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
+        Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
+        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
+        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
+        memory::expiring::ExpiringMap,
     },
 };
 
@@ -29,6 +30,8 @@ pub struct MemoryStore {
     sessions: ExpiringMap<SessionKey, Record>,
     marks: ExpiringMap<Digest, ()>,
     values: ExpiringMap<Digest, Bytes>,
+    counts: ExpiringMap<Digest, i64>,
+    codes: ExpiringMap<Digest, CodeTarget>,
     grants: ExpiringMap<GrantId, Grant>,
     notifier: Arc<dyn Notifier>,
 }
@@ -45,7 +48,15 @@ struct Record {
     subscription: Option<SubscriptionId>,
     /// Number of subscribers to changes.
     subscribers: usize,
+    /// How often it may be polled, once it was.
+    pace: Option<Box<Pace>>,
     phase: Phase,
+}
+
+/// The pace of polls (RFC 8628 §3.5).
+struct Pace {
+    interval: Duration,
+    last: Instant,
 }
 
 enum Grant {
@@ -119,6 +130,21 @@ impl Record {
         }
     }
 
+    /// Counts a poll that may come every `interval`; the longer interval if it comes too early.
+    fn too_early(&mut self, interval: Duration, now: Instant) -> Option<Duration> {
+        let Some(pace) = &mut self.pace else {
+            self.pace = Some(Box::new(Pace { interval, last: now }));
+            return None;
+        };
+        let early = now.duration_since(pace.last) + PACE_TOLERANCE < pace.interval;
+        pace.last = now;
+        if !early {
+            return None;
+        }
+        pace.interval = (pace.interval + PACE_STEP).min(MAX_PACE);
+        Some(pace.interval)
+    }
+
     /// Delivers the token until `until`, or for the last time.
     fn deliver(
         &mut self,
@@ -142,6 +168,8 @@ impl MemoryStore {
             sessions: ExpiringMap::new(),
             marks: ExpiringMap::new(),
             values: ExpiringMap::new(),
+            counts: ExpiringMap::new(),
+            codes: ExpiringMap::new(),
             grants: ExpiringMap::new(),
             notifier,
         })
@@ -210,6 +238,7 @@ impl SessionStore for MemoryStore {
             expires_at,
             subscription: None,
             subscribers: 0,
+            pace: None,
             phase: Phase::Pending,
         };
         self.sessions.insert(key, record, now, expires_at + TOMBSTONE).map(|_| ())
@@ -293,13 +322,16 @@ impl SessionStore for MemoryStore {
         session: SessionRef,
         payload: SealedPayload,
     ) -> Result<Stored, StoreError> {
-        let mut subscription = None;
+        let (mut subscription, mut hands_over) = (None, true);
         let stored = self.store_result(session, |record, since| {
             subscription = record.subscription;
+            // Of a stream and a poll one alone gets the token, so both ask for it.
+            hands_over = record.session.profile != Profile::Device;
             Phase::Authenticated { payload: payload.clone(), since }
         });
         if stored == Stored::Done {
-            self.publish(session.key, Some(Fulfilled { subscription, payload }));
+            let payload = hands_over.then_some(Fulfilled { subscription, payload });
+            self.publish(session.key, payload);
         }
         Ok(stored)
     }
@@ -326,10 +358,20 @@ impl SessionStore for MemoryStore {
             }
             let superseded = match request.mode {
                 ReadMode::Claim(subscription) => record.subscription != Some(subscription),
-                ReadMode::Poll | ReadMode::Attach(_) => false,
+                ReadMode::Poll | ReadMode::PacedPoll(_) | ReadMode::Attach(_) => false,
             };
+            if let (Phase::Pending, ReadMode::PacedPoll(interval)) = (&record.phase, request.mode)
+                && let Some(interval) = record.too_early(interval, now)
+            {
+                return ReadResult::TooEarly { interval };
+            }
+            let of_device = record.session.profile == Profile::Device;
             match &record.phase {
                 Phase::Pending => ReadResult::Pending { remaining: record.expires_at - now },
+                // A stream has it.
+                Phase::Delivered { .. } if of_device && request.grace.is_none() => {
+                    ReadResult::Settled(Outcome::Gone(GoneReason::Acknowledged))
+                }
                 Phase::Authenticated { .. } | Phase::Delivered { .. } if superseded => {
                     ReadResult::Settled(Outcome::Superseded)
                 }
@@ -429,6 +471,37 @@ impl MarkStore for MemoryStore {
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         let shard = self.marks.shard(&name);
         Ok(shard.entries.get(&name).is_some_and(|((), until)| Instant::now() < *until))
+    }
+
+    async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError> {
+        let now = Instant::now();
+        if self.counts.insert(name, amount, now, now + window)? {
+            return Ok(amount);
+        }
+        let mut shard = self.counts.shard(&name);
+        Ok(shard.entries.get_mut(&name).map_or(amount, |(sum, _)| {
+            *sum += amount;
+            *sum
+        }))
+    }
+}
+
+#[async_trait]
+impl CodeStore for MemoryStore {
+    async fn claim_code(
+        &self,
+        code: Digest,
+        target: CodeTarget,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        self.codes.insert(code, target, now, now + ttl)
+    }
+
+    async fn find_code(&self, code: Digest) -> Result<Option<CodeTarget>, StoreError> {
+        let shard = self.codes.shard(&code);
+        let found = shard.entries.get(&code).filter(|(_, until)| Instant::now() < *until);
+        Ok(found.map(|(target, _)| *target))
     }
 }
 

@@ -7,6 +7,9 @@
 //! - `<prefix>:{<session key>}:events`: one letter, or `p`, the subscription and the sealed payload.
 //! - `<prefix>:mark:{<digest>}`: a mark.
 //! - `<prefix>:value:{<digest>}`: a sealed value that is too large for a cookie.
+//! - `<prefix>:count:{<digest>}`: a count.
+//! - `<prefix>:code:{<digest>}`: the session and the transit token's digest behind a user code of the
+//!   device authorization grant.
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 
 mod connection;
@@ -39,9 +42,10 @@ use crate::{
         SessionKey, SessionRef, Surface,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, Ended, Entered, Entry, GrantStore, MarkStore,
-        NewSession, Notifier, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
-        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
+        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
+        GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP, PACE_TOLERANCE, Peeked,
+        ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, StoreHealth, Stored,
+        StoredSession, TOMBSTONE, Traced, ValueStore,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
@@ -380,21 +384,27 @@ impl SessionStore for RedisStore {
     ) -> Result<ReadResult, StoreError> {
         let (mode, subscription) = match request.mode {
             ReadMode::Poll => ("poll", String::new()),
+            ReadMode::PacedPoll(interval) => ("paced", milliseconds(interval).to_string()),
             ReadMode::Attach(subscription) => ("attach", subscription.as_u64().to_string()),
             ReadMode::Claim(subscription) => ("claim", subscription.as_u64().to_string()),
         };
         let grace = request.grace.map(|grace| grace.as_millis().to_string()).unwrap_or_default();
-        let arguments = vec![
+        let mut arguments = vec![
             optional(request.session_token),
             Value::from_static_str(mode),
             subscription.into(),
             grace.into(),
         ];
+        if let ReadMode::PacedPoll(_) = request.mode {
+            let pace = [PACE_TOLERANCE, PACE_STEP, MAX_PACE];
+            arguments.extend(pace.map(|duration| Value::from(milliseconds(duration))));
+        }
         let reply = self.run(&SCRIPTS.read, session, arguments).await?;
         let outcome = match reply.word() {
             b"unknown" => return Ok(ReadResult::Unknown),
             b"unauthorized" => return Ok(ReadResult::Unauthorized),
             b"pending" => return Ok(ReadResult::Pending { remaining: reply.milliseconds(1)? }),
+            b"too_early" => return Ok(ReadResult::TooEarly { interval: reply.milliseconds(1)? }),
             b"token" => Outcome::Token {
                 payload: SealedPayload(reply.field(1)?.clone()),
                 age: reply.milliseconds(2)?,
@@ -469,6 +479,48 @@ impl MarkStore for RedisStore {
         let found: i64 =
             self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
         Ok(found > 0)
+    }
+
+    async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError> {
+        let arguments = vec![amount.into(), milliseconds(window).into()];
+        let reply = self.run_on(&SCRIPTS.count, &self.names.count(name), arguments).await?;
+        match reply.word() {
+            b"counted" => reply.text(1)?.parse().map_err(|_| reply.unexpected()),
+            _ => Err(reply.unexpected()),
+        }
+    }
+}
+
+#[async_trait]
+impl CodeStore for RedisStore {
+    async fn claim_code(
+        &self,
+        code: Digest,
+        target: CodeTarget,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let CodeTarget { session, transit_token } = target;
+        let value = format!("{}{}", session.to_base64url(), transit_token.to_base64url());
+        let expiry = Some(Expiration::PX(milliseconds(ttl)));
+        let set: Option<String> = self
+            .client
+            .set(self.names.code(code), value, expiry, Some(SetOptions::NX), false)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        Ok(set.is_some())
+    }
+
+    async fn find_code(&self, code: Digest) -> Result<Option<CodeTarget>, StoreError> {
+        let value: Option<String> =
+            self.client.get(self.names.code(code)).await.map_err(|error| self.failed(&error))?;
+        let parse = |text: &str| {
+            let (session, transit_token) = text.split_at_checked(43)?;
+            let session = SessionKey::from_base64url(session).ok()?;
+            let transit_token = Digest::from_base64url(transit_token).ok()?;
+            Some(CodeTarget { session, transit_token })
+        };
+        let corrupt = || StoreError::Corrupt("a user code that leads nowhere".to_owned());
+        value.map(|text| parse(&text).ok_or_else(corrupt)).transpose()
     }
 }
 

@@ -47,6 +47,14 @@ impl Names {
         format!("{}:value:{{{}}}", self.prefix, name.to_base64url())
     }
 
+    pub(super) fn count(&self, name: Digest) -> String {
+        format!("{}:count:{{{}}}", self.prefix, name.to_base64url())
+    }
+
+    pub(super) fn code(&self, code: Digest) -> String {
+        format!("{}:code:{{{}}}", self.prefix, code.to_base64url())
+    }
+
     pub(super) fn mark(&self, name: Digest) -> String {
         format!("{}:mark:{{{}}}", self.prefix, name.to_base64url())
     }

@@ -76,6 +76,7 @@ fn name_of(profile: Profile) -> &'static str {
     match profile {
         Profile::Legacy => "legacy",
         Profile::Bound => "bound",
+        Profile::Device => "device",
         Profile::Meet => "meet",
     }
 }

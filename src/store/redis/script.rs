@@ -24,6 +24,7 @@ macro_rules! transition {
 /// Every script.
 pub(crate) struct Scripts {
     pub(crate) rotate_grant: Script,
+    pub(crate) count: Script,
     pub(crate) create: Script,
     pub(crate) enter: Script,
     pub(crate) count_code_attempt: Script,
@@ -39,6 +40,7 @@ pub(crate) struct Scripts {
 pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     // Replaces a few bytes by others, so a full server need not refuse it.
     rotate_grant: script!("flags=allow-oom", "rotate_grant.lua"),
+    count: script!("flags=", "count.lua"),
     // Needs none of the functions on a stored session.
     create: script!("flags=", "time.lua", "create.lua"),
     enter: transition!("flags=allow-oom", "enter.lua"),

@@ -143,6 +143,12 @@ pub fn bound(session_token: Digest, transit: Digest) -> NewSession {
     NewSession { session, transit: Some((transit, LIFE)), ttl: LIFE }
 }
 
+pub fn device(session_token: Digest, transit: Digest) -> NewSession {
+    let new = bound(session_token, transit);
+    let session = StoredSession { profile: Profile::Device, ..new.session };
+    NewSession { session, ..new }
+}
+
 pub fn meet(transit: Digest) -> NewSession {
     NewSession { session: stored(Profile::Meet), transit: Some((transit, LIFE)), ttl: LIFE }
 }

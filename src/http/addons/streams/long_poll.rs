@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Maximum wait, in seconds.
-const MAX_WAIT: u64 = 60;
+pub const MAX_WAIT: u64 = 60;
 
 /// Query of the long poll.
 #[derive(Debug, Deserialize)]
@@ -59,8 +59,8 @@ fn wait(query: &PollQuery, headers: &HeaderMap) -> Result<(u64, bool), Problem> 
     Ok(preferred_wait(headers).map_or((0, false), |seconds| (seconds.min(MAX_WAIT), true)))
 }
 
-/// A preference that cannot be understood is ignored (RFC 7240 §2).
-fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
+/// The seconds of `Prefer: wait=N`. A preference that cannot be understood is ignored (RFC 7240 §2).
+pub fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
     headers
         .get_all("prefer")
         .iter()

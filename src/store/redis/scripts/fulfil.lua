@@ -6,7 +6,12 @@ end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
--- Carries the newest subscription, which may deliver the payload before it has read the store.
-publish('p' .. (get('r') or '0') .. ':' .. ARGV[4])
+if get('m') == 'device' then
+  -- Of a stream and a poll one alone gets the token, so both ask for it.
+  publish('c')
+else
+  -- Carries the newest subscription, which may deliver the payload before it has read the store.
+  publish('p' .. (get('r') or '0') .. ':' .. ARGV[4])
+end
 redis.call('HSET', key, 's', 'a', 'y', ARGV[4], 'ya', integer(now), 'e', ARGV[5])
 return {'done'}

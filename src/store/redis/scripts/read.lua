@@ -1,5 +1,7 @@
--- ARGV: the session token's digest or '', mode (poll, attach, claim), the subscription or '', the grace
--- in milliseconds or '' when this delivery ends the session.
+-- ARGV: the session token's digest or '', mode (poll, paced, attach, claim), the subscription or '' or
+-- for a paced poll its interval, the grace in milliseconds or '' when this delivery ends the session;
+-- for a paced poll how much earlier it may come, by how much it lengthens the interval else, and the
+-- maximum interval.
 local letter, reason = state()
 if not letter then
   return {'unknown'}
@@ -21,13 +23,26 @@ local mode, subscription, grace = ARGV[5], ARGV[6], ARGV[7]
 if letter == 'p' then
   if mode == 'attach' then
     redis.call('HSET', key, 'r', subscription)
+  elseif mode == 'paced' then
+    local paced = redis.call('HMGET', key, 'pl', 'pi')
+    local interval = tonumber(paced[2] or ARGV[6])
+    redis.call('HSET', key, 'pl', integer(now))
+    if paced[1] and now - tonumber(paced[1]) + tonumber(ARGV[8]) < interval then
+      interval = math.min(interval + tonumber(ARGV[9]), tonumber(ARGV[10]))
+      redis.call('HSET', key, 'pi', integer(interval))
+      return {'too_early', integer(interval)}
+    end
   end
   return {'pending', integer(tonumber(get('x')) - now)}
 end
 if mode == 'claim' and get('r') ~= subscription then
   return {'superseded'}
 end
-local found = redis.call('HMGET', key, 'y', 'ya', 'x')
+local found = redis.call('HMGET', key, 'y', 'ya', 'x', 'm')
+if letter == 'd' and grace == '' and found[4] == 'device' then
+  -- A stream has it.
+  return {'gone', 'acknowledged'}
+end
 local age = integer(now - tonumber(found[2]))
 if grace == '' then
   close('acknowledged')

@@ -9,7 +9,8 @@
 --   subscription, y payload, ya when that was stored, du until when it stays readable,
 --   fe/fd failure, w why gone;
 -- since then: b digest of the creator's browser, o the sealed details, c attempts to type the user
---   code, e id of the token's event.
+--   code, e id of the token's event, pl when a paced poll came last, pi the interval between them if
+--   it was lengthened.
 local function get(field)
   return redis.call('HGET', key, field)
 end
@@ -42,7 +43,7 @@ end
 -- Ends the session: keeps the reason and what identifies its tokens, drops the rest.
 local function close(reason)
   redis.call('HSET', key, 's', 'g', 'w', reason)
-  redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd', 'b', 'o', 'c', 'e')
+  redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd', 'b', 'o', 'c', 'e', 'pl', 'pi')
 end
 
 local function authorized(digest)

@@ -1,0 +1,282 @@
+//! The device authorization grant (RFC 8628): a client that shows a code, a person who types it on
+//! any device, and a token for the client that polls or, better, waits at a stream.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderValue, header};
+use serde::{Deserialize, Serialize};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    api::{
+        Secret,
+        oauth::{DeviceAuthorization, DeviceRequest, TokenRequest},
+        paths,
+    },
+    http::{
+        App, AppState, HalfClose,
+        addons::{
+            sessions::{MAX_ORIGIN, check_client_name},
+            streams::{
+                Encoder, StreamMessage, Transport as _, Wait,
+                long_poll::{LongPoll, MAX_WAIT, preferred_wait},
+            },
+        },
+        error::Problem,
+        extract::Form,
+        guesses::Guessed,
+        methods::{Also, MethodsExt as _},
+        middleware::ClientAddress,
+        oauth::client::{Caller, presented},
+        openapi_tags,
+        responses::{FORM, OAuthErrors, statuses},
+    },
+    relay::{CreateSession, Delivery, PacedPoll, ReadError},
+    session::{
+        ClientId, Digest, GoneReason, Outcome, Profile, SECRET_BYTES, SessionDetails, SessionId,
+        SessionKey, SessionRef, SessionToken,
+    },
+    settings::{ClientSetting, Grant},
+    telemetry::Trace,
+    token::{OpenError, Purpose},
+    util::{clock::UnixTime, network::Network},
+};
+
+/// The endpoint of this file.
+pub(super) fn endpoints() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(authorize).answering(&[Also::Options]))
+}
+
+/// `grant_type` of RFC 8628 §3.4.
+pub(super) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// What a device code holds, sealed. It expires with its session.
+#[derive(Serialize, Deserialize)]
+struct DeviceCode {
+    #[serde(rename = "k")]
+    session: SessionKey,
+    #[serde(rename = "t")]
+    session_token: Digest,
+    #[serde(rename = "c")]
+    client: ClientId,
+}
+
+/// Begins a sign-in on another device (RFC 8628 §3.1)
+///
+/// A client that knows `events_url` or `websocket_url` gets the token at once, with `session_token`
+/// as its credentials; any other polls the token endpoint.
+#[utoipa::path(
+    post,
+    path = paths::DEVICE_AUTHORIZATION,
+    tag = openapi_tags::ADD_IN,
+    security((), ("client" = [])),
+    request_body(content = DeviceRequest, content_type = FORM),
+    responses(
+        (status = 200, description = "The codes.", body = DeviceAuthorization),
+        OAuthErrors<{ statuses(&[400, 401, 403, 413, 415, 429, 500, 503]) }>,
+    ),
+)]
+async fn authorize(
+    State(app): State<AppState>,
+    address: ClientAddress,
+    trace: Trace,
+    headers: HeaderMap,
+    Form(form): Form<DeviceRequest>,
+) -> Result<Response, Problem> {
+    let presented = presented(&headers, form.client_id, form.client_secret)?;
+    let Caller { client, is_authenticated } = Caller::new(&app, address, &presented)?
+        .with(Grant::Device)?
+        .at_its_origin(&app, &headers)?;
+    let scope = form.scope.as_deref().map(|scope| client.scope_for(Some(scope)));
+    let scope = scope.transpose().map_err(|_| {
+        let setting = client.setting(ClientSetting::Scope);
+        Problem::InvalidScope(format!("The client may request no more than `{setting}` has."))
+    })?;
+    if let Some(name) = &form.client_name {
+        check_client_name(name)?;
+    }
+    app.admit_creation(address)?;
+    let session_id = SessionId::generate();
+    let session_token = SessionToken::generate();
+    let origin = headers
+        .get(header::ORIGIN)
+        .and_then(|value| value.to_str().ok())
+        .filter(|origin| origin.len() <= MAX_ORIGIN)
+        .map(str::to_owned);
+    let ttl = client.session_ttl;
+    let user_code = app
+        .relay
+        .in_trace(&trace)
+        .create_for_device(CreateSession {
+            session_id: session_id.clone(),
+            session_token: Some(session_token.digest()),
+            profile: Profile::Device,
+            browser: None,
+            details: SessionDetails {
+                client_id: (!client.is_implied()).then(|| client.id.clone()),
+                client_authenticated: is_authenticated,
+                scope,
+                client_name: form.client_name,
+                origin,
+                network: Some(Network::of(address.0).to_string()),
+                created_at: Some(UnixTime::now().as_secs()),
+                ..SessionDetails::default()
+            },
+            ttl,
+            // Entered by the user code alone.
+            transit_token_ttl: ttl,
+            random_bytes: SECRET_BYTES,
+            trace: trace.context(),
+        })
+        .await?;
+    let code = DeviceCode {
+        session: session_id.key(),
+        session_token: session_token.digest(),
+        client: client.id.clone(),
+    };
+    let device_code = app
+        .sealing_keys
+        .seal_text(Purpose::DeviceCode, b"", &code, ttl)
+        .map_err(|_| Problem::Internal)?;
+    app.metrics.session_created(client.id.as_str());
+    trace.adopt(session_id.key(), None);
+    tracing::info!(
+        target: "audit",
+        session = %session_id.key(),
+        client = %address.0,
+        client_id = %client.id,
+        device = true,
+        "session created"
+    );
+    let id = session_id.expose();
+    let path = |template| paths::of_session(template, id);
+    let body = DeviceAuthorization {
+        device_code: device_code.into(),
+        user_code: user_code.as_str().to_owned(),
+        verification_uri: app.public(paths::DEVICE),
+        expires_in: ttl.as_secs(),
+        interval: app.settings.session.device_interval.as_secs(),
+        events_url: app.public(&path(paths::SESSION_EVENTS)),
+        websocket_url: app.public_websocket(&path(paths::SESSION_WEBSOCKET)),
+        poll_url: app.public(&path(paths::SESSION)),
+        session_id: id.into(),
+        session_token: session_token.expose().into(),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// The token for a device code (RFC 8628 §3.4). `Prefer: wait=N` (RFC 7240 §4.3) holds the request
+/// while the person has not decided.
+pub(super) async fn token(
+    app: &AppState,
+    trace: &Trace,
+    address: ClientAddress,
+    headers: &HeaderMap,
+    half_close: HalfClose,
+    form: TokenRequest,
+) -> Response {
+    let wait = preferred_wait(headers).map(|seconds| seconds.min(MAX_WAIT));
+    let presented = presented(headers, form.client_id, form.client_secret);
+    let redeemed = async {
+        let Caller { client, .. } = Caller::new(app, address, &presented?)?.with(Grant::Device)?;
+        redeem(app, trace, address, &client.id, form.device_code, wait, half_close).await
+    };
+    let mut response = redeemed.await.into_response();
+    let applied = wait.and_then(|seconds| HeaderValue::from_str(&format!("wait={seconds}")).ok());
+    if let Some(applied) = applied {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    response
+}
+
+async fn redeem(
+    app: &AppState,
+    trace: &Trace,
+    address: ClientAddress,
+    client: &ClientId,
+    device_code: Option<Secret>,
+    wait: Option<u64>,
+    half_close: HalfClose,
+) -> Result<Response, Problem> {
+    let code =
+        device_code.ok_or_else(|| Problem::BadRequest("missing field `device_code`".to_owned()))?;
+    let code: DeviceCode = match app.sealing_keys.open_text(Purpose::DeviceCode, b"", code.expose())
+    {
+        Ok(code) => code,
+        Err(OpenError::Expired) => return Err(Problem::ExpiredToken),
+        Err(_) => {
+            let wrong = Problem::InvalidGrant("The device code is not valid.".to_owned());
+            return Err(app.wrong_guess(Guessed::DeviceCode, address, wrong));
+        }
+    };
+    let session = SessionRef::native(code.session);
+    trace.adopt(code.session, None);
+    if code.client != *client {
+        tracing::warn!(
+            target: "audit", session = %session.key, client_id = %client,
+            "a device code was presented by another client"
+        );
+        let detail = "The device code was issued to another client.";
+        return Err(Problem::InvalidGrant(detail.to_owned()));
+    }
+    let relay = app.relay.in_trace(trace);
+    let (interval, session_token) = (app.settings.session.device_interval, code.session_token);
+    let outcome = match relay.paced_poll(session, Some(session_token), interval).await {
+        Ok(PacedPoll::Settled(outcome)) => outcome,
+        Ok(PacedPoll::TooEarly { interval }) => return Err(Problem::SlowDown(interval)),
+        Ok(PacedPoll::Pending) => match wait.filter(|seconds| *seconds > 0) {
+            None => return Err(Problem::AuthorizationPending),
+            Some(seconds) => {
+                let subscription = relay.open(session, Some(session_token), Delivery::Once).await?;
+                let mut wait =
+                    Wait::new(AppState::clone(app), LongPoll::NAME, subscription, trace.link());
+                let timeout = Duration::from_secs(seconds);
+                let held = tokio::select! {
+                    biased;
+                    outcome = tokio::time::timeout(timeout, wait.outcome()) => outcome.ok(),
+                    // The client may be gone, and a token for nobody would be lost.
+                    () = half_close.wait() => None,
+                };
+                held.ok_or(Problem::AuthorizationPending)?
+            }
+        },
+        Err(ReadError::Unknown) => return Err(Problem::ExpiredToken),
+        Err(error) => return Err(error.into()),
+    };
+    answer(app, session.key, outcome, trace)
+}
+
+fn answer(
+    app: &AppState,
+    key: SessionKey,
+    outcome: Outcome,
+    trace: &Trace,
+) -> Result<Response, Problem> {
+    match outcome {
+        // Not this reader's end: another one waits now, or another instance will answer.
+        Outcome::Superseded | Outcome::Draining => Err(Problem::AuthorizationPending),
+        Outcome::Failed(failure) => Err(Problem::SignInFailed(failure)),
+        Outcome::Gone(GoneReason::Expired) => Err(Problem::ExpiredToken),
+        Outcome::Gone(GoneReason::Acknowledged) | Outcome::WrittenDirectly => {
+            let detail = "The token for this device code was delivered before.";
+            Err(Problem::InvalidGrant(detail.to_owned()))
+        }
+        outcome => match Encoder::new(AppState::clone(app), trace.link()).message(key, outcome) {
+            StreamMessage::Authenticated { token, .. } => {
+                Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
+            }
+            StreamMessage::Failed(failure) => Err(Problem::SignInFailed(failure)),
+            _ => Err(Problem::Internal),
+        },
+    }
+}
+
+/// Whether any client may use the device authorization grant.
+pub(super) fn is_offered(app: &App) -> bool {
+    app.clients.load().iter().any(|client| client.may(Grant::Device))
+}
