@@ -24,7 +24,7 @@ use crate::support::{Browser, Events, Process, TIMEOUT, client, create, redis, t
 mod in_rust;
 
 const PAGE: &str = include_str!("../../docs/apis.md");
-const ISSUER: &str = "https://relay.example/";
+const ISSUER: &str = "https://relay.example";
 const AUDIENCE: &str = "https://maps.example";
 
 fn root() -> &'static Path {
@@ -92,7 +92,7 @@ async fn tokens() -> Tokens {
         ("for another API", issue(Issuer { audience: elsewhere, ..issuer() }, &own, now)),
         (
             "of another issuer",
-            issue(Issuer { issuer: "https://evil.example/".to_owned(), ..issuer() }, &own, now),
+            issue(Issuer { issuer: "https://evil.example".to_owned(), ..issuer() }, &own, now),
         ),
         (
             "without the scope",
@@ -163,7 +163,7 @@ async fn the_samples_for_node_python_and_rust_accept_good_tokens_only() {
     let node = adapted(
         "node",
         &[(
-            "new URL('.well-known/jwks.json', ISSUER)",
+            "new URL(`${ISSUER}/.well-known/jwks.json`)",
             &format!("new URL('{jwks}.well-known/jwks.json')"),
         )],
     );
@@ -188,7 +188,7 @@ async fn the_samples_for_node_python_and_rust_accept_good_tokens_only() {
 
     let python = adapted(
         "python",
-        &[("f\"{ISSUER}.well-known/jwks.json\"", &format!("\"{jwks}.well-known/jwks.json\""))],
+        &[("f\"{ISSUER}/.well-known/jwks.json\"", &format!("\"{jwks}.well-known/jwks.json\""))],
     );
     write("sample.py", &python);
     write(

@@ -104,7 +104,10 @@ async fn a_refused_method_is_answered_with_those_that_are_allowed() {
                 let body: Value = answer.json().await.unwrap();
                 let detail = format!("Method \"{method}\" not allowed.");
                 assert_eq!(body, json!({"detail": detail}), "{path}");
-            } else if ["/token", "/introspect", "/revoke"].iter().any(|end| path.ends_with(end)) {
+            } else if ["/device_authorization", "/token", "/introspect", "/revoke"]
+                .iter()
+                .any(|end| path.ends_with(end))
+            {
                 let body: Value = answer.json().await.unwrap();
                 assert_eq!(text(&body, "error"), "invalid_request");
             } else {
@@ -315,7 +318,13 @@ async fn access_tokens_are_checked_as_rfc_6750_says() {
     for path in ["/addons/me", "/addons/verify"] {
         let url = format!("{}{path}", relay.url);
         let missing = client().get(&url).send().await.unwrap();
-        assert_eq!(missing.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"addons\"");
+        // Without credentials there is no error to name; the relay's own resource has metadata.
+        let mut expected = "Bearer realm=\"addons\"".to_owned();
+        if path == "/addons/me" {
+            let metadata = format!("{}/.well-known/oauth-protected-resource{path}", relay.url);
+            expected.push_str(&format!(", resource_metadata=\"{metadata}\""));
+        }
+        assert_eq!(missing.headers()[header::WWW_AUTHENTICATE], expected);
         problem(missing, StatusCode::UNAUTHORIZED).await;
         for token in ["x", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             let wrong = client().get(&url).bearer_auth(token).send().await.unwrap();

@@ -26,7 +26,7 @@ pub const API_SECRET: &str = "a secret of the tests of 32 characters or more";
 
 /// Redis, a provider, two relays and nginx before them.
 pub struct Deployment {
-    /// Its public URL, with the slash at its end.
+    /// Its public URL, which is its issuer.
     pub url: String,
     folder: Directory,
     children: Vec<Child>,
@@ -50,7 +50,7 @@ impl Deployment {
         certificate::make(folder.path(), "relay");
         let redis = redis::Server::start(&[]).await;
         let (port, provider_port) = (redis::free_port(), redis::free_port());
-        let url = format!("https://localhost:{port}/");
+        let url = format!("https://localhost:{port}");
         let issuer = format!("http://127.0.0.1:{provider_port}");
         let file = |name: &str, content: &str| {
             std::fs::write(folder.path().join(name), content).unwrap();
@@ -68,7 +68,7 @@ impl Deployment {
                 "--client-secret-file",
                 &secret,
                 "--redirect-uri",
-                &format!("{url}callback"),
+                &format!("{url}/callback"),
             ],
             &[],
         );
@@ -139,7 +139,7 @@ impl Deployment {
         let client = deployment.client();
         let start = Instant::now();
         while !client
-            .get(format!("{}readyz", deployment.url))
+            .get(format!("{}/readyz", deployment.url))
             .send()
             .await
             .is_ok_and(|answer| answer.status().is_success())
@@ -221,7 +221,7 @@ async fn run(deployment: &Deployment, program: PathBuf, script: &str) -> Value {
 
 /// The crate oauth2, with an HTTP client as its documentation wants one.
 async fn by_oauth2(deployment: &Deployment) -> Value {
-    let url = |path: &str| format!("{}{path}", deployment.url);
+    let url = |path: &str| format!("{}/{path}", deployment.url);
     let http = deployment.client();
     let send = |request: oauth2::HttpRequest| {
         let http = http.clone();

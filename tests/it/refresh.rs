@@ -81,7 +81,8 @@ async fn an_add_in_stays_signed_in_without_a_dialog() {
     assert_eq!((text(&claims, "sub"), text(&claims, "email")), ("alice", "alice@example.com"));
     let metadata = format!("{}/.well-known/oauth-authorization-server", first.url);
     let metadata: Value = client().get(metadata).send().await.unwrap().json().await.unwrap();
-    assert_eq!(metadata["grant_types_supported"], json!(["refresh_token"]));
+    let device = "urn:ietf:params:oauth:grant-type:device_code";
+    assert_eq!(metadata["grant_types_supported"], json!(["refresh_token", device]));
     assert!(text(&metadata, "token_endpoint").ends_with("/addons/token"));
 }
 
@@ -216,7 +217,10 @@ async fn without_the_setting_there_are_none() {
         .post(format!("{}/addons/token", relay.url))
         .basic_auth(text(&session, "session_id"), Some(text(&session, "session_token")))
         .form(&[("grant_type", "refresh_token"), ("refresh_token", "x")]);
-    assert_eq!(request.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(text(&answer, "error"), "unsupported_grant_type");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ pub fn authenticate(authorization: &str, scope: &str, keys: &JwkSet) -> Option<C
     let is_access_token = header.typ.as_deref() == Some("at+jwt");
     let key = DecodingKey::from_jwk(keys.find(header.kid.as_deref()?)?).ok()?;
     let mut checks = Validation::new(Algorithm::ES256);
-    checks.set_issuer(&["https://relay.example/"]);
+    checks.set_issuer(&["https://relay.example"]);
     checks.set_audience(&["https://maps.example"]);
     checks.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
     let claims = decode::<Claims>(token, &key, &checks).ok()?.claims;

@@ -9,7 +9,7 @@ from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 
 issuer, api, secret = sys.argv[1:]
-metadata = requests.get(f"{issuer}.well-known/oauth-authorization-server", timeout=10).json()
+metadata = requests.get(f"{issuer}/.well-known/oauth-authorization-server", timeout=10).json()
 token_endpoint = metadata["token_endpoint"]
 cli = OAuth2Session("cli", token_endpoint_auth_method="none")
 device = cli.post(
@@ -29,7 +29,7 @@ while True:
     except OAuthError as error:
         assert error.error == "authorization_pending", error
 
-assert cli.get(f"{issuer}addons/me").json()["sub"] == "alice"
+assert cli.get(f"{issuer}/addons/me").json()["sub"] == "alice"
 refreshed = cli.refresh_token(token_endpoint, token["refresh_token"])
 assert refreshed["refresh_token"] != token["refresh_token"]
 backend = OAuth2Session(api, secret)

@@ -2,18 +2,15 @@
 refresh, introspection, revocation."""
 
 import json
-import os
 import sys
 import time
 
-os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
-
-import requests  # noqa: E402
-from oauthlib.oauth2 import DeviceClient, OAuth2Error  # noqa: E402
-from requests_oauthlib import OAuth2Session  # noqa: E402
+import requests
+from oauthlib.oauth2 import DeviceClient, OAuth2Error
+from requests_oauthlib import OAuth2Session
 
 issuer, api, secret = sys.argv[1:]
-metadata = requests.get(f"{issuer}.well-known/oauth-authorization-server", timeout=10).json()
+metadata = requests.get(f"{issuer}/.well-known/oauth-authorization-server", timeout=10).json()
 token_endpoint = metadata["token_endpoint"]
 client = DeviceClient("cli")
 device = requests.post(metadata["device_authorization_endpoint"], data={"client_id": "cli"}, timeout=10).json()
@@ -30,7 +27,7 @@ while True:
     except OAuth2Error as error:
         assert error.error == "authorization_pending", error
 
-assert session.get(f"{issuer}addons/me").json()["sub"] == "alice"
+assert session.get(f"{issuer}/addons/me").json()["sub"] == "alice"
 refreshed = session.refresh_token(token_endpoint, token["refresh_token"], client_id="cli")
 assert refreshed["refresh_token"] != token["refresh_token"]
 
