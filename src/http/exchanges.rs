@@ -1,4 +1,4 @@
-//! Exchanges of authorization codes under way, by `state`. Each is detached from the request that
+//! CodeExchanges of authorization codes under way, by `state`. Each is detached from the request that
 //! began it and shared by all requests with the same `state`: a browser may cancel a request and
 //! repeat it.
 
@@ -21,16 +21,16 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// An exchange that several requests wait for.
 type Exchange<T> = Shared<BoxFuture<'static, T>>;
 
-/// The exchanges of one surface; `T` is what comes of one.
-pub struct Exchanges<T>(Arc<Mutex<HashMap<Digest, Exchange<T>>>>);
+/// The exchanges of one surface; `T` is the result of one.
+pub struct CodeExchanges<T>(Arc<Mutex<HashMap<Digest, Exchange<T>>>>);
 
-impl<T> Default for Exchanges<T> {
+impl<T> Default for CodeExchanges<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Exchanges<T> {
+impl<T: Clone + Send + Sync + 'static> CodeExchanges<T> {
     /// The exchange for `state`: the one under way or just ended, else that which `begin` makes.
     /// `aborted` is the result of one that panics.
     pub(crate) fn share<F>(&self, state: &str, aborted: T, begin: impl FnOnce() -> F) -> Exchange<T>

@@ -52,7 +52,7 @@ pub struct App {
     /// Add-ins and backends.
     pub clients: ArcSwap<Clients>,
     /// Authorization codes that are being exchanged.
-    pub exchanges: dialog::Exchanges,
+    pub exchanges: dialog::DialogExchanges,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Metrics.

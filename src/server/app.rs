@@ -130,7 +130,7 @@ pub(crate) async fn build(
         logouts: Logouts::new(Arc::clone(&store), logout_memory(&settings)),
         revocations: Revocations::new(store),
         clients: ArcSwap::from_pointee(clients),
-        exchanges: http::dialog::Exchanges::default(),
+        exchanges: http::dialog::DialogExchanges::default(),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
             &public_url,

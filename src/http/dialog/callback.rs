@@ -22,7 +22,7 @@ use crate::{
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
-        exchanges,
+        exchanges::CodeExchanges,
         extract::LimitedBody,
         methods::MethodsExt as _,
         middleware::ClientAddress,
@@ -48,7 +48,7 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
 
 /// The result of exchanging a code.
 #[derive(Clone)]
-pub enum Exchanged {
+pub enum DialogExchange {
     /// The person is known.
     Identity(Arc<Identity>),
     /// The session has failed; the page and the reference under which the log has the cause.
@@ -60,7 +60,7 @@ pub enum Exchanged {
 }
 
 /// Exchanges of dialogs.
-pub type Exchanges = exchanges::Exchanges<Exchanged>;
+pub type DialogExchanges = CodeExchanges<DialogExchange>;
 
 async fn exchange(
     app: &App,
@@ -69,26 +69,26 @@ async fn exchange(
     attempt: LoginAttempt,
     answer: AuthorizationResponse,
     required: RequiredClaims,
-) -> Exchanged {
+) -> DialogExchange {
     match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
-        Ok(false) => return Exchanged::Elsewhere,
+        Ok(false) => return DialogExchange::Elsewhere,
         Err(error) => {
             tracing::warn!(session = %session.key, %error, "callback deferred");
-            return Exchanged::Unavailable;
+            return DialogExchange::Unavailable;
         }
     }
     let provider = app.login.in_trace(trace).requiring(required);
     match provider.finish(attempt, answer).await {
         Ok(identity) => {
             // Nothing here logs out at the provider, and the cookie has little room.
-            Exchanged::Identity(Arc::new(Identity { id_token: None, ..identity }))
+            DialogExchange::Identity(Arc::new(Identity { id_token: None, ..identity }))
         }
         Err(error) => {
             let (page, reference) = (page_of(error.kind), new_reference(trace));
             error.log(Some(session.key), Some(&reference));
             app.sign_in(trace).fail(session, error.failure(), page.outcome()).await;
-            Exchanged::Failed(page, reference)
+            DialogExchange::Failed(page, reference)
         }
     }
 }
@@ -202,25 +202,25 @@ async fn callback(
     // Without the client, which is not registered any more, no token will be issued.
     let required = client.map(|client| client.required_claims.clone()).unwrap_or_default();
     let state = state.to_owned();
-    let exchanged = app.exchanges.share(&state, Exchanged::Unavailable, || {
+    let exchanged = app.exchanges.share(&state, DialogExchange::Unavailable, || {
         let (app, trace) = (Arc::clone(&app), visit.trace.clone());
         async move { exchange(&app, &trace, session, attempt, answer, required).await }
     });
     let identity = match exchanged.await {
-        Exchanged::Identity(identity) => {
+        DialogExchange::Identity(identity) => {
             let details = &dialog.details;
             (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
         }
-        Exchanged::Failed(page, reference) => {
+        DialogExchange::Failed(page, reference) => {
             let mut response = app.to_error_page_with(page, &reference, visit.window);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
-        Exchanged::Elsewhere => {
+        DialogExchange::Elsewhere => {
             let cause = "the answer was used before";
             return visit.error_about(ErrorPage::WrongBrowser, session, cause);
         }
-        Exchanged::Unavailable => {
+        DialogExchange::Unavailable => {
             return visit.error_about(ErrorPage::Unavailable, session, "the store is unavailable");
         }
     };

@@ -22,7 +22,7 @@ use crate::{
             see_sealed_form,
         },
         error::Problem,
-        exchanges,
+        exchanges::CodeExchanges,
         extract::{LimitedBody, Query},
         meet::{
             CSRF_COOKIE, CSRF_TTL, Detail, LOGIN_COOKIE, Meet, NOT_LOGGED_IN, UNAVAILABLE,
@@ -42,9 +42,9 @@ use crate::{
     token::Purpose,
 };
 
-/// What came of exchanging a code.
+/// The result of exchanging a code.
 #[derive(Clone)]
-pub enum Exchanged {
+pub enum LoginExchange {
     /// The person is known.
     Identity(Arc<Identity>),
     /// The login failed; the page and the reference under which the log has the cause.
@@ -56,7 +56,7 @@ pub enum Exchanged {
 }
 
 /// Exchanges of browser logins.
-pub type Exchanges = exchanges::Exchanges<Exchanged>;
+pub type LoginExchanges = CodeExchanges<LoginExchange>;
 
 /// What the browser carries to the provider and back.
 #[derive(Serialize, Deserialize)]
@@ -286,18 +286,18 @@ pub(super) async fn callback(
         // Reloaded, or the back button was used.
         return Ok(found(&return_to));
     };
-    let exchanged = meet.exchanges.share(&state, Exchanged::Unavailable, || {
+    let exchanged = meet.exchanges.share(&state, LoginExchange::Unavailable, || {
         let (app, trace) = (Arc::clone(&app), trace.clone());
         async move { exchange(&app, &trace, attempt, answer, silent).await }
     });
     let identity = match exchanged.await {
-        Exchanged::Identity(identity) => identity,
-        Exchanged::Failed(..) if silent => return Ok(found(&return_to)),
-        Exchanged::Failed(page, reference) => {
+        LoginExchange::Identity(identity) => identity,
+        LoginExchange::Failed(..) if silent => return Ok(found(&return_to)),
+        LoginExchange::Failed(page, reference) => {
             return Ok(app.to_error_page_with(page, &reference, app.office_window()));
         }
-        Exchanged::Elsewhere => return Ok(refused(ErrorPage::WrongBrowser)),
-        Exchanged::Unavailable => return Err(UNAVAILABLE),
+        LoginExchange::Elsewhere => return Ok(refused(ErrorPage::WrongBrowser)),
+        LoginExchange::Unavailable => return Err(UNAVAILABLE),
     };
     let Some(user_id) = identity.claim_text(&meet.user_id_claim) else {
         let reference = new_reference(&trace);
@@ -319,25 +319,25 @@ async fn exchange(
     attempt: LoginAttempt,
     answer: AuthorizationResponse,
     silent: bool,
-) -> Exchanged {
+) -> LoginExchange {
     match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
-        Ok(false) => return Exchanged::Elsewhere,
+        Ok(false) => return LoginExchange::Elsewhere,
         Err(error) => {
             tracing::warn!(%error, "callback deferred");
-            return Exchanged::Unavailable;
+            return LoginExchange::Unavailable;
         }
     }
     let login = app.login.in_trace(trace);
     match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, answer).await {
-        Ok(identity) => Exchanged::Identity(Arc::new(identity)),
+        Ok(identity) => LoginExchange::Identity(Arc::new(identity)),
         // What a silent login is for: to find out.
         Err(error) if silent && error.is_interaction_required() => {
-            Exchanged::Failed(page_of(error.kind), String::new())
+            LoginExchange::Failed(page_of(error.kind), String::new())
         }
         Err(error) => {
             let (page, reference) = log_failure(app, trace, &error);
-            Exchanged::Failed(page, reference)
+            LoginExchange::Failed(page, reference)
         }
     }
 }

@@ -89,10 +89,10 @@ pub struct Meet {
     pub return_to: Vec<url::Url>,
     /// Lifetime of the browser login.
     pub login_ttl: Duration,
-    /// Whether a logout with `returnTo` goes on to the provider.
+    /// Whether a logout with `returnTo` continues at the provider.
     pub provider_logout: bool,
     /// Codes that are being exchanged.
-    pub exchanges: login::Exchanges,
+    pub exchanges: login::LoginExchanges,
 }
 
 /// Keys of CSRF tokens.
