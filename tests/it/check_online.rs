@@ -72,7 +72,8 @@ async fn what_fits_is_confirmed_and_what_does_not_is_named() {
     }
 
     // What the operator did wrong, the exit status, the severity, and what is said of it.
-    let cases: [(&[(&str, &str)], i32, &str, &str); 8] = [
+    type Settings = &'static [(&'static str, &'static str)];
+    let cases: [(Settings, i32, &str, &str); 8] = [
         (
             &[("TOKEN_RELAY_OIDC_CLIENT_SECRET", "another secret, not the registered one")],
             1,

@@ -73,7 +73,7 @@ impl Meet {
 /// The last page of a trail at this path, with its query.
 fn visited(page: &Page, path: &str) -> Option<Url> {
     let urls = page.trail.iter().map(|url| Url::parse(url).unwrap());
-    urls.filter(|url| url.path() == path).last()
+    urls.rev().find(|url| url.path() == path)
 }
 
 #[tokio::test]
