@@ -63,13 +63,13 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 /// Origins of clients by exact match, with credentials; nothing when none is configured.
 pub fn cors(app: &AppState) -> CorsLayer {
     let app = Arc::clone(app);
-    let allows = move |origin: &HeaderValue, parts: &Parts| {
+    let allows = move |origin: &HeaderValue, _: &Parts| {
         let Ok(origin) = origin.to_str() else { return false };
         if app.allows_origin(origin) {
             return true;
         }
-        // A page that is refused here gets no further, so that the log names the setting now.
-        if parts.method == Method::OPTIONS {
+        // A page that is refused here cannot read the response, so that the log names the setting now.
+        if !app.is_own_origin(origin) {
             app.refuse_origin(origin, None);
         }
         false

@@ -34,11 +34,17 @@ impl UserCode {
         &self.0
     }
 
-    /// Reads a code as a person types or pastes it: in either case, with or without the dash,
-    /// with spaces.
+    /// Reads a code as a person types or pastes it: in either case, with spaces, with or without the
+    /// dash, or with what a text program made of the dash.
     pub fn from_typed(text: &str) -> Option<Self> {
+        let is_separator = |letter: char| {
+            letter.is_whitespace()
+                || matches!(letter,
+                    '-' | '\u{AD}' | '\u{200B}' | '\u{2010}'..='\u{2015}' | '\u{2060}' | '\u{2212}'
+                    | '\u{FEFF}')
+        };
         let mut letters = String::with_capacity(9);
-        for letter in text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-') {
+        for letter in text.chars().filter(|letter| !is_separator(*letter)) {
             if letters.len() == 4 {
                 letters.push('-');
             }
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn a_typed_code_may_be_lower_case_spaced_or_without_its_dash() {
         let code = UserCode("BCDF-GHJK".to_owned());
-        for text in ["BCDF-GHJK", "bcdf-ghjk", "bcdfghjk", " BCDF GHJK\n", "b-c d-f g-h j-k"] {
+        for text in ["BCDF-GHJK", "bcdf-ghjk", "bcdfghjk", " BCDF GHJK\n", "b-c d-f g-h j-k", "BCDF\u{2013}GHJK"] {
             assert!(UserCode::from_typed(text).is_some_and(|typed| typed.matches(&code)), "{text}");
         }
         for text in ["", "BCDF-GHJ", "BCDF-GHJKL", "BCDF-GHJA", "BCDF_GHJK", "ÉCDF-GHJK"] {

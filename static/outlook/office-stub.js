@@ -8,6 +8,8 @@
   const [kind, dialogPlatform] = window.name.split(':');
   const parent = kind === NAME ? window.opener : null;
   const desktop = parent ? dialogPlatform === 'desktop' : new URLSearchParams(location.search).get('platform') === 'desktop';
+  // A dialog of a desktop client is no window that a browser opened.
+  if (parent && desktop) Object.defineProperty(window, 'opener', { value: null, writable: true });
   const platform = desktop ? 'PC' : 'OfficeOnline';
   const sets = { DialogApi: 1.2, DialogOrigin: 1.1, Mailbox: 1.13 };
   const EventType = {

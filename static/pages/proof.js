@@ -19,8 +19,9 @@
 
   function show(phase) {
     root.dataset.phase = phase;
-    const field = document.getElementById('user-code');
-    if (phase === 'code' && field) field.focus();
+    const heading = document.querySelector(`#${phase} h1`);
+    document.title = document.title.replace(document.querySelector('#waiting h1').textContent, heading.textContent);
+    (document.getElementById('user-code') || heading).focus();
   }
 
   async function post(proof, origin) {
@@ -33,7 +34,7 @@
       });
       const answer = await response.json();
       if (answer.location || answer.reload) {
-        if (opener) window.opener = null;
+        if (opener && !('office' in page)) window.opener = null;
         if (answer.reload) window.location.reload();
         else window.location.replace(answer.location);
         return; // nothing more is posted

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{
-    Browser, Events, Page, Process, attribute, client, create, form_action, hidden_inputs, text,
+    Browser, COOKIE_KEY, Events, Page, Process, SEALING_KEY, SIGNING_KEY, attribute, client,
+    create, form_action, hidden_inputs, redis, text,
 };
 
 const PANE: &str = "https://pane.example";
@@ -361,4 +362,77 @@ async fn pages_are_cut_off_from_the_window_that_opened_them_except_in_office() {
         let policy = answer.headers().get("cross-origin-opener-policy");
         assert_eq!(policy.is_none(), office, "{path}: {policy:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codes_are_guessed_no_faster_on_two_instances_at_once() {
+    let server = redis::Server::start(&[]).await;
+    let url = server.url();
+    let environment = [
+        ("TOKEN_RELAY_REDIS_URL", url.as_str()),
+        ("TOKEN_RELAY_COOKIE_KEYS", COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", SEALING_KEY),
+        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+        ("TOKEN_RELAY_SIGNING_KEY", SIGNING_KEY),
+    ];
+    let relays = [Process::demo(&environment), Process::demo(&environment)];
+    let session = create(&relays[0].url, Some(bound())).await;
+    let token = text(&session, "session_token");
+    let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
+    let browser = Browser::default();
+    let page = browser.open(text(&session, "transit_url")).await;
+    let fields = hidden_inputs(&page.body);
+    let path = form_action(&page).path().to_owned();
+    let guesses = (0..16).map(|number| {
+        let mut fields = fields.clone();
+        let letter = char::from(b"BCDFGHJKLMNPQRST"[number]);
+        fields.push(("user_code".to_owned(), format!("BBBB-BBB{letter}")));
+        let url = format!("{}{path}", relays[number % 2].url);
+        let browser = &browser;
+        async move { browser.submit(&url, &fields).await }
+    });
+    let answers = futures_util::future::join_all(guesses).await;
+    let asked_again = answers.iter().filter(|page| page.status == StatusCode::OK).count();
+    assert_eq!(asked_again, 4, "the fifth ends it, on either instance");
+    let event = events.next().await.unwrap();
+    assert_eq!((event.name.as_str(), text(&event.data, "error")), ("failed", "access_denied"));
+    for relay in &relays {
+        let mut fields = fields.clone();
+        fields.push(("user_code".to_owned(), text(&session, "user_code").to_owned()));
+        let late = browser.submit(&format!("{}{path}", relay.url), &fields).await;
+        assert!(!shows_the_provider(&late), "{}", late.body);
+    }
+}
+
+#[tokio::test]
+async fn a_last_page_says_nothing_of_a_sign_in_that_has_not_ended_here() {
+    let relay = Process::demo(&[]);
+    for path in [
+        "/addons/success",
+        "/addons/success?dialog=AAAAAAAAAAAAAAAA",
+        "/addons/error",
+        "/addons/error?error=other&reference=BCDF-GHJK",
+    ] {
+        let page = Browser::default().open(&format!("{}{path}", relay.url)).await;
+        assert_eq!(page.status, StatusCode::OK);
+        assert!(page.body.contains("No sign-in here"), "{path}: {}", page.body);
+        assert!(page.body.contains("data-status=\"neutral\""), "{path}: {}", page.body);
+        assert!(!page.body.contains("BCDF-GHJK"), "{path}: {}", page.body);
+    }
+    // Between the login and the answer of the person.
+    let session = create(&relay.url, Some(bound())).await;
+    let browser = Browser::default();
+    let page = browser.open(text(&session, "transit_url")).await;
+    let login = browser.type_code(&page, text(&session, "user_code")).await;
+    let mut fields = hidden_inputs(&login.body);
+    fields.push(("username".to_owned(), "alice".to_owned()));
+    fields.push(("password".to_owned(), "alice".to_owned()));
+    let asks = browser.submit(form_action(&login).as_str(), &fields).await;
+    let last = asks.url.as_str().replace("/addons/redirect", "/addons/success");
+    let page = browser.open(&last).await;
+    assert_eq!(page.url.path(), "/addons/redirect");
+    assert!(page.body.contains("id=\"question\""), "{}", page.body);
+    assert!(is_pending(&session).await);
+    let done = browser.decide(&page, "continue").await;
+    assert!(done.body.contains("Alice Liddell"), "{}", done.body);
 }

@@ -53,7 +53,7 @@ struct EnterQuery {
 /// Whether a browser fetches the page before anybody wants to see it. It may not do that; it asks
 /// again when somebody does.
 fn is_prefetch(headers: &HeaderMap) -> bool {
-    ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
+    ["sec-purpose", "purpose", "x-purpose", "x-moz"].iter().any(|name| {
         headers.get(*name).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             let value = value.to_ascii_lowercase();
             value.contains("prefetch") || value.contains("prerender") || value.contains("preview")
@@ -264,6 +264,7 @@ impl Visit {
                 code: policy.code && dialog.details.user_code.is_some(),
                 remaining,
                 setting: &policy.setting,
+                office: dialog.office,
             };
             pages.proof(language, dialog.fields(&handle), view, page)
         };

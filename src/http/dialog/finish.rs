@@ -10,7 +10,7 @@ use crate::{
     http::{
         AppState,
         dialog::{
-            cookie::Stage,
+            cookie::{Finished, Stage},
             policy::Policy,
             visit::{DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
@@ -20,7 +20,8 @@ use crate::{
         pages::ErrorPage,
         responses::{ErrorPages, FORM, HTML, statuses},
     },
-    session::GoneReason,
+    session::{GoneReason, State as SessionState},
+    store::Peeked,
     util::clock::UnixTime,
 };
 
@@ -50,9 +51,12 @@ struct ErrorQuery {
     params(("dialog" = Option<String>, Query, description = "Handle of the dialog.")),
     responses(
         (
-            status = 200, description = "Names the account; offers to undo the sign-in.",
+            status = 200,
+            description = "Names the account; offers to undo the sign-in. Says so where none has ended.",
             body = String, content_type = HTML,
         ),
+        (status = 302, description = "Back to the step that is not done."),
+        ErrorPages<{ statuses(&[404, 409, 410, 500, 503]) }>,
         Problems<{ types(&[]) }>,
     ),
 )]
@@ -65,20 +69,48 @@ async fn success(
     let handle = query.handle();
     let dialog = handle.as_ref().and_then(|handle| visit.dialog(handle));
     let (Some(handle), Some(dialog)) = (handle, dialog) else {
-        return app.pages.success(language, None, None, false, None, visit.window);
+        return visit.no_sign_in();
     };
-    let Stage::Finished(finished) = &dialog.stage else {
-        return app.pages.success(language, None, None, false, None, dialog.window());
-    };
+    let visit = visit.within(&dialog);
     let policy = Policy::of(&app, dialog.details.client_id.as_ref());
-    app.pages.success(
-        language,
-        Some(&finished.account),
-        policy.name.as_deref().or(dialog.details.client_name.as_deref()),
-        finished.autoclose,
-        Some(dialog.fields(&handle)),
-        dialog.window(),
-    )
+    let client = policy.name.as_deref().or(dialog.details.client_name.as_deref());
+    match &dialog.stage {
+        Stage::Finished(Finished { account, autoclose, .. }) => app.pages.success(
+            language,
+            Some(account),
+            client,
+            *autoclose,
+            Some(dialog.fields(&handle)),
+            visit.window,
+        ),
+        // The browser did not receive the response that completed the sign-in, or did not ask for it yet.
+        Stage::LoggedIn { identity, .. } => {
+            let session = dialog.session();
+            let relay = app.relay.in_trace(&visit.trace);
+            match relay.peek(session, dialog.entry(), Some(dialog.id)).await {
+                Ok(Peeked::Open(_)) => visit.to_step(paths::REDIRECT, &handle),
+                Ok(Peeked::NotPending(
+                    SessionState::Authenticated
+                    | SessionState::Delivered
+                    | SessionState::Gone(GoneReason::Acknowledged),
+                )) => {
+                    let account = Some(identity.display_name());
+                    app.pages.success(language, account, client, false, None, visit.window)
+                }
+                Ok(_) => visit.error_about(ErrorPage::Expired, session, "the session is over"),
+                Err(error) => visit.store_error(session, error),
+            }
+        }
+        _ => visit.no_sign_in(),
+    }
+}
+
+impl Visit {
+    /// The last page where no sign-in has ended: it was opened by hand, or by a stranger's link.
+    fn no_sign_in(&self) -> Response {
+        let language = self.app.pages.language(&self.headers);
+        self.app.pages.error(StatusCode::OK, language, ErrorPage::NoSignIn, None, "", self.window)
+    }
 }
 
 /// The person says that the sign-in was not theirs
@@ -149,7 +181,7 @@ async fn error(
     visit: Visit,
 ) -> Response {
     let page = query.error.and_then(|text| text.parse::<ErrorPage>().ok());
-    let page = page.unwrap_or(ErrorPage::LoginFailed);
+    let Some(page) = page else { return visit.no_sign_in() };
     // Only a reference that the relay sealed is shown; the page repeats nothing else.
     let reference = query.reference.and_then(|sealed| app.error_reference(page, &sealed));
     app.pages.error(

@@ -66,6 +66,9 @@ pub enum ErrorPage {
     /// The request is malformed.
     #[strum(props(status = 400))]
     BadRequest,
+    /// A last page was opened, and no sign-in has ended in this browser. No error.
+    #[strum(props(status = 200))]
+    NoSignIn,
 }
 
 impl ErrorPage {

@@ -83,6 +83,8 @@ pub struct ProofPage<'a> {
     pub remaining: Option<u32>,
     /// The setting that allows the code.
     pub setting: &'a str,
+    /// Whether the dialog is one of Office, whose last page speaks to the opener as well.
+    pub office: bool,
 }
 
 /// Why the page for a device's user code asks again.
@@ -182,6 +184,7 @@ struct ProofTemplate<'a> {
     code: bool,
     remaining: Option<String>,
     setting: &'a str,
+    office: bool,
 }
 
 #[derive(Template)]
@@ -362,6 +365,7 @@ impl Pages {
                 several => texts.left.replace("{count}", &several.to_string()),
             }),
             setting: page.setting,
+            office: page.office,
             frame,
         };
         self.respond(StatusCode::OK, &template, Reach::Script, Window::First)
@@ -469,7 +473,8 @@ impl Pages {
         reference: &str,
         window: Window,
     ) -> Response {
-        let frame = self.frame(language, "error");
+        let status_name = if page == ErrorPage::NoSignIn { "neutral" } else { "error" };
+        let frame = self.frame(language, status_name);
         let Some(text) = frame.messages.error.of(page) else {
             return broken();
         };
@@ -645,6 +650,7 @@ mod tests {
             code,
             remaining: code.then_some(2),
             setting: text,
+            office: code,
         };
         let window = Window::Later;
         vec![
@@ -777,7 +783,7 @@ mod tests {
         let public_url = Url::parse("https://relay.example").unwrap();
         let pages = Pages::new(&brand, &public_url, &hosts).unwrap();
         let page =
-            ProofPage { challenge: None, origins: "[]", code: true, remaining: None, setting: "" };
+            ProofPage { challenge: None, origins: "[]", code: true, remaining: None, setting: "", office: false };
         let response = pages.proof(english(&pages), FIELDS, RequestView::default(), page);
         assert_eq!(
             response.headers()["content-security-policy"],
