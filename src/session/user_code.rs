@@ -39,9 +39,11 @@ impl UserCode {
     pub fn from_typed(text: &str) -> Option<Self> {
         let is_separator = |letter: char| {
             letter.is_whitespace()
-                || matches!(letter,
-                    '-' | '\u{AD}' | '\u{200B}' | '\u{2010}'..='\u{2015}' | '\u{2060}' | '\u{2212}'
-                    | '\u{FEFF}')
+                || matches!(
+                    letter,
+                    '-' | '\u{AD}' | '\u{200B}' | '\u{2010}'
+                        ..='\u{2015}' | '\u{2060}' | '\u{2212}' | '\u{FEFF}'
+                )
         };
         let mut letters = String::with_capacity(9);
         for letter in text.chars().filter(|letter| !is_separator(*letter)) {
@@ -93,7 +95,14 @@ mod tests {
     #[test]
     fn a_typed_code_may_be_lower_case_spaced_or_without_its_dash() {
         let code = UserCode("BCDF-GHJK".to_owned());
-        for text in ["BCDF-GHJK", "bcdf-ghjk", "bcdfghjk", " BCDF GHJK\n", "b-c d-f g-h j-k", "BCDF\u{2013}GHJK"] {
+        for text in [
+            "BCDF-GHJK",
+            "bcdf-ghjk",
+            "bcdfghjk",
+            " BCDF GHJK\n",
+            "b-c d-f g-h j-k",
+            "BCDF\u{2013}GHJK",
+        ] {
             assert!(UserCode::from_typed(text).is_some_and(|typed| typed.matches(&code)), "{text}");
         }
         for text in ["", "BCDF-GHJ", "BCDF-GHJKL", "BCDF-GHJA", "BCDF_GHJK", "ÉCDF-GHJK"] {

@@ -46,7 +46,7 @@ async function walk(page, look) {
   const stuck = await create(strict, request);
   await page.goto(stuck.transit_url);
   await page.evaluate(() => document.getAnimations().forEach((animation) => animation.pause()));
-  await look('waiting', texts => texts.proof.title);
+  await look('waiting', (texts) => texts.proof.title);
   await page.evaluate(() => { document.documentElement.dataset.phase = 'stuck'; });
   await look('stuck', (texts) => texts.proof.stuck_title);
 
@@ -67,7 +67,7 @@ async function walk(page, look) {
   await page.goto(await page.getAttribute('#onward', 'href'));
   await logIn(page, 'alice');
   await page.waitForSelector('button[value=continue]:enabled');
-  await look('account', (texts) => texts.account.question.split('{')[0]);
+  await look('account', (texts) => texts.account.continue_button);
   await page.click('button[value=continue]');
   await page.waitForURL(/addons\/success/);
   await look('success', (texts) => texts.success.title);
@@ -97,7 +97,7 @@ async function walk(page, look) {
 describe('every page', { concurrency: 2 }, () => {
   for (const language of LANGUAGES) {
     test(`in ${language}, with its buttons in sight in a small window, and no sideways scrolling on a phone`, async () => {
-      const context = await browser.newContext({ locale: language, viewport: SMALL });
+      const context = await browser.newContext({ locale: language, bypassCSP: true, viewport: SMALL });
       const page = await context.newPage();
       const text = texts[language];
       await walk(page, async (name, title) => {
@@ -134,7 +134,7 @@ describe('every page', { concurrency: 2 }, () => {
     for (const colorScheme of ['light', 'dark']) {
       test(`photographed, ${colorScheme}`, async () => {
         mkdirSync(`${SCREENSHOTS}pages`, { recursive: true });
-        const context = await browser.newContext({ colorScheme, viewport: SMALL });
+        const context = await browser.newContext({ colorScheme, bypassCSP: true, viewport: SMALL });
         const page = await context.newPage();
         await walk(page, async (name) => {
           for (const size of SIZES) {

@@ -782,8 +782,14 @@ mod tests {
         let hosts = ["https://outlook.office.com".to_owned(), "x; script-src *".to_owned()];
         let public_url = Url::parse("https://relay.example").unwrap();
         let pages = Pages::new(&brand, &public_url, &hosts).unwrap();
-        let page =
-            ProofPage { challenge: None, origins: "[]", code: true, remaining: None, setting: "", office: false };
+        let page = ProofPage {
+            challenge: None,
+            origins: "[]",
+            code: true,
+            remaining: None,
+            setting: "",
+            office: false,
+        };
         let response = pages.proof(english(&pages), FIELDS, RequestView::default(), page);
         assert_eq!(
             response.headers()["content-security-policy"],
