@@ -10,7 +10,7 @@ use crate::{
     http::{
         AppState,
         dialog::{
-            cookie::{Finished, Stage},
+            cookie::{Account, Finished, Stage},
             policy::Policy,
             visit::{DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
@@ -84,7 +84,7 @@ async fn success(
             visit.window,
         ),
         // The browser did not receive the response that completed the sign-in, or did not ask for it yet.
-        Stage::LoggedIn { identity, .. } => {
+        Stage::LoggedIn { account, .. } => {
             let session = dialog.session();
             let relay = app.relay.in_trace(&visit.trace);
             match relay.peek(session, dialog.entry(), Some(dialog.id)).await {
@@ -94,7 +94,10 @@ async fn success(
                     | SessionState::Delivered
                     | SessionState::Gone(GoneReason::Acknowledged),
                 )) => {
-                    let account = Some(identity.display_name());
+                    let account = match account {
+                        Account::InCookie(identity) => Some(identity.display_name()),
+                        Account::InStore(_) => None,
+                    };
                     app.pages.success(language, account, client, false, None, visit.window)
                 }
                 Ok(_) => visit.error_about(ErrorPage::Expired, session, "the session is over"),
