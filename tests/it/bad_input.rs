@@ -104,9 +104,15 @@ async fn a_refused_method_is_answered_with_those_that_are_allowed() {
                 let body: Value = answer.json().await.unwrap();
                 let detail = format!("Method \"{method}\" not allowed.");
                 assert_eq!(body, json!({"detail": detail}), "{path}");
-            } else if ["/device_authorization", "/token", "/introspect", "/revoke"]
-                .iter()
-                .any(|end| path.ends_with(end))
+            } else if [
+                "/device_authorization",
+                "/token",
+                "/introspect",
+                "/revoke",
+                "/backchannel_logout",
+            ]
+            .iter()
+            .any(|end| path.ends_with(end))
             {
                 let body: Value = answer.json().await.unwrap();
                 assert_eq!(text(&body, "error"), "invalid_request");

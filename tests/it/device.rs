@@ -477,8 +477,8 @@ async fn race(relays: &[Process], number: usize) -> usize {
             }
         })
     };
-    // Every third time the stream comes in the middle of it, every third before all else.
-    if number % 3 == 0 {
+    // Every third time both have waited a while.
+    if number.is_multiple_of(3) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let page = approve(&at(0), &device).await;

@@ -132,7 +132,7 @@ impl From<StoreError> for Refused {
     }
 }
 
-/// The page for a client that guesses, with when it may go on.
+/// The page for a client that guesses, and when it may try again.
 fn too_many(visit: &Visit, problem: Problem) -> Response {
     let mut page = visit.error(ErrorPage::TooManyRequests);
     if let Some(after) = problem.into_response().headers_mut().remove(header::RETRY_AFTER) {

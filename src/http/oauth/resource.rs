@@ -395,7 +395,8 @@ async fn metadata(State(app): State<AppState>) -> Response {
         response_types_supported: Vec::new(),
         grant_types_supported: grants
             .into_iter()
-            .filter_map(|(offered, name)| offered.then(|| name.to_owned()))
+            .filter(|(offered, _)| *offered)
+            .map(|(_, name)| name.to_owned())
             .collect(),
         scopes_supported: scopes(&app),
         ui_locales_supported: app.pages.languages(),
