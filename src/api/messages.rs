@@ -1,4 +1,4 @@
-//! What a waiting reader receives, and what it sends.
+//! Messages to a waiting reader, and from it.
 
 use serde::{Deserialize, Serialize};
 

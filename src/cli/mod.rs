@@ -1,5 +1,4 @@
-//! Command line: `serve`, `demo`, `demo-provider`, `login`, `check-config`, `settings`, `openapi`,
-//! `healthcheck`, `completions`.
+//! The command line: reads the arguments and runs one of the commands.
 
 mod check;
 mod healthcheck;

@@ -1,5 +1,5 @@
-//! `token-relay demo`: the relay as `serve` runs it, an OpenID provider beside it, and a task pane
-//! to try both.
+//! `token-relay demo`: the relay as `serve` runs it, an OpenID provider beside it, and a demo
+//! task pane.
 
 mod provider;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What every request passes: client address, security headers, CORS, log line, panic barrier.
+//! Middleware of every request: client address, security headers, CORS, log line, panic barrier.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -86,7 +86,7 @@ pub fn cors(app: &AppState) -> CorsLayer {
 }
 
 /// Refuses heads that no route accepts, and adds the headers that every answer carries, unless its
-/// handler knows better.
+/// handler sets them.
 pub async fn security_headers(
     State(app): State<AppState>,
     request: Request,

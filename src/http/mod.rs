@@ -1,4 +1,4 @@
-//! The HTTP surface: one folder a caller.
+//! The HTTP surface: one folder per caller.
 //!
 //! [`addons`] serves the add-in, [`dialog`] the browser, [`oauth`] APIs and OAuth clients, [`meet`]
 //! the Meet add-in, [`operator`] the operator, [`docs`] developers.

@@ -1,4 +1,4 @@
-//! Responses as the OpenAPI document describes them: pages, and the shapes of an error.
+//! Responses in the OpenAPI document: pages, and the shapes of errors.
 
 use std::collections::BTreeMap;
 

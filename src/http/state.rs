@@ -1,4 +1,4 @@
-//! What all handlers share.
+//! The state that all handlers share.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     token::{Issuer, KeyRing, Logouts, Refresh, Revocations, SigningKeys, Verifier},
 };
 
-/// What all handlers share. Built once by `app`.
+/// The state that all handlers share.
 pub struct App {
     /// Sessions and the subscriptions that wait for them.
     pub relay: Arc<Relay>,

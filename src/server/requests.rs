@@ -1,4 +1,4 @@
-//! The requests of one connection: which are open, and whether the client still takes part.
+//! The requests of one connection: which are open, and whether the client still reads.
 //!
 //! Shared by the connection's socket, its requests and the task that serves it. Over HTTP/2 an
 //! event stream may wait for minutes on a connection without any other request, so silence alone

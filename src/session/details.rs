@@ -1,4 +1,4 @@
-//! What a session's creator said and what is displayed to the person who signs in.
+//! The details of a session: what its creator sent, and what is displayed to the person.
 
 use std::fmt;
 
@@ -137,6 +137,6 @@ pub struct SessionInfo {
     pub browser: Option<Digest>,
     /// The trace context of the creation, which the dialog continues.
     pub trace: Option<TraceContext>,
-    /// What its creator said.
+    /// What its creator sent.
     pub details: SessionDetails,
 }

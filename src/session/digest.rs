@@ -1,4 +1,4 @@
-//! SHA-256 digests: what stores and cookies hold in place of a secret.
+//! SHA-256 digests, which stores and cookies hold in place of secrets.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How one client is registered: `[clients.<client_id>]` in the settings file.
+//! The settings of one registered client: `[clients.<client_id>]` in the settings file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! What `telemetry` is in a build without the feature `opentelemetry`: nothing.
+//! `telemetry` in a build without the feature `opentelemetry`: every function does nothing.
 
 use std::{borrow::Cow, convert::Infallible, fmt, time::Duration};
 

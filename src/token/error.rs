@@ -1,4 +1,4 @@
-//! What can be wrong with a key, and why a token cannot be signed.
+//! Errors of keys and of signing.
 
 use jsonwebtoken::Algorithm;
 

@@ -1,4 +1,4 @@
-//! The token response, as it is sealed in the store and as the reader gets it.
+//! The token response, as it is sealed in the store and as a reader receives it.
 
 use std::time::Duration;
 

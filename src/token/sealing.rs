@@ -1,4 +1,4 @@
-//! Authenticated encryption of what leaves this process: payloads in the store and on the bus,
+//! Authenticated encryption of data that leaves this process: payloads in the store and on the bus,
 //! refresh tokens, cookies.
 //!
 //! Envelope: format (1 byte), key ID (4), nonce (24), XChaCha20-Poly1305 ciphertext. The random

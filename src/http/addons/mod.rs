@@ -1,4 +1,4 @@
-//! What add-ins call: sessions and their streams.
+//! Endpoints for add-ins: sessions and their streams.
 
 pub mod sessions;
 pub mod streams;

@@ -1,4 +1,4 @@
-//! Which proofs a dialog accepts, and what the person is shown of the request.
+//! The proofs that a dialog accepts, and the request as it is displayed to the person.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document: what the endpoints declare of themselves, and what they have in common.
+//! The OpenAPI 3.1 document: the declarations of the endpoints, and what they have in common.
 
 use utoipa::{
     ToSchema,

@@ -1,4 +1,4 @@
-//! What APIs and OAuth clients call: token, introspection, revocation, metadata.
+//! Endpoints for APIs and OAuth clients: token, introspection, revocation, metadata.
 
 mod client;
 mod device;

@@ -1,5 +1,5 @@
-//! For the APIs that add-ins call: a protected resource, forward authentication, introspection,
-//! revocation, keys and metadata.
+//! Endpoints for APIs: the protected resource, forward authentication, introspection, revocation,
+//! keys and metadata.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The texts of the pages: one file a language in `static/locales/`.
+//! The texts of the pages: one file per language in `static/locales/`.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::http::pages::{ErrorPage, PagesError};
 
 static LOCALES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/static/locales");
 
-/// The language for a browser that asks for none of ours.
+/// The language where `Accept-Language` names none of ours.
 const DEFAULT_LANGUAGE: &str = "en";
 
 /// Declares a struct of texts. A locale file with one too few or too many is refused.

@@ -1,5 +1,5 @@
 //! The pages that a person sees: templates, and the headers of a page. Nothing here reads a session
-//! or a store. Texts are in `static/locales/`, one file a language.
+//! or a store. Texts are in `static/locales/`, one file per language.
 
 mod error_page;
 mod locale;

@@ -1,4 +1,4 @@
-//! From a URL to clients of `fred`: servers, credentials, TLS, timeouts.
+//! Clients of `fred` from a URL: servers, credentials, TLS, timeouts.
 
 use std::fmt;
 use std::sync::Arc;

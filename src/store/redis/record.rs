@@ -1,4 +1,4 @@
-//! What a session's hash holds besides its state; `scripts/session.lua` names the fields.
+//! The fields of a session's hash besides its state; `scripts/session.lua` names the fields.
 //!
 //! Written so that version 0.1 reads it, and read as version 0.1 wrote it: for one release both run
 //! on the same Redis.

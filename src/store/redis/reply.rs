@@ -1,4 +1,4 @@
-//! Reads what a script returned.
+//! Parses the answers of scripts.
 
 use std::time::Duration;
 

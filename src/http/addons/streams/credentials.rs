@@ -1,4 +1,4 @@
-//! By what right a reader reads: bearer token, cookie or WebSocket subprotocol.
+//! Credentials of a reader: bearer token, cookie or WebSocket subprotocol.
 //!
 //! Never the query string, which ends up in logs.
 

@@ -1,4 +1,4 @@
-//! The waiting side: how a client that waits for a session is sent its outcome.
+//! Streams: the transports by which a waiting client is sent the outcome of its session.
 //!
 //! A transport is an implementation of [`Transport`] in a file of its own, and a line in each of
 //! [`TRANSPORTS`], [`CHANNELS`] and [`endpoints`]. One that streams the body of a response
