@@ -99,6 +99,12 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// Write the manual pages: one for the program, one for each command
+    Man {
+        /// Folder for the pages, created if missing
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -273,12 +279,22 @@ pub fn main() -> ExitCode {
             Err(error) => failed(&error),
         },
         Command::Healthcheck { url, file } => healthcheck(url, file.path()),
+        Command::Man { dir } => match man(&dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&format!("{}: {error}", dir.display())),
+        },
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "token-relay", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
     }
+}
+
+/// Writes the manual pages into `folder`.
+fn man(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(CommandLine::command(), folder)
 }
 
 /// The exit status of a command that succeeded.

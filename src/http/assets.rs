@@ -12,8 +12,11 @@ use axum::{
     response::Response,
     routing::get,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384};
+
+use crate::{api::paths, http::responses::JSON};
 
 /// An embedded file.
 struct Asset {
@@ -21,6 +24,13 @@ struct Asset {
     content_type: &'static str,
     bytes: &'static [u8],
     audience: Audience,
+}
+
+impl Asset {
+    /// The last segment of its path.
+    fn name(&self) -> &'static str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 /// Who may load a file.
@@ -109,15 +119,42 @@ const OUTLOOK_POLICY: &str = "default-src 'none'; script-src 'self' https://apps
 /// Where the sample add-in's stand-in for Office.js is, below the public URL, in the demo.
 pub const OFFICE_STUB: &str = "outlook/office-stub.js";
 
-/// The files under `/addons/static/`.
+/// The version of the client's interface. A client with another interface gets another folder, and
+/// this one stays.
+const CLIENT_VERSION: &str = "v1";
+
+/// The files under `/addons/static/`. The client's are also in a folder of its version, beside the
+/// file `integrity.json` with the hash of each.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    serve_all(ASSETS, None)
+    let client = || ASSETS.iter().filter(|asset| asset.audience == Audience::Anyone);
+    let folder = format!("{}/{CLIENT_VERSION}", paths::STATIC);
+    let hashes: serde_json::Map<String, serde_json::Value> =
+        client().map(|asset| (asset.name().to_owned(), integrity(asset.bytes).into())).collect();
+    let manifest = Bytes::from(serde_json::Value::Object(hashes).to_string());
+    let integrity = async move || {
+        let headers = [
+            (header::CONTENT_TYPE, JSON),
+            (header::CACHE_CONTROL, "public, no-cache"),
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+            (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
+        ];
+        (headers, manifest)
+    };
+    serve_all(ASSETS.iter().map(|asset| (asset.path.to_owned(), asset)), None)
+        .merge(serve_all(client().map(|asset| (format!("{folder}/{}", asset.name()), asset)), None))
+        .route(&format!("{folder}/integrity.json"), get(integrity))
+}
+
+/// The value of an `integrity` attribute (Subresource Integrity §3.1).
+fn integrity(bytes: &[u8]) -> String {
+    format!("sha384-{}", STANDARD.encode(Sha384::digest(bytes)))
 }
 
 /// The demo task pane at `/` and the sample Outlook add-in at `/outlook/`.
 #[cfg(feature = "demo")]
 pub fn demo_router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    serve_all(DEMO, Some(DEMO_POLICY)).merge(serve_all(OUTLOOK, Some(OUTLOOK_POLICY)))
+    let all = |assets: &'static [Asset]| assets.iter().map(|asset| (asset.path.to_owned(), asset));
+    serve_all(all(DEMO), Some(DEMO_POLICY)).merge(serve_all(all(OUTLOOK), Some(OUTLOOK_POLICY)))
 }
 
 /// Changes with the content of any file under `/addons/static/`: a file asked for with
@@ -131,17 +168,18 @@ pub fn version() -> String {
     hex::encode(&hash.finalize()[..8])
 }
 
+/// Serves each file at its path.
 fn serve_all<S: Clone + Send + Sync + 'static>(
-    assets: &'static [Asset],
+    assets: impl Iterator<Item = (String, &'static Asset)>,
     policy: Option<&'static str>,
 ) -> Router<S> {
     let version: Arc<str> = format!("v={}", version()).into();
-    assets.iter().fold(Router::new(), |router, asset| {
+    assets.fold(Router::new(), |router, (path, asset)| {
         let etag: Arc<str> =
             format!("\"{}\"", hex::encode(&Sha256::digest(asset.bytes)[..16])).into();
         let version = version.clone();
         router.route(
-            asset.path,
+            &path,
             get(move |RawQuery(query): RawQuery, headers: HeaderMap| async move {
                 let forever = query.as_deref() == Some(&*version);
                 respond(asset, &etag, forever, policy, &headers)
@@ -223,6 +261,27 @@ mod tests {
         assert_eq!(response.headers()["x-content-type-options"], "nosniff");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&body).contains("export function signIn"));
+    }
+
+    #[tokio::test]
+    async fn the_client_has_a_versioned_path_with_integrity_hashes() {
+        let manifest = get_asset("/addons/static/v1/integrity.json", None).await;
+        assert_eq!(manifest.headers()["access-control-allow-origin"], "*");
+        let manifest = manifest.into_body().collect().await.unwrap().to_bytes();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let hashes = manifest.as_object().unwrap();
+        assert!(hashes.contains_key("token-relay.global.js") && !hashes.contains_key("dialog.js"));
+        for (name, hash) in hashes {
+            let path = format!("/addons/static/v1/{name}");
+            let versioned = get_asset(&path, None).await;
+            assert_eq!(versioned.headers()["access-control-allow-origin"], "*");
+            let versioned = versioned.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(integrity(&versioned), hash.as_str().unwrap());
+            let plain = get_asset(&path.replace("/v1/", "/"), None).await;
+            assert_eq!(plain.into_body().collect().await.unwrap().to_bytes(), versioned);
+        }
+        let page = get_asset("/addons/static/v1/dialog.js", None).await;
+        assert_eq!(page.status(), StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ mod python_client;
 mod races;
 mod redis_faults;
 mod refresh;
+mod release;
 mod reload;
 mod resource;
 mod sign_in;
