@@ -1,4 +1,4 @@
-//! CodeExchanges of authorization codes under way, by `state`. Each is detached from the request that
+//! Exchanges of authorization codes under way, by `state`. Each is detached from the request that
 //! began it and shared by all requests with the same `state`: a browser may cancel a request and
 //! repeat it.
 

@@ -340,7 +340,7 @@ class _Session:
                 json.dump(state, file)
             os.replace(new, path)
         except OSError:
-            pass  # it cannot be resumed, and goes on all the same
+            pass  # it cannot be resumed, and continues all the same
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.session_token}"}
