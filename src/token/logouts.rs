@@ -93,7 +93,7 @@ impl Logouts {
         let (account, session) = tokio::try_join!(account, session)?;
         let is_later = |logout: Bytes| {
             let logout = std::str::from_utf8(&logout).ok().and_then(|text| text.parse().ok());
-            logout.is_none_or(|logout| at <= UnixTime::from_millis(logout))
+            logout.is_none_or(|logout: u64| at.as_millis() <= logout)
         };
         Ok([account, session].into_iter().flatten().any(is_later))
     }

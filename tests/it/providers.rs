@@ -47,6 +47,7 @@ enum Implementation {
     DjangoToolkit,
     Authlib,
     Pyop,
+    Canaille,
 }
 
 impl Implementation {
@@ -57,6 +58,7 @@ impl Implementation {
             Self::DjangoToolkit => "django-oauth-toolkit (PyPI)",
             Self::Authlib => "Authlib (PyPI)",
             Self::Pyop => "pyop (PyPI)",
+            Self::Canaille => "canaille (PyPI)",
         }
     }
 
@@ -76,6 +78,7 @@ impl Implementation {
             Self::DjangoToolkit => (python, "django_oauth_toolkit.py", "python_providers"),
             Self::Authlib => (python, "authlib_provider.py", "python_providers"),
             Self::Pyop => (python, "pyop_provider.py", "python_providers"),
+            Self::Canaille => (python, "canaille_provider.py", "python_providers"),
         };
         let mut child = Command::new(&program)
             .args([script, &given.to_string()])
@@ -198,6 +201,12 @@ async fn try_line(
     let mut events = Events::open(text(&session, "events_url"), None).await;
     let browser = Browser::with(reqwest::Client::builder().tls_danger_accept_invalid_certs(true));
     let mut page = browser.open(text(&session, "transit_url")).await;
+    if page.body.contains("name=\"login\"") {
+        // The password has a page of its own.
+        let mut fields = hidden_inputs(&page.body);
+        fields.push(("login".to_owned(), "alice".to_owned()));
+        page = browser.submit(form_action(&page).as_str(), &fields).await;
+    }
     if page.status == StatusCode::OK && page.body.contains("name=\"password\"") {
         page = browser.log_in(&page, "alice", "alice").await;
     }
@@ -255,7 +264,7 @@ fn work_folder(name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn sign_ins_work_at_independent_providers() {
-    use Implementation::{Authlib, DjangoToolkit, MockServer, OidcProvider, Pyop};
+    use Implementation::{Authlib, Canaille, DjangoToolkit, MockServer, OidcProvider, Pyop};
     const BASIC_RAW: (&str, &str) = ("OIDC_CLIENT_AUTH", "basic_raw");
     const POST: (&str, &str) = ("OIDC_CLIENT_AUTH", "post");
     const NO_PKCE: (&str, &str) = ("OIDC_PKCE", "false");
@@ -332,6 +341,9 @@ async fn sign_ins_work_at_independent_providers() {
         line(Authlib, "client_secret_basic", &[BASIC_RAW], SignedIn),
         line(Authlib, "client_secret_basic", &[], SignedIn),
         line(Authlib, "client_secret_post", &[POST], SignedIn),
+        line(Canaille, "client_secret_basic", &[], SignedIn),
+        line(Canaille, "client_secret_basic", &[BASIC_RAW], SignedIn),
+        line(Canaille, "client_secret_post", &[POST], SignedIn),
         line(Pyop, "client_secret_basic, TLS", &[], SignedIn),
         line(Pyop, "client_secret_post, TLS", &[], SignedIn),
     ];
