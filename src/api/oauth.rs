@@ -67,11 +67,23 @@ pub struct DeviceAuthorization {
     pub session_token: Secret,
 }
 
-/// Form of `POST /addons/introspect` and `POST /addons/revoke` (RFC 7662 §2.1, RFC 7009 §2.1).
+/// Form of `POST /addons/introspect` (RFC 7662 §2.1).
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenForm {
-    /// The access token; for revocation also a refresh token.
+    /// The access token.
     pub token: Secret,
+}
+
+/// Form of `POST /addons/revoke` (RFC 7009 §2.1): `token` or `sub`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RevocationForm {
+    /// The access token or refresh token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// The person of whom everything ends: `sub` of the access tokens. Needs a client with the grant
+    /// `revoke`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
 }
 
 /// An error of an OAuth endpoint: the members of RFC 6749 §5.2, and those of RFC 9457.

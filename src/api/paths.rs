@@ -53,6 +53,8 @@ pub const METADATA: &str = "/.well-known/oauth-authorization-server";
 /// Protected resource metadata of `/addons/me` (RFC 9728).
 pub const ME_METADATA: &str = "/.well-known/oauth-protected-resource/addons/me";
 
+/// Whom to tell of a vulnerability (RFC 9116).
+pub const SECURITY_TXT: &str = "/.well-known/security.txt";
 /// Liveness.
 pub const HEALTHZ: &str = "/healthz";
 /// Readiness.

@@ -146,7 +146,7 @@ struct Login {
     /// Scopes of the token, separated by spaces [default: all that the client may have]
     #[arg(long)]
     scope: Option<String>,
-    /// Do not ask the person to compare a code
+    /// Leave out the page that compares codes where the relay asks for no code (`CONFIRMATION=never`)
     #[arg(long)]
     no_confirm: bool,
     /// Do not open a browser

@@ -1,4 +1,4 @@
-//! Names and attributes of the native surface's cookies.
+//! Names and attributes of the relay's own cookies.
 //!
 //! Over HTTPS they carry the `__Host-` prefix, so that no other host can set them; a relay on
 //! loopback HTTP (demo, tests) does without, because browsers refuse the prefix there.
@@ -71,6 +71,12 @@ pub fn names(headers: &HeaderMap, prefix: &str) -> impl Iterator<Item = String> 
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .filter_map(move |(name, _)| name.strip_prefix(prefix).map(str::to_owned))
+}
+
+/// The names of the cookie of a browser login on the Meet surface: the one to set, and the one of
+/// version 0.1, which is read for one release.
+pub fn login_names(app: &App) -> [String; 2] {
+    [prefixed(app, "token-relay-login"), "token-relay-login".to_owned()]
 }
 
 /// The cookie of one dialog.

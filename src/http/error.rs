@@ -133,10 +133,10 @@ problems! {
     InvalidToken(Option<String>) = UNAUTHORIZED, "invalid-token", "Access token missing or not valid";
     /// Client credentials are missing or wrong.
     InvalidClient = UNAUTHORIZED, "invalid-client", "Client credentials missing or wrong";
+    /// The client may not do this; `detail` names the setting that would allow it (RFC 6749 §5.2).
+    UnauthorizedClient(String) = BAD_REQUEST, "unauthorized-client", "The client may not do this";
     /// The grant presented is not valid (RFC 6749 §5.2).
     InvalidGrant(String) = BAD_REQUEST, "invalid-grant", "Grant not valid";
-    /// The client may not use this grant type (RFC 6749 §5.2).
-    UnauthorizedClient(String) = BAD_REQUEST, "unauthorized-client", "Client may not use this grant";
     /// The person has not decided yet (RFC 8628 §3.5).
     AuthorizationPending = BAD_REQUEST, "authorization-pending", "The person has not decided yet";
     /// The person has not decided yet, and the client polls too often (RFC 8628 §3.5).
@@ -222,6 +222,12 @@ impl Problem {
         }
     }
 
+    /// `Retry-After` in seconds (RFC 9110 §10.2.3).
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let after = self.retry_after()?;
+        Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
+    }
+
     /// `WWW-Authenticate` (RFC 9110 §11.6.1).
     fn challenge(&self) -> Option<HeaderValue> {
         let fixed = match self {
@@ -260,9 +266,8 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(after) = self.retry_after() {
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = self.challenge() {
             headers.insert(header::WWW_AUTHENTICATE, challenge);

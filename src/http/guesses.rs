@@ -1,4 +1,5 @@
-//! Limits on guessing secrets: failed attempts are counted by client address and in total.
+//! Limits on guessing secrets: failed attempts are counted by client address and in total, and
+//! together by all instances that share a store.
 //!
 //! A wrong secret uses up the allowance of its address and that of everybody together. Where it is
 //! used up, the answer is 429. [`GuessLimiter::admit`] refuses before the secret is looked at, which
@@ -21,7 +22,12 @@ use governor::{
     clock::{Clock as _, DefaultClock},
 };
 
-use crate::{http::error::Problem, util::network::Network};
+use crate::{
+    http::error::Problem,
+    session::Digest,
+    store::{Store, StoreError},
+    util::network::Network,
+};
 
 /// What was guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
@@ -33,6 +39,8 @@ pub enum Guessed {
     SessionToken,
     /// A user code (RFC 8628 §6.1).
     UserCode,
+    /// The user code of one session, in the session's dialog.
+    DialogCode,
     /// A refresh token.
     RefreshToken,
     /// A transit token.
@@ -62,6 +70,9 @@ const fn at_least_one(number: u32) -> NonZeroU32 {
     }
 }
 
+/// The window in which instances that share a store count failed attempts together.
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// How long an address is known after a right secret.
 const KNOWN: Duration = Duration::from_secs(3600);
 
@@ -73,11 +84,13 @@ const MAX_STANDINGS: usize = 50_000;
 struct Standing {
     refused_until: Option<Instant>,
     known_until: Option<Instant>,
+    /// Refused because of what all instances together have counted.
+    refused_together_until: Option<Instant>,
 }
 
 impl Standing {
     fn ends(&self) -> Option<Instant> {
-        self.refused_until.max(self.known_until)
+        self.refused_until.max(self.known_until).max(self.refused_together_until)
     }
 }
 
@@ -113,6 +126,17 @@ impl Allowance {
         }
     }
 
+    /// Refuses a network for `wait`.
+    fn refuse(&self, network: Network, wait: Duration, now: Instant) -> Verdict {
+        let mut standings = self.standings();
+        make_room(&mut standings, now);
+        let standing = standings.entry(network).or_default();
+        // Attempts that follow each other closely are one run.
+        let first = standing.refused_until.is_none_or(|until| until + wait < now);
+        standing.refused_until = Some(now + wait);
+        Verdict::Refused { retry_after: wait, first }
+    }
+
     fn standings(&self) -> MutexGuard<'_, HashMap<Network, Standing>> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,8 +169,8 @@ impl GuessLimiter {
             allowance.standings().get(&Network::of(address)).copied().unwrap_or_default();
         let in_all = *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = standing.known_until.is_some_and(|until| until > now);
-        let refused_until =
-            standing.refused_until.max(if is_known { None } else { in_all }).filter(|at| *at > now);
+        let own = standing.refused_until.max(standing.refused_together_until);
+        let refused_until = own.max(if is_known { None } else { in_all }).filter(|at| *at > now);
         match refused_until {
             None => Ok(()),
             Some(until) => Err(Problem::TooManyGuesses(until - now)),
@@ -182,15 +206,44 @@ impl GuessLimiter {
         let Err(wait) =
             allowance.by_network.check_key(&network).map_err(|not_until| wait(&not_until))
         else {
-            return Verdict::Wrong;
+            let standing = allowance.standings().get(&network).copied().unwrap_or_default();
+            return match standing.refused_together_until.filter(|until| *until > now) {
+                None => Verdict::Wrong,
+                Some(until) => Verdict::Refused { retry_after: until - now, first: false },
+            };
         };
-        let mut standings = allowance.standings();
-        make_room(&mut standings, now);
-        let standing = standings.entry(network).or_default();
-        // Attempts that follow each other closely are one run.
-        let first = standing.refused_until.is_none_or(|until| until + wait < now);
-        standing.refused_until = Some(now + wait);
-        Verdict::Refused { retry_after: wait, first }
+        allowance.refuse(network, wait, now)
+    }
+
+    /// Counts a wrong secret together with those of all instances that share `store`, and refuses
+    /// further ones here where their allowance is used up.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn count_together(
+        &self,
+        store: &dyn Store,
+        guessed: Guessed,
+        address: IpAddr,
+    ) -> Result<(), StoreError> {
+        let Some(allowance) = self.allowances.get(&guessed) else { return Ok(()) };
+        let (network, kind): (_, &str) = (Network::of(address), guessed.into());
+        let name = |of: &str| Digest::of(format!("guess:{kind}:{of}").as_bytes());
+        let (by_network, in_all) = tokio::try_join!(
+            store.count(name(&network.to_string()), 1, WINDOW),
+            store.count(name("all"), 1, WINDOW)
+        )?;
+        if in_all >= i64::from(guessed.in_all().get()) {
+            *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Instant::now() + WINDOW);
+        }
+        if by_network >= i64::from(Guessed::BY_ADDRESS.get()) {
+            let now = Instant::now();
+            let mut standings = allowance.standings();
+            make_room(&mut standings, now);
+            standings.entry(network).or_default().refused_together_until = Some(now + WINDOW);
+        }
+        Ok(())
     }
 
     /// Records a correct secret.

@@ -14,7 +14,7 @@ use crate::{
         guesses::{GuessLimiter, Guessed, Verdict},
         meet,
         middleware::ClientAddress,
-        operator::metrics,
+        operator::metrics::{self, Revoked},
         pages,
         quota::CreationQuota,
     },
@@ -23,8 +23,12 @@ use crate::{
     session::Digest,
     settings::{Client, ClientSetting, Clients, Settings},
     signin::SignIn,
+    store::StoreError,
     telemetry::{Trace, Tracing},
-    token::{Issuer, KeyRing, Logouts, Refresh, Revocations, SigningKeys, Verifier},
+    token::{
+        Format, Issuer, KeyRing, Logouts, Refresh, Revocations, RollingUpgrade, SigningKeys,
+        Verifier,
+    },
 };
 
 /// The state that all handlers share.
@@ -37,6 +41,8 @@ pub struct App {
     pub sealing_keys: Arc<KeyRing>,
     /// Seals cookies.
     pub cookie_keys: KeyRing,
+    /// Notices instances of version 0.1 on the store.
+    pub upgrade: RollingUpgrade,
     /// Signs access tokens and publishes its public half.
     pub signing_keys: Arc<SigningKeys>,
     /// Issues access tokens.
@@ -64,7 +70,7 @@ pub struct App {
     /// The settings at start-up; what a reload replaces is in the other fields.
     pub settings: Arc<Settings>,
     /// Failed attempts by client address and in total.
-    pub guesses: GuessLimiter,
+    pub guesses: Arc<GuessLimiter>,
     /// Log lines about origins that are not allowed.
     pub refused_origins: DefaultKeyedRateLimiter<[u8; 2]>,
     /// Session creations by client address.
@@ -168,6 +174,40 @@ impl App {
         self.creations.take(address).map_err(Problem::TooManySessions)
     }
 
+    /// Whether an instance of version 0.1 may take the next step of a sign-in.
+    pub(crate) fn serves_beside_0_1(&self) -> bool {
+        self.cookie_keys.format() == Format::V1
+    }
+
+    /// Asks the store whether instances of version 0.1 use it.
+    pub(crate) async fn check_upgrade(&self) {
+        let rings = [&*self.sealing_keys, &self.cookie_keys];
+        let noticed = self.relay.take_noticed_0_1();
+        if let Err(error) = self.upgrade.check(&rings, noticed).await {
+            if noticed {
+                self.relay.notice_0_1();
+            }
+            tracing::debug!(%error, "the store was not asked about version 0.1");
+        }
+    }
+
+    /// Ends everything that was granted to the person `subject` until now; `by` is for the audit log.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub(crate) async fn end_account(
+        &self,
+        trace: &Trace,
+        subject: &str,
+        by: &str,
+    ) -> Result<(), StoreError> {
+        self.revocations.in_trace(trace).end_account(subject).await?;
+        self.metrics.revoked(Revoked::Account);
+        let subject = Digest::of(subject.as_bytes());
+        tracing::info!(target: "audit", ?subject, by, "everything of the person revoked");
+        Ok(())
+    }
+
     /// Refuses an attempt of `client` before its secret is looked at, see [`GuessLimiter::admit`].
     ///
     /// # Errors
@@ -185,6 +225,16 @@ impl App {
         problem: Problem,
     ) -> Problem {
         let verdict = self.guesses.wrong(guessed, client.0);
+        // User codes of devices are counted in the store before they are looked up.
+        let counts = self.settings.store.url.is_some() && guessed != Guessed::UserCode;
+        if verdict == Verdict::Wrong && counts {
+            let (guesses, store) = (Arc::clone(&self.guesses), Arc::clone(self.relay.store()));
+            tokio::spawn(async move {
+                if let Err(error) = guesses.count_together(&*store, guessed, client.0).await {
+                    tracing::debug!(%error, "wrong secret counted by this instance alone");
+                }
+            });
+        }
         let secret: &str = guessed.into();
         match verdict {
             Verdict::Wrong => {

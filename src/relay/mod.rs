@@ -9,7 +9,13 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -26,7 +32,7 @@ use crate::{
     },
     store::{
         self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked,
-        ReadMode, ReadRequest, ReadResult, Store, StoreError, Stored, StoredSession,
+        ReadMode, ReadRequest, ReadResult, Store, StoreError, Stored, StoredDetails, StoredSession,
     },
     telemetry::{Trace, TraceContext},
     token::{KeyRing, Purpose},
@@ -141,6 +147,8 @@ pub struct Relay {
     registry: Arc<Registry>,
     sealing_keys: Arc<KeyRing>,
     timing: Timing,
+    /// Whether a session of version 0.1 was found.
+    noticed_0_1: Arc<AtomicBool>,
     /// The relay that this one is within a trace.
     untraced: Option<Arc<Relay>>,
 }
@@ -154,7 +162,8 @@ impl Relay {
         sealing_keys: Arc<KeyRing>,
         timing: Timing,
     ) -> Arc<Self> {
-        Arc::new(Self { store, registry, sealing_keys, timing, untraced: None })
+        let noticed_0_1 = Arc::default();
+        Arc::new(Self { store, registry, sealing_keys, timing, noticed_0_1, untraced: None })
     }
 
     /// The same relay, with its calls to the store recorded in `trace`.
@@ -168,6 +177,7 @@ impl Relay {
             registry: Arc::clone(&self.registry),
             sealing_keys: Arc::clone(&self.sealing_keys),
             timing: self.timing.clone(),
+            noticed_0_1: Arc::clone(&self.noticed_0_1),
             untraced: Some(untraced),
         })
     }
@@ -180,6 +190,16 @@ impl Relay {
     /// The subscriptions that wait on this instance.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Whether a session of version 0.1 was found since this was asked last.
+    pub fn take_noticed_0_1(&self) -> bool {
+        self.noticed_0_1.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes that a session of version 0.1 was found.
+    pub fn notice_0_1(&self) {
+        self.noticed_0_1.store(true, Ordering::Relaxed);
     }
 
     /// The store, for marks and health.
@@ -344,8 +364,12 @@ impl Relay {
         stored: StoredSession,
     ) -> Result<SessionInfo, StoreError> {
         let StoredSession { profile, session_token, browser, trace, details } = stored;
+        let is_of_0_1 = matches!(details, StoredDetails::Clear(_));
+        if is_of_0_1 {
+            self.notice_0_1();
+        }
         let details = details::open(&self.sealing_keys, key, details)?;
-        Ok(SessionInfo { profile, session_token, browser, trace, details })
+        Ok(SessionInfo { profile, session_token, browser, trace, details, is_of_0_1 })
     }
 
     /// Stores the result of a sign-in and publishes it. Retries while the store is unavailable, until

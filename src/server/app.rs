@@ -9,7 +9,6 @@ use governor::{Quota, RateLimiter};
 use crate::{
     http::{
         self, App, AppState, CreationQuota,
-        guesses::GuessLimiter,
         meet::{CsrfKeys, Meet},
         operator::metrics::Metrics,
         pages::Pages,
@@ -24,7 +23,7 @@ use crate::{
     settings::{Clients, DialogSettings, MeetSettings, Settings, TraceSettings},
     store,
     telemetry::Tracing,
-    token::{Issuer, Logouts, Refresh, Revocations, Verifier},
+    token::{Issuer, Logouts, Refresh, Revocations, RollingUpgrade, Verifier},
 };
 
 /// Retry window for storing a finished sign-in while the store is unavailable; then the person is
@@ -38,6 +37,14 @@ fn token_claims(settings: &Settings) -> Vec<String> {
         claims.push("email_verified".to_owned());
     }
     claims
+}
+
+/// The maximum lifetime of what a person is granted.
+fn max_ttl(settings: &Settings, clients: &Clients) -> Duration {
+    let refresh = settings.token.refresh_token_ttl.map(|_| settings.token.refresh_grant_ttl);
+    let login = settings.meet.as_ref().map(|meet| meet.login_ttl);
+    let ttls = [Some(clients.max_token_ttl()), refresh, login];
+    ttls.into_iter().flatten().max().unwrap_or_default()
 }
 
 /// What the provider is set up with.
@@ -103,6 +110,15 @@ pub(crate) async fn build(
     let store = store::open(&options, registry.clone(), metrics.clone()).await?;
     let secrets = Secrets::new(&settings)?;
     let sealing_keys = Arc::new(secrets.sealing_keys);
+    let cookie_keys = secrets.cookie_keys;
+    let upgrade =
+        RollingUpgrade::new(Arc::clone(&store), options.is_shared(), settings.token.format);
+    for ring in [&*sealing_keys, &cookie_keys] {
+        ring.seal_in(upgrade.initial_format());
+    }
+    if let Err(error) = upgrade.check(&[&sealing_keys, &cookie_keys], false).await {
+        tracing::debug!(%error, "the store was not asked about version 0.1");
+    }
     let timing =
         Timing { delivery_grace: settings.session.delivery_grace, fulfil_timeout: FULFIL_TIMEOUT };
     let relay = Relay::new(Arc::clone(&store), registry, Arc::clone(&sealing_keys), timing);
@@ -118,17 +134,25 @@ pub(crate) async fn build(
         claims: token_claims(&settings),
     };
     let redirect_uri = format!("{public_url}callback");
+    let max_ttl = max_ttl(&settings, &clients);
     Ok(Arc::new(App {
         login: oidc::Provider::new(provider_options(&settings, redirect_uri))?,
         sealing_keys,
-        cookie_keys: secrets.cookie_keys,
-        verifier: Verifier::new(Arc::clone(&signing_keys), issuer, clients.audiences()),
+        cookie_keys,
+        upgrade,
+        verifier: Verifier::new(Arc::clone(&signing_keys), issuer.clone(), clients.audiences()),
         refresh: settings.token.refresh_token_ttl.map(|token_ttl| {
             let grant_ttl = settings.token.refresh_grant_ttl;
-            Refresh::new(store.clone(), token_ttl, grant_ttl, clients.max_token_ttl())
+            Refresh::new(
+                store.clone(),
+                issuer.clone(),
+                token_ttl,
+                grant_ttl,
+                clients.max_token_ttl(),
+            )
         }),
         logouts: Logouts::new(Arc::clone(&store), logout_memory(&settings)),
-        revocations: Revocations::new(store),
+        revocations: Revocations::new(store, issuer.clone(), max_ttl),
         clients: ArcSwap::from_pointee(clients),
         exchanges: http::dialog::DialogExchanges::default(),
         pages: Arc::new(Pages::new(
@@ -143,7 +167,7 @@ pub(crate) async fn build(
             .and_then(TraceSettings::options)
             .map(|options| Tracing::start(&options))
             .transpose()?,
-        guesses: GuessLimiter::default(),
+        guesses: Arc::default(),
         refused_origins: RateLimiter::dashmap(Quota::per_minute(NonZeroU32::MIN)),
         creations: CreationQuota::new(limits.sessions_per_minute),
         hsts: settings.server.hsts.and_then(|max_age| {

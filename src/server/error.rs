@@ -29,7 +29,7 @@ pub enum AppError {
     #[error("OIDC_ISSUER: {0}")]
     Login(#[from] oidc::LoginError),
     /// The store cannot be built.
-    #[error("REDIS_URL: {0}")]
+    #[error("store: {0}")]
     Store(#[from] StoreError),
     /// The dialog pages cannot be prepared.
     #[error(transparent)]

@@ -47,6 +47,9 @@ const TRACE_EXPORT_TIME: Duration = Duration::from_secs(1);
 /// Interval at which unused creation quotas are dropped.
 const QUOTA_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Interval at which the store is asked whether instances of version 0.1 use it.
+const UPGRADE_CHECK_INTERVAL: Duration = Duration::from_secs(600);
+
 /// Interval at which a shutdown counts the remaining readers.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -120,6 +123,7 @@ impl Server {
             ));
         }
         tokio::spawn(sweep_quotas(Arc::clone(&app), accepting.clone()));
+        tokio::spawn(check_upgrade(Arc::clone(&app), accepting.clone()));
         app.login.discover_in_background();
         let public_url = app.public_url.clone();
         let drain_timeout = settings.server.drain_timeout;
@@ -215,6 +219,15 @@ async fn sweep_quotas(app: AppState, stop: CancellationToken) {
                 app.creations.retain_recent();
                 app.guesses.retain_recent();
             }
+        }
+    }
+}
+
+async fn check_upgrade(app: AppState, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(UPGRADE_CHECK_INTERVAL) => app.check_upgrade().await,
         }
     }
 }

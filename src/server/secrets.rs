@@ -8,7 +8,7 @@ use crate::{
     api::Secret,
     server::AppError,
     settings::{MeetSettings, Settings},
-    token::{Format, KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
+    token::{KeyError, KeyRing, MeetClaims, MeetIssuer, SigningKeys},
 };
 
 /// Everything that derives from secrets.
@@ -29,32 +29,19 @@ impl Secrets {
     /// Derives them from the settings. Keys that are not configured are random.
     pub(crate) fn new(settings: &Settings) -> Result<Self, AppError> {
         Ok(Self {
-            sealing_keys: key_ring(
-                "SEALING_KEYS",
-                &settings.token.sealing_keys,
-                settings.token.format,
-            )?,
-            cookie_keys: key_ring(
-                "COOKIE_KEYS",
-                &settings.token.cookie_keys,
-                settings.token.format,
-            )?,
+            sealing_keys: key_ring("SEALING_KEYS", &settings.token.sealing_keys)?,
+            cookie_keys: key_ring("COOKIE_KEYS", &settings.token.cookie_keys)?,
             signing_keys: signing_keys(settings)?,
             meet: settings.meet.as_ref().map(meet_secrets).transpose()?,
         })
     }
 }
 
-fn key_ring(
-    setting: &'static str,
-    secrets: &[Secret],
-    format: Format,
-) -> Result<KeyRing, AppError> {
+fn key_ring(setting: &'static str, secrets: &[Secret]) -> Result<KeyRing, AppError> {
     if secrets.is_empty() {
         return Ok(KeyRing::random());
     }
     KeyRing::new(setting, secrets.iter().map(|secret| secret.expose().as_bytes()))
-        .map(|ring| ring.sealing_in(format))
         .map_err(|source| AppError::Key { setting, source })
 }
 

@@ -139,4 +139,6 @@ pub struct SessionInfo {
     pub trace: Option<TraceContext>,
     /// What its creator sent.
     pub details: SessionDetails,
+    /// Whether version 0.1 created it, so that it has no secrets for proofs.
+    pub is_of_0_1: bool,
 }

@@ -120,6 +120,12 @@ macro_rules! digest_identifier {
             }
         }
 
+        impl From<$crate::session::Digest> for $name {
+            fn from(digest: $crate::session::Digest) -> Self {
+                Self(digest)
+            }
+        }
+
         impl AsRef<[u8; 32]> for $name {
             fn as_ref(&self) -> &[u8; 32] {
                 self.0.as_ref()

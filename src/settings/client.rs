@@ -74,7 +74,7 @@ section! {
         secrets: Vec<Secret> =
             secret("secret").optional("none; a public client").reload(Reloadable::Clients),
             secrets_of(MIN_SECRET);
-        /// What it may do: `session`, `device`, `introspect`
+        /// What it may do: `session`, `device`, `introspect`, `revoke` (everything of a person)
         grants: BTreeSet<Grant> =
             setting("grants").default("session").reload(Reloadable::Clients), grants;
         /// Client IDs of backends that may fulfil its sessions
@@ -110,11 +110,17 @@ pub enum Grant {
     Device,
     /// Introspect and revoke tokens (RFC 7662, RFC 7009), authenticated by its secret.
     Introspect,
+    /// End everything that a person was granted, authenticated by its secret.
+    Revoke,
 }
 
 impl Grant {
-    const NAMES: [(&'static str, Self); 3] =
-        [("session", Self::Session), ("device", Self::Device), ("introspect", Self::Introspect)];
+    const NAMES: [(&'static str, Self); 4] = [
+        ("session", Self::Session),
+        ("device", Self::Device),
+        ("introspect", Self::Introspect),
+        ("revoke", Self::Revoke),
+    ];
 }
 
 /// Hosts whose pages many parties use at the same origin, so that an origin says little.
@@ -147,8 +153,14 @@ impl ClientSettings {
 
     /// Checks what must hold within one client; `source` reads this one.
     fn check(&self, refresh_token_ttl: Option<Duration>, token_ttl: Duration, source: &mut Source) {
-        if self.grants.contains(&Grant::Introspect) && self.secrets.is_empty() {
-            source.missing("secret", "with the grant introspect");
+        for (grant, need) in [
+            (Grant::Introspect, "with the grant introspect"),
+            (Grant::Revoke, "with the grant revoke"),
+        ] {
+            if self.grants.contains(&grant) && self.secrets.is_empty() {
+                source.missing("secret", need);
+                break;
+            }
         }
         let accepts_code = self.proofs.as_ref().is_none_or(|own| own.contains(&Proof::Code));
         if self.grants.contains(&Grant::Device) && !accepts_code {
@@ -220,7 +232,7 @@ pub(crate) fn proofs(text: &str) -> Result<BTreeSet<Proof>, String> {
 }
 
 fn grants(text: &str) -> Result<BTreeSet<Grant>, String> {
-    words_of(text, choice(&Grant::NAMES), "one or more of session, device and introspect")
+    words_of(text, choice(&Grant::NAMES), "one or more of session, device, introspect and revoke")
 }
 
 pub(crate) fn client_id(text: &str) -> Result<ClientId, String> {

@@ -159,6 +159,9 @@ impl Settings {
         if let Some(server) = &server {
             server.check(source);
         }
+        if let Some(store) = &store {
+            store.check(source);
+        }
         if let Some(token) = &token {
             token.check(source);
         }

@@ -1,6 +1,10 @@
 //! The listeners, the proxies in front of them, and the log.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use ipnet::IpNet;
 use url::Url;
@@ -39,12 +43,32 @@ section! {
             setting("HSTS").optional("off"), duration(SECOND, 3650 * DAY);
         /// Whether `Strict-Transport-Security` holds for every subdomain of the host too
         hsts_include_subdomains: bool = setting("HSTS_INCLUDE_SUBDOMAINS").default("false"), flag;
+        /// Whom to tell of a vulnerability: URIs such as `mailto:security@example.org`, separated by
+        /// commas, for `/.well-known/security.txt` (RFC 9116)
+        security_contact: Vec<Url> =
+            setting("SECURITY_CONTACT").optional("none"), list_of(contact);
+        /// When that stops being valid, such as `2027-06-30T00:00:00Z`; less than a year ahead
+        security_expires: Option<SystemTime> =
+            setting("SECURITY_EXPIRES").optional("required with `SECURITY_CONTACT`"), moment;
         /// Maximum duration of a shutdown
         drain_timeout: Duration = setting("DRAIN_TIMEOUT").default("30s"), duration(SECOND, HOUR);
         /// Format of the log, `text` or `json`
         log_format: LogFormat = setting("LOG_FORMAT").default("text"),
             choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     }
+}
+
+/// Whom to tell: a URI that one can write to, call or open (RFC 9116 §2.5.3).
+fn contact(text: &str) -> Result<Url, String> {
+    let url =
+        Url::parse(text).ok().filter(|url| ["https", "mailto", "tel"].contains(&url.scheme()));
+    url.ok_or_else(|| "URIs that begin with https:, mailto: or tel:".to_owned())
+}
+
+/// A moment (RFC 3339).
+fn moment(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339(text)
+        .map_err(|_| "a date and time in UTC such as 2027-06-30T00:00:00Z".to_owned())
 }
 
 /// Format of the log.
@@ -61,6 +85,21 @@ impl ServerSettings {
         let private = self.listen.ip().is_loopback() || self.listen.ip().is_unspecified();
         if !private && !source.has("PUBLIC_URL") {
             source.missing("PUBLIC_URL", "because LISTEN is no loopback address");
+        }
+        match self.security_expires {
+            None if !self.security_contact.is_empty() => {
+                source.missing("SECURITY_EXPIRES", "with SECURITY_CONTACT");
+            }
+            Some(expires) if expires <= SystemTime::now() => source.warn(
+                "SECURITY_EXPIRES",
+                "is over, so that `/.well-known/security.txt` is not served; check the contact and \
+                 set a later one",
+            ),
+            Some(expires) if expires > SystemTime::now() + 366 * DAY => source.warn(
+                "SECURITY_EXPIRES",
+                "is more than a year ahead; nobody then checks whether the contact still exists",
+            ),
+            _ => {}
         }
         if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
             source.reject("METRICS_LISTEN", "another address than LISTEN");

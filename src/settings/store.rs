@@ -1,11 +1,12 @@
 //! The session store.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{
     settings::{
         declaration::{secret, section, setting},
-        value::{MINUTE, SECOND, duration},
+        source::Source,
+        value::{MINUTE, SECOND, duration, path},
     },
     store::{StoreOptions, StoreUrl},
 };
@@ -15,6 +16,8 @@ section! {
     pub struct StoreSettings {
         /// Redis or Valkey; without it sessions are in memory
         url: Option<StoreUrl> = secret("REDIS_URL").optional("none"), store_url;
+        /// File in which revocations outlive a restart without Redis; one process at a time has it open
+        state_file: Option<PathBuf> = setting("STATE_FILE").optional("none"), path;
         /// Prefix of keys and channels
         prefix: String = setting("REDIS_PREFIX").default("token-relay"), prefix;
         /// Timeout of one store command
@@ -29,6 +32,19 @@ impl StoreSettings {
             url: self.url.clone(),
             prefix: self.prefix.clone(),
             command_timeout: self.timeout,
+            state_file: self.state_file.clone(),
+        }
+    }
+
+    pub(crate) fn check(&self, source: &mut Source) {
+        match (&self.url, &self.state_file) {
+            (Some(_), Some(_)) => source.warn("STATE_FILE", "is not used with REDIS_URL"),
+            (None, None) if source.has("SIGNING_KEY") => source.warn(
+                "STATE_FILE",
+                "without it and without REDIS_URL, revoked tokens are valid again after a restart, \
+                 because SIGNING_KEY stays the same",
+            ),
+            _ => {}
         }
     }
 }

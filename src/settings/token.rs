@@ -39,10 +39,11 @@ section! {
             secret("SEALING_KEYS").optional("random; required with Redis")
                 .reload(Reloadable::SealingKeys),
             sealing_keys;
-        /// Key derivation with which cookies and tokens are sealed: `1` while instances of version
-        /// 0.1 share the store, else `2`; both are opened
-        format: Format = setting("SEALING_FORMAT").default("2"),
-            choice(&[("1", Format::V1), ("2", Format::V2)]);
+        /// Key derivation with which cookies and tokens are sealed: `1` is opened by version 0.1 too,
+        /// `2` is HKDF. `auto` seals with `1` over Redis until no instance of 0.1 has been noticed
+        /// there for a day. Both are opened
+        format: Option<Format> = setting("SEALING_FORMAT").default("auto"),
+            choice(&[("auto", None), ("1", Some(Format::V1)), ("2", Some(Format::V2))]);
         /// `ES256`, `EdDSA`, `RS256` or `HS256`
         algorithm: Algorithm =
             setting("SIGNING_ALGORITHM").default("ES256").reload(Reloadable::SigningKeys),

@@ -10,19 +10,21 @@ use bytes::Bytes;
 
 use crate::{
     session::{
-        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
+        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
         SessionKey, SessionRef,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
-        GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Rotated,
-        SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession, Traced, ValueStore,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
+        Entry, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult,
+        Rotated, SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession, Traced,
+        ValueStore,
     },
     telemetry::Trace,
+    util::clock::UnixTime,
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 26] = [
+pub const OPERATIONS: [&str; 28] = [
     "create",
     "peek",
     "enter",
@@ -47,6 +49,8 @@ pub const OPERATIONS: [&str; 26] = [
     "rotate_grant",
     "end_grant",
     "is_grant_ended",
+    "end_account",
+    "account_ended_at",
     "ping",
     "subscribe",
 ];
@@ -226,6 +230,10 @@ impl MarkStore for Instrumented {
         self.call("mark", self.store.mark(name, ttl)).await
     }
 
+    async fn mark_durably(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
+        self.call("mark", self.store.mark_durably(name, ttl)).await
+    }
+
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         self.call("is_marked", self.store.is_marked(name)).await
     }
@@ -289,6 +297,22 @@ impl GrantStore for Instrumented {
 
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
         self.call("is_grant_ended", self.store.is_grant_ended(grant)).await
+    }
+}
+
+#[async_trait]
+impl AccountStore for Instrumented {
+    async fn end_account(
+        &self,
+        account: AccountId,
+        at: UnixTime,
+        memory: Duration,
+    ) -> Result<(), StoreError> {
+        self.call("end_account", self.store.end_account(account, at, memory)).await
+    }
+
+    async fn account_ended_at(&self, account: AccountId) -> Result<Option<UnixTime>, StoreError> {
+        self.call("account_ended_at", self.store.account_ended_at(account)).await
     }
 }
 

@@ -8,7 +8,7 @@ pub mod memory;
 pub mod redis;
 mod transition;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,11 +24,12 @@ pub use crate::store::{
 
 use crate::{
     session::{
-        DialogId, Digest, EventId, Failure, GoneReason, GrantId, SealedPayload, SessionKey,
-        SessionRef,
+        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, SealedPayload,
+        SessionKey, SessionRef,
     },
     store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
     telemetry::Trace,
+    util::clock::UnixTime,
 };
 
 /// How long the end of a session is remembered, so that a late caller is answered 410 and not 404.
@@ -69,6 +70,8 @@ pub struct StoreOptions {
     pub prefix: String,
     /// Maximum duration of one command.
     pub command_timeout: Duration,
+    /// File for what must outlive a restart of the store in memory: revocations and ended grants.
+    pub state_file: Option<PathBuf>,
 }
 
 impl StoreOptions {
@@ -89,9 +92,12 @@ pub async fn open(
     notifier: Arc<dyn Notifier>,
     observer: Arc<dyn StoreObserver>,
 ) -> Result<Arc<dyn Store>, StoreError> {
-    let StoreOptions { url, prefix, command_timeout } = options.clone();
+    let StoreOptions { url, prefix, command_timeout, state_file } = options.clone();
     let store: Arc<dyn Store> = match url {
-        None => MemoryStore::new(notifier),
+        None => match state_file {
+            None => MemoryStore::new(notifier),
+            Some(path) => MemoryStore::with_state_file(&path, notifier)?,
+        },
         Some(StoreUrl::Redis(url)) => {
             RedisStore::connect(&RedisOptions { url, prefix, command_timeout }, notifier).await?
         }
@@ -120,7 +126,15 @@ pub enum StoreError {
 
 /// Everything that a store offers.
 pub trait Store:
-    SessionStore + CodeStore + GrantStore + MarkStore + ValueStore + ChangeFeed + StoreHealth + Traced
+    SessionStore
+    + CodeStore
+    + GrantStore
+    + AccountStore
+    + MarkStore
+    + ValueStore
+    + ChangeFeed
+    + StoreHealth
+    + Traced
 {
 }
 
@@ -128,6 +142,7 @@ impl<T> Store for T where
     T: SessionStore
         + CodeStore
         + GrantStore
+        + AccountStore
         + MarkStore
         + ValueStore
         + ChangeFeed
@@ -255,11 +270,30 @@ pub trait GrantStore: Send + Sync + 'static {
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError>;
 }
 
-/// One-time marks: values that were used, tokens that were revoked.
+/// Accounts of which everything that was granted has ended.
+#[async_trait]
+pub trait AccountStore: Send + Sync + 'static {
+    /// Ends what was granted to `account` up to `at`, and remembers that for `memory`. Of several
+    /// times the latest counts.
+    async fn end_account(
+        &self,
+        account: AccountId,
+        at: UnixTime,
+        memory: Duration,
+    ) -> Result<(), StoreError>;
+
+    /// The time up to which everything granted to `account` has ended.
+    async fn account_ended_at(&self, account: AccountId) -> Result<Option<UnixTime>, StoreError>;
+}
+
+/// Marks: values that were used once, tokens that were revoked.
 #[async_trait]
 pub trait MarkStore: Send + Sync + 'static {
     /// Sets a mark for `ttl`. True for the caller that set it, false when it was set already.
     async fn mark(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError>;
+
+    /// The same for a mark that must outlive a restart. In memory it does with a state file only.
+    async fn mark_durably(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError>;
 
     /// Whether the mark is set.
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;

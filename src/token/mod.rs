@@ -12,6 +12,7 @@ mod response;
 mod revocation;
 mod sealing;
 mod secret;
+mod upgrade;
 mod verify;
 
 pub use crate::token::{
@@ -24,5 +25,6 @@ pub use crate::token::{
     revocation::Revocations,
     sealing::{Format, KeyRing, OpenError, Purpose},
     secret::{AccessToken, RefreshToken},
+    upgrade::RollingUpgrade,
     verify::{Claims, Rejected, Verifier},
 };

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{ClientId, Digest, GrantId, Identity, SessionKey},
+    session::{AccountId, ClientId, Digest, GrantId, Identity, SessionKey},
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
@@ -131,6 +131,8 @@ pub enum RefreshError {
 /// Issues, rotates and ends grants.
 pub struct Refresh {
     store: Arc<dyn Store>,
+    /// `iss` of the access tokens.
+    issuer: String,
     /// Lifetime of one refresh token.
     token_ttl: Duration,
     /// Maximum lifetime of a grant.
@@ -141,22 +143,24 @@ pub struct Refresh {
 
 impl Refresh {
     /// Refresh tokens that expire after `token_ttl` each, and after `grant_ttl` together;
-    /// `access_token_ttl` is the lifetime of the access tokens beside them.
+    /// `access_token_ttl` is the lifetime of the access tokens of `issuer` beside them.
     pub fn new(
         store: Arc<dyn Store>,
+        issuer: String,
         token_ttl: Duration,
         grant_ttl: Duration,
         access_token_ttl: Duration,
     ) -> Self {
         // Verifiers tolerate clocks that differ a little.
         let memory = access_token_ttl + Duration::from_secs(60);
-        Self { store, token_ttl, grant_ttl, memory }
+        Self { store, issuer, token_ttl, grant_ttl, memory }
     }
 
     /// The same, with the calls of the store recorded in `trace`.
     #[must_use]
     pub fn in_trace(&self, trace: &Trace) -> Self {
-        Self { store: store::in_trace(&self.store, trace), ..*self }
+        let store = store::in_trace(&self.store, trace);
+        Self { store, issuer: self.issuer.clone(), ..*self }
     }
 
     /// Begins a grant with its first refresh token, for `holder`.
@@ -215,6 +219,11 @@ impl Refresh {
         let mut grant = self.open(keys, text, now)?;
         if !grant.is_held_by(presenter) {
             return Err(RefreshError::WrongClient);
+        }
+        let account = AccountId::new(&self.issuer, &grant.identity.subject);
+        let ended_at = self.store.account_ended_at(account).await?;
+        if ended_at.is_some_and(|ended_at| grant.authenticated_at <= ended_at) {
+            return Err(RefreshError::Ended);
         }
         let expires_at = (now + self.token_ttl).min(grant.ends_at);
         let ttl = expires_at.saturating_since(now);
@@ -325,7 +334,8 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
     fn refresh() -> Refresh {
-        Refresh::new(MemoryStore::new(Arc::new(Nobody)), 24 * HOUR, 30 * HOUR, HOUR)
+        let store = MemoryStore::new(Arc::new(Nobody));
+        Refresh::new(store, "https://relay.example".to_owned(), 24 * HOUR, 30 * HOUR, HOUR)
     }
 
     fn holder() -> Holder {
@@ -354,6 +364,24 @@ mod tests {
         assert!(matches!(rotate(&first, NOW + 2 * HOUR).await, Err(RefreshError::Reused)));
         assert!(matches!(rotate(&third, NOW + 2 * HOUR).await, Err(RefreshError::Ended)));
         assert!(refresh.store.is_grant_ended(id).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn everything_of_a_person_ends_and_what_is_granted_later_does_not() {
+        let (refresh, keys) = (refresh(), KeyRing::random());
+        let (session, holder) = (SessionId::generate().key(), holder());
+        let presenter = Presenter::Session(session, holder.session_token);
+        let (_, before) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
+        let at = NOW + Duration::from_secs(1);
+        let alice = AccountId::new("https://relay.example", "alice");
+        refresh.store.end_account(alice, at, 30 * HOUR).await.unwrap();
+        let later = NOW + HOUR;
+        let (_, after) = refresh.begin(&keys, session, holder, identity(), later).await.unwrap();
+        let rotate = async |token: &RefreshToken| {
+            refresh.rotate(&keys, token.expose(), &presenter, later).await
+        };
+        assert!(matches!(rotate(&before).await, Err(RefreshError::Ended)));
+        assert!(rotate(&after).await.is_ok());
     }
 
     #[tokio::test]

@@ -6,7 +6,10 @@
 //! so that an envelope is valid in one place only. The format says how its key was derived; both are
 //! opened, so that a rolling upgrade from 0.1 loses nothing.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -34,12 +37,11 @@ const HEAD: usize = 1 + KEY_ID + NONCE;
 const MIN_SECRET_LENGTH: usize = 32;
 
 /// How the key of an envelope is derived from the configured secret.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// SHA-256 of a label and the secret; version 0.1 seals and opens nothing else.
     V1,
     /// HKDF-SHA-256 (RFC 5869) with a label for each setting.
-    #[default]
     V2,
 }
 
@@ -72,6 +74,8 @@ pub enum Purpose {
     RefreshToken,
     /// The details of a session in the store.
     SessionDetails,
+    /// The result of exchanging a code, for the other instances.
+    Exchanged,
     /// A form that the provider let the browser post, on its way to the callback.
     CallbackForm,
     /// The account of a dialog in the store, where it is too large for a cookie.
@@ -100,6 +104,7 @@ impl Purpose {
             Self::BrowserLogin => b"browser-login",
             Self::RefreshToken => b"refresh-token",
             Self::SessionDetails => b"session-details",
+            Self::Exchanged => b"exchanged",
             Self::CallbackForm => b"callback-form",
             Self::DialogAccount => b"dialog-account",
             Self::BrowserLoginIdToken => b"browser-login-id-token",
@@ -129,7 +134,8 @@ pub enum OpenError {
 /// Sealing keys: the first seals, all open. They can be replaced while the ring is in use.
 pub struct KeyRing {
     keys: ArcSwap<Vec<Key>>,
-    format: Format,
+    /// Whether it seals in [`Format::V1`].
+    v1: AtomicBool,
 }
 
 /// The keys that derive from one secret, by [`Format`].
@@ -226,13 +232,17 @@ impl KeyRing {
     }
 
     fn of(keys: Vec<Key>) -> Self {
-        Self { keys: ArcSwap::from_pointee(keys), format: Format::default() }
+        Self { keys: ArcSwap::from_pointee(keys), v1: AtomicBool::new(false) }
     }
 
-    /// The same ring, which seals in `format`.
-    #[must_use]
-    pub fn sealing_in(self, format: Format) -> Self {
-        Self { format, ..self }
+    /// The format in which it seals: [`Format::V2`] unless [`Self::seal_in`] says otherwise.
+    pub fn format(&self) -> Format {
+        if self.v1.load(Ordering::Relaxed) { Format::V1 } else { Format::V2 }
+    }
+
+    /// Seals in `format` from now on.
+    pub fn seal_in(&self, format: Format) {
+        self.v1.store(format == Format::V1, Ordering::Relaxed);
     }
 
     /// Replaces the keys by those of `other`. What was sealed with a key that is not among them can
@@ -245,11 +255,12 @@ impl KeyRing {
     pub fn seal(&self, purpose: Purpose, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let keys = self.keys.load();
         let Some(key) = keys.first() else { return Vec::new() };
-        let key = key.of(self.format);
+        let format = self.format();
+        let key = key.of(format);
         let nonce = random_bytes::<NONCE>();
         let aad = associated(purpose, context);
         let mut envelope = Vec::with_capacity(HEAD + plaintext.len() + TAG);
-        envelope.push(self.format.byte());
+        envelope.push(format.byte());
         envelope.extend_from_slice(&key.id);
         envelope.extend_from_slice(&nonce);
         envelope.extend_from_slice(plaintext);
@@ -293,7 +304,8 @@ impl KeyRing {
         let content = associated(purpose, text.as_bytes());
         let keys = self.keys.load();
         let digest = |key: &Key| {
-            let tag = ring::hmac::sign(&key.of(self.format).mac, &content);
+            // The same at every instance, whichever format it seals in.
+            let tag = ring::hmac::sign(&key.v2.mac, &content);
             <[u8; 32]>::try_from(tag.as_ref()).ok().map(Digest::from_bytes)
         };
         keys.iter().filter_map(digest).collect()
@@ -454,7 +466,11 @@ mod tests {
 
     #[test]
     fn both_formats_open_and_a_setting_keeps_its_keys_to_itself() {
-        let ring = |label, format| KeyRing::new(label, [NEW]).unwrap().sealing_in(format);
+        let ring = |label, format| {
+            let ring = KeyRing::new(label, [NEW]).unwrap();
+            ring.seal_in(format);
+            ring
+        };
         let (before, now) = (ring("SEALING_KEYS", Format::V1), ring("SEALING_KEYS", Format::V2));
         for (seals, opens) in [(&before, &now), (&now, &before)] {
             let envelope = seals.seal(Purpose::Payload, b"a", b"text");

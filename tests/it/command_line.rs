@@ -229,9 +229,12 @@ fn keys_are_made_once_for_their_owner_and_the_settings_take_them() {
     let keys: Vec<_> = std::iter::zip(&names, &files)
         .map(|(name, file)| (name.as_str(), file.to_str().unwrap()))
         .collect();
-    let output = run(&["check-config"], &[&PROVIDER[..], &keys].concat());
+    let state_file = [("TOKEN_RELAY_STATE_FILE", "/var/lib/token-relay/state")];
+    let output = run(&["check-config"], &[&PROVIDER[..], &keys, &state_file].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stderr(&output), "");
+    let output = run(&["check-config"], &[&PROVIDER[..], &keys].concat());
+    assert!(stderr(&output).contains("revoked tokens are valid again"), "{}", stderr(&output));
 
     // One that is missing is not made alone: the others would belong to another deployment.
     std::fs::remove_file(&files[0]).unwrap();

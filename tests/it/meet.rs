@@ -424,5 +424,68 @@ async fn with_a_proof_by_address_the_exchange_comes_from_the_network_of_init() {
         let answer = browser.exchange(json!(text(&begun, "transit_token"))).await;
         assert_eq!(answer.status(), status, "{begun_from}");
     }
-    assert!(fixture.relay.log().contains("MEET_PROOF"), "{}", fixture.relay.log());
+    redis::eventually("the log names the setting", || async {
+        fixture.relay.log().contains("MEET_PROOF")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn over_https_the_login_is_a_host_cookie_and_its_earlier_name_is_read() {
+    let public = "https://relay.example";
+    let relay = Process::demo_behind(
+        public,
+        &[
+            ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+            ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1:9/addin"),
+            ("ADDONS_CSRF_SECRET", SECRET),
+            ("ADDONS_TOKEN_SECRET_KEY", SECRET),
+        ],
+    );
+    let mut browser = Client { base: relay.url.clone(), cookies: HashMap::new() };
+    let url = format!("/api/v1.0/authenticate/?returnTo={RETURN_TO}");
+    let answer = browser.send(Method::GET, &url, None, None).await;
+    let provider = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    let page = client().get(&provider).send().await.unwrap().text().await.unwrap();
+    let mut fields = hidden_inputs(&page);
+    fields.push(("username".to_owned(), "alice".to_owned()));
+    fields.push(("password".to_owned(), "alice".to_owned()));
+    let back = client().post(&provider).form(&fields).send().await.unwrap();
+    let back = back.headers()[header::LOCATION].to_str().unwrap().replace(public, &relay.url);
+    let answer = browser.send(Method::GET, &back, None, None).await;
+    assert_eq!(answer.headers()[header::LOCATION], RETURN_TO, "{}", relay.log());
+    let set = answer.headers().get_all(header::SET_COOKIE).iter();
+    let set: Vec<_> = set.map(|cookie| cookie.to_str().unwrap()).collect();
+    let login = set.iter().find(|cookie| cookie.starts_with("__Host-token-relay-login=")).unwrap();
+    for attribute in ["Secure", "HttpOnly", "SameSite=Lax", "Path=/"] {
+        assert!(login.contains(attribute) && !login.contains("Domain"), "{login}");
+    }
+    assert!(set.iter().any(|cookie| cookie.starts_with("token-relay-login=;")), "{set:?}");
+
+    let login = browser.cookies.remove("__Host-token-relay-login").unwrap();
+    let csrf = browser.cookies["csrftoken"].clone();
+    // A login of version 0.1, and one that somebody planted beside that of this version.
+    for (cookies, expected) in [
+        (vec![("token-relay-login", login.as_str())], StatusCode::OK),
+        (vec![("token-relay-login", "planted")], StatusCode::UNAUTHORIZED),
+        (
+            vec![("token-relay-login", "planted"), ("__Host-token-relay-login", &login)],
+            StatusCode::OK,
+        ),
+    ] {
+        let mut addin = Client { base: relay.url.clone(), cookies: HashMap::new() };
+        let (transit_token, _) = addin.init().await;
+        let cookies = cookies.iter().map(|(name, value)| format!("{name}={value}; "));
+        let cookies = format!("{}csrftoken={csrf}", cookies.collect::<String>());
+        let answer = client()
+            .post(format!("{}/api/v1.0/addons/sessions/exchange/", relay.url))
+            .header(header::COOKIE, &cookies)
+            .header(header::ORIGIN, public)
+            .header("x-csrftoken", &csrf)
+            .json(&json!({"transit_token": transit_token}))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), expected, "{cookies}");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::support::{
     Browser, Events, Process, client, create, form_action, hidden_inputs, redis, text,
 };
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header};
 use serde_json::json;
 
 const SECRET: &str = crate::support::SEALING_KEY;
@@ -223,4 +223,39 @@ async fn every_error_page_has_a_reference_that_is_in_the_log() {
     seen.push(logged_reference(&relay, &page.body).await);
     let different = seen.iter().collect::<std::collections::HashSet<_>>();
     assert_eq!(different.len(), 4, "{seen:?}");
+}
+
+#[tokio::test]
+async fn whom_to_tell_of_a_vulnerability_is_published_until_it_expires() {
+    let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(30 * 86_400);
+    let expires = humantime::format_rfc3339_seconds(soon).to_string();
+    let relay = |expires: &str| {
+        Process::demo(&[
+            (
+                "TOKEN_RELAY_SECURITY_CONTACT",
+                "mailto:security@example.org,https://example.org/report",
+            ),
+            ("TOKEN_RELAY_SECURITY_EXPIRES", expires),
+            ("TOKEN_RELAY_LOG", "warn"),
+        ])
+    };
+    let get = async |relay: &Process| {
+        client().get(format!("{}/.well-known/security.txt", relay.url)).send().await.unwrap()
+    };
+    let configured = relay(&expires);
+    let answer = get(&configured).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+    assert_eq!(
+        answer.text().await.unwrap(),
+        format!(
+            "Contact: mailto:security@example.org\nContact: https://example.org/report\n\
+             Expires: {expires}\nCanonical: {}/.well-known/security.txt\n",
+            configured.url
+        )
+    );
+    let over = relay("2020-01-01T00:00:00Z");
+    assert_eq!(get(&over).await.status(), StatusCode::NOT_FOUND);
+    assert!(over.log().contains("SECURITY_EXPIRES"), "{}", over.log());
+    assert_eq!(get(&Process::demo(&[])).await.status(), StatusCode::NOT_FOUND);
 }

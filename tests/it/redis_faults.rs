@@ -6,12 +6,13 @@ use std::{
 };
 
 use token_relay::{
-    session::{DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
+    session::{AccountId, DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
     store::{
-        ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _, ReadRequest, ReadResult,
-        Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored, TOMBSTONE,
-        redis::RedisStore,
+        AccountStore as _, ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _,
+        ReadRequest, ReadResult, Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored,
+        TOMBSTONE, redis::RedisStore,
     },
+    util::clock::UnixTime,
 };
 
 use crate::support::{
@@ -326,7 +327,14 @@ async fn a_user_with_few_rights_suffices() {
     )
     .await;
     command(&hand, &["ACL", "SETUSER", "default", "off"]).await;
-    works_at(&format!("redis://relay:p%40ss%3Aw%2Frd@127.0.0.1:{}", server.port)).await;
+    let allowed = format!("redis://relay:p%40ss%3Aw%2Frd@127.0.0.1:{}", server.port);
+    works_at(&allowed).await;
+    let (store, _notices) = redis_at(&allowed).await;
+    let (name, ttl) = (digest(), Duration::from_secs(60));
+    store.mark_durably(name, ttl).await.unwrap();
+    let account = AccountId::new("https://relay.example", "alice");
+    store.end_account(account, UnixTime::now(), ttl).await.unwrap();
+    store.account_ended_at(account).await.unwrap();
     let (store, _notices) =
         redis_at(&format!("redis://relay:hunter2@127.0.0.1:{}", server.port)).await;
     let error = store.check().await.expect_err("the password is wrong");

@@ -13,13 +13,14 @@ use std::{
 use bytes::Bytes;
 use token_relay::{
     session::{
-        DialogId, EventId, Failure, GoneReason, GrantId, Outcome, SessionRef, State,
+        AccountId, DialogId, EventId, Failure, GoneReason, GrantId, Outcome, SessionRef, State,
         SubscriptionId, Surface,
     },
     store::{
         Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
         ReadRequest, ReadResult, Rotated, StoreError, Stored, StoredSession,
     },
+    util::clock::UnixTime,
 };
 
 use crate::support::{redis::eventually, store::*};
@@ -702,6 +703,20 @@ mod cases {
         assert!(!it.store.is_grant_ended(other).await.unwrap());
     }
 
+    pub async fn an_account_has_ended_up_to_the_latest_time(it: Harness) {
+        let account = |name| AccountId::new("https://relay.example", name);
+        let (alice, bob) = (account("alice"), account("bob"));
+        let at = UnixTime::from_millis(1_800_000_000_123);
+        assert_eq!(it.store.account_ended_at(alice).await.unwrap(), None);
+        it.store.end_account(alice, at, LIFE).await.unwrap();
+        it.store.end_account(alice, UnixTime::from_millis(5), LIFE).await.unwrap();
+        assert_eq!(it.store.account_ended_at(alice).await.unwrap(), Some(at));
+        let later = at + Duration::from_millis(1);
+        it.store.end_account(alice, later, LIFE).await.unwrap();
+        assert_eq!(it.store.account_ended_at(alice).await.unwrap(), Some(later));
+        assert_eq!(it.store.account_ended_at(bob).await.unwrap(), None);
+    }
+
     pub async fn a_grant_is_ended_or_expires(it: Harness) {
         let (grant, unknown, short) =
             (GrantId::generate(), GrantId::generate(), GrantId::generate());
@@ -857,6 +872,7 @@ macro_rules! with_every_case {
             a_value_is_stored_replaced_and_removed,
             refresh_tokens_follow_each_other_and_a_reuse_ends_the_grant,
             a_grant_is_ended_or_expires,
+            an_account_has_ended_up_to_the_latest_time,
             of_many_dialogs_with_one_transit_token_one_is_admitted,
             of_many_read_once_polls_one_has_the_token,
             of_many_subscriptions_the_newest_has_the_token,

@@ -1,14 +1,18 @@
 //! The way back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
 //! which completes the sign-in.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{RawQuery, State},
     response::Response,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa_axum::{router::OpenApiRouter, routes};
+use zeroize::Zeroizing;
 
 use crate::{
     api::paths,
@@ -31,7 +35,7 @@ use crate::{
         responses::{ErrorPages, FORM, HTML, statuses},
     },
     oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM, RequiredClaims},
-    session::{ClientId, Failure, GoneReason, Identity, SessionRef, State as SessionState},
+    session::{ClientId, Digest, Failure, GoneReason, Identity, SessionRef, State as SessionState},
     signin::{NotCompleted, SignInOutcome},
     store::Peeked,
     telemetry::Trace,
@@ -46,6 +50,20 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
         .routes(routes!(account).answering(&[]))
 }
 
+/// How long the result of an exchange is left for other instances.
+const HANDOVER_TTL: Duration = Duration::from_secs(60);
+
+/// Interval at which an instance looks for the result of an exchange at another one.
+const HANDOVER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What one instance leaves for the others, where the browser repeats the callback.
+#[derive(Serialize, Deserialize)]
+enum Handover {
+    Identity(Identity),
+    /// Name of the error page, and the reference.
+    Failed(String, String),
+}
+
 /// The result of exchanging a code.
 #[derive(Clone)]
 pub enum DialogExchange {
@@ -53,7 +71,7 @@ pub enum DialogExchange {
     Identity(Arc<Identity>),
     /// The session has failed; the page and the reference under which the log has the cause.
     Failed(ErrorPage, String),
-    /// Another instance exchanged the code.
+    /// Another instance exchanged the code, and left nothing of it.
     Elsewhere,
     /// The store is unavailable.
     Unavailable,
@@ -61,6 +79,56 @@ pub enum DialogExchange {
 
 /// Exchanges of dialogs.
 pub type DialogExchanges = CodeExchanges<DialogExchange>;
+
+/// The name of the result of the exchange for this `state`.
+fn handover_name(state: &str) -> Digest {
+    Digest::of(format!("exchanged:{state}").as_bytes())
+}
+
+impl DialogExchange {
+    /// Leaves it for the other instances, sealed. What is not left is missed only by a browser that
+    /// repeats the callback elsewhere.
+    async fn leave(&self, app: &App, trace: &Trace, name: Digest) {
+        let handover = match self {
+            Self::Identity(identity) => Handover::Identity((**identity).clone()),
+            Self::Failed(page, reference) => {
+                Handover::Failed(page.as_str().to_owned(), reference.clone())
+            }
+            Self::Elsewhere | Self::Unavailable => return,
+        };
+        let Ok(plaintext) = serde_json::to_vec(&handover).map(Zeroizing::new) else { return };
+        let sealed = app.sealing_keys.seal(Purpose::Exchanged, name.as_bytes(), &plaintext);
+        let relay = app.relay.in_trace(trace);
+        if let Err(error) = relay.store().put_value(name, sealed.into(), HANDOVER_TTL).await {
+            tracing::debug!(%error, "result of a login not left for other instances");
+        }
+    }
+
+    /// Waits for the result of the exchange at another instance.
+    async fn elsewhere(app: &App, trace: &Trace, name: Digest) -> Self {
+        let relay = app.relay.in_trace(trace);
+        let deadline = Instant::now() + app.settings.oidc.timeout * 2;
+        while Instant::now() < deadline {
+            match relay.store().value(name).await {
+                Ok(Some(sealed)) => {
+                    let opened =
+                        app.sealing_keys.open(Purpose::Exchanged, name.as_bytes(), &sealed).ok();
+                    let handover = opened.and_then(|text| serde_json::from_slice(&text).ok());
+                    return match handover {
+                        Some(Handover::Identity(identity)) => Self::Identity(Arc::new(identity)),
+                        Some(Handover::Failed(page, reference)) => {
+                            Self::Failed(page.parse().unwrap_or(ErrorPage::LoginFailed), reference)
+                        }
+                        None => Self::Elsewhere,
+                    };
+                }
+                Ok(None) => tokio::time::sleep(HANDOVER_INTERVAL).await,
+                Err(_) => return Self::Unavailable,
+            }
+        }
+        Self::Elsewhere
+    }
+}
 
 async fn exchange(
     app: &App,
@@ -72,7 +140,9 @@ async fn exchange(
 ) -> DialogExchange {
     match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
-        Ok(false) => return DialogExchange::Elsewhere,
+        Ok(false) => {
+            return DialogExchange::elsewhere(app, trace, handover_name(attempt.state())).await;
+        }
         Err(error) => {
             tracing::warn!(session = %session.key, %error, "callback deferred");
             return DialogExchange::Unavailable;
@@ -174,20 +244,26 @@ async fn callback(
             Some("the provider's answer has no state"),
         );
     };
-    let bearing = match app.bearing(state) {
-        Ok(bearing) => bearing,
+    let (visit, handle, mut dialog) = match app.bearing(state) {
+        Ok(bearing) => {
+            let visit = Visit { window: bearing.window(), ..visit };
+            let handle = bearing.handle();
+            let dialog = handle.as_ref().and_then(|handle| visit.dialog(handle));
+            let (Some(handle), Some(dialog)) = (handle, dialog) else {
+                // The oldest of too many dialogs, or another browser.
+                let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
+                let (session, page) = (bearing.session(), ErrorPage::WrongBrowser);
+                return visit.fail(session, failure, SignInOutcome::Denied, page).await;
+            };
+            (visit, handle, dialog)
+        }
         Err(OpenError::Expired) => return visit.too_slow(state).await,
-        Err(_) => return visit.error(ErrorPage::WrongBrowser),
+        Err(_) => match app.dialog_of_0_1(&visit.trace, &visit.headers, state) {
+            Some((handle, dialog)) => (visit.within(&dialog), handle, dialog),
+            None => return visit.error(ErrorPage::WrongBrowser),
+        },
     };
-    let visit = Visit { window: bearing.window(), ..visit };
-    let session = bearing.session();
-    let handle = bearing.handle();
-    let dialog = handle.as_ref().and_then(|handle| visit.dialog(handle));
-    let (Some(handle), Some(mut dialog)) = (handle, dialog) else {
-        // The oldest of too many dialogs, or another browser.
-        let failure = Failure::new("access_denied", "The browser did not keep its cookie.");
-        return visit.fail(session, failure, SignInOutcome::Denied, ErrorPage::WrongBrowser).await;
-    };
+    let session = dialog.session();
     let Stage::LoggingIn { attempt, proven } = dialog.stage.clone() else {
         // Reloaded, or the back button was used: the next step still knows what to do.
         return visit.to_step(paths::REDIRECT, &handle);
@@ -204,7 +280,15 @@ async fn callback(
     let state = state.to_owned();
     let exchanged = app.exchanges.share(&state, DialogExchange::Unavailable, || {
         let (app, trace) = (Arc::clone(&app), visit.trace.clone());
-        async move { exchange(&app, &trace, session, attempt, answer, required).await }
+        async move {
+            let name = handover_name(attempt.state());
+            let exchanged = exchange(&app, &trace, session, attempt, answer, required).await;
+            if app.settings.store.url.is_some() {
+                let result = exchanged.clone();
+                tokio::spawn(async move { result.leave(&app, &trace, name).await });
+            }
+            exchanged
+        }
     });
     let identity = match exchanged.await {
         DialogExchange::Identity(identity) => {
@@ -262,7 +346,7 @@ async fn redirect(
     let Some(handle) = query.handle() else {
         return visit.error(ErrorPage::WrongBrowser);
     };
-    let Some(dialog) = visit.dialog(&handle) else {
+    let Some(mut dialog) = visit.dialog(&handle) else {
         return visit.error(ErrorPage::WrongBrowser);
     };
     match dialog.stage.clone() {
@@ -271,11 +355,14 @@ async fn redirect(
                 Ok(identity) => identity,
                 Err(page) => return page,
             };
+            dialog.make_csrf(&app, &handle);
             let policy = Policy::of(&app, dialog.details.client_id.as_ref());
             let view = policy::view(&dialog.details, &policy, address);
             let language = app.pages.language(&visit.headers);
             let (fields, account) = (dialog.fields(&handle), identity.display_name());
-            app.pages.account(language, fields, view, account, dialog.window())
+            let page = app.pages.account(language, fields, view, account, dialog.window());
+            // The cookie of 0.1 has no token for the form.
+            if dialog.entered_by_0_1 { visit.with_dialog(page, &handle, &dialog) } else { page }
         }
         Stage::LoggedIn { account, proven } => {
             visit.complete(handle, dialog, account, proven).await
@@ -387,6 +474,7 @@ impl Visit {
             Ok(completed) => {
                 dialog.stage = Stage::Finished(Finished {
                     account,
+                    subject: identity.subject.clone(),
                     token_id: completed.token_id,
                     expires_at: completed.expires_at.as_secs(),
                     grant: completed.grant,

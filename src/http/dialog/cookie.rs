@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::{
     http::{
         App, cookies,
+        dialog::earlier::{AddIn, AnyDialog, EarlierDialog, EarlierStage, ForBoth},
         pages::{Fields, Window},
     },
     oidc::LoginAttempt,
@@ -18,6 +19,7 @@ use crate::{
         ClientId, DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef,
         SessionToken,
     },
+    settings::Confirmation,
     store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{Holder, OpenError, Purpose},
@@ -67,12 +69,14 @@ pub(super) enum Proven {
     Button,
     /// Nothing was asked for (`CONFIRMATION=never`).
     Nothing,
+    /// The dialog began at an instance of version 0.1, which asks for none.
+    Earlier,
 }
 
 impl Proven {
     /// Whether a person who was tricked into giving it must be asked once more, by name.
     pub(super) fn needs_account_page(self) -> bool {
-        matches!(self, Self::Code | Self::Button)
+        matches!(self, Self::Code | Self::Button | Self::Earlier)
     }
 }
 
@@ -102,6 +106,12 @@ pub(super) struct Dialog {
     csrf: String,
     /// Whether the dialog is one of Office.
     pub(super) office: bool,
+    /// Whether version 0.1 created the session, without secrets for proofs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_of_0_1: bool,
+    /// Whether version 0.1 entered the session for this dialog.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) entered_by_0_1: bool,
     pub(super) stage: Stage,
 }
 
@@ -115,7 +125,12 @@ pub(super) enum Stage {
     /// The browser is at the provider.
     LoggingIn { attempt: LoginAttempt, proven: Proven },
     /// The person is known.
-    LoggedIn { account: Account, proven: Proven },
+    LoggedIn {
+        /// As version 0.1 calls it.
+        #[serde(rename = "identity")]
+        account: Account,
+        proven: Proven,
+    },
     /// The token was issued and stored.
     Finished(Finished),
 }
@@ -134,6 +149,9 @@ pub(super) enum Account {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Finished {
     pub(super) account: String,
+    /// The person's `sub`.
+    #[serde(default)]
+    pub(super) subject: String,
     pub(super) token_id: Option<String>,
     pub(super) expires_at: u64,
     pub(super) grant: Option<GrantId>,
@@ -192,6 +210,8 @@ impl Dialog {
             began_at: UnixTime::now().as_millis(),
             csrf: String::new(),
             office,
+            is_of_0_1: false,
+            entered_by_0_1: false,
             stage: Stage::Proving { challenge: Digest::random() },
         }
     }
@@ -227,8 +247,9 @@ impl Dialog {
         }
     }
 
+    /// Whether the session has no secret that a proof could show: the person is asked by a button.
     pub(super) fn is_legacy(&self) -> bool {
-        matches!(self.key, EntryKey::SessionId)
+        matches!(self.key, EntryKey::SessionId) || self.is_of_0_1
     }
 
     /// The CSRF token of its forms, made with the first page.
@@ -236,6 +257,11 @@ impl Dialog {
         if self.csrf.is_empty() {
             self.csrf = app.bear(self, handle);
         }
+    }
+
+    /// Whether its forms have a CSRF token; those of version 0.1 have none after the first page.
+    pub(super) fn has_forms(&self) -> bool {
+        !self.csrf.is_empty()
     }
 
     /// Hidden fields of its forms.
@@ -362,7 +388,71 @@ impl App {
 
     pub(super) fn peek_dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
         let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
-        self.cookie_keys.open_text(Purpose::Dialog, handle.0.as_bytes(), &sealed).ok()
+        self.cookie_keys
+            .open_text::<AnyDialog<Dialog>>(Purpose::Dialog, handle.0.as_bytes(), &sealed)
+            .map(|dialog| match dialog {
+                AnyDialog::Current(dialog) => *dialog,
+                AnyDialog::Earlier(dialog) => self.continue_earlier(*dialog),
+            })
+            .ok()
+    }
+
+    /// A dialog of version 0.1 as this version continues it. 0.1 asks for no proof, so the person is
+    /// asked about the account before the sign-in is completed.
+    fn continue_earlier(&self, EarlierDialog { add_in, stage }: EarlierDialog) -> Dialog {
+        self.relay.notice_0_1();
+        let proven = match self.settings.dialog.confirmation {
+            Confirmation::Never => Proven::Nothing,
+            _ => Proven::Earlier,
+        };
+        let mut csrf = String::new();
+        let stage = match stage {
+            EarlierStage::Confirming { csrf: of_form } => {
+                csrf = of_form;
+                Stage::Confirming { proven }
+            }
+            EarlierStage::LoggingIn { attempt } => Stage::LoggingIn { attempt, proven },
+            EarlierStage::LoggedIn { identity } => {
+                Stage::LoggedIn { account: Account::InCookie(Box::new(identity)), proven }
+            }
+            EarlierStage::Finished { account } => Stage::Finished(Finished {
+                account,
+                subject: String::new(),
+                token_id: None,
+                expires_at: 0,
+                grant: None,
+                autoclose: false,
+            }),
+        };
+        let AddIn { session, session_token, name, trace } = add_in;
+        let details = SessionDetails { client_name: name, ..SessionDetails::default() };
+        let session = SessionRef::native(session);
+        let office = self.pages.load_office();
+        let dialog =
+            Dialog::new(session, EntryKey::SessionId, session_token, details, trace, office);
+        Dialog { stage, csrf, entered_by_0_1: true, ..dialog }
+    }
+
+    /// The dialog at the provider that version 0.1 began with `state`.
+    pub(super) fn dialog_of_0_1(
+        &self,
+        trace: &Trace,
+        headers: &HeaderMap,
+        state: &str,
+    ) -> Option<(Handle, Dialog)> {
+        let handle = Handle::of(state);
+        let mut dialog = self.dialog(trace, headers, &handle)?;
+        dialog.make_csrf(self, &handle);
+        dialog.entered_by_0_1.then_some((handle, dialog))
+    }
+
+    /// Whether a form is one of version 0.1, whose pages send no referrer, so that browsers send
+    /// `Origin: null`. Its CSRF token remains to be compared.
+    pub(super) fn is_form_of_0_1(&self, headers: &HeaderMap, handle: &Handle) -> bool {
+        headers.get(header::ORIGIN).is_some_and(|origin| origin == "null")
+            && self.peek_dialog(headers, handle).is_some_and(|dialog| {
+                dialog.entered_by_0_1 && matches!(dialog.stage, Stage::Confirming { .. })
+            })
     }
 
     /// Sets the dialog's cookie; false when it is too large. It lives as long as its session.
@@ -374,12 +464,37 @@ impl App {
         dialog: &Dialog,
     ) -> bool {
         let ttl = self.remaining(dialog);
+        self.make_room(response, headers, handle);
+        if !self.serves_beside_0_1() {
+            return self.append_dialog(response, handle, dialog, ttl);
+        }
+        let add_in = AddIn {
+            session: dialog.session,
+            session_token: dialog.session_token,
+            name: dialog.details.client_name.clone(),
+            trace: dialog.trace,
+        };
+        let both = ForBoth { dialog, add_in };
+        // Version 0.1 finds a dialog that is at the provider by its `state`.
+        if let Stage::LoggingIn { attempt, .. } = &dialog.stage {
+            self.append_dialog(response, &Handle::of(attempt.state()), &both, ttl);
+        }
+        self.append_dialog(response, handle, &both, ttl)
+            || self.append_dialog(response, handle, dialog, ttl)
+    }
+
+    fn append_dialog(
+        &self,
+        response: &mut Response,
+        handle: &Handle,
+        dialog: &impl Serialize,
+        ttl: Duration,
+    ) -> bool {
         let sealed = self.cookie_keys.seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, ttl);
         let Some(sealed) = sealed.ok().filter(|sealed| sealed.len() <= cookies::MAX_COOKIE) else {
             return false;
         };
         let name = cookies::dialog_name(self, &handle.0);
-        self.make_room(response, headers, handle);
         let cookie = cookies::set(self, name, sealed, ttl, cookies::Reach::Dialog);
         response.headers_mut().append(header::SET_COOKIE, cookie);
         true

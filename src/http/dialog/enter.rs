@@ -20,6 +20,8 @@ use crate::{
             reference, see_other,
             visit::{PageQuery, Visit},
         },
+        error::Problem,
+        guesses::Guessed,
         methods::MethodsExt as _,
         middleware::ClientAddress,
         openapi_tags,
@@ -28,7 +30,8 @@ use crate::{
     },
     oidc::{AuthorizationOptions, Prompt},
     session::{
-        ClientId, Digest, Failure, SessionId, SessionRef, State as SessionState, TransitToken,
+        ClientId, Digest, Failure, Profile, SessionId, SessionRef, State as SessionState,
+        TransitToken,
     },
     signin::SignInOutcome,
     store::{Entered, Entry, Peeked, StoreError},
@@ -84,7 +87,7 @@ fn is_document(headers: &HeaderMap) -> bool {
             body = String, content_type = HTML,
         ),
         (status = 302, description = "To the OpenID provider."),
-        ErrorPages<{ statuses(&[400, 404, 409, 410, 500, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 404, 409, 410, 429, 500, 502, 503]) }>,
     ),
 )]
 async fn transit(
@@ -130,6 +133,12 @@ async fn transit(
     let info = match peeked {
         Ok(Peeked::Open(info)) => info,
         Ok(Peeked::Unknown) => {
+            if let EntryKey::TransitToken(_) = entry_key
+                && let problem @ Problem::TooManyGuesses(_) =
+                    app.wrong_guess(Guessed::TransitToken, address, Problem::NotFound)
+            {
+                return visit.too_many_guesses(session, &problem);
+            }
             return visit.error_of(
                 ErrorPage::BadRequest,
                 StatusCode::NOT_FOUND,
@@ -156,7 +165,11 @@ async fn transit(
     let office = app.pages.load_office() && query.host_info.is_some();
     let mut dialog = existing.unwrap_or_else(|| {
         let context = visit.trace.context().or(info.trace);
-        Dialog::new(session, entry_key, info.session_token, info.details.clone(), context, office)
+        let details = info.details.clone();
+        let token = info.session_token;
+        let mut new = Dialog::new(session, entry_key, token, details, context, office);
+        new.is_of_0_1 = info.is_of_0_1 && info.profile == Profile::Bound;
+        new
     });
     dialog.make_csrf(&app, &handle);
     let same_browser = policy.browser
@@ -290,6 +303,28 @@ impl Visit {
         self.with_dialog(response, &handle, &dialog)
     }
 
+    /// Consumes the transit token.
+    ///
+    /// # Errors
+    /// The page that refuses.
+    async fn enter(&self, dialog: &Dialog, leave: Leave) -> Result<(), Response> {
+        let session = dialog.session();
+        let relay = self.app.relay.in_trace(&self.trace);
+        let (page, cause) = match relay.enter(session, dialog.entry(), dialog.id).await {
+            Ok(Entered::Admitted(_)) => return Ok(()),
+            Ok(Entered::Replayed) => {
+                tracing::warn!(target: "audit", session = %session.key, "transit token replayed");
+                (ErrorPage::Replayed, "two dialogs used the link")
+            }
+            Ok(Entered::Unknown) => (ErrorPage::BadRequest, "unknown session or token"),
+            Ok(Entered::TransitExpired | Entered::NotPending(_)) => {
+                (ErrorPage::Expired, "the session is over")
+            }
+            Err(error) => return Err(self.refuse_for_store(leave, session, error)),
+        };
+        Err(self.refuse(leave, page, session, cause))
+    }
+
     /// Consumes the transit token and sends the browser to the provider.
     pub(super) async fn onward(
         &self,
@@ -299,23 +334,11 @@ impl Visit {
         leave: Leave,
     ) -> Response {
         let session = dialog.session();
-        let relay = self.app.relay.in_trace(&self.trace);
-        match relay.enter(session, dialog.entry(), dialog.id).await {
-            Ok(Entered::Admitted(_)) => {}
-            Ok(Entered::Replayed) => {
-                tracing::warn!(target: "audit", session = %session.key, "transit token replayed");
-                let cause = "two dialogs used the link";
-                return self.refuse(leave, ErrorPage::Replayed, session, cause);
-            }
-            Ok(Entered::Unknown) => {
-                let cause = "unknown session or token";
-                return self.refuse(leave, ErrorPage::BadRequest, session, cause);
-            }
-            Ok(Entered::TransitExpired | Entered::NotPending(_)) => {
-                let cause = "the session is over";
-                return self.refuse(leave, ErrorPage::Expired, session, cause);
-            }
-            Err(error) => return self.refuse_for_store(leave, session, error),
+        // Version 0.1 enters before it shows its first page.
+        if !dialog.entered_by_0_1
+            && let Err(refusal) = self.enter(&dialog, leave).await
+        {
+            return refusal;
         }
         tracing::info!(target: "audit", session = %session.key, proof = ?proven, "dialog entered");
         let clients = self.app.clients.load();

@@ -32,9 +32,12 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
         .routes(routes!(error).answering(&[Also::Head]))
 }
 
-/// The form of the last page has no fields of its own.
+/// Fields of the last page.
 #[derive(Deserialize, utoipa::ToSchema)]
-struct Undo {}
+struct Undo {
+    /// `everywhere` ends everything that the person was granted, not this sign-in alone.
+    decision: Option<String>,
+}
 
 /// The query of an error page.
 #[derive(Deserialize)]
@@ -80,7 +83,8 @@ async fn success(
             Some(account),
             client,
             *autoclose,
-            Some(dialog.fields(&handle)),
+            // Version 0.1 says nothing of the token, so it cannot be undone.
+            dialog.has_forms().then(|| dialog.fields(&handle)),
             visit.window,
         ),
         // The browser did not receive the response that completed the sign-in, or did not ask for it yet.
@@ -116,9 +120,10 @@ impl Visit {
     }
 }
 
-/// The person says that the sign-in was not theirs
+/// The person says that the sign-in was not theirs, or signs out everywhere
 ///
-/// Revokes the access token, ends the grant, and the session if it was not delivered.
+/// Revokes the access token, ends the grant, and the session if it was not delivered; or all tokens and
+/// grants of the person.
 #[utoipa::path(
     post,
     path = paths::SUCCESS,
@@ -131,13 +136,19 @@ impl Visit {
 )]
 async fn undo(
     State(app): State<AppState>,
-    Posted { visit, handle, dialog, .. }: Posted<Undo>,
+    Posted { visit, handle, dialog, fields }: Posted<Undo>,
 ) -> Response {
     let session = dialog.session();
     let Stage::Finished(finished) = &dialog.stage else {
         return visit.error_about(ErrorPage::Used, session, "the dialog is not at this step");
     };
-    if let Some(id) = &finished.token_id {
+    let everywhere = fields.decision.as_deref() == Some("everywhere");
+    if everywhere {
+        let ended = app.end_account(&visit.trace, &finished.subject, "the person").await;
+        if let Err(error) = ended {
+            return visit.store_error(session, error);
+        }
+    } else if let Some(id) = &finished.token_id {
         let expires_at = UnixTime::from_secs(finished.expires_at);
         let remaining = expires_at.saturating_since(UnixTime::now());
         if let Err(error) = app.revocations.in_trace(&visit.trace).revoke(id, remaining).await {
@@ -153,9 +164,12 @@ async fn undo(
     {
         return visit.store_error(session, error);
     }
-    tracing::warn!(target: "audit", session = %session.key, "undone by the person");
-    let mut response =
-        visit.error_about(ErrorPage::Undone, session, "the person said that it was not them");
+    let mut response = if everywhere {
+        visit.error_about(ErrorPage::SignedOut, session, "the person signed out everywhere")
+    } else {
+        tracing::warn!(target: "audit", session = %session.key, "undone by the person");
+        visit.error_about(ErrorPage::Undone, session, "the person said that it was not them")
+    };
     app.forget_dialog(&mut response, &handle);
     response
 }

@@ -6,6 +6,7 @@
 mod callback;
 mod cookie;
 mod device;
+mod earlier;
 mod enter;
 mod finish;
 mod policy;

@@ -21,6 +21,8 @@ use crate::{
             policy::Policy,
             visit::{Decision, DialogForm, Posted},
         },
+        error::Problem,
+        guesses::Guessed,
         methods::MethodsExt as _,
         middleware::ClientAddress,
         openapi_tags,
@@ -148,7 +150,7 @@ async fn opener(
             status = 200, description = "Leads to the OpenID provider, or asks again.",
             body = String, content_type = HTML,
         ),
-        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 429, 502, 503]) }>,
     ),
 )]
 async fn code(
@@ -175,7 +177,20 @@ async fn code(
             Some(crate::relay::CODE_ATTEMPTS),
         );
     };
-    match app.relay.in_trace(&visit.trace).check_user_code(session, &typed).await {
+    if let Err(problem) = app.admit_guess(Guessed::DialogCode, address) {
+        return visit.too_many_guesses(session, &problem);
+    }
+    let checked = app.relay.in_trace(&visit.trace).check_user_code(session, &typed).await;
+    match &checked {
+        Ok(CodeCheck::Right(_)) => app.guesses.right(Guessed::DialogCode, address.0),
+        Ok(CodeCheck::Wrong { .. } | CodeCheck::Exhausted) => {
+            let wrong = Problem::BadRequest(String::new());
+            // The next attempt is refused; this one was counted by its session.
+            app.wrong_guess(Guessed::DialogCode, address, wrong);
+        }
+        _ => {}
+    }
+    match checked {
         Ok(CodeCheck::Right(_)) => visit.onward(handle, dialog, Proven::Code, Leave::Page).await,
         Ok(CodeCheck::Wrong { remaining }) => {
             tracing::warn!(

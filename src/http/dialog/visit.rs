@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     response::Response,
 };
-use http::{HeaderMap, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -153,7 +153,7 @@ impl<T: DeserializeOwned + Send> FromRequest<AppState> for Posted<T> {
         if visit.is_dialog_of_office(&handle) {
             visit.window = app.office_window();
         }
-        if !visit.is_from_our_page() {
+        if !visit.is_from_our_page() && !app.is_form_of_0_1(&visit.headers, &handle) {
             return Err(visit.error_of(
                 ErrorPage::BadRequest,
                 StatusCode::FORBIDDEN,
@@ -240,6 +240,16 @@ impl Visit {
         let reference = reference(&self.trace, page, session, cause);
         let language = self.app.pages.language(&self.headers);
         self.app.pages.error(status, language, page, None, &reference, self.window)
+    }
+
+    /// An error page for an address that presented too many wrong secrets.
+    pub(super) fn too_many_guesses(&self, session: SessionRef, problem: &Problem) -> Response {
+        let cause = "too many wrong secrets from this address";
+        let mut response = self.error_about(ErrorPage::TooManyRequests, session, cause);
+        if let Some(seconds) = problem.retry_after_seconds() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 
     /// An error page for a store that is unavailable.

@@ -24,10 +24,7 @@ use crate::{
         error::Problem,
         exchanges::CodeExchanges,
         extract::{LimitedBody, Query},
-        meet::{
-            CSRF_COOKIE, CSRF_TTL, Detail, LOGIN_COOKIE, Meet, NOT_LOGGED_IN, UNAVAILABLE,
-            set_cookie,
-        },
+        meet::{CSRF_COOKIE, CSRF_TTL, Detail, Meet, NOT_LOGGED_IN, UNAVAILABLE, set_cookie},
         openapi_tags,
         pages::{ErrorPage, ui_locales},
         responses::{Details, ErrorPages, FORM, statuses},
@@ -370,11 +367,21 @@ async fn log_in(
         app.relay.in_trace(trace).store().put_value(name, value.into(), meet.login_ttl).await?;
         sealed = seal(&login)?;
     }
-    let cookies = [
-        set_cookie(LOGIN_COOKIE, &sealed, meet.login_ttl, |cookie| {
+    let [current, earlier] = cookies::login_names(app);
+    let login_cookie = |name: &str, value: &str, ttl| {
+        set_cookie(name, value, ttl, |cookie| {
             cookie.set_http_only(true);
             cookie.set_same_site(SameSite::Lax);
-        }),
+        })
+    };
+    // Version 0.1 finds the login by its own name only; else that name is not left behind.
+    let earlier = match app.serves_beside_0_1() {
+        true => login_cookie(&earlier, &sealed, meet.login_ttl),
+        false => login_cookie(&earlier, "", Duration::ZERO),
+    };
+    let cookies = [
+        earlier,
+        login_cookie(&current, &sealed, meet.login_ttl),
         set_cookie(CSRF_COOKIE, csrf, CSRF_TTL, |cookie| cookie.set_same_site(SameSite::Lax)),
     ];
     for cookie in cookies {
@@ -385,7 +392,8 @@ async fn log_in(
 
 /// The login of a browser, whether it still counts or not.
 fn browser_login(app: &App, headers: &HeaderMap) -> Option<BrowserLogin> {
-    let sealed = cookies::get(headers, LOGIN_COOKIE)?;
+    let mut names = cookies::login_names(app).into_iter();
+    let sealed = names.find_map(|name| cookies::get(headers, &name))?;
     app.cookie_keys.open_text(Purpose::BrowserLogin, b"", &sealed).ok()
 }
 
@@ -397,9 +405,13 @@ pub(super) async fn logged_in(
 ) -> Result<BrowserLogin, Detail> {
     let login = browser_login(app, headers).ok_or(NOT_LOGGED_IN)?;
     let (relay, logouts) = (app.relay.in_trace(trace), app.logouts.in_trace(trace));
-    let (ended, logged_out) =
-        tokio::try_join!(relay.store().is_marked(ended(&login)), logouts.cover(login.signed_in()))?;
-    if ended || logged_out { Err(NOT_LOGGED_IN) } else { Ok(login) }
+    let revocations = app.revocations.in_trace(trace);
+    let (ended, logged_out, revoked) = tokio::try_join!(
+        relay.store().is_marked(ended(&login)),
+        logouts.cover(login.signed_in()),
+        revocations.has_ended(&login.subject, login.signed_in().at)
+    )?;
+    if ended || logged_out || revoked { Err(NOT_LOGGED_IN) } else { Ok(login) }
 }
 
 /// The mark of a login that a logout ended; its CSRF token is like no other.
@@ -464,7 +476,7 @@ pub(super) async fn logout(
     let login = browser_login(&app, &headers);
     // A copy of the cookie must not outlive the logout.
     if let Some(login) = &login {
-        app.relay.in_trace(&trace).store().mark(ended(login), meet.login_ttl).await?;
+        app.relay.in_trace(&trace).store().mark_durably(ended(login), meet.login_ttl).await?;
     }
     let mut response = match (return_to, &login) {
         (None, _) => Json(json!({"status": "ok"})).into_response(),
@@ -474,7 +486,7 @@ pub(super) async fn logout(
             found(at_provider.as_ref().map_or(return_to.as_str(), url::Url::as_str))
         }
     };
-    for name in [LOGIN_COOKIE, CSRF_COOKIE] {
+    for name in cookies::login_names(&app).iter().map(String::as_str).chain([CSRF_COOKIE]) {
         let cookie = set_cookie(name, "", Duration::ZERO, |cookie| {
             cookie.set_same_site(SameSite::Lax);
         });

@@ -40,6 +40,7 @@ use crate::{
         cookies,
         error::Problem,
         extract::LimitedBody,
+        guesses::Guessed,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
@@ -58,9 +59,6 @@ use crate::{
     token::MeetIssuer,
     util::{clock::UnixTime, network::Network},
 };
-
-/// Cookie of the browser login.
-const LOGIN_COOKIE: &str = "token-relay-login";
 
 /// Django's names for the double-submitted token.
 const CSRF_COOKIE: &str = "csrftoken";
@@ -196,7 +194,9 @@ async fn as_detail(request: Request, next: Next) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let detail = match &problem {
         Problem::MethodNotAllowed => format!("Method \"{method}\" not allowed."),
-        Problem::TooManySessions(_) => "Request was throttled.".to_owned(),
+        Problem::TooManySessions(_) | Problem::TooManyGuesses(_) => {
+            "Request was throttled.".to_owned()
+        }
         problem => problem.detail().unwrap_or_else(|| problem.to_string()),
     };
     let body = Json(DetailBody { detail }).into_response();
@@ -218,8 +218,29 @@ impl Meet {
         self.csrf_keys.load().make(session_id)
     }
 
-    /// The session and the credentials of a request of the add-in.
-    fn reader(
+    /// The session and the credentials of a request of the add-in. A wrong token counts as a guess.
+    async fn reader(
+        &self,
+        app: &App,
+        address: ClientAddress,
+        headers: &HeaderMap,
+        csrf: Option<&str>,
+        trace: &Trace,
+    ) -> Result<Credentials, Response> {
+        let refused = match self.read_credentials(headers, csrf, trace) {
+            Ok(reader) => return Ok(reader),
+            Err(refused) => refused,
+        };
+        if refused.1 == WRONG_CSRF.1
+            && let problem @ Problem::TooManyGuesses(_) =
+                app.wrong_guess(Guessed::SessionToken, address, Problem::ReaderUnauthorized)
+        {
+            return Err(problem.into_response());
+        }
+        Err(refused.into_response())
+    }
+
+    fn read_credentials(
         &self,
         headers: &HeaderMap,
         csrf: Option<&str>,
@@ -354,17 +375,22 @@ async fn try_init(
     responses(
         (status = 200, description = "The token, once.", body = PollAnswer),
         (status = 202, description = "The sign-in has not ended.", body = Waiting),
-        Details<{ statuses(&[400, 401, 404, 500, 503]) }>,
+        Details<{ statuses(&[400, 401, 404, 429, 500, 503]) }>,
     ),
 )]
 async fn poll(
     State(app): State<AppState>,
+    address: ClientAddress,
     trace: Trace,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
+    let csrf = csrf_header(&headers);
     let Credentials { session, session_token } =
-        meet.reader(&headers, csrf_header(&headers), &trace)?;
+        match meet.reader(&app, address, &headers, csrf, &trace).await {
+            Ok(credentials) => credentials,
+            Err(refusal) => return Ok(refusal),
+        };
     let relay = app.relay.in_trace(&trace);
     let message = match relay.poll(session, session_token, Delivery::Once).await {
         Ok(None) => return Ok(LongPoll::heartbeat()),
@@ -398,11 +424,16 @@ async fn poll(
 )]
 async fn events(
     State(app): State<AppState>,
+    address: ClientAddress,
     trace: Trace,
     headers: HeaderMap,
     source: sse::EventSource,
 ) -> Result<Response, Detail> {
-    let credentials = app.meet()?.reader(&headers, csrf_header(&headers), &trace)?;
+    let csrf = csrf_header(&headers);
+    let credentials = match app.meet()?.reader(&app, address, &headers, csrf, &trace).await {
+        Ok(credentials) => credentials,
+        Err(refusal) => return Ok(refusal),
+    };
     let served = streams::serve(app, Ok(credentials), source, &trace).await;
     served.map_err(|problem| detail_of(&problem))
 }
@@ -424,16 +455,22 @@ async fn events(
 async fn socket(
     State(app): State<AppState>,
     upgrade: websocket::Upgrade,
+    address: ClientAddress,
     trace: Trace,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let csrf = credentials::offered(&headers)
         .find_map(|offer| offer.strip_prefix("csrf."))
         .or(csrf_header(&headers));
-    let credentials = app.meet()?.reader(&headers, csrf, &trace).map_err(|detail| match detail {
-        Detail(StatusCode::NOT_FOUND, _) => Problem::SessionNotFound,
-        _ => Problem::ReaderUnauthorized,
-    });
+    let credentials = app.meet()?.read_credentials(&headers, csrf, &trace);
+    let (credentials, upgrade) = match credentials {
+        Ok(credentials) => (Ok(credentials), upgrade),
+        Err(Detail(StatusCode::NOT_FOUND, _)) => (Err(Problem::SessionNotFound), upgrade),
+        Err(refused) if refused.1 == WRONG_CSRF.1 => {
+            (Err(Problem::ReaderUnauthorized), upgrade.counting(address))
+        }
+        Err(_) => (Err(Problem::ReaderUnauthorized), upgrade),
+    };
     let served = streams::serve(app, credentials, upgrade, &trace).await;
     served.map_err(|problem| detail_of(&problem))
 }
@@ -462,16 +499,17 @@ struct AnyExchange {
     request_body = Exchange,
     responses(
         (status = 200, description = "The session has its token.", body = Status),
-        Details<{ statuses(&[400, 401, 403, 404, 413, 500, 503]) }>,
+        Details<{ statuses(&[400, 401, 403, 404, 413, 429, 500, 503]) }>,
     ),
 )]
 async fn exchange(
     State(app): State<AppState>,
-    ClientAddress(address): ClientAddress,
+    client: ClientAddress,
     trace: Trace,
     headers: HeaderMap,
     LimitedBody(body): LimitedBody,
 ) -> Result<Response, Detail> {
+    let ClientAddress(address) = client;
     let meet = app.meet()?;
     let login = login::logged_in(&app, &trace, &headers).await?;
     let relay = app.relay.in_trace(&trace);
@@ -514,9 +552,14 @@ async fn exchange(
             tracing::warn!(target: "audit", session = %key, "transit token replayed");
             return Err(INVALID_TRANSIT);
         }
-        Entered::Unknown | Entered::TransitExpired | Entered::NotPending(_) => {
-            return Err(INVALID_TRANSIT);
+        Entered::Unknown => {
+            let wrong = Problem::NotFound;
+            return match app.wrong_guess(Guessed::TransitToken, client, wrong) {
+                problem @ Problem::TooManyGuesses(_) => Ok(problem.into_response()),
+                _ => Err(INVALID_TRANSIT),
+            };
         }
+        Entered::TransitExpired | Entered::NotPending(_) => return Err(INVALID_TRANSIT),
     }
     let issuer = meet.issuer.load();
     let completed = app

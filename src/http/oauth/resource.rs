@@ -1,7 +1,7 @@
 //! Endpoints for APIs: the protected resource, forward authentication, introspection, revocation,
 //! keys and metadata.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json,
@@ -14,7 +14,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{
-        oauth::{Introspection, JwkSet, ResourceMetadata, ServerMetadata, TokenForm},
+        oauth::{
+            Introspection, JwkSet, ResourceMetadata, RevocationForm, ServerMetadata, TokenForm,
+        },
         paths,
     },
     http::{
@@ -30,10 +32,11 @@ use crate::{
         middleware::ClientAddress,
         oauth::device,
         openapi_tags,
+        operator::metrics::Revoked,
         responses::{FORM, OAuthErrors, statuses},
     },
     session::Digest,
-    settings::Grant,
+    settings::{Client, ClientSetting, Grant},
     telemetry::Trace,
     token::Claims,
     util::clock::UnixTime,
@@ -115,8 +118,8 @@ impl AccessToken {
     }
 }
 
-/// The client that the request authenticates, by HTTP Basic.
-struct AuthenticatedClient;
+/// The confidential client that the request authenticates, by HTTP Basic.
+struct AuthenticatedClient(Arc<Client>);
 
 impl AuthenticatedClient {
     /// The client, which must have `grant` if one is asked for; `None` when the request has no
@@ -131,16 +134,26 @@ impl AuthenticatedClient {
         let address = ClientAddress::from_request_parts(parts, app).await?;
         app.admit_guess(Guessed::ClientSecret, address)?;
         let clients = app.clients.load();
-        let is_known = basic.readings().any(|(id, secret)| {
-            let client = clients.authenticate(&id, &secret);
-            client.is_some_and(|client| grant.is_none_or(|grant| client.may(grant)))
+        let mut readings = basic.readings();
+        let client = readings.find_map(|(id, secret)| {
+            let client = clients.authenticate(&id, &secret)?;
+            grant.is_none_or(|grant| client.may(grant)).then(|| Arc::clone(client))
         });
-        if is_known {
+        if let Some(client) = client {
             app.guesses.right(Guessed::ClientSecret, address.0);
-            Ok(Some(Self))
+            Ok(Some(Self(client)))
         } else {
             Err(app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient))
         }
+    }
+
+    /// Refuses a client without this grant.
+    fn check(&self, grant: Grant) -> Result<(), Problem> {
+        if self.0.may(grant) {
+            return Ok(());
+        }
+        let setting = self.0.setting(ClientSetting::Grants);
+        Err(Problem::UnauthorizedClient(format!("`{setting}` does not allow this.")))
     }
 }
 
@@ -266,9 +279,10 @@ fn is_email_verified(claims: &Claims) -> bool {
 async fn introspect(
     State(app): State<AppState>,
     trace: Trace,
-    _client: AuthenticatedClient,
+    client: AuthenticatedClient,
     Form(form): Form<TokenForm>,
 ) -> Result<Response, Problem> {
+    client.check(Grant::Introspect)?;
     let mut answer = Introspection { active: false, claims: Default::default() };
     if let Ok(claims) = app.verifier.verify(form.token.expose())
         && !app.revocations.in_trace(&trace).is_revoked(&claims).await?
@@ -287,13 +301,14 @@ async fn introspect(
 ///
 /// 200 whether or not the token was valid. The bearer of a token may revoke it without client
 /// credentials, since it could use the token as well. A refresh token ends its whole grant, access
-/// tokens included (§2.1).
+/// tokens included (§2.1). With `sub` in the place of `token`, everything that this person was granted
+/// until now ends: access tokens, refresh tokens, browser logins; for clients with the grant `revoke`.
 #[utoipa::path(
     post,
     path = paths::REVOKE,
     tag = openapi_tags::API,
     security((), ("client" = [])),
-    request_body(content = TokenForm, content_type = FORM),
+    request_body(content = RevocationForm, content_type = FORM),
     responses(
         (status = 200, description = "The token is no longer valid."),
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,
@@ -302,21 +317,34 @@ async fn introspect(
 async fn revoke(
     State(app): State<AppState>,
     trace: Trace,
-    _client: Option<AuthenticatedClient>,
-    Form(form): Form<TokenForm>,
+    client: Option<AuthenticatedClient>,
+    Form(form): Form<RevocationForm>,
 ) -> Result<Response, Problem> {
-    let token = form.token.expose();
-    let now = UnixTime::now();
-    if let Ok(claims) = app.verifier.verify(token) {
-        app.revocations.in_trace(&trace).revoke(&claims.jti, claims.remaining()).await?;
-        tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
-    } else if let Some(refresh) = &app.refresh
-        && let Ok(grant) = refresh.open(&app.sealing_keys, token, now)
-    {
-        refresh.in_trace(&trace).end(grant.id).await?;
-        tracing::info!(target: "audit", grant = ?grant.id, "grant revoked");
+    match (&form.token, form.sub.as_deref()) {
+        (Some(token), None) => revoke_token(&app, &trace, token.expose()).await?,
+        (None, Some(subject)) if !subject.is_empty() => {
+            let client = client.ok_or(Problem::InvalidClient)?;
+            client.check(Grant::Revoke)?;
+            app.end_account(&trace, subject, client.0.id.as_str()).await?;
+        }
+        _ => return Err(Problem::BadRequest("Send `token` or `sub`, one of them.".to_owned())),
     }
     Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response())
+}
+
+async fn revoke_token(app: &App, trace: &Trace, token: &str) -> Result<(), Problem> {
+    if let Ok(claims) = app.verifier.verify(token) {
+        app.revocations.in_trace(trace).revoke(&claims.jti, claims.remaining()).await?;
+        app.metrics.revoked(Revoked::Token);
+        tracing::info!(target: "audit", token = ?Digest::of(claims.jti.as_bytes()), "token revoked");
+    } else if let Some(refresh) = &app.refresh
+        && let Ok(grant) = refresh.open(&app.sealing_keys, token, UnixTime::now())
+    {
+        refresh.in_trace(trace).end(grant.id).await?;
+        app.metrics.revoked(Revoked::Grant);
+        tracing::info!(target: "audit", grant = ?grant.id, "grant revoked");
+    }
+    Ok(())
 }
 
 /// The public keys (RFC 7517 §5)

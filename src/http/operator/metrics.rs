@@ -49,6 +49,17 @@ pub enum RefreshOutcome {
     Failed,
 }
 
+/// What was ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue, strum::EnumIter)]
+pub enum Revoked {
+    /// One access token.
+    Token,
+    /// A grant with all its tokens.
+    Grant,
+    /// Everything that a person was granted.
+    Account,
+}
+
 /// How a TLS handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(missing_docs)]
@@ -78,6 +89,11 @@ struct ByClient {
 struct ByGuess {
     secret: &'static str,
     answer: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRevoked {
+    what: Revoked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,6 +158,7 @@ pub struct Metrics {
     handshakes: Family<ByHandshakeOutcome, Counter>,
     reloads: Family<ByReloadOutcome, Counter>,
     guesses: Family<ByGuess, Counter>,
+    revocations: Family<ByRevoked, Counter>,
     store_seconds: Family<ByOperation, Histogram, fn() -> Histogram>,
     store_errors: Family<ByOperation, Counter>,
     store_sessions: Gauge,
@@ -236,6 +253,7 @@ impl Metrics {
             handshakes: Family::default(),
             reloads: Family::default(),
             guesses: Family::default(),
+            revocations: Family::default(),
             store_seconds: Family::new_with_constructor(latency),
             store_errors: Family::default(),
             store_sessions: Gauge::default(),
@@ -302,6 +320,14 @@ impl Metrics {
                 let secret = guessed.into();
                 drop(metrics.guesses.get_or_create(&ByGuess { secret, answer }));
             }
+        }
+        registry.register(
+            "revocations",
+            "Access tokens, grants, and accounts with everything that was granted, ended before their time",
+            metrics.revocations.clone(),
+        );
+        for what in Revoked::iter() {
+            drop(metrics.revocations.get_or_create(&ByRevoked { what }));
         }
         registry.register("reloads", "Reloads of the settings by outcome", metrics.reloads.clone());
         for outcome in [ReloadOutcome::Succeeded, ReloadOutcome::Failed] {
@@ -381,6 +407,11 @@ impl Metrics {
     /// Counts an attempt that was refused with 429.
     pub fn guess_refused(&self, guessed: Guessed) {
         self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "refused" }).inc();
+    }
+
+    /// Counts what was ended before its time.
+    pub fn revoked(&self, what: Revoked) {
+        self.revocations.get_or_create(&ByRevoked { what }).inc();
     }
 
     /// Counts a TLS handshake.

@@ -1,6 +1,8 @@
-//! The operator's surface: health, readiness, metrics.
+//! The operator's surface: health, readiness, metrics, and whom to tell of a vulnerability.
 
 pub mod metrics;
+
+use std::time::SystemTime;
 
 use axum::{
     Json,
@@ -17,7 +19,7 @@ use crate::{
     },
     http::{
         AppState,
-        error::{Problems, types},
+        error::{Problem, ProblemType::NotFound, Problems, types},
         methods::{Also, MethodsExt as _},
         openapi_tags,
     },
@@ -28,7 +30,8 @@ use crate::{
 pub fn endpoints(metrics: bool) -> OpenApiRouter<AppState> {
     let endpoints = OpenApiRouter::default()
         .routes(routes!(healthz).answering(&[Also::Head]))
-        .routes(routes!(readyz).answering(&[Also::Head]));
+        .routes(routes!(readyz).answering(&[Also::Head]))
+        .routes(routes!(security_txt).answering(&[Also::Head]));
     if metrics { endpoints.merge(metrics_endpoint()) } else { endpoints }
 }
 
@@ -92,6 +95,40 @@ async fn readyz(State(app): State<AppState>) -> Response {
         streams: app.relay.registry().waiting(),
     };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// Media type of `security.txt`.
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+/// Whom to tell of a vulnerability (RFC 9116)
+///
+/// 404 where the operator has configured no contact, or a date that is over.
+#[utoipa::path(
+    get,
+    path = paths::SECURITY_TXT,
+    tag = openapi_tags::OPERATOR,
+    responses(
+        (
+            status = 200, description = "Contacts, and when they stop being valid.",
+            body = String, content_type = PLAIN_TEXT,
+        ),
+        Problems<{ types(&[NotFound]) }>,
+    ),
+)]
+async fn security_txt(State(app): State<AppState>) -> Result<Response, Problem> {
+    let server = &app.settings.server;
+    let expires = server.security_expires.filter(|expires| *expires > SystemTime::now());
+    let Some(expires) = expires.filter(|_| !server.security_contact.is_empty()) else {
+        return Err(Problem::NotFound);
+    };
+    let contacts = server.security_contact.iter().map(|contact| format!("Contact: {contact}\n"));
+    let text = format!(
+        "{}Expires: {}\nCanonical: {}\n",
+        contacts.collect::<String>(),
+        humantime::format_rfc3339_seconds(expires),
+        app.public(paths::SECURITY_TXT)
+    );
+    Ok(([(header::CONTENT_TYPE, PLAIN_TEXT)], text).into_response())
 }
 
 /// Media type of the metrics.

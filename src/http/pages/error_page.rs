@@ -48,6 +48,9 @@ pub enum ErrorPage {
     /// The same after the sign-in: its token is revoked.
     #[strum(props(status = 200))]
     Undone,
+    /// Everything that the person was granted has ended.
+    #[strum(props(status = 200))]
+    SignedOut,
     /// The provider is unavailable.
     #[strum(props(status = 503))]
     LoginUnavailable,

@@ -39,7 +39,7 @@ texts! {
     LegacyTexts { title, warning, continue_button }
     AccountTexts { title, question, other_network, warning, continue_button, deny_button }
     OnwardTexts { title, link }
-    SuccessTexts { title, account, close, undo_button }
+    SuccessTexts { title, account, close, undo_button, everywhere_button }
     ErrorText { title, what, next }
 }
 

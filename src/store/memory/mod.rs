@@ -1,11 +1,12 @@
-//! The store of a single process: a restart loses everything.
+//! The store of a single process. A restart loses everything but, with a state file, what was ended.
 //!
 //! A transition holds the lock of one shard and never waits in it. Times are tokio's, so that tests
 //! can move the clock.
 
 mod expiring;
+mod journal;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,16 +14,20 @@ use tokio::time::Instant;
 
 use crate::{
     session::{
-        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, Profile, SealedPayload,
-        SessionKey, SessionRef, State, SubscriptionId,
+        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, Profile,
+        SealedPayload, SessionKey, SessionRef, State, SubscriptionId,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
-        Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
+        Entry, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
         PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
         StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
-        memory::expiring::ExpiringMap,
+        memory::{
+            expiring::ExpiringMap,
+            journal::{EndedKind, Journal, JournalEntry},
+        },
     },
+    util::clock::UnixTime,
 };
 
 /// The store.
@@ -33,6 +38,8 @@ pub struct MemoryStore {
     counts: ExpiringMap<Digest, i64>,
     codes: ExpiringMap<Digest, CodeTarget>,
     grants: ExpiringMap<GrantId, Grant>,
+    accounts: ExpiringMap<AccountId, UnixTime>,
+    journal: Option<Journal>,
     notifier: Arc<dyn Notifier>,
 }
 
@@ -164,15 +171,57 @@ impl Record {
 impl MemoryStore {
     /// An empty store.
     pub fn new(notifier: Arc<dyn Notifier>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::empty(None, notifier))
+    }
+
+    fn empty(journal: Option<Journal>, notifier: Arc<dyn Notifier>) -> Self {
+        Self {
             sessions: ExpiringMap::new(),
             marks: ExpiringMap::new(),
             values: ExpiringMap::new(),
             counts: ExpiringMap::new(),
             codes: ExpiringMap::new(),
             grants: ExpiringMap::new(),
+            accounts: ExpiringMap::new(),
+            journal,
             notifier,
-        })
+        }
+    }
+
+    /// A store that remembers in `state_file` what was ended.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn with_state_file(
+        state_file: &Path,
+        notifier: Arc<dyn Notifier>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let (journal, entries) = Journal::open(state_file)?;
+        let store = Self::empty(Some(journal), notifier);
+        let (now, clock) = (Instant::now(), UnixTime::now());
+        for entry in entries {
+            let digest = Digest::from_bytes(entry.digest);
+            let until = now + entry.expires_at.saturating_since(clock);
+            match entry.kind {
+                EndedKind::Mark => store.marks.insert(digest, (), now, until)?,
+                EndedKind::Grant => store.grants.insert(digest.into(), Grant::Ended, now, until)?,
+                EndedKind::Account => store.accounts.insert(digest.into(), entry.at, now, until)?,
+            };
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// Writes what has ended to the state file, where there is one.
+    async fn record(
+        &self,
+        kind: EndedKind,
+        digest: &[u8; 32],
+        at: UnixTime,
+        memory: Duration,
+    ) -> Result<(), StoreError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let expires_at = UnixTime::now() + memory;
+        journal.write(JournalEntry { kind, digest: *digest, at, expires_at }).await
     }
 
     /// Runs one transition on a session; `None` when there is no such session on this surface.
@@ -200,6 +249,26 @@ impl MemoryStore {
             return None;
         }
         Some(transition(record.at(now), now))
+    }
+
+    fn rotate(&self, grant: GrantId, presented: u32, ttl: Duration, memory: Duration) -> Rotated {
+        let now = Instant::now();
+        let mut shard = self.grants.shard(&grant);
+        let Some((stored, until)) = shard.entries.get_mut(&grant).filter(|(_, until)| now < *until)
+        else {
+            return Rotated::Unknown;
+        };
+        match stored {
+            Grant::Ended => Rotated::Ended,
+            Grant::Active { generation } if presented < *generation => {
+                (*stored, *until) = (Grant::Ended, now + memory);
+                Rotated::Reused
+            }
+            Grant::Active { generation } => {
+                (*generation, *until) = (presented.saturating_add(1), now + ttl);
+                Rotated::Done
+            }
+        }
     }
 
     /// Publishes a change, outside the lock.
@@ -468,6 +537,13 @@ impl MarkStore for MemoryStore {
         self.marks.insert(name, (), now, now + ttl)
     }
 
+    async fn mark_durably(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
+        let set = self.mark(name, ttl).await?;
+        // Also where it was set before: writing it may have failed then.
+        self.record(EndedKind::Mark, name.as_bytes(), UnixTime::from_secs(0), ttl).await?;
+        Ok(set)
+    }
+
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         let shard = self.marks.shard(&name);
         Ok(shard.entries.get(&name).is_some_and(|((), until)| Instant::now() < *until))
@@ -543,23 +619,11 @@ impl GrantStore for MemoryStore {
         ttl: Duration,
         memory: Duration,
     ) -> Result<Rotated, StoreError> {
-        let now = Instant::now();
-        let mut shard = self.grants.shard(&grant);
-        let Some((stored, until)) = shard.entries.get_mut(&grant).filter(|(_, until)| now < *until)
-        else {
-            return Ok(Rotated::Unknown);
-        };
-        Ok(match stored {
-            Grant::Ended => Rotated::Ended,
-            Grant::Active { generation } if presented < *generation => {
-                (*stored, *until) = (Grant::Ended, now + memory);
-                Rotated::Reused
-            }
-            Grant::Active { generation } => {
-                (*generation, *until) = (presented.saturating_add(1), now + ttl);
-                Rotated::Done
-            }
-        })
+        let rotated = self.rotate(grant, presented, ttl, memory);
+        if rotated == Rotated::Reused {
+            self.record(EndedKind::Grant, grant.as_ref(), UnixTime::from_secs(0), memory).await?;
+        }
+        Ok(rotated)
     }
 
     async fn end_grant(&self, grant: GrantId, memory: Duration) -> Result<(), StoreError> {
@@ -568,13 +632,36 @@ impl GrantStore for MemoryStore {
         if let Some(stored) = self.grants.shard(&grant).entries.get_mut(&grant) {
             *stored = (Grant::Ended, now + memory);
         }
-        Ok(())
+        self.record(EndedKind::Grant, grant.as_ref(), UnixTime::from_secs(0), memory).await
     }
 
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
         let shard = self.grants.shard(&grant);
         let stored = shard.entries.get(&grant).filter(|(_, until)| Instant::now() < *until);
         Ok(matches!(stored, Some((Grant::Ended, _))))
+    }
+}
+
+#[async_trait]
+impl AccountStore for MemoryStore {
+    async fn end_account(
+        &self,
+        account: AccountId,
+        at: UnixTime,
+        memory: Duration,
+    ) -> Result<(), StoreError> {
+        let now = Instant::now();
+        self.accounts.insert(account, at, now, now + memory)?;
+        if let Some((ended_at, until)) = self.accounts.shard(&account).entries.get_mut(&account) {
+            (*ended_at, *until) = ((*ended_at).max(at), now + memory);
+        }
+        self.record(EndedKind::Account, account.as_ref(), at, memory).await
+    }
+
+    async fn account_ended_at(&self, account: AccountId) -> Result<Option<UnixTime>, StoreError> {
+        let shard = self.accounts.shard(&account);
+        let stored = shard.entries.get(&account).filter(|(_, until)| Instant::now() < *until);
+        Ok(stored.map(|(ended_at, _)| *ended_at))
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `<prefix>:code:{<digest>}`: the session and the transit token's digest behind a user code of the
 //!   device authorization grant.
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
+//! - `<prefix>:account:{<account>}`: the time up to which everything granted to it has ended.
 
 mod connection;
 mod names;
@@ -38,18 +39,19 @@ use tokio_util::task::AbortOnDropHandle;
 pub use crate::store::redis::connection::{RedisUrl, UnusableUrl};
 use crate::{
     session::{
-        DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
+        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
         SessionKey, SessionRef, Surface,
     },
     store::{
-        Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered, Entry,
-        GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP, PACE_TOLERANCE, Peeked,
-        ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, StoreHealth, Stored,
-        StoredSession, TOMBSTONE, Traced, ValueStore,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
+        Entry, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP, PACE_TOLERANCE,
+        Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, StoreHealth,
+        Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
         redis::{
             connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
         },
     },
+    util::clock::UnixTime,
 };
 
 /// The value of a grant that was ended; `rotate_grant.lua` writes it too.
@@ -475,6 +477,10 @@ impl MarkStore for RedisStore {
         Ok(set.is_some())
     }
 
+    async fn mark_durably(&self, name: Digest, ttl: Duration) -> Result<bool, StoreError> {
+        self.mark(name, ttl).await
+    }
+
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
         let found: i64 =
             self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
@@ -577,6 +583,33 @@ impl GrantStore for RedisStore {
         let value: Option<String> =
             self.client.get(self.names.grant(grant)).await.map_err(|error| self.failed(&error))?;
         Ok(value.as_deref() == Some(ENDED))
+    }
+}
+
+#[async_trait]
+impl AccountStore for RedisStore {
+    async fn end_account(
+        &self,
+        account: AccountId,
+        at: UnixTime,
+        memory: Duration,
+    ) -> Result<(), StoreError> {
+        let arguments = vec![at.as_millis().to_string().into(), milliseconds(memory).into()];
+        let name = self.names.account(account);
+        let reply = self.run_on(&SCRIPTS.end_account, &name, arguments).await?;
+        match reply.word() {
+            b"ended" => Ok(()),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    async fn account_ended_at(&self, account: AccountId) -> Result<Option<UnixTime>, StoreError> {
+        let stored: Option<u64> = self
+            .client
+            .get(self.names.account(account))
+            .await
+            .map_err(|error| self.failed(&error))?;
+        Ok(stored.map(UnixTime::from_millis))
     }
 }
 

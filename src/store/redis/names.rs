@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::session::{Digest, GrantId, SessionKey};
+use crate::session::{AccountId, Digest, GrantId, SessionKey};
 
 /// The names of keys and channels.
 #[derive(Clone)]
@@ -53,6 +53,10 @@ impl Names {
 
     pub(super) fn code(&self, code: Digest) -> String {
         format!("{}:code:{{{}}}", self.prefix, code.to_base64url())
+    }
+
+    pub(super) fn account(&self, account: AccountId) -> String {
+        format!("{}:account:{{{}}}", self.prefix, account.to_base64url())
     }
 
     pub(super) fn mark(&self, name: Digest) -> String {

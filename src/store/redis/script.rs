@@ -23,6 +23,7 @@ macro_rules! transition {
 
 /// Every script.
 pub(crate) struct Scripts {
+    pub(crate) end_account: Script,
     pub(crate) rotate_grant: Script,
     pub(crate) count: Script,
     pub(crate) create: Script,
@@ -38,6 +39,8 @@ pub(crate) struct Scripts {
 }
 
 pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+    // What ends must end on a full server too.
+    end_account: script!("flags=allow-oom", "end_account.lua"),
     // Replaces a few bytes by others, so a full server need not refuse it.
     rotate_grant: script!("flags=allow-oom", "rotate_grant.lua"),
     count: script!("flags=", "count.lua"),

@@ -93,6 +93,17 @@ impl Process {
         Self::start(&arguments, environment)
     }
 
+    /// The demo with a public URL that leads to a proxy. `url` is where it listens itself.
+    pub fn demo_behind(public_url: &str, environment: &[(&str, &str)]) -> Self {
+        let address = format!("127.0.0.1:{}", redis::free_port());
+        let arguments = ["demo", "--no-open", "--allow-production", "--listen", &address];
+        let arguments = [&arguments[..], &["--provider-listen", "127.0.0.1:0"]].concat();
+        let environment = [environment, &[("TOKEN_RELAY_PUBLIC_URL", public_url)]].concat();
+        let mut process = Self::start(&arguments, &environment);
+        process.url = format!("http://{address}");
+        process
+    }
+
     /// Its process ID.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -78,7 +78,8 @@ pub async fn count_guesses(
     let response = next.run(request).await;
     match response.extensions().get::<Problem>() {
         Some(problem @ Problem::ReaderUnauthorized) if presented => {
-            app.wrong_guess(Guessed::SessionToken, address, problem.clone()).into_response()
+            let problem = problem.clone();
+            app.wrong_guess(Guessed::SessionToken, address, problem).into_response()
         }
         _ => response,
     }

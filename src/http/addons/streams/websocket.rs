@@ -195,6 +195,11 @@ enum Purpose {
 }
 
 impl Upgrade {
+    /// The same, where a wrong session token counts as a guess of `guesser`.
+    pub fn counting(self, guesser: ClientAddress) -> Self {
+        Self { guesser: Some(guesser), ..self }
+    }
+
     /// Completes the handshake and serves the socket.
     fn spawn(self, encoder: Encoder, mut purpose: Purpose) -> Response {
         let Self { on_upgrade, response, .. } = self;
