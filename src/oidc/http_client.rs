@@ -1,6 +1,6 @@
 //! The back channel to the provider: bounded in time and size, following no redirects.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io::ErrorKind, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
 use openidconnect::{HttpRequest, HttpResponse};
@@ -57,9 +57,19 @@ impl Failed for CallError {
         let Self::Request(error) = self else { return false };
         let mut source = error.source();
         while let Some(cause) = source {
-            if let Some(error) = cause.downcast_ref::<hyper::Error>()
-                && error.is_incomplete_message()
-            {
+            // The end of the connection, or a reset where the server had closed it before.
+            let is_end = cause
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
+            let is_reset = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::ConnectionAborted
+                        | ErrorKind::BrokenPipe
+                )
+            });
+            if is_end || is_reset {
                 return true;
             }
             source = cause.source();
@@ -281,6 +291,11 @@ mod tests {
             drop(stream);
             let (mut stream, _) = listener.accept().await.unwrap();
             answer(&mut stream).await;
+            // With the request unread, the connection is reset.
+            stream.readable().await.unwrap();
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            answer(&mut stream).await;
             // A server that never answers is not asked without end.
             for _ in 0..2 {
                 read(&mut stream).await;
@@ -289,7 +304,7 @@ mod tests {
             }
         });
         let channel = BackChannel::new(Duration::from_secs(5)).unwrap();
-        for _ in 0..2 {
+        for _ in 0..3 {
             let received = channel.get(&url, "application/json").await;
             assert_eq!(received.map(|received| received.status).ok(), Some(StatusCode::OK));
         }
