@@ -27,6 +27,11 @@ impl HalfClose {
         }
     }
 
+    /// Whether the client has shut down its sending side.
+    pub fn has_happened(&self) -> bool {
+        self.0.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
     /// Returns once the client has shut down its sending side. Cancel-safe.
     pub async fn wait(&self) {
         match &self.0 {

@@ -13,6 +13,7 @@ pub mod exchanges;
 pub mod extract;
 pub mod guesses;
 mod half_close;
+mod handover;
 pub mod meet;
 mod methods;
 pub mod middleware;

@@ -4,6 +4,7 @@
 //! is known of a session. Knows no HTTP and opens no token.
 
 mod details;
+mod handover;
 mod registry;
 mod subscription;
 #[cfg(test)]
@@ -17,9 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 pub use crate::relay::{
+    handover::Handover,
     registry::{DirectWriter, Interruptions, JoinError, Registry},
     subscription::Subscription,
 };
@@ -32,7 +34,8 @@ use crate::{
     },
     store::{
         self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked,
-        ReadMode, ReadRequest, ReadResult, Store, StoreError, Stored, StoredDetails, StoredSession,
+        ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError, Stored, StoredDetails,
+        StoredSession,
     },
     telemetry::{Trace, TraceContext},
     token::{KeyRing, Purpose},
@@ -108,7 +111,7 @@ pub enum CodeCheck {
 }
 
 /// Result of a poll by a client that may not poll too often.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum PacedPoll {
     /// No outcome yet.
     Pending,
@@ -118,7 +121,7 @@ pub enum PacedPoll {
         interval: Duration,
     },
     /// The session has an outcome.
-    Settled(Outcome),
+    Settled(Outcome, Handover),
 }
 
 /// How often a user code is drawn again when another session has it.
@@ -207,11 +210,43 @@ impl Relay {
         &self.store
     }
 
-    fn grace(&self, delivery: Delivery) -> Option<Duration> {
+    /// What a delivery does to the session.
+    fn retention(&self, delivery: Delivery) -> Retention {
         match delivery {
-            Delivery::Once => None,
-            Delivery::UntilAcknowledged => Some(self.timing.delivery_grace),
+            // A new one for each read, so that one is handed back without the next.
+            Delivery::Once => Retention::Once(SubscriptionId::generate()),
+            Delivery::UntilAcknowledged => Retention::Grace(self.timing.delivery_grace),
         }
+    }
+
+    /// Reads from `store`. A read that may end the session is completed even if the caller is dropped
+    /// meanwhile, or the answer is lost; then the token is handed back.
+    async fn read(
+        self: &Arc<Self>,
+        store: &Arc<dyn Store>,
+        session: SessionRef,
+        request: ReadRequest,
+    ) -> Result<(ReadResult, Handover), StoreError> {
+        let Retention::Once(reader) = request.retention else {
+            return Ok((store.read(session, request).await?, Handover::none()));
+        };
+        let handover = Handover::new(self.untraced(), session, reader);
+        let (answer, answered) = oneshot::channel();
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            let read = store.read(session, request).await;
+            let read = read.map(|read| match read {
+                ReadResult::Settled(Outcome::Token { .. }) => (read, handover),
+                _ => {
+                    handover.delivered();
+                    (read, Handover::none())
+                }
+            });
+            // Dropped with the handover when nobody waits any more.
+            drop(answer.send(read));
+        });
+        let stopped = |_| Err(StoreError::Unavailable("shutting down".to_owned()));
+        answered.await.unwrap_or_else(stopped)
     }
 
     /// Creates a session.
@@ -412,45 +447,48 @@ impl Relay {
         self.store.fail(session, failure).await
     }
 
-    /// Reads once, without waiting. `None`: still pending.
+    /// Reads once, without waiting. `None`: still pending. The [`Handover`] is to be told when the
+    /// client has the outcome.
     ///
     /// # Errors
     /// When the session or the credentials are unknown or the store is unavailable.
     pub async fn poll(
-        &self,
+        self: &Arc<Self>,
         session: SessionRef,
         session_token: Option<Digest>,
         delivery: Delivery,
-    ) -> Result<Option<Outcome>, ReadError> {
-        let grace = self.grace(delivery);
-        let request = ReadRequest { session_token, mode: ReadMode::Poll, grace };
-        match self.store.read(session, request).await? {
+    ) -> Result<Option<(Outcome, Handover)>, ReadError> {
+        let retention = self.retention(delivery);
+        let request = ReadRequest { session_token, mode: ReadMode::Poll, retention };
+        let (read, handover) = self.read(&self.store, session, request).await?;
+        match read {
             ReadResult::Unknown => Err(ReadError::Unknown),
             ReadResult::Unauthorized => Err(ReadError::Unauthorized),
             ReadResult::Pending { .. } | ReadResult::TooEarly { .. } => Ok(None),
-            ReadResult::Settled(outcome) => Ok(Some(outcome)),
+            ReadResult::Settled(outcome) => Ok(Some((outcome, handover))),
         }
     }
 
     /// Reads once, without waiting, on behalf of a client that may poll every `interval`. A token
-    /// ends the session.
+    /// ends the session, unless the [`Handover`] hands it back.
     ///
     /// # Errors
     /// As [`Self::poll`].
     pub async fn paced_poll(
-        &self,
+        self: &Arc<Self>,
         session: SessionRef,
         session_token: Option<Digest>,
         interval: Duration,
     ) -> Result<PacedPoll, ReadError> {
-        let mode = ReadMode::PacedPoll(interval);
-        let request = ReadRequest { session_token, mode, grace: None };
-        match self.store.read(session, request).await? {
+        let (mode, retention) = (ReadMode::PacedPoll(interval), self.retention(Delivery::Once));
+        let request = ReadRequest { session_token, mode, retention };
+        let (read, handover) = self.read(&self.store, session, request).await?;
+        match read {
             ReadResult::Unknown => Err(ReadError::Unknown),
             ReadResult::Unauthorized => Err(ReadError::Unauthorized),
             ReadResult::Pending { .. } => Ok(PacedPoll::Pending),
             ReadResult::TooEarly { interval } => Ok(PacedPoll::TooEarly { interval }),
-            ReadResult::Settled(outcome) => Ok(PacedPoll::Settled(outcome)),
+            ReadResult::Settled(outcome) => Ok(PacedPoll::Settled(outcome, handover)),
         }
     }
 
@@ -469,8 +507,8 @@ impl Relay {
         // Created at once, so that its drop leaves and unsubscribes whatever fails below.
         let mut subscription =
             Subscription::new(self.untraced(), session, mailbox, session_token, delivery);
-        subscription.subscribe(&*self.store).await?;
-        subscription.attach(&*self.store).await?;
+        subscription.subscribe(&self.store).await?;
+        subscription.attach(&self.store).await?;
         Ok(subscription)
     }
 
@@ -518,8 +556,9 @@ impl Relay {
     ) {
         let relay = Arc::clone(self);
         tokio::spawn(async move {
-            let grace = Some(relay.timing.delivery_grace);
-            let request = ReadRequest { session_token, mode: ReadMode::Claim(subscription), grace };
+            let mode = ReadMode::Claim(subscription);
+            let retention = relay.retention(Delivery::UntilAcknowledged);
+            let request = ReadRequest { session_token, mode, retention };
             if let Err(error) = relay.store.read(session, request).await {
                 tracing::debug!(session = %session.key, %error, "delivery not recorded");
             }

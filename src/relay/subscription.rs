@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::{
     relay::{
-        Delivery, ReadError, Relay,
+        Delivery, Handover, ReadError, Relay,
         registry::{BusDelivery, DirectWriter, Mailbox, Signal},
     },
-    session::{Digest, GoneReason, Outcome, SessionRef},
-    store::{ReadMode, ReadRequest, ReadResult, Store, StoreError},
+    session::{Digest, GoneReason, Outcome, SessionRef, SubscriptionId},
+    store::{ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError},
 };
 
 /// First pause before the store is asked again while it is unavailable; doubles up to
@@ -30,13 +30,20 @@ pub struct Subscription {
     delivery: Delivery,
     /// When the session expires; set by the first read.
     expires_at: Instant,
-    /// The outcome, if the first read found one. Boxed, because most subscriptions wait and their
-    /// size matters.
-    found: Option<Box<Outcome>>,
+    /// What a read found. Boxed, because most subscriptions wait and their size matters.
+    found: Option<Box<Found>>,
     /// Whether a change was signalled and not looked into; survives a cancelled `outcome`.
     changed: bool,
     /// Whether the store's subscription was confirmed and must be ended.
     subscribed: bool,
+}
+
+/// What a read of a session found.
+struct Found {
+    /// The outcome, until it is taken.
+    outcome: Option<Outcome>,
+    /// The token that [`Delivery::Once`] took out of the store.
+    handover: Handover,
 }
 
 impl Subscription {
@@ -61,15 +68,16 @@ impl Subscription {
         }
     }
 
-    pub(crate) async fn subscribe(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    pub(crate) async fn subscribe(&mut self, store: &Arc<dyn Store>) -> Result<(), StoreError> {
         store.subscribe(self.session.key).await?;
         self.subscribed = true;
         Ok(())
     }
 
-    pub(crate) async fn attach(&mut self, store: &dyn Store) -> Result<(), ReadError> {
+    pub(crate) async fn attach(&mut self, store: &Arc<dyn Store>) -> Result<(), ReadError> {
         let attach = self.request(ReadMode::Attach(self.mailbox.subscription()));
-        self.found = match store.read(self.session, attach).await? {
+        let (read, handover) = self.relay.read(store, self.session, attach).await?;
+        self.found = match read {
             ReadResult::Unknown => return Err(ReadError::Unknown),
             ReadResult::Unauthorized => return Err(ReadError::Unauthorized),
             ReadResult::Pending { remaining } => {
@@ -77,15 +85,17 @@ impl Subscription {
                 None
             }
             ReadResult::TooEarly { .. } => None,
-            ReadResult::Settled(outcome) => Some(Box::new(outcome)),
+            ReadResult::Settled(outcome) => {
+                Some(Box::new(Found { outcome: Some(outcome), handover }))
+            }
         };
         self.relay.registry.admit(self.session.key, &self.mailbox);
         Ok(())
     }
 
     fn request(&self, mode: ReadMode) -> ReadRequest {
-        let grace = self.relay.grace(self.delivery);
-        ReadRequest { session_token: self.session_token, mode, grace }
+        let retention = self.relay.retention(self.delivery);
+        ReadRequest { session_token: self.session_token, mode, retention }
     }
 
     /// The session.
@@ -105,12 +115,18 @@ impl Subscription {
 
     /// The outcome, where the session had one when the wait began.
     pub fn found(&self) -> Option<&Outcome> {
-        self.found.as_deref()
+        self.found.as_ref()?.outcome.as_ref()
     }
 
     /// Takes what [`Self::found`] returns.
     pub fn take_found(&mut self) -> Option<Outcome> {
-        self.found.take().map(|found| *found)
+        self.found.as_mut()?.outcome.take()
+    }
+
+    /// What has to be told once the outcome has reached the client; empty for
+    /// [`Delivery::UntilAcknowledged`].
+    pub fn take_handover(&mut self) -> Handover {
+        self.found.take().map(|found| found.handover).unwrap_or_default()
     }
 
     /// Whether a payload on the bus may be delivered before the store is asked: only clients with
@@ -159,7 +175,7 @@ impl Subscription {
     }
 
     /// Reads what became of the session; `None` when it is still pending.
-    async fn collect(&self) -> Option<Outcome> {
+    async fn collect(&mut self) -> Option<Outcome> {
         let subscription = self.mailbox.subscription();
         if self.trusts_bus()
             && let Some(delivery) = self.mailbox.take_delivery()
@@ -171,13 +187,18 @@ impl Subscription {
             });
         }
         let mut pause = FIRST_RETRY_PAUSE;
+        // The reader of a claim that may have taken the token although its answer was lost.
+        let mut unanswered = None;
         loop {
             let claim = self.request(ReadMode::Claim(subscription));
-            match self.relay.store.read(self.session, claim).await {
-                Ok(ReadResult::Pending { .. } | ReadResult::TooEarly { .. }) => return None,
-                Ok(ReadResult::Settled(outcome)) => return Some(outcome),
+            match self.claim(claim, &mut unanswered).await {
+                Ok((ReadResult::Pending { .. } | ReadResult::TooEarly { .. }, _)) => return None,
+                Ok((ReadResult::Settled(outcome), handover)) => {
+                    self.found = Some(Box::new(Found { outcome: None, handover }));
+                    return Some(outcome);
+                }
                 // The store lost the session during the wait.
-                Ok(ReadResult::Unknown | ReadResult::Unauthorized) => {
+                Ok((ReadResult::Unknown | ReadResult::Unauthorized, _)) => {
                     return Some(Outcome::Gone(GoneReason::Expired));
                 }
                 Err(error) => {
@@ -197,6 +218,22 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Reads after a change, once an earlier read without an answer has been undone.
+    async fn claim(
+        &self,
+        claim: ReadRequest,
+        unanswered: &mut Option<SubscriptionId>,
+    ) -> Result<(ReadResult, Handover), StoreError> {
+        if let Some(reader) = *unanswered {
+            self.relay.store.hand_back(self.session, reader).await?;
+        }
+        *unanswered = match claim.retention {
+            Retention::Once(reader) => Some(reader),
+            Retention::Grace(_) => None,
+        };
+        self.relay.read(&self.relay.store, self.session, claim).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use crate::{relay::*, store::memory::MemoryStore};
 
 fn relay() -> Arc<Relay> {
     let registry = Registry::new(10_000, 4);
-    let store = MemoryStore::new(registry.clone());
+    let store = MemoryStore::new(registry.clone(), usize::MAX);
     let timing =
         Timing { delivery_grace: Duration::from_secs(30), fulfil_timeout: Duration::from_secs(5) };
     Relay::new(store, registry, Arc::new(KeyRing::random()), timing)
@@ -42,6 +43,18 @@ async fn legacy(relay: &Relay) -> SessionRef {
 
 fn sealed(text: &'static str) -> SealedPayload {
     SealedPayload(Bytes::from_static(text.as_bytes()))
+}
+
+/// What a poll that reaches its client says.
+async fn polled(
+    relay: &Arc<Relay>,
+    key: SessionRef,
+    session_token: Option<Digest>,
+    delivery: Delivery,
+) -> Option<Outcome> {
+    let (outcome, handover) = relay.poll(key, session_token, delivery).await.unwrap()?;
+    handover.delivered();
+    Some(outcome)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,10 +126,11 @@ async fn a_bound_subscription_is_given_the_token_before_it_wakes_and_its_grace_b
     assert_eq!((went, outcome), (1, Outcome::WrittenDirectly));
     // The delivery is noted by a task of its own.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let read = || relay.poll(key, Some(Digest::of(b"session token")), Delivery::UntilAcknowledged);
-    assert!(matches!(read().await.unwrap(), Some(Outcome::Token { .. })));
+    let session_token = Some(Digest::of(b"session token"));
+    let read = || polled(&relay, key, session_token, Delivery::UntilAcknowledged);
+    assert!(matches!(read().await, Some(Outcome::Token { .. })));
     tokio::time::sleep(relay.timing.delivery_grace).await;
-    assert_eq!(read().await.unwrap(), Some(Outcome::Gone(GoneReason::Expired)));
+    assert_eq!(read().await, Some(Outcome::Gone(GoneReason::Expired)));
 }
 
 #[tokio::test]
@@ -143,7 +157,7 @@ async fn read_once_polls_hand_the_token_to_exactly_one() {
         relay.fulfil(key, sealed("token")).await.unwrap();
         let polls = (0..8).map(|_| {
             let relay = Arc::clone(&relay);
-            tokio::spawn(async move { relay.poll(key, None, Delivery::Once).await.unwrap() })
+            tokio::spawn(async move { polled(&relay, key, None, Delivery::Once).await })
         });
         let mut winners = 0;
         for poll in polls.collect::<Vec<_>>() {
@@ -236,7 +250,7 @@ async fn a_stranger_gets_nothing_and_burns_nothing() {
         assert_eq!(relay.end(key, wrong).await.unwrap(), Ended::Unauthorized);
     }
     assert!(matches!(
-        relay.poll(key, session_token, Delivery::UntilAcknowledged).await.unwrap(),
+        polled(&relay, key, session_token, Delivery::UntilAcknowledged).await,
         Some(Outcome::Token { .. })
     ));
 }
@@ -342,7 +356,8 @@ proptest! {
                     }
                     Call::Poll | Call::PollOnce => {
                         let once = matches!(call, Call::PollOnce);
-                        let outcome = relay.poll(key, token, if once { Delivery::Once } else { Delivery::UntilAcknowledged }).await.unwrap();
+                        let delivery = if once { Delivery::Once } else { Delivery::UntilAcknowledged };
+                        let outcome = polled(&relay, key, token, delivery).await;
                         match model {
                             Model::Pending => prop_assert!(outcome.is_none(), "{outcome:?}"),
                             Model::Failed => prop_assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}"),
@@ -368,5 +383,49 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_before_it_has_the_token_hands_it_back() {
+    let relay = relay();
+    let has_token = async |key| {
+        // A task of its own hands it back.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        let polled = polled(&relay, key, None, Delivery::Once).await;
+        assert!(matches!(polled, Some(Outcome::Token { .. })), "{polled:?}");
+        let polled = relay.poll(key, None, Delivery::Once).await.unwrap();
+        assert!(matches!(polled, Some((Outcome::Gone(GoneReason::Acknowledged), _))), "{polled:?}");
+    };
+    // It leaves while the store is asked.
+    let key = legacy(&relay).await;
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    let mut poll = Box::pin(relay.poll(key, None, Delivery::Once));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(poll.as_mut().poll(&mut context).is_pending());
+    tokio::task::yield_now().await;
+    drop(poll);
+    has_token(key).await;
+    // It leaves with the token in hand.
+    let key = legacy(&relay).await;
+    relay.fulfil(key, sealed("token")).await.unwrap();
+    drop(relay.poll(key, None, Delivery::Once).await.unwrap());
+    has_token(key).await;
+    // A subscription leaves while it claims the token, or with it.
+    for takes in [false, true] {
+        let key = legacy(&relay).await;
+        let mut subscription = relay.open(key, None, Delivery::Once).await.unwrap();
+        relay.fulfil(key, sealed("token")).await.unwrap();
+        if takes {
+            assert!(matches!(subscription.outcome().await, Outcome::Token { .. }));
+        } else {
+            let mut outcome = Box::pin(subscription.outcome());
+            assert!(outcome.as_mut().poll(&mut context).is_pending());
+            tokio::task::yield_now().await;
+            drop(outcome);
+        }
+        drop(subscription);
+        has_token(key).await;
     }
 }

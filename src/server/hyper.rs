@@ -30,8 +30,8 @@ use crate::{
 /// depend on how the head is cut into segments or on the whitespace in it.
 pub(crate) const MAX_BUFFERED_HEAD: usize = MAX_HEAD + 8 * 1024;
 
-/// Requests open at the same time on one HTTP/2 connection.
-const MAX_CONCURRENT_STREAMS: u32 = 250;
+/// Requests open at the same time on one HTTP/2 connection; at least 100 (RFC 9113 §6.5.2).
+const MAX_CONCURRENT_STREAMS: u32 = 128;
 
 /// The beginning of a connection: the bytes that were read already, and the response to the first
 /// request where there is one.
@@ -62,7 +62,9 @@ where
                 (Some(response), _) => response,
                 (None, Some(router)) => {
                     request.extensions_mut().insert(ConnectInfo(peer));
-                    let Ok(response) = router.oneshot(request).await;
+                    // In an allocation of its own: over HTTP/2 the task of a request lives until its
+                    // answer is taken, which may be long after this future has ended.
+                    let Ok(response) = Box::pin(router.oneshot(request)).await;
                     response
                 }
                 (None, None) => Response::default(),

@@ -42,6 +42,8 @@ struct State {
     open: usize,
     /// When a request was answered or the client took bytes last.
     active_at: Instant,
+    /// When a request was answered last.
+    answered_at: Option<Instant>,
     http2: bool,
     /// Whether a handler waits for more of a request's body.
     body_wanted: bool,
@@ -66,6 +68,7 @@ impl Requests {
         let state = State {
             open: 0,
             active_at: Instant::now(),
+            answered_at: None,
             http2: false,
             body_wanted: false,
             withheld_from: None,
@@ -102,9 +105,14 @@ impl Requests {
         self.state().body_wanted = false;
     }
 
-    /// Records that the client read something.
+    /// Records that the client read something. Over HTTP/2 that may be the acknowledgement of a ping,
+    /// so that only for a while after a response it counts as a part of it.
     pub(crate) fn sent(&self) {
-        self.state().active_at = Instant::now();
+        let (mut state, now) = (self.state(), Instant::now());
+        let Some(answered_at) = state.answered_at else { return };
+        if !state.http2 || now < answered_at + WRITE_TIMEOUT {
+            state.active_at = now;
+        }
     }
 
     /// Whether the reader of the socket may see a half-close.
@@ -159,6 +167,7 @@ impl Drop for OpenRequest {
         let mut state = self.requests.state();
         state.open -= 1;
         state.active_at = Instant::now();
+        state.answered_at = Some(state.active_at);
         if state.open == 0 {
             state.release_end();
         }
@@ -301,8 +310,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn pings_keep_no_connection_of_http2_open() {
+        let requests = Requests::new();
+        let start = Instant::now();
+        let pings = async |requests: &Requests| loop {
+            requests.sent();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        let abandoned = tokio::select! {
+            () = pings(&requests) => unreachable!(),
+            abandoned = requests.abandoned(TIMEOUT) => abandoned,
+        };
+        assert_eq!((abandoned, start.elapsed().as_secs()), (Abandoned::Idle, 10), "no request yet");
+        // What follows a response may be a part of it.
+        requests.state().http2 = true;
+        drop(open(&requests));
+        let start = Instant::now();
+        tokio::select! {
+            () = pings(&requests) => unreachable!(),
+            _ = requests.abandoned(TIMEOUT) => {}
+        }
+        let most = WRITE_TIMEOUT + TIMEOUT;
+        assert!(start.elapsed() > TIMEOUT && start.elapsed() <= most, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_something_keeps_its_connection() {
         let requests = Requests::new();
+        drop(open(&requests));
         let start = Instant::now();
         let takes = async {
             for _ in 0..5 {

@@ -62,6 +62,13 @@ impl DialogId {
     pub fn generate() -> Self {
         Self(Digest::random())
     }
+
+    /// The dialog that consists of one exchange: that of a browser login, named by its CSRF token,
+    /// and a transit token. A repeated exchange is the same dialog.
+    pub fn of_exchange(login: &str, transit: &Digest) -> Self {
+        let named = format!("exchange {} {login}", transit.to_base64url());
+        Self(Digest::of(named.as_bytes()))
+    }
 }
 
 digest_identifier! {

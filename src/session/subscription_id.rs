@@ -1,8 +1,8 @@
-//! Identifies one waiting connection of a session.
+//! Identifies one reader of a session.
 
 use crate::util::random::random_bytes;
 
-/// Tells one subscription of a session from another; new for each. No secret.
+/// Tells one subscription or poll of a session from another; new for each. No secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(u64);
 

@@ -6,10 +6,12 @@ use crate::{
     settings::{
         declaration::{secret, section, setting},
         source::Source,
-        value::{MINUTE, SECOND, duration, path},
+        value::{MINUTE, SECOND, duration, number, path},
     },
     store::{StoreOptions, StoreUrl},
 };
+
+const MEBIBYTE: usize = 1 << 20;
 
 section! {
     /// The session store.
@@ -22,6 +24,8 @@ section! {
         prefix: String = setting("REDIS_PREFIX").default("token-relay"), prefix;
         /// Timeout of one store command
         timeout: Duration = setting("REDIS_TIMEOUT").default("2s"), duration(SECOND / 10, MINUTE);
+        /// Maximum size of the session store without Redis, in bytes; beyond it, creation answers 503
+        memory: usize = setting("MEMORY_STORE_MAX").default("268435456"), number(MEBIBYTE..=1 << 40);
     }
 }
 
@@ -33,6 +37,7 @@ impl StoreSettings {
             prefix: self.prefix.clone(),
             command_timeout: self.timeout,
             state_file: self.state_file.clone(),
+            max_memory: self.memory,
         }
     }
 

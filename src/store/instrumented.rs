@@ -11,20 +11,20 @@ use bytes::Bytes;
 use crate::{
     session::{
         AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
-        SessionKey, SessionRef,
+        SessionKey, SessionRef, SubscriptionId,
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
         Entry, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult,
-        Rotated, SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession, Traced,
-        ValueStore,
+        Retention, Rotated, SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession,
+        Traced, ValueStore,
     },
     telemetry::Trace,
     util::clock::UnixTime,
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 28] = [
+pub const OPERATIONS: [&str; 29] = [
     "create",
     "peek",
     "enter",
@@ -34,6 +34,7 @@ pub const OPERATIONS: [&str; 28] = [
     "poll",
     "attach",
     "claim",
+    "hand_back",
     "acknowledge",
     "end",
     "evict",
@@ -179,12 +180,20 @@ impl SessionStore for Instrumented {
             ReadMode::Attach(_) => "attach",
             ReadMode::Claim(_) => "claim",
         };
-        let ends_session = request.grace.is_none();
+        let ends_session = matches!(request.retention, Retention::Once(_));
         let result = self.call(operation, self.store.read(session, request)).await?;
         if ends_session && matches!(result, ReadResult::Settled(Outcome::Token { .. })) {
             self.observer.state_entered("acknowledged");
         }
         Ok(result)
+    }
+
+    async fn hand_back(
+        &self,
+        session: SessionRef,
+        reader: SubscriptionId,
+    ) -> Result<bool, StoreError> {
+        self.call("hand_back", self.store.hand_back(session, reader)).await
     }
 
     async fn acknowledge(

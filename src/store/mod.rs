@@ -18,14 +18,15 @@ pub use crate::store::{
     redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
         Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Fulfilled, NewSession,
-        Peeked, ReadMode, ReadRequest, ReadResult, Rotated, Stored, StoredDetails, StoredSession,
+        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, Stored, StoredDetails,
+        StoredSession,
     },
 };
 
 use crate::{
     session::{
         AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, SealedPayload,
-        SessionKey, SessionRef,
+        SessionKey, SessionRef, SubscriptionId,
     },
     store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
     telemetry::Trace,
@@ -72,6 +73,8 @@ pub struct StoreOptions {
     pub command_timeout: Duration,
     /// File for what must outlive a restart of the store in memory: revocations and ended grants.
     pub state_file: Option<PathBuf>,
+    /// Maximum size of everything stored in memory, in bytes; what does not fit is refused.
+    pub max_memory: usize,
 }
 
 impl StoreOptions {
@@ -92,11 +95,11 @@ pub async fn open(
     notifier: Arc<dyn Notifier>,
     observer: Arc<dyn StoreObserver>,
 ) -> Result<Arc<dyn Store>, StoreError> {
-    let StoreOptions { url, prefix, command_timeout, state_file } = options.clone();
+    let StoreOptions { url, prefix, command_timeout, state_file, max_memory } = options.clone();
     let store: Arc<dyn Store> = match url {
         None => match state_file {
-            None => MemoryStore::new(notifier),
-            Some(path) => MemoryStore::with_state_file(&path, notifier)?,
+            None => MemoryStore::new(notifier, max_memory),
+            Some(path) => MemoryStore::with_state_file(&path, notifier, max_memory)?,
         },
         Some(StoreUrl::Redis(url)) => {
             RedisStore::connect(&RedisOptions { url, prefix, command_timeout }, notifier).await?
@@ -209,6 +212,15 @@ pub trait SessionStore: Send + Sync + 'static {
         session: SessionRef,
         request: ReadRequest,
     ) -> Result<ReadResult, StoreError>;
+
+    /// Undoes a delivery by [`Retention::Once`] to a reader that left before it had the token: the
+    /// token is readable again. False, and nothing changes, when there was no such delivery, the
+    /// session has expired, or its reader has ended it since.
+    async fn hand_back(
+        &self,
+        session: SessionRef,
+        reader: SubscriptionId,
+    ) -> Result<bool, StoreError>;
 
     /// Ends the session if `event` is the id of the event that delivered its token.
     async fn acknowledge(

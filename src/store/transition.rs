@@ -156,9 +156,28 @@ pub struct ReadRequest {
     pub session_token: Option<Digest>,
     /// How it is read.
     pub mode: ReadMode,
-    /// How long the token stays readable after its first delivery. `None`: the delivery ends the
-    /// session (polls of the legacy profile and of the Meet surface).
-    pub grace: Option<Duration>,
+    /// What a delivery of the token does.
+    pub retention: Retention,
+}
+
+/// What a delivery of the token does to its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// The token stays readable for this long after its first delivery.
+    Grace(Duration),
+    /// The session is over (polls of the legacy profile and of the Meet surface), unless this reader
+    /// hands the token back.
+    Once(SubscriptionId),
+}
+
+impl Retention {
+    /// The time for which the token stays readable.
+    pub fn grace(self) -> Option<Duration> {
+        match self {
+            Self::Grace(grace) => Some(grace),
+            Self::Once(_) => None,
+        }
+    }
 }
 
 /// Result of a read.

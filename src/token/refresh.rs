@@ -334,7 +334,7 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
     fn refresh() -> Refresh {
-        let store = MemoryStore::new(Arc::new(Nobody));
+        let store = MemoryStore::new(Arc::new(Nobody), usize::MAX);
         Refresh::new(store, "https://relay.example".to_owned(), 24 * HOUR, 30 * HOUR, HOUR)
     }
 

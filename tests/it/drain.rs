@@ -33,8 +33,9 @@ const DIALOG: usize = 25;
 /// Streams that have their token before the shutdown begins.
 const BEFORE: usize = 500;
 
-fn instance(redis_url: &str) -> Process {
-    Process::demo(&[
+/// An instance with the Meet-compatible surface.
+pub fn instance(redis_url: &str, more: &[(&str, &str)]) -> Process {
+    let mut environment = vec![
         ("TOKEN_RELAY_REDIS_URL", redis_url),
         ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
         ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
@@ -49,7 +50,9 @@ fn instance(redis_url: &str) -> Process {
         ("ADDONS_TOKEN_SECRET_KEY", SECRET),
         ("TOKEN_RELAY_TRANSIT_TOKEN_TTL", "10m"),
         ("ADDONS_TRANSIT_TOKEN_TTL", "10m"),
-    ])
+    ];
+    environment.extend(more);
+    Process::demo(&environment)
 }
 
 fn address(relay: &Process) -> SocketAddr {
@@ -98,13 +101,13 @@ async fn create(client: &reqwest::Client, base: &str, number: usize) -> Session 
 }
 
 /// A browser that is logged in: its cookies, and its CSRF token.
-struct LoggedIn {
+pub struct LoggedIn {
     cookies: String,
     csrf: String,
 }
 
 impl LoggedIn {
-    async fn at(base: &str) -> Self {
+    pub async fn at(base: &str) -> Self {
         let client = http();
         let mut cookies = HashMap::new();
         let start = "/api/v1.0/authenticate/?returnTo=http://127.0.0.1:9/addin";
@@ -126,6 +129,22 @@ impl LoggedIn {
         Self { cookies: pairs.join("; "), csrf: cookies["csrftoken"].clone() }
     }
 
+    /// Exchanges a transit token.
+    pub async fn exchange(
+        &self,
+        client: &reqwest::Client,
+        base: &str,
+        transit_token: &str,
+    ) -> StatusCode {
+        let answer = client
+            .post(format!("{base}/api/v1.0/addons/sessions/exchange/"))
+            .header(header::COOKIE, &self.cookies)
+            .header("x-csrftoken", &self.csrf)
+            .json(&json!({"transit_token": transit_token}))
+            .send();
+        answer.await.unwrap().status()
+    }
+
     /// Ends a login. Where the relay answers that it is unavailable, nothing is consumed, and the
     /// person tries again; returns how often.
     async fn end(&self, client: &reqwest::Client, base: &str, end: &End) -> usize {
@@ -135,15 +154,7 @@ impl LoggedIn {
                     let page = Browser::default().open(url).await;
                     if page.url.path() == "/addons/success" { StatusCode::OK } else { page.status }
                 }
-                End::Exchange(transit_token) => {
-                    let answer = client
-                        .post(format!("{base}/api/v1.0/addons/sessions/exchange/"))
-                        .header(header::COOKIE, &self.cookies)
-                        .header("x-csrftoken", &self.csrf)
-                        .json(&json!({"transit_token": transit_token}))
-                        .send();
-                    answer.await.unwrap().status()
-                }
+                End::Exchange(transit_token) => self.exchange(client, base, transit_token).await,
             };
             match status {
                 StatusCode::OK => return attempt,
@@ -240,7 +251,7 @@ async fn streams(relay: &Process) -> u64 {
 async fn ten_thousand_streams_move_to_another_instance_and_lose_no_token() {
     let begun = Instant::now();
     let server = redis::Server::start(&[]).await;
-    let (mut old, new) = (instance(&server.url()), instance(&server.url()));
+    let (mut old, new) = (instance(&server.url(), &[]), instance(&server.url(), &[]));
     let relays = [address(&old), address(&new)];
     let client = http();
     let logged_in = LoggedIn::at(&new.url).await;

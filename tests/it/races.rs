@@ -7,8 +7,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use token_relay::{
+    relay::Delivery,
     server::Server,
-    session::{Identity, SessionId, SessionRef},
+    session::{Identity, Outcome, SessionId, SessionRef},
     settings::Settings,
     signin::NotCompleted,
     telemetry::Trace,
@@ -244,5 +245,104 @@ async fn a_client_that_leaves_frees_its_place() {
             server.app().relay.registry().waiting() == 0
         })
         .await;
+    }
+}
+
+/// What an instance that shares a Redis needs besides its URL.
+const SHARED: [(&str, &str); 4] = [
+    ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
+    ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
+    ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+    ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
+];
+
+/// Whether a poll has the token, now or soon.
+async fn is_there(session: &Value) -> bool {
+    for _ in 0..100 {
+        let answer = client().get(text(session, "poll_url")).send().await.unwrap();
+        match answer.status() {
+            StatusCode::OK => return true,
+            StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE => {}
+            other => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_is_given_up_at_any_moment_loses_no_token() {
+    const ROUNDS: u64 = 300;
+    let redis = crate::support::redis::Server::start(&[]).await;
+    let url = redis.url();
+    let shared = [&[("TOKEN_RELAY_REDIS_URL", url.as_str())][..], &SHARED[..]].concat();
+    for (store, settings) in [("memory", &[][..]), ("Redis", &shared[..])] {
+        let server = server(settings).await;
+        let base = base(&server);
+        let (mut had, mut handed_back) = (0, 0);
+        for round in 0..ROUNDS {
+            let session = create(&base, None).await;
+            let session_ref = key(&session);
+            let relay = Arc::clone(&server.app().relay);
+            let mut subscription =
+                relay.open(session_ref, None, Delivery::Once).await.expect("it waits");
+            // The reader gives up somewhere between the login and its outcome.
+            let reading = async {
+                let outcome = subscription.outcome().await;
+                (outcome, subscription.take_handover())
+            };
+            let given_up = tokio::time::timeout(Duration::from_micros(300 + round * 7), reading);
+            let (read, done) = tokio::join!(given_up, fulfil(&server, session_ref));
+            done.unwrap();
+            drop(subscription);
+            match read {
+                Ok((Outcome::Token { .. }, handover)) if round % 2 == 0 => {
+                    handover.delivered();
+                    had += 1;
+                    let again = client().get(text(&session, "poll_url")).send().await.unwrap();
+                    assert_eq!(again.status(), StatusCode::GONE, "{store}: once");
+                }
+                Ok((outcome, handover)) => {
+                    assert!(matches!(outcome, Outcome::Token { .. }), "{store}: {outcome:?}");
+                    drop(handover);
+                    handed_back += 1;
+                    assert!(is_there(&session).await, "{store}: round {round}, with the token");
+                }
+                Err(_) => {
+                    handed_back += 1;
+                    assert!(is_there(&session).await, "{store}: round {round}");
+                }
+            }
+        }
+        println!("{store}: {ROUNDS} polls, {had} had the token, {handed_back} gave up, 0 lost");
+        assert!(handed_back > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_while_its_poll_takes_the_token_loses_nothing() {
+    let redis = crate::support::redis::Server::start(&[]).await;
+    let hand = redis.client().await;
+    let url = redis.url();
+    let mut settings = [&[("TOKEN_RELAY_REDIS_URL", url.as_str())][..], &SHARED[..]].concat();
+    settings.push(("TOKEN_RELAY_REDIS_TIMEOUT", "300ms"));
+    let server = server(&settings).await;
+    let base = base(&server);
+    // The command waits at Redis while the client leaves, or longer than the relay waits for it.
+    for (pause, leaves) in [("200", true), ("800", false)] {
+        let session = create(&base, None).await;
+        fulfil(&server, key(&session)).await.unwrap();
+        crate::support::redis::command(&hand, &["CLIENT", "PAUSE", pause, "ALL"]).await;
+        let poll = client().get(text(&session, "poll_url")).send();
+        if leaves {
+            assert!(tokio::time::timeout(Duration::from_millis(100), poll).await.is_err());
+        } else {
+            assert_eq!(poll.await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        // Until the pause is over.
+        crate::support::redis::command(&hand, &["PING"]).await;
+        assert!(is_there(&session).await, "pause of {pause} ms");
+        let again = client().get(text(&session, "poll_url")).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::GONE, "once");
     }
 }

@@ -18,7 +18,7 @@ use token_relay::{
     },
     store::{
         Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
-        ReadRequest, ReadResult, Rotated, StoreError, Stored, StoredSession,
+        ReadRequest, ReadResult, Retention, Rotated, StoreError, Stored, StoredSession,
     },
     util::clock::UnixTime,
 };
@@ -49,7 +49,11 @@ mod cases {
 
     pub async fn of_a_stream_and_a_poll_of_a_device_one_gets_the_token(it: Harness) {
         let token = digest();
-        let by = |mode, grace| ReadRequest { session_token: Some(token), mode, grace };
+        let by = |mode, grace| ReadRequest {
+            session_token: Some(token),
+            mode,
+            retention: retention(grace),
+        };
         let paced = by(ReadMode::PacedPoll(Duration::from_secs(5)), None);
         for stream_first in [true, false] {
             let session = it.create(device(token, digest())).await;
@@ -81,7 +85,7 @@ mod cases {
         let session = it.create(device(token, digest())).await;
         let interval = Duration::from_millis(1_500);
         let mode = ReadMode::PacedPoll(interval);
-        let paced = ReadRequest { session_token: Some(token), mode, grace: None };
+        let paced = ReadRequest { session_token: Some(token), mode, retention: retention(None) };
         assert!(is_pending(&it.read(session, paced).await));
         tokio::time::sleep(interval).await;
         assert!(is_pending(&it.read(session, paced).await));
@@ -147,6 +151,36 @@ mod cases {
             it.fulfil(session).await,
             Stored::NotPending(State::Gone(GoneReason::Acknowledged))
         );
+    }
+
+    pub async fn a_token_that_was_delivered_once_can_be_handed_back(it: Harness) {
+        let session = it.authenticated().await;
+        it.subscribe(session).await;
+        let reader = SubscriptionId::generate();
+        let once = |reader| ReadRequest { retention: Retention::Once(reader), ..poll(None) };
+        let hand_back = async |reader| it.store.hand_back(session, reader).await.unwrap();
+        assert!(!hand_back(reader).await, "nothing was delivered");
+        assert!(is_token(&it.read(session, once(reader)).await));
+        assert_eq!(it.read(session, once(reader)).await, gone(GoneReason::Acknowledged));
+        let event = EventId::of_token(&sealed());
+        let already = Acknowledged::Already(GoneReason::Acknowledged);
+        assert_eq!(it.acknowledge(session, event.clone()).await, already);
+        assert!(!hand_back(SubscriptionId::generate()).await, "another reader");
+        assert!(hand_back(reader).await);
+        assert_eq!(it.notices.heard(session, 1).await, [None], "whoever waits looks again");
+        assert!(!hand_back(reader).await, "it is back already");
+        // It is as before: a subscription gets it, and its event acknowledges it.
+        let subscription = SubscriptionId::generate();
+        assert!(is_token(&it.read(session, attach(subscription)).await));
+        assert_eq!(it.acknowledge(session, event).await, Acknowledged::Done);
+        assert!(!hand_back(reader).await);
+
+        // Whoever ended the session since then does not find it alive again.
+        let session = it.authenticated().await;
+        assert!(is_token(&it.read(session, once(reader)).await));
+        assert_eq!(it.end(session).await, Ended::Already(GoneReason::Acknowledged));
+        assert!(!it.store.hand_back(session, reader).await.unwrap());
+        assert_eq!(it.read(session, poll(GRACE)).await, gone(GoneReason::Acknowledged));
     }
 
     pub async fn the_age_counts_from_the_login(it: Harness) {
@@ -276,7 +310,8 @@ mod cases {
     pub async fn a_bound_session_needs_its_token(it: Harness) {
         let (session_token, transit) = (digest(), digest());
         let session = it.create(bound(session_token, transit)).await;
-        let with = |session_token, mode| ReadRequest { session_token, mode, grace: GRACE };
+        let with =
+            |session_token, mode| ReadRequest { session_token, mode, retention: retention(GRACE) };
         let subscription = SubscriptionId::generate();
         let event = EventId::of_token(&sealed());
         for wrong in [None, Some(digest()), Some(transit)] {
@@ -293,7 +328,7 @@ mod cases {
         // A stranger changes nothing: displaces no subscription, consumes no token.
         let stranger = ReadMode::Attach(SubscriptionId::generate());
         for grace in [GRACE, None] {
-            let read = ReadRequest { grace, ..with(None, stranger) };
+            let read = ReadRequest { retention: retention(grace), ..with(None, stranger) };
             assert_eq!(it.read(session, read).await, ReadResult::Unauthorized);
         }
         let acknowledged = it.store.acknowledge(session, None, event.clone()).await.unwrap();
@@ -841,6 +876,7 @@ macro_rules! with_every_case {
             a_count_adds_up_and_begins_anew,
             a_pending_session_has_a_remaining_lifetime,
             a_read_once_poll_ends_the_session,
+            a_token_that_was_delivered_once_can_be_handed_back,
             the_age_counts_from_the_login,
             within_the_grace_the_token_is_read_again,
             after_the_grace_the_session_is_over,

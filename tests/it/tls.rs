@@ -10,8 +10,8 @@ use crate::support::{
     certificate::{self, connect, shown},
     redis::{Directory, eventually, within},
     text,
+    wire::tunnel,
 };
-use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
 use reqwest::{ClientBuilder, StatusCode, Version};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -168,34 +168,6 @@ async fn a_websocket_over_tls_delivers() {
     assert_eq!(u16::from(close.code), 1000);
 }
 
-/// A stream of HTTP/2 as one of bytes.
-async fn tunnel(
-    mut from_relay: h2::RecvStream,
-    mut to_relay: h2::SendStream<Bytes>,
-) -> tokio::io::DuplexStream {
-    let (near, far) = tokio::io::duplex(4096);
-    let (mut read, mut write) = tokio::io::split(far);
-    tokio::spawn(async move {
-        while let Some(Ok(bytes)) = from_relay.data().await {
-            from_relay.flow_control().release_capacity(bytes.len()).unwrap();
-            write.write_all(&bytes).await.unwrap();
-        }
-        let _ = write.shutdown().await;
-    });
-    tokio::spawn(async move {
-        let mut buffer = [0; 1024];
-        while let Ok(length) = read.read(&mut buffer).await
-            && length > 0
-        {
-            if to_relay.send_data(Bytes::copy_from_slice(&buffer[..length]), false).is_err() {
-                return;
-            }
-        }
-        let _ = to_relay.send_data(Bytes::new(), true);
-    });
-    near
-}
-
 #[tokio::test]
 async fn a_websocket_over_http2_delivers() {
     let relay =
@@ -225,7 +197,7 @@ async fn a_websocket_over_http2_delivers() {
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["sec-websocket-protocol"], "token-relay.v1");
-    let tunnel = tunnel(answer.into_body(), to_relay).await;
+    let tunnel = tunnel(answer.into_body(), to_relay);
     let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
     let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(tunnel, role, None).await;
     // Waiting is not being idle, however long it takes.

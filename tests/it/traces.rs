@@ -18,6 +18,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const SECRET: &str = crate::support::MEET_KEY;
 const HEADER: &str = "key-of-the-receiver-0815";
@@ -434,6 +435,97 @@ async fn a_receiver_that_is_away_or_silent_does_no_harm_and_is_named_once() {
         assert!(relay.wait().success());
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(!relay.log().contains(HEADER));
+    }
+}
+
+/// How a receiver fails after it has accepted a connection.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Reads nothing.
+    Hangs,
+    /// Answers one byte at a time.
+    Trickles,
+    /// Begins an answer and resets the connection.
+    Dies,
+    /// Sends a body without an end.
+    NeverEnds,
+    /// Answers 503 and asks for patience.
+    Refuses,
+}
+
+async fn fail(mut socket: tokio::net::TcpStream, fault: Fault) -> std::io::Result<()> {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
+    if !matches!(fault, Fault::Hangs) {
+        socket.read_buf(&mut Vec::with_capacity(65_536)).await?;
+    }
+    match fault {
+        Fault::Hangs => std::future::pending::<()>().await,
+        Fault::Trickles => {
+            for byte in HEAD {
+                socket.write_all(&[*byte]).await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Fault::Dies => {
+            socket.write_all(&HEAD[..20]).await?;
+            socket.set_zero_linger()?;
+        }
+        Fault::NeverEnds => {
+            socket.write_all(HEAD).await?;
+            socket.write_all(b"transfer-encoding: chunked\r\n\r\n").await?;
+            loop {
+                socket.write_all(b"5\r\nspans\r\n").await?;
+            }
+        }
+        Fault::Refuses => {
+            let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 60\r\n\
+                content-length: 0\r\nconnection: close\r\n\r\n";
+            socket.write_all(answer).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_fails_in_any_way_delays_nothing() {
+    const CREATIONS: usize = 400;
+    let faults = [Fault::Hangs, Fault::Trickles, Fault::Dies, Fault::NeverEnds, Fault::Refuses];
+    for fault in faults {
+        let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", receiver.local_addr().unwrap());
+        let failing = tokio::spawn(async move {
+            while let Ok((socket, _)) = receiver.accept().await {
+                tokio::spawn(fail(socket, fault));
+            }
+        });
+        let mut environment = exporting(&url);
+        environment.extend([
+            ("TOKEN_RELAY_DRAIN_TIMEOUT", "3s"),
+            ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
+            // A queue that fills at once.
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "64"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16"),
+        ]);
+        let mut relay = Process::demo(&environment);
+        let mut took = Vec::new();
+        for _ in 0..CREATIONS {
+            let begun = Instant::now();
+            create(&relay.url, Some(json!({"bind": true}))).await;
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        // A few may have waited for the machine.
+        let slowest = took[CREATIONS - 1 - CREATIONS / 100];
+        let begun = Instant::now();
+        relay.signal("TERM");
+        assert!(relay.wait().success());
+        let ended = begun.elapsed();
+        println!("{fault:?}: 99 % of {CREATIONS} creations within {slowest:?}, ended in {ended:?}");
+        assert!(slowest < Duration::from_secs(1), "{fault:?}: {slowest:?}");
+        assert!(ended < Duration::from_secs(5), "{fault:?}: {ended:?}");
+        let complaints = relay.log().matches("traces are not exported").count();
+        assert!(complaints <= 1, "{fault:?}: {}", relay.log());
+        failing.abort();
     }
 }
 

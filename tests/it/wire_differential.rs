@@ -35,6 +35,8 @@ enum Target {
 
 #[derive(Clone, Debug)]
 struct Case {
+    /// What comes before the request line.
+    prelude: &'static str,
     method: &'static str,
     target: Target,
     version: &'static str,
@@ -75,7 +77,12 @@ fn field() -> impl Strategy<Value = String> {
         "Host: a@b",
         "Ho st: relay",
         "Content-Length: x",
+        "Content-Length: +3",
         "Transfer-Encoding: chunked",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: chunked, chunked",
+        "Expect: something",
+        "Authorization: Bearer a\r\nAuthorization: Bearer b",
         " folded",
         "no colon",
     ];
@@ -99,8 +106,11 @@ fn case() -> impl Strategy<Value = Case> {
         1 => Just(Target::Healthz),
         1 => Just(Target::Nowhere),
     ];
-    let method =
-        prop_oneof![8 => Just("GET"), 1 => Just("HEAD"), 1 => Just("POST"), 1 => Just("get")];
+    let method = prop_oneof![
+        16 => Just("GET"), 2 => Just("HEAD"), 2 => Just("POST"), 1 => Just("get"), 1 => Just("PUT"),
+        1 => Just("DELETE"), 1 => Just("OPTIONS"), 1 => Just("GET "),
+    ];
+    let prelude = prop_oneof![20 => Just(""), 1 => Just("\r\n"), 1 => Just("\n"), 1 => Just(" ")];
     let version = prop_oneof![8 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2")];
     let fields =
         (any::<bool>(), proptest::collection::vec(field(), 0..5)).prop_map(|(host, mut fields)| {
@@ -118,21 +128,30 @@ fn case() -> impl Strategy<Value = Case> {
             "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n",
             "GET /addons/sessions/x/events HTTP/1.1\r\nHost: relay\r\n\r\n",
             "GET / HTTP/1.1\r\n",
+            "HEAD /healthz HTTP/1.1\r\nHost: relay\r\n\r\nGET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n",
+            "POST /nowhere HTTP/1.1\r\nHost: relay\r\nContent-Length: 3\r\n\r\nabc",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "\u{16}\u{3}\u{1}",
             "\r\n",
         ]),
     );
     let cuts = proptest::collection::vec(0_usize..1000, 0..4);
-    (method, target, version, fields, line_end, body, pipelined, cuts, any::<bool>()).prop_map(
-        |(method, target, version, fields, line_end, body, pipelined, cuts, half_close)| Case {
-            method,
-            target,
-            version,
-            fields,
-            line_end,
-            body,
-            pipelined,
-            cuts,
-            half_close,
+    let line = (prelude, method, target, version);
+    (line, fields, line_end, body, pipelined, cuts, any::<bool>()).prop_map(
+        |(line, fields, line_end, body, pipelined, cuts, half_close)| {
+            let (prelude, method, target, version) = line;
+            Case {
+                prelude,
+                method,
+                target,
+                version,
+                fields,
+                line_end,
+                body,
+                pipelined,
+                cuts,
+                half_close,
+            }
         },
     )
 }
@@ -149,7 +168,7 @@ impl Case {
             Target::Nowhere => "/nowhere/events".to_owned(),
         };
         let end = self.line_end;
-        let mut request = format!("{} {path} {}{end}", self.method, self.version);
+        let mut request = format!("{}{} {path} {}{end}", self.prelude, self.method, self.version);
         for field in &self.fields {
             request.push_str(field);
             request.push_str(end);

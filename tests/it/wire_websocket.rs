@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::{
-    Browser, text,
+    text,
     wire::{Relay, Transport, Wire},
 };
 
@@ -60,14 +60,43 @@ async fn close_code(wire: &mut Wire) -> u16 {
     }
 }
 
-async fn open(relay: &Relay, wire: &mut Wire) -> serde_json::Value {
+/// How a WebSocket is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As the first request of a connection.
+    First,
+    /// As a later one.
+    Later,
+    /// Over HTTP/2 (RFC 8441).
+    Http2,
+}
+
+/// Every way over a transport.
+fn ways(transport: Transport) -> &'static [Way] {
+    match transport {
+        Transport::Tcp => &[Way::First, Way::Later],
+        Transport::Tls => &[Way::First, Way::Later, Way::Http2],
+    }
+}
+
+async fn open(relay: &Relay, way: Way) -> (Wire, serde_json::Value) {
     let session = relay.create(None).await;
-    ask(wire, &path(&session), &format!("{UPGRADE}{VERSION}{KEY}{PROTOCOL}")).await;
+    let path = path(&session);
+    let mut wire = match way {
+        Way::First => relay.connect().await,
+        Way::Later => relay.connect_used().await,
+        Way::Http2 => {
+            let (status, wire) = relay.connect_http2(&path, "token-relay.v1").await;
+            assert_eq!(status, 200);
+            return (wire, session);
+        }
+    };
+    ask(&mut wire, &path, &format!("{UPGRADE}{VERSION}{KEY}{PROTOCOL}")).await;
     let answer = wire.head().await.unwrap();
     assert_eq!(answer.status, 101, "{}", answer.head);
     // The example of RFC 6455 §1.3.
     assert_eq!(answer.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    session
+    (wire, session)
 }
 
 // Field case 12; RFC 6455 §4.2.1.
@@ -115,8 +144,14 @@ async fn the_opening_handshake_is_read_as_rfc_6455_writes_it() {
 // Field case 13; RFC 6455 §5.1, §5.2, §5.5, §7.4.1, §8.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_client_may_not_send_has_its_closing_code_before_and_after_the_token() {
+    for transport in [Transport::Tcp, Transport::Tls] {
+        what_a_client_may_not_send(transport).await;
+    }
+}
+
+async fn what_a_client_may_not_send(transport: Transport) {
     let many = [("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000"), ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1")];
-    let relay = Relay::start(Transport::Tcp, &many);
+    let relay = Relay::start(transport, &many);
     let mut unmasked = masked(0x81, b"{}");
     unmasked.splice(1..6, [2]);
     let cases: [(&str, Vec<u8>, u16); 14] = [
@@ -136,23 +171,23 @@ async fn what_a_client_may_not_send_has_its_closing_code_before_and_after_the_to
         ("far too large", masked(0x81, &[b'x'; 65_000]), 1009),
     ];
     for (name, bytes, code) in cases {
-        for (connection, mut wire) in relay.both().await {
-            open(&relay, &mut wire).await;
+        for way in ways(transport) {
+            let (mut wire, _) = open(&relay, *way).await;
             wire.send(&bytes).await.unwrap();
-            assert_eq!(close_code(&mut wire).await, code, "{connection} {name}");
-            // Then the connection ends in order.
-            wire.send(&masked(0x88, &code.to_be_bytes())).await.unwrap();
-            assert!(wire.rest().await.is_empty(), "{name}");
+            assert_eq!(close_code(&mut wire).await, code, "{transport:?} {way:?} {name}");
+            // Then the connection ends in order, maybe before the client's part of it.
+            let _ = wire.send(&masked(0x88, &code.to_be_bytes())).await;
+            assert!(wire.rest().await.is_empty(), "{transport:?} {way:?} {name}");
         }
-        let mut wire = relay.connect().await;
-        let session = open(&relay, &mut wire).await;
-        let page = Browser::default().to_login(&session).await;
+        let after = if transport == Transport::Tls { Way::Http2 } else { Way::First };
+        let (mut wire, session) = open(&relay, after).await;
+        let page = relay.browser().to_login(&session).await;
         assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
         let (first, token) = frame(&mut wire).await.unwrap();
         assert_eq!(first, 0x81);
         assert!(String::from_utf8(token).unwrap().contains("access_token"));
         wire.send(&bytes).await.unwrap();
-        assert_eq!(close_code(&mut wire).await, code, "after the token: {name}");
+        assert_eq!(close_code(&mut wire).await, code, "{transport:?} after the token: {name}");
     }
 }
 
@@ -161,17 +196,20 @@ async fn what_a_client_may_not_send_has_its_closing_code_before_and_after_the_to
 async fn pings_are_answered_fragments_joined_and_a_close_echoed() {
     for transport in [Transport::Tcp, Transport::Tls] {
         let relay = Relay::start(transport, &[]);
-        let mut wire = relay.connect().await;
-        open(&relay, &mut wire).await;
-        wire.send(&masked(0x89, b"hello")).await.unwrap();
-        assert_eq!(frame(&mut wire).await.unwrap(), (0x8a, b"hello".to_vec()));
-        // `{"type":"ack"}` in two parts with a ping between them; before the token it says nothing.
-        let parts = [masked(0x01, br#"{"type":"#), masked(0x89, b""), masked(0x80, br#""ack"}"#)];
-        wire.send(&parts.concat()).await.unwrap();
-        assert_eq!(frame(&mut wire).await.unwrap(), (0x8a, Vec::new()));
-        wire.send(&masked(0x88, &1000_u16.to_be_bytes())).await.unwrap();
-        assert_eq!(close_code(&mut wire).await, 1000);
-        assert!(wire.rest().await.is_empty());
+        for way in ways(transport) {
+            let (mut wire, _) = open(&relay, *way).await;
+            wire.send(&masked(0x89, b"hello")).await.unwrap();
+            assert_eq!(frame(&mut wire).await.unwrap(), (0x8a, b"hello".to_vec()));
+            // `{"type":"ack"}` in two parts with a ping between them; before the token it says
+            // nothing.
+            let parts =
+                [masked(0x01, br#"{"type":"#), masked(0x89, b""), masked(0x80, br#""ack"}"#)];
+            wire.send(&parts.concat()).await.unwrap();
+            assert_eq!(frame(&mut wire).await.unwrap(), (0x8a, Vec::new()));
+            wire.send(&masked(0x88, &1000_u16.to_be_bytes())).await.unwrap();
+            assert_eq!(close_code(&mut wire).await, 1000);
+            assert!(wire.rest().await.is_empty(), "{transport:?} {way:?}");
+        }
     }
 }
 

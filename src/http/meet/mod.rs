@@ -32,7 +32,7 @@ use crate::{
         paths,
     },
     http::{
-        App, AppState,
+        App, AppState, HalfClose,
         addons::streams::{
             self, Credentials, Encoder, StreamMessage, Transport as _, credentials,
             long_poll::LongPoll, sse, websocket,
@@ -41,6 +41,7 @@ use crate::{
         error::Problem,
         extract::LimitedBody,
         guesses::Guessed,
+        handover,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
@@ -382,6 +383,7 @@ async fn poll(
     State(app): State<AppState>,
     address: ClientAddress,
     trace: Trace,
+    half_close: HalfClose,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
@@ -392,10 +394,11 @@ async fn poll(
             Err(refusal) => return Ok(refusal),
         };
     let relay = app.relay.in_trace(&trace);
-    let message = match relay.poll(session, session_token, Delivery::Once).await {
+    let (message, handover) = match relay.poll(session, session_token, Delivery::Once).await {
         Ok(None) => return Ok(LongPoll::heartbeat()),
-        Ok(Some(outcome @ (Outcome::Token { .. } | Outcome::Failed(_)))) => {
-            Encoder::new(app.clone(), trace.link()).message(session.key, outcome)
+        Ok(Some((outcome @ (Outcome::Token { .. } | Outcome::Failed(_)), handover))) => {
+            let encoder = Encoder::new(app.clone(), trace.link());
+            (encoder.message(session.key, outcome), handover)
         }
         Err(ReadError::Store(error)) => return Err(error.into()),
         Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
@@ -403,7 +406,7 @@ async fn poll(
     let StreamMessage::Authenticated { .. } = &message else { return Err(INVALID_SESSION) };
     let mut response = LongPoll::message(session.key, &message);
     response.headers_mut().insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
-    Ok(response)
+    Ok(handover::completing(response, handover, &half_close))
 }
 
 /// Server-sent events
@@ -529,8 +532,10 @@ async fn exchange(
     };
     let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
     let key = token.session();
-    // The exchange is the whole dialog, so a second one is a second dialog.
+    // The exchange is the whole dialog: that of another login is a second one, which ends the session,
+    // and that of the same login repeats one whose answer was lost.
     let entry = Entry::TransitToken(token.digest());
+    let dialog = DialogId::of_exchange(&login.csrf_token, &token.digest());
     let proof = app.settings.meet.as_ref().map(|settings| settings.proof);
     if proof == Some(MeetProof::Address)
         && let Peeked::Open(info) = relay.peek(SessionRef::meet(key), entry, None).await?
@@ -545,7 +550,7 @@ async fn exchange(
         );
         return Err(OTHER_NETWORK);
     }
-    match relay.enter(SessionRef::meet(key), entry, DialogId::generate()).await? {
+    match relay.enter(SessionRef::meet(key), entry, dialog).await? {
         Entered::Admitted(info) => trace.adopt(key, info.trace),
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
         Entered::Replayed => {

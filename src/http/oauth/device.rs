@@ -30,6 +30,7 @@ use crate::{
         error::Problem,
         extract::Form,
         guesses::Guessed,
+        handover,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         oauth::client::{Caller, presented},
@@ -226,8 +227,9 @@ async fn redeem(
     }
     let relay = app.relay.in_trace(trace);
     let (interval, session_token) = (app.settings.session.device_interval, code.session_token);
-    let outcome = match relay.paced_poll(session, Some(session_token), interval).await {
-        Ok(PacedPoll::Settled(outcome)) => outcome,
+    let polled = relay.paced_poll(session, Some(session_token), interval).await;
+    let (outcome, handover) = match polled {
+        Ok(PacedPoll::Settled(outcome, handover)) => (outcome, handover),
         Ok(PacedPoll::TooEarly { interval }) => return Err(Problem::SlowDown(interval)),
         Ok(PacedPoll::Pending) => match wait.filter(|seconds| *seconds > 0) {
             None => return Err(Problem::AuthorizationPending),
@@ -242,13 +244,14 @@ async fn redeem(
                     // The client may be gone, and a token for nobody would be lost.
                     () = half_close.wait() => None,
                 };
-                held.ok_or(Problem::AuthorizationPending)?
+                (held.ok_or(Problem::AuthorizationPending)?, wait.take_handover())
             }
         },
         Err(ReadError::Unknown) => return Err(Problem::ExpiredToken),
         Err(error) => return Err(error.into()),
     };
-    answer(app, session.key, outcome, trace)
+    let response = answer(app, session.key, outcome, trace)?;
+    Ok(handover::completing(response, handover, &half_close))
 }
 
 fn answer(

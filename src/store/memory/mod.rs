@@ -20,10 +20,11 @@ use crate::{
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
         Entry, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
-        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore,
-        StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
+        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
+        SessionStore, StoreError, StoreHealth, Stored, StoredDetails, StoredSession, TOMBSTONE,
+        Traced, ValueStore,
         memory::{
-            expiring::ExpiringMap,
+            expiring::{Budget, ExpiringMap, HeapSize},
             journal::{EndedKind, Journal, JournalEntry},
         },
     },
@@ -40,6 +41,7 @@ pub struct MemoryStore {
     grants: ExpiringMap<GrantId, Grant>,
     accounts: ExpiringMap<AccountId, UnixTime>,
     journal: Option<Journal>,
+    budget: Arc<Budget>,
     notifier: Arc<dyn Notifier>,
 }
 
@@ -58,6 +60,14 @@ struct Record {
     /// How often it may be polled, once it was.
     pace: Option<Box<Pace>>,
     phase: Phase,
+    /// The token that was delivered once, while its reader may hand it back.
+    delivered_once: Option<Box<DeliveredOnce>>,
+}
+
+struct DeliveredOnce {
+    reader: SubscriptionId,
+    payload: SealedPayload,
+    since: Instant,
 }
 
 /// The pace of polls (RFC 8628 §3.5).
@@ -78,6 +88,46 @@ struct Transit {
     digest: Digest,
     expires_at: Instant,
 }
+
+/// What an allocation takes besides its bytes, and a shared buffer's counter.
+const ALLOCATION: usize = 48;
+
+impl HeapSize for Record {
+    fn heap_size(&self) -> usize {
+        let details = match &self.session.details {
+            StoredDetails::Sealed(envelope) => envelope.len(),
+            StoredDetails::Clear(details) => size_of_val(&**details),
+        };
+        let phase = match &self.phase {
+            Phase::Authenticated { payload, .. } | Phase::Delivered { payload, .. } => {
+                payload.0.len() + ALLOCATION
+            }
+            Phase::Failed(failure) => {
+                failure.error.len() + failure.error_description.len() + 2 * ALLOCATION
+            }
+            Phase::Pending | Phase::Gone(_) => 0,
+        };
+        let delivered = self.delivered_once.as_ref().map_or(0, |delivered| {
+            size_of_val(&**delivered) + delivered.payload.0.len() + 2 * ALLOCATION
+        });
+        let pace = self.pace.as_ref().map_or(0, |pace| size_of_val(&**pace));
+        details + ALLOCATION + phase + delivered + pace
+    }
+}
+
+impl HeapSize for Bytes {
+    fn heap_size(&self) -> usize {
+        self.len() + ALLOCATION
+    }
+}
+
+impl HeapSize for Grant {}
+
+impl HeapSize for CodeTarget {}
+
+impl HeapSize for i64 {}
+
+impl HeapSize for UnixTime {}
 
 enum Phase {
     Pending,
@@ -152,38 +202,49 @@ impl Record {
         Some(pace.interval)
     }
 
-    /// Delivers the token until `until`, or for the last time.
+    /// Delivers the token. The first delivery sets until when it stays readable.
     fn deliver(
         &mut self,
         payload: SealedPayload,
         since: Instant,
         until: Option<Instant>,
+        retention: Retention,
         now: Instant,
     ) -> ReadResult {
-        self.phase = match until {
-            None => Phase::Gone(GoneReason::Acknowledged),
-            Some(until) => Phase::Delivered { payload: payload.clone(), since, until },
+        self.phase = match retention {
+            Retention::Once(reader) => {
+                let delivered = DeliveredOnce { reader, payload: payload.clone(), since };
+                self.delivered_once = Some(Box::new(delivered));
+                Phase::Gone(GoneReason::Acknowledged)
+            }
+            Retention::Grace(grace) => {
+                let until = until.unwrap_or_else(|| (now + grace).min(self.expires_at));
+                Phase::Delivered { payload: payload.clone(), since, until }
+            }
         };
         ReadResult::Settled(Outcome::Token { payload, age: now - since })
     }
 }
 
 impl MemoryStore {
-    /// An empty store.
-    pub fn new(notifier: Arc<dyn Notifier>) -> Arc<Self> {
-        Arc::new(Self::empty(None, notifier))
+    /// An empty store that takes about `max_bytes` of memory at most.
+    pub fn new(notifier: Arc<dyn Notifier>, max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self::empty(None, notifier, max_bytes))
     }
 
-    fn empty(journal: Option<Journal>, notifier: Arc<dyn Notifier>) -> Self {
+    fn empty(journal: Option<Journal>, notifier: Arc<dyn Notifier>, max_bytes: usize) -> Self {
+        let budget = Budget::new(max_bytes);
+        let (new, whole) = (budget.without_reserve(), budget.whole());
         Self {
-            sessions: ExpiringMap::new(),
-            marks: ExpiringMap::new(),
-            values: ExpiringMap::new(),
-            counts: ExpiringMap::new(),
-            codes: ExpiringMap::new(),
-            grants: ExpiringMap::new(),
-            accounts: ExpiringMap::new(),
+            sessions: ExpiringMap::new(&budget, new),
+            marks: ExpiringMap::new(&budget, whole),
+            values: ExpiringMap::new(&budget, whole),
+            counts: ExpiringMap::new(&budget, whole),
+            codes: ExpiringMap::new(&budget, new),
+            grants: ExpiringMap::new(&budget, whole),
+            accounts: ExpiringMap::new(&budget, whole),
             journal,
+            budget,
             notifier,
         }
     }
@@ -195,9 +256,10 @@ impl MemoryStore {
     pub fn with_state_file(
         state_file: &Path,
         notifier: Arc<dyn Notifier>,
+        max_bytes: usize,
     ) -> Result<Arc<Self>, StoreError> {
         let (journal, entries) = Journal::open(state_file)?;
-        let store = Self::empty(Some(journal), notifier);
+        let store = Self::empty(Some(journal), notifier, max_bytes);
         let (now, clock) = (Instant::now(), UnixTime::now());
         for entry in entries {
             let digest = Digest::from_bytes(entry.digest);
@@ -248,7 +310,10 @@ impl MemoryStore {
         if now >= *forgotten_at {
             return None;
         }
-        Some(transition(record.at(now), now))
+        let before = record.heap_size();
+        let result = transition(record.at(now), now);
+        self.budget.recount(before, record.heap_size());
+        Some(result)
     }
 
     fn rotate(&self, grant: GrantId, presented: u32, ttl: Duration, memory: Duration) -> Rotated {
@@ -309,6 +374,7 @@ impl SessionStore for MemoryStore {
             subscribers: 0,
             pace: None,
             phase: Phase::Pending,
+            delivered_once: None,
         };
         self.sessions.insert(key, record, now, expires_at + TOMBSTONE).map(|_| ())
     }
@@ -391,6 +457,7 @@ impl SessionStore for MemoryStore {
         session: SessionRef,
         payload: SealedPayload,
     ) -> Result<Stored, StoreError> {
+        self.budget.check_growth(payload.0.len())?;
         let (mut subscription, mut hands_over) = (None, true);
         let stored = self.store_result(session, |record, since| {
             subscription = record.subscription;
@@ -438,7 +505,9 @@ impl SessionStore for MemoryStore {
             match &record.phase {
                 Phase::Pending => ReadResult::Pending { remaining: record.expires_at - now },
                 // A stream has it.
-                Phase::Delivered { .. } if of_device && request.grace.is_none() => {
+                Phase::Delivered { .. }
+                    if of_device && matches!(request.retention, Retention::Once(_)) =>
+                {
                     ReadResult::Settled(Outcome::Gone(GoneReason::Acknowledged))
                 }
                 Phase::Authenticated { .. } | Phase::Delivered { .. } if superseded => {
@@ -446,18 +515,37 @@ impl SessionStore for MemoryStore {
                 }
                 Phase::Authenticated { payload, since } => {
                     let (payload, since) = (payload.clone(), *since);
-                    let until = request.grace.map(|grace| (now + grace).min(record.expires_at));
-                    record.deliver(payload, since, until, now)
+                    record.deliver(payload, since, None, request.retention, now)
                 }
                 Phase::Delivered { payload, since, until } => {
                     let (payload, since, until) = (payload.clone(), *since, *until);
-                    record.deliver(payload, since, request.grace.map(|_| until), now)
+                    record.deliver(payload, since, Some(until), request.retention, now)
                 }
                 Phase::Failed(failure) => ReadResult::Settled(Outcome::Failed(failure.clone())),
                 Phase::Gone(reason) => ReadResult::Settled(Outcome::Gone(*reason)),
             }
         });
         Ok(result.unwrap_or(ReadResult::Unknown))
+    }
+
+    async fn hand_back(
+        &self,
+        session: SessionRef,
+        reader: SubscriptionId,
+    ) -> Result<bool, StoreError> {
+        let handed_back = self.on(session, |record, now| {
+            let delivered = record.delivered_once.take_if(|delivered| delivered.reader == reader);
+            let Some(delivered) = delivered.filter(|_| now < record.expires_at) else {
+                return false;
+            };
+            let DeliveredOnce { payload, since, .. } = *delivered;
+            record.phase = Phase::Authenticated { payload, since };
+            true
+        });
+        if handed_back == Some(true) {
+            self.publish(session.key, None);
+        }
+        Ok(handed_back.unwrap_or(false))
     }
 
     async fn acknowledge(
@@ -503,7 +591,10 @@ impl SessionStore for MemoryStore {
                     (GoneReason::Acknowledged, Ended::Acknowledged)
                 }
                 Phase::Failed(_) => (GoneReason::Acknowledged, Ended::Failed),
-                Phase::Gone(reason) => return Ended::Already(*reason),
+                Phase::Gone(reason) => {
+                    record.delivered_once = None;
+                    return Ended::Already(*reason);
+                }
             };
             record.phase = Phase::Gone(reason);
             ended
@@ -585,12 +676,8 @@ impl CodeStore for MemoryStore {
 impl ValueStore for MemoryStore {
     async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
         let now = Instant::now();
-        if !self.values.insert(name, value.clone(), now, now + ttl)?
-            && let Some(stored) = self.values.shard(&name).entries.get_mut(&name)
-        {
-            *stored = (value, now + ttl);
-        }
-        Ok(())
+        self.values.remove(&name);
+        self.values.insert(name, value, now, now + ttl).map(|_| ())
     }
 
     async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError> {
@@ -600,7 +687,7 @@ impl ValueStore for MemoryStore {
     }
 
     async fn remove_value(&self, name: Digest) -> Result<(), StoreError> {
-        self.values.shard(&name).entries.remove(&name);
+        self.values.remove(&name);
         Ok(())
     }
 }

@@ -20,7 +20,10 @@ mod reply;
 mod script;
 mod subscriber;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,15 +43,19 @@ pub use crate::store::redis::connection::{RedisUrl, UnusableUrl};
 use crate::{
     session::{
         AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
-        SessionKey, SessionRef, Surface,
+        SessionKey, SessionRef, SubscriptionId, Surface,
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
         Entry, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP, PACE_TOLERANCE,
-        Peeked, ReadMode, ReadRequest, ReadResult, Rotated, SessionStore, StoreError, StoreHealth,
-        Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
+        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, SessionStore, StoreError,
+        StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
         redis::{
-            connection::Plan, names::Names, reply::Reply, script::SCRIPTS, subscriber::Subscriber,
+            connection::Plan,
+            names::Names,
+            reply::Reply,
+            script::{SCRIPTS, Transition},
+            subscriber::Subscriber,
         },
     },
     util::clock::UnixTime,
@@ -74,6 +81,9 @@ pub struct RedisStore {
     names: Names,
     timeout: Duration,
     publish: &'static str,
+    /// Whether the server was found not to read the flags of scripts; found out anew with each
+    /// connection.
+    plain_scripts: Arc<AtomicBool>,
     subscriber: Subscriber,
     _connection: AbortOnDropHandle<()>,
     _reconnects: AbortOnDropHandle<()>,
@@ -97,12 +107,14 @@ impl RedisStore {
         let names = Names::new(&settings.prefix);
         let client = plan.client()?;
         let publish = if plan.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+        let plain_scripts = Arc::new(AtomicBool::new(false));
         let first = client.clone();
         // Before connecting, so that the first connection is not taken for a second one.
         let reconnects = tokio::spawn(report_reconnects(
             client.clone(),
             plan.is_cluster(),
             Arc::clone(&notifier),
+            Arc::clone(&plain_scripts),
         ));
         let connection = tokio::spawn(keep_connected(client.clone()));
         let subscriber = Subscriber::start(plan, client.clone(), names.clone(), notifier, timeout)?;
@@ -126,6 +138,7 @@ impl RedisStore {
             names,
             timeout,
             publish,
+            plain_scripts,
             subscriber,
             _connection: AbortOnDropHandle::new(connection),
             _reconnects: AbortOnDropHandle::new(reconnects),
@@ -136,7 +149,7 @@ impl RedisStore {
     /// and the surface.
     async fn run(
         &self,
-        script: &Script,
+        script: &Transition,
         session: SessionRef,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
@@ -176,18 +189,22 @@ impl RedisStore {
     /// Runs a script on one key.
     async fn run_on(
         &self,
-        script: &Script,
+        script: &Transition,
         name: &str,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
         let answered = async {
-            match self.evaluate("EVALSHA", script.sha1(), name, arguments.clone()).await {
-                Err(error) if error.details().starts_with("NOSCRIPT") => {
-                    let text = script.lua().cloned().unwrap_or_default();
-                    self.evaluate("EVAL", &text, name, arguments).await
+            if !self.plain_scripts.load(Ordering::Relaxed) {
+                match self.evaluate_script(&script.flagged, name, &arguments).await {
+                    Err(error) if is_unread_flag(&error) => {
+                        if !self.plain_scripts.swap(true, Ordering::Relaxed) {
+                            tracing::info!("Redis is older than version 7: scripts without flags");
+                        }
+                    }
+                    other => return other,
                 }
-                other => other,
             }
+            self.evaluate_script(&script.plain, name, &arguments).await
         };
         // The library applies the same limit to each attempt and cancels a command properly, so this
         // limit, for both attempts together, must not fire first.
@@ -199,6 +216,22 @@ impl RedisStore {
         }
     }
 
+    /// Runs a script by its digest, or in full where the server does not know it.
+    async fn evaluate_script(
+        &self,
+        script: &Script,
+        name: &str,
+        arguments: &[Value],
+    ) -> Result<Vec<Bytes>, Error> {
+        match self.evaluate("EVALSHA", script.sha1(), name, arguments).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                let text = script.lua().cloned().unwrap_or_default();
+                self.evaluate("EVAL", &text, name, arguments).await
+            }
+            other => other,
+        }
+    }
+
     /// `EVAL` or `EVALSHA`. The library's own methods for these ignore the client's options: they
     /// would repeat a script whose answer was lost.
     async fn evaluate(
@@ -206,12 +239,12 @@ impl RedisStore {
         command: &'static str,
         script: &Str,
         name: &str,
-        arguments: Vec<Value>,
+        arguments: &[Value],
     ) -> Result<Vec<Bytes>, Error> {
         let slot = ClusterHash::Custom(redis_keyslot(name.as_bytes()));
         let mut all = Vec::with_capacity(arguments.len() + 3);
         all.extend([Value::from(script.clone()), Value::Integer(1), Value::from(name)]);
-        all.extend(arguments);
+        all.extend_from_slice(arguments);
         self.client.custom(CustomCommand::new_static(command, slot, false), all).await
     }
 
@@ -226,7 +259,7 @@ impl RedisStore {
     }
 
     fn failed(&self, error: &Error) -> StoreError {
-        if error.details().starts_with("READONLY") {
+        if reason(error).starts_with("READONLY") {
             // The server became a replica and kept the connection: find the new primary.
             let client = self.client.clone();
             tokio::spawn(async move { client.force_reconnection().await });
@@ -251,12 +284,15 @@ fn report_reconnects(
     client: Client,
     cluster: bool,
     notifier: Arc<dyn Notifier>,
+    plain_scripts: Arc<AtomicBool>,
 ) -> impl Future<Output = ()> + Send {
     let mut connections = client.reconnect_rx();
     async move {
         let mut known = Vec::new();
         loop {
-            match connections.recv().await {
+            let connected = connections.recv().await;
+            plain_scripts.store(false, Ordering::Relaxed);
+            match connected {
                 // Without a cluster any server after the first one replaces it.
                 Ok(server) if known.contains(&server) || (!cluster && !known.is_empty()) => {
                     notifier.reconnected();
@@ -269,12 +305,40 @@ fn report_reconnects(
     }
 }
 
+/// Whether the server could not read a script because of its flags.
+fn is_unread_flag(error: &Error) -> bool {
+    let details = error.details();
+    details.starts_with("ERR Error compiling script") && details.contains("near '#'")
+}
+
+/// The text of an error. Redis 6 puts that of a command within a script behind the script's name.
+fn reason(error: &Error) -> &str {
+    let details = error.details();
+    let within_script = details
+        .strip_prefix("ERR Error running script")
+        .map(|rest| rest.rsplit_once(": -").map_or(rest, |(_, reason)| reason));
+    within_script.unwrap_or(details)
+}
+
 /// Converts the library's error. Redis repeats the arguments of an unknown command in its answer;
 /// they are cut off.
 fn store_error(error: &Error) -> StoreError {
-    let details = error.details();
+    let details = reason(error);
     let details = details.split(", with args").next().unwrap_or_default();
     let text = format!("{}: {details}", error.kind().to_str());
+    let lowercase = details.to_ascii_lowercase();
+    if ["unknown command `hello`", "unknown command 'hello'"]
+        .iter()
+        .any(|it| lowercase.contains(it))
+    {
+        return StoreError::Unavailable(format!("the server is older than Redis 6 ({text})"));
+    }
+    if lowercase.contains("unknown redis command") || lowercase.contains("unknown command") {
+        return StoreError::Unavailable(format!(
+            "the server lacks a command: it is renamed, or the server is older than Redis 6, or \
+             than Redis 7 in a cluster ({text})"
+        ));
+    }
     match error.kind() {
         ErrorKind::Parse | ErrorKind::NotFound | ErrorKind::InvalidArgument => {
             StoreError::Corrupt(text)
@@ -390,12 +454,16 @@ impl SessionStore for RedisStore {
             ReadMode::Attach(subscription) => ("attach", subscription.as_u64().to_string()),
             ReadMode::Claim(subscription) => ("claim", subscription.as_u64().to_string()),
         };
-        let grace = request.grace.map(|grace| grace.as_millis().to_string()).unwrap_or_default();
+        let (grace, reader) = match request.retention {
+            Retention::Grace(grace) => (grace.as_millis().to_string(), String::new()),
+            Retention::Once(reader) => (String::new(), reader.as_u64().to_string()),
+        };
         let mut arguments = vec![
             optional(request.session_token),
             Value::from_static_str(mode),
             subscription.into(),
             grace.into(),
+            reader.into(),
         ];
         if let ReadMode::PacedPoll(_) = request.mode {
             let pace = [PACE_TOLERANCE, PACE_STEP, MAX_PACE];
@@ -417,6 +485,20 @@ impl SessionStore for RedisStore {
             _ => return Err(reply.unexpected()),
         };
         Ok(ReadResult::Settled(outcome))
+    }
+
+    async fn hand_back(
+        &self,
+        session: SessionRef,
+        reader: SubscriptionId,
+    ) -> Result<bool, StoreError> {
+        let arguments = vec![reader.as_u64().to_string().into()];
+        let reply = self.run(&SCRIPTS.hand_back, session, arguments).await?;
+        match reply.word() {
+            b"done" => Ok(true),
+            b"nothing" => Ok(false),
+            _ => Err(reply.unexpected()),
+        }
     }
 
     async fn acknowledge(

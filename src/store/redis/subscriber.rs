@@ -51,6 +51,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Pause before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// The same after the server refused to subscribe, which takes somebody to change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// The callers' side.
 pub(crate) struct Subscriber {
     local: Arc<Local>,
@@ -139,6 +142,7 @@ impl Subscriber {
             connected: connected_sender,
             connection,
             slot_map: None,
+            reported: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
         Ok(Self { local, requests, connected, commands, timeout, _task: task })
@@ -277,6 +281,8 @@ struct Task {
     connection: Connection,
     /// The slot map just before everything was subscribed.
     slot_map: Option<Vec<Slots>>,
+    /// Why no connection could be made, as it was logged last.
+    reported: Option<String>,
 }
 
 impl Task {
@@ -302,7 +308,7 @@ impl Task {
                     // A connection was lost. This waits for the next one, or, when that is slow,
                     // leaves the rest to its event. Resubscribing once too often does no harm.
                     Ok((_, Some(_))) | Err(RecvError::Lagged(_)) => self.resubscribe().await,
-                    Ok((_, None)) => {}
+                    Ok((error, None)) => self.report(&error),
                     Err(RecvError::Closed) => self.replace("closed".to_owned()).await,
                 },
                 Some(()) = self.connection.lagged.recv() => {
@@ -329,6 +335,15 @@ impl Task {
                     self.reconcile(&mut batch).await;
                 }
             }
+        }
+    }
+
+    /// Logs why an attempt to connect failed, once for each reason.
+    fn report(&mut self, error: &Error) {
+        let reason = store_error(error).to_string();
+        if self.reported.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "Redis cannot be reached or refuses");
+            self.reported = Some(reason);
         }
     }
 
@@ -370,6 +385,19 @@ impl Task {
             self.subscribe(&wanted).await?;
         }
         Ok(())
+    }
+
+    /// Subscribes to the channel of the health check and leaves it, so that a missing right shows
+    /// before a session needs it.
+    async fn probe(&self) -> Result<(), Error> {
+        let (client, name) = (&self.connection.client, self.names.probe_channel());
+        if self.cluster {
+            client.ssubscribe(name.clone()).await?;
+            client.sunsubscribe(name).await
+        } else {
+            client.subscribe(name.clone()).await?;
+            client.unsubscribe(name).await
+        }
     }
 
     /// Subscribes and marks the channels as confirmed.
@@ -439,13 +467,14 @@ impl Task {
                     channels.values_mut().for_each(|channel| channel.confirmed = false);
                     channels.keys().copied().collect()
                 };
+                self.probe().await?;
                 self.subscribe(&keys).await
             };
             match attempt.await {
                 Ok(()) => break,
                 Err(error) if self.connection.client.is_connected() => {
-                    tracing::warn!(error = error.details(), "Redis refuses subscriptions");
-                    tokio::time::sleep(PAUSE).await;
+                    self.report(&error);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
                     if self.reopen().is_err() {
                         return;
                     }
@@ -457,6 +486,7 @@ impl Task {
                 Err(_) => return,
             }
         }
+        self.reported = None;
         self.local.complete.store(true, Ordering::Release);
         self.connected.send_replace(true);
         self.notifier.resync();

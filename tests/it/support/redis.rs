@@ -70,22 +70,32 @@ pub struct Server {
     child: Child,
     pub port: u16,
     pub directory: Directory,
+    program: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Server {
     /// Starts one on a free port with further arguments and waits until it answers.
     pub async fn start(arguments: &[&str]) -> Self {
-        let server = Self::start_unchecked(free_port(), Directory::new(), arguments);
+        Self::of("redis-server".as_ref(), arguments).await
+    }
+
+    /// Starts another program that speaks the same protocol.
+    pub async fn of(program: &Path, arguments: &[&str]) -> Self {
+        let server = Self::unchecked(program, free_port(), Directory::new(), arguments);
         server.ready().await;
         server
     }
 
     /// Starts one without waiting.
     pub fn start_unchecked(port: u16, directory: Directory, arguments: &[&str]) -> Self {
+        Self::unchecked("redis-server".as_ref(), port, directory, arguments)
+    }
+
+    fn unchecked(program: &Path, port: u16, directory: Directory, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let child = spawn(port, &directory, &arguments);
-        Self { child, port, directory, arguments }
+        let child = spawn(program, port, &directory, &arguments);
+        Self { child, port, directory, program: program.to_owned(), arguments }
     }
 
     pub fn url(&self) -> String {
@@ -109,7 +119,7 @@ impl Server {
     /// Starts it again where it was.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.port, &self.directory, &self.arguments);
+        self.child = spawn(&self.program, self.port, &self.directory, &self.arguments);
     }
 
     /// A client of its own for the test's hand, not the store's.
@@ -124,11 +134,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, directory: &Directory, arguments: &[String]) -> Child {
+fn spawn(program: &Path, port: u16, directory: &Directory, arguments: &[String]) -> Child {
     let log = File::create(directory.path().join("server.log")).expect("a log file");
     // Sentinel rewrites its configuration file, so it has one; it must be the first argument.
     let configuration = directory.path().join("sentinel.conf");
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(program);
     if configuration.exists() {
         command.arg(configuration);
     } else {
@@ -144,7 +154,7 @@ fn spawn(port: u16, directory: &Directory, arguments: &[String]) -> Child {
         .stdout(log.try_clone().expect("a log file"))
         .stderr(log)
         .spawn()
-        .expect("redis-server 7 starts; install the package redis-server")
+        .unwrap_or_else(|error| panic!("{}: {error}; run ./tests/run install", program.display()))
 }
 
 /// A connected client.

@@ -18,8 +18,8 @@ use token_relay::{
     },
     store::{
         Acknowledged, Ended, Entered, Entry, Fulfilled, NewSession, Notifier, Peeked, ReadMode,
-        ReadRequest, ReadResult, RedisOptions, Store, StoreHealth as _, Stored, StoredDetails,
-        StoredSession,
+        ReadRequest, ReadResult, RedisOptions, Retention, Store, StoreHealth as _, Stored,
+        StoredDetails, StoredSession,
         memory::MemoryStore,
         redis::{RedisStore, RedisUrl},
     },
@@ -153,16 +153,29 @@ pub fn meet(transit: Digest) -> NewSession {
     NewSession { session: stored(Profile::Meet), transit: Some((transit, LIFE)), ttl: LIFE }
 }
 
+/// Keeps the token for the grace, or delivers it once.
+pub fn retention(grace: Option<Duration>) -> Retention {
+    grace.map_or_else(|| Retention::Once(SubscriptionId::generate()), Retention::Grace)
+}
+
 pub fn poll(grace: Option<Duration>) -> ReadRequest {
-    ReadRequest { session_token: None, mode: ReadMode::Poll, grace }
+    ReadRequest { session_token: None, mode: ReadMode::Poll, retention: retention(grace) }
 }
 
 pub fn attach(subscription: SubscriptionId) -> ReadRequest {
-    ReadRequest { session_token: None, mode: ReadMode::Attach(subscription), grace: GRACE }
+    ReadRequest {
+        session_token: None,
+        mode: ReadMode::Attach(subscription),
+        retention: retention(GRACE),
+    }
 }
 
 pub fn claim(subscription: SubscriptionId) -> ReadRequest {
-    ReadRequest { session_token: None, mode: ReadMode::Claim(subscription), grace: GRACE }
+    ReadRequest {
+        session_token: None,
+        mode: ReadMode::Claim(subscription),
+        retention: retention(GRACE),
+    }
 }
 
 pub fn is_token(outcome: &ReadResult) -> bool {
@@ -237,7 +250,7 @@ impl Harness {
 /// The store of a single process.
 pub async fn memory() -> Harness {
     let notices = Arc::new(Recorder::default());
-    let store = MemoryStore::new(notices.clone());
+    let store = MemoryStore::new(notices.clone(), 64 << 20);
     Harness { store, notices, _server: Arc::new(()) }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -9,10 +10,10 @@ use tokio::{
 };
 
 use crate::support::{
-    Process, TIMEOUT,
+    Browser, Process, TIMEOUT,
     certificate::{self, connect},
     client,
-    redis::Directory,
+    redis::{Directory, eventually},
 };
 
 /// What bytes travel over.
@@ -56,6 +57,14 @@ impl Relay {
                 let builder = certificate::trusting(&[&folder.file("relay.crt")]);
                 builder.timeout(TIMEOUT).build().unwrap()
             }
+        }
+    }
+
+    /// A person's browser that trusts it.
+    pub fn browser(&self) -> Browser {
+        match &self.certificates {
+            None => Browser::default(),
+            Some(folder) => Browser::with(certificate::trusting(&[&folder.file("relay.crt")])),
         }
     }
 
@@ -107,10 +116,65 @@ impl Relay {
         wire
     }
 
+    /// A WebSocket over HTTP/2 and TLS (RFC 8441 §5): the status, and the bytes of its stream.
+    pub async fn connect_http2(&self, path: &str, protocols: &str) -> (u16, Wire) {
+        let address = format!("localhost:{}", self.address().port());
+        let socket = connect(&address, "h2", &[&self.certificate()]).await.unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        // The relay's settings, which offer it, come with its first frames.
+        eventually("extended CONNECT is offered", || async {
+            client.is_extended_connect_protocol_enabled()
+        })
+        .await;
+        let mut request = http::Request::connect(format!("https://{address}{path}"))
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-protocol", protocols)
+            .body(())
+            .unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (answer, to_relay) = client.send_request(request, false).unwrap();
+        let answer = tokio::time::timeout(TIMEOUT, answer).await.unwrap().unwrap();
+        let status = answer.status().as_u16();
+        let socket = Box::new(tunnel(answer.into_body(), to_relay));
+        (status, Wire { socket, received: Vec::new() })
+    }
+
     /// Both of them, with names.
     pub async fn both(&self) -> [(&'static str, Wire); 2] {
         [("first", self.connect().await), ("later", self.connect_used().await)]
     }
+}
+
+/// A stream of HTTP/2 as one of bytes.
+pub fn tunnel(
+    mut from_relay: h2::RecvStream,
+    mut to_relay: h2::SendStream<Bytes>,
+) -> tokio::io::DuplexStream {
+    let (near, far) = tokio::io::duplex(4096);
+    let (mut read, mut write) = tokio::io::split(far);
+    tokio::spawn(async move {
+        while let Some(Ok(bytes)) = from_relay.data().await {
+            from_relay.flow_control().release_capacity(bytes.len()).unwrap();
+            if write.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = write.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        while let Ok(length) = read.read(&mut buffer).await
+            && length > 0
+        {
+            if to_relay.send_data(Bytes::copy_from_slice(&buffer[..length]), false).is_err() {
+                return;
+            }
+        }
+        let _ = to_relay.send_data(Bytes::new(), true);
+    });
+    near
 }
 
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -149,6 +213,11 @@ impl Answer {
 }
 
 impl Wire {
+    /// A connection that exists already.
+    pub fn over(socket: TcpStream) -> Self {
+        Self { socket: Box::new(socket), received: Vec::new() }
+    }
+
     /// Sends bytes.
     pub async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.socket.write_all(bytes).await?;

@@ -29,10 +29,10 @@ use crate::{
             Problems, types,
         },
         extract::Query,
-        openapi_tags,
+        handover, openapi_tags,
         operator::metrics::Reconnect,
     },
-    relay::Delivery,
+    relay::{Delivery, Handover},
     session::{GoneReason, Outcome, SessionKey},
     telemetry::Trace,
 };
@@ -90,8 +90,9 @@ impl LongPoll {
         &self,
         encoder: &Encoder,
         session: SessionKey,
-        outcome: Option<Outcome>,
+        settled: Option<(Outcome, Handover)>,
     ) -> Result<Response, Problem> {
+        let (outcome, handover) = settled.unzip();
         let mut response = match outcome {
             None | Some(Outcome::Draining) => Self::heartbeat(),
             // A newer poll waits: this one has nothing to return.
@@ -110,7 +111,7 @@ impl LongPoll {
         {
             response.headers_mut().insert("preference-applied", applied);
         }
-        Ok(response)
+        Ok(handover::completing(response, handover.unwrap_or_default(), &self.half_close))
     }
 }
 
@@ -122,22 +123,23 @@ impl Transport for LongPoll {
     async fn accept(self, mut wait: Wait) -> Result<Response, Problem> {
         let (encoder, session) = (wait.encoder(), wait.session().key);
         let deadline = Instant::now() + self.timeout;
-        let outcome = async {
-            let outcome = tokio::time::timeout_at(deadline, wait.outcome()).await.ok();
+        let settled = async {
+            let outcome = tokio::time::timeout_at(deadline, wait.outcome()).await.ok()?;
+            let handover = wait.take_handover();
             drop(wait);
-            if outcome == Some(Outcome::Superseded) {
+            if outcome == Outcome::Superseded {
                 // Answered at once, a client would poll again and supersede the newer one in turn.
                 tokio::time::sleep_until(deadline).await;
             }
-            outcome
+            Some((outcome, handover))
         };
-        let outcome = tokio::select! {
+        let settled = tokio::select! {
             biased;
-            outcome = outcome => outcome,
+            settled = settled => settled,
             // The client may be gone, and a token for nobody would be lost.
             () = self.half_close.wait() => None,
         };
-        self.answer(&encoder, session, outcome)
+        self.answer(&encoder, session, settled)
     }
 
     fn heartbeat() -> Response {
@@ -159,9 +161,9 @@ impl Transport for LongPoll {
         }
         let Credentials { session, session_token } = credentials;
         let relay = app.relay.in_trace(trace);
-        let outcome = relay.poll(session, session_token, Self::delivery(credentials)).await?;
+        let settled = relay.poll(session, session_token, Self::delivery(credentials)).await?;
         let encoder = Encoder::new(app.clone(), trace.link());
-        self.answer(&encoder, session.key, outcome).map(Some)
+        self.answer(&encoder, session.key, settled).map(Some)
     }
 
     fn delivery(credentials: Credentials) -> Delivery {

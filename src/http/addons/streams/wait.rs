@@ -10,7 +10,7 @@ use crate::{
         addons::streams::{Encoder, StreamMessage},
         operator::metrics::OpenStream,
     },
-    relay::{DirectWriter, Subscription},
+    relay::{DirectWriter, Handover, Subscription},
     session::{Digest, Outcome, SessionRef},
     telemetry::Link,
 };
@@ -96,6 +96,11 @@ impl Wait {
     /// Waits for the outcome alone. Cancel-safe.
     pub async fn outcome(&mut self) -> Outcome {
         self.subscription.outcome().await
+    }
+
+    /// What is to be completed when the outcome has reached the client.
+    pub fn take_handover(&mut self) -> Handover {
+        self.subscription.take_handover()
     }
 
     /// Translates the outcome; a token counts as delivered.

@@ -130,6 +130,12 @@ const MAX_MESSAGE: usize = 1024;
 /// Maximum size of what waits to be written: a token, or the pongs of a client that only pings.
 const MAX_WRITE_BUFFER: usize = 64 * 1024;
 
+/// Maximum number of pings and pongs of a client between two pings of ours.
+const MAX_HEARTBEATS: usize = 128;
+
+/// Why a client that sends more is refused.
+const TOO_MANY_PINGS: Ended = Ended::Refused(code::POLICY, "too many pings");
+
 /// Timeout for the acknowledgement of a token.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -499,6 +505,8 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
     wait.set_direct_writer(Arc::clone(socket) as Arc<dyn DirectWriter>);
     // A client that sent nothing between two pings is gone.
     let mut answered = true;
+    // Pings and pongs since the last ping.
+    let mut heartbeats = 0;
     // A token that was written directly may be acknowledged before this task is woken.
     let mut acknowledged_early = false;
     let outcome = loop {
@@ -512,7 +520,7 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
                     if received.is_none() && !answered {
                         return;
                     }
-                    answered = false;
+                    (answered, heartbeats) = (false, 0);
                     let ping = socket.send(Upgrade::heartbeat());
                     let sent = tokio::time::timeout(wait.heartbeat_interval(), ping).await;
                     if !matches!(sent, Ok(Ok(()))) {
@@ -526,7 +534,8 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
         match received {
             // Before anything is delivered there is nothing to acknowledge.
             Some(Ok(Received::Acknowledgement)) => acknowledged_early = socket.is_delivered(),
-            Some(Ok(Received::Heartbeat)) => {}
+            Some(Ok(Received::Heartbeat)) if heartbeats < MAX_HEARTBEATS => heartbeats += 1,
+            Some(Ok(Received::Heartbeat)) => return socket.close_after(TOO_MANY_PINGS).await,
             Some(Err(ended)) => return socket.close_after(ended).await,
             None => continue,
         }
@@ -566,8 +575,12 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
 async fn acknowledgement(socket: &SharedSocket) -> Result<(), Ended> {
     let wait = async {
         socket.sent().await?;
-        while let Received::Heartbeat = socket.receive().await? {}
-        Ok(())
+        for _ in 0..MAX_HEARTBEATS {
+            if let Received::Acknowledgement = socket.receive().await? {
+                return Ok(());
+            }
+        }
+        Err(TOO_MANY_PINGS)
     };
     match tokio::time::timeout(ACK_TIMEOUT, wait).await {
         Ok(ended) => ended,

@@ -7,6 +7,7 @@ if not authorized(ARGV[4]) then
   return {'unauthorized'}
 end
 if letter == 'g' then
+  redis.call('HDEL', key, 'h', 'y', 'ya', 'e')
   return {'already', reason}
 end
 publish('c')

@@ -1,6 +1,6 @@
 -- ARGV: the session token's digest or '', mode (poll, paced, attach, claim), the subscription or '' or
--- for a paced poll its interval, the grace in milliseconds or '' when this delivery ends the session;
--- for a paced poll how much earlier it may come, by how much it lengthens the interval else, and the
+-- for a paced poll its interval, the grace in milliseconds, or '' and the reader when this delivery
+-- ends the session; for a paced poll how much earlier it may come, by how much it lengthens the interval else, and the
 -- maximum interval.
 local letter, reason = state()
 if not letter then
@@ -27,8 +27,8 @@ if letter == 'p' then
     local paced = redis.call('HMGET', key, 'pl', 'pi')
     local interval = tonumber(paced[2] or ARGV[6])
     redis.call('HSET', key, 'pl', integer(now))
-    if paced[1] and now - tonumber(paced[1]) + tonumber(ARGV[8]) < interval then
-      interval = math.min(interval + tonumber(ARGV[9]), tonumber(ARGV[10]))
+    if paced[1] and now - tonumber(paced[1]) + tonumber(ARGV[9]) < interval then
+      interval = math.min(interval + tonumber(ARGV[10]), tonumber(ARGV[11]))
       redis.call('HSET', key, 'pi', integer(interval))
       return {'too_early', integer(interval)}
     end
@@ -45,7 +45,9 @@ if letter == 'd' and grace == '' and found[4] == 'device' then
 end
 local age = integer(now - tonumber(found[2]))
 if grace == '' then
-  close('acknowledged')
+  -- The token stays, out of reach, for a reader that hands it back.
+  redis.call('HSET', key, 's', 'g', 'w', 'acknowledged', 'h', ARGV[8])
+  redis.call('HDEL', key, 'i', 'du', 'b', 'o', 'c', 'pl', 'pi')
 else
   if mode == 'attach' then
     redis.call('HSET', key, 'r', subscription)
