@@ -16,7 +16,7 @@ use crate::{
     settings::Settings,
     store::{
         self, Acknowledged, Entered, Entry, Fulfilled, NewSession, Notifier, ReadMode, ReadRequest,
-        Rotated, Store, StoreError, StoreObserver, Stored, StoredDetails, StoredSession,
+        Retention, Rotated, Store, StoreError, StoreObserver, Stored, StoredDetails, StoredSession,
     },
 };
 
@@ -196,8 +196,11 @@ async fn try_out(store: &dyn Store, changes: &Changes) -> Result<(), Failed> {
     }
     store.unsubscribe(key);
     let what = "the delivery of a token";
-    let request =
-        ReadRequest { session_token: Some(transit), mode: ReadMode::Poll, grace: Some(TTL) };
+    let request = ReadRequest {
+        session_token: Some(transit),
+        mode: ReadMode::Poll,
+        retention: Retention::Grace(TTL),
+    };
     store.read(session, request).await.step(what)?;
     let what = "the acknowledgement of a token";
     let acknowledged = store.acknowledge(session, Some(transit), event).await;

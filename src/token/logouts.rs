@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_logout_ends_what_came_before_it_and_nothing_else() {
-        let store = MemoryStore::new(Arc::new(Nobody));
+        let store = MemoryStore::new(Arc::new(Nobody), usize::MAX);
         let logouts = Logouts::new(store, Duration::from_secs(60));
         let before = UnixTime::now();
         let after = before + Duration::from_secs(5);
