@@ -6,13 +6,12 @@ use std::{
 };
 
 use token_relay::{
-    session::{AccountId, DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
+    session::{DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
     store::{
-        AccountStore as _, ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _,
-        ReadRequest, ReadResult, Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored,
-        TOMBSTONE, redis::RedisStore,
+        ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _, ReadRequest, ReadResult,
+        Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored, TOMBSTONE,
+        redis::RedisStore,
     },
-    util::clock::UnixTime,
 };
 
 use crate::support::{

@@ -11,10 +11,12 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::json;
 use token_relay::{
-    session::SessionRef,
+    session::{AccountId, SessionRef},
     store::{
-        ChangeFeed as _, Ended, SessionStore as _, StoreError, StoreHealth as _, redis::RedisStore,
+        AccountStore as _, ChangeFeed as _, Ended, MarkStore as _, SessionStore as _, StoreError,
+        StoreHealth as _, redis::RedisStore,
     },
+    util::clock::UnixTime,
 };
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
@@ -217,6 +219,10 @@ async fn every_transition(store: &Arc<RedisStore>) {
     store.acknowledge(session, None, event).await.unwrap();
     store.hand_back(session, token_relay::session::SubscriptionId::generate()).await.unwrap();
     store.end(session, None).await.unwrap();
+    store.mark_durably(digest(), LIFE).await.unwrap();
+    let account = AccountId::new("https://relay.example", "alice");
+    store.end_account(account, UnixTime::now(), LIFE).await.unwrap();
+    store.account_ended_at(account).await.unwrap();
 }
 
 #[tokio::test]
