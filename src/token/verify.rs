@@ -214,6 +214,7 @@ mod tests {
         let issuer = issuer();
         let public = serde_json::to_vec(&keys.jwks().keys[0]).unwrap();
         let mut header = Header::new(Algorithm::HS256);
+        header.typ = Some("at+jwt".to_owned());
         header.kid = keys.jwks().keys[0].common.key_id.clone();
         let claims = json!({
             "iss": issuer.issuer, "sub": "eve", "aud": issuer.audience[0], "exp": UnixTime::now().as_secs() + 60,

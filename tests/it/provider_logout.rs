@@ -18,6 +18,11 @@ struct Meet {
 
 impl Meet {
     async fn start(provider: &OidcProvider, more: &[(&str, &str)]) -> Self {
+        Self::start_with(provider, more, true).await
+    }
+
+    /// `by_session` is whether the provider names its session when it logs somebody out.
+    async fn start_with(provider: &OidcProvider, more: &[(&str, &str)], by_session: bool) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let (url, return_to) = (format!("http://{address}"), format!("http://{address}/healthz"));
         let own = [
@@ -36,7 +41,7 @@ impl Meet {
             "redirect_uris": [format!("{url}/callback"), format!("{url}/api/v1.0/callback/")],
             "post_logout_redirect_uris": [format!("{url}/api/v1.0/logout-callback/")],
             "backchannel_logout_uri": format!("{url}/addons/backchannel_logout"),
-            "backchannel_logout_session_required": true,
+            "backchannel_logout_session_required": by_session,
         });
         provider.tell("client", registration.to_string()).await;
         Self { relay, return_to }
@@ -165,12 +170,13 @@ async fn forty_unfinished_logins_do_not_overflow_the_request_head() {
 
 #[tokio::test]
 async fn a_logout_ends_the_login_at_the_provider_and_what_it_granted_everywhere() {
-    for groups in [3, 200] {
+    // With the session at the provider in the logout token, and with the subject alone.
+    for (groups, by_session) in [(3, true), (200, true), (3, false)] {
         let provider = OidcProvider::start();
         // An ID token that does not fit into a cookie is needed for the logout as well.
         provider.tell("groups", json!([groups, 36]).to_string()).await;
         provider.tell("claims-in-id-token", String::new()).await;
-        let meet = Meet::start(&provider, &[]).await;
+        let meet = Meet::start_with(&provider, &[], by_session).await;
         let browser = Browser::on_loopback();
         meet.log_in(&browser).await;
 
@@ -208,13 +214,18 @@ async fn a_logout_ends_the_login_at_the_provider_and_what_it_granted_everywhere(
         assert_eq!(page.url.as_str(), meet.return_to, "{:?}", page.trail);
         assert!(!meet.is_logged_in(&browser).await);
 
-        // The provider's back channel has ended the grant, and with it the access token.
+        // The provider's back channel has ended the grant, and with it the access token: at once,
+        // or with the next use of the refresh token.
+        let me = async || {
+            let me = client().get(format!("{}/addons/me", meet.relay.url));
+            me.bearer_auth(text(&granted, "access_token")).send().await.unwrap().status()
+        };
+        let now = if by_session { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        assert_eq!(me().await, now);
         let (status, answer) = refresh(text(&granted, "refresh_token")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer} {}", meet.relay.log());
         assert_eq!(answer["error"], "invalid_grant");
-        let me = client().get(format!("{}/addons/me", meet.relay.url));
-        let me = me.bearer_auth(text(&granted, "access_token")).send().await.unwrap();
-        assert_eq!(me.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(me().await, StatusCode::UNAUTHORIZED);
 
         // Where the page returns to is the relay's to say.
         for state in ["", "?state=", "?state=x"] {

@@ -69,6 +69,10 @@ async fn backchannel_logout(
     if !relay.store().is_marked(seen).await? {
         let (subject, session_id) = (logout.subject.as_deref(), logout.session_id.as_deref());
         app.logouts.in_trace(&trace).record(&logout.issuer, subject, session_id).await?;
+        // All sessions of the person: access tokens, too, end at once.
+        if let (Some(subject), None) = (subject, session_id) {
+            app.end_account(&trace, subject, "the provider").await?;
+        }
         relay.store().mark(seen, REMEMBERED).await?;
         tracing::info!(
             target: "audit",
