@@ -200,7 +200,7 @@ impl Relay {
         self.noticed_0_1.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes that a session of version 0.1 was found.
+    /// Records that a session of version 0.1 was found.
     pub fn notice_0_1(&self) {
         self.noticed_0_1.store(true, Ordering::Relaxed);
     }
