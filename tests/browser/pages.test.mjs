@@ -84,6 +84,8 @@ async function walk(page, look) {
   await page.goto((await create(demo)).transit_url);
   await page.waitForSelector('button[value=continue]:enabled');
   await look('legacy', (texts) => texts.legacy.title);
+  await page.goto(`${demo.address}/addons/device`);
+  await look('device', (texts) => texts.device.title);
   await page.goto(`${demo.address}/addons/success`);
   await look('success-bare', (texts) => texts.error.no_sign_in.title);
   await page.goto(`${demo.address}/addons/error`);
