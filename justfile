@@ -27,3 +27,7 @@ ci:
 # Benchmarks beside nginx with nchan
 bench *parts:
     benches/run {{parts}}
+
+# What a release publishes, from a clean checkout
+release *options:
+    deploy/release {{options}}
