@@ -13,29 +13,39 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use crate::session::Digest;
+use crate::{
+    http::pages::ErrorPage,
+    session::{Digest, Identity},
+};
 
 /// How long the result of an exchange is remembered for a reloaded callback.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// An exchange that several requests wait for.
-type Exchange<T> = Shared<BoxFuture<'static, T>>;
-
-/// The exchanges of one surface; `T` is the result of one.
-pub struct CodeExchanges<T>(Arc<Mutex<HashMap<Digest, Exchange<T>>>>);
-
-impl<T> Default for CodeExchanges<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
+/// The result of exchanging a code.
+#[derive(Clone)]
+pub enum CodeExchange {
+    /// The person is known.
+    Identity(Arc<Identity>),
+    /// The sign-in failed; the page and the reference under which the log has the cause.
+    Failed(ErrorPage, String),
+    /// Another instance exchanged the code.
+    Elsewhere,
+    /// The store is unavailable.
+    Unavailable,
 }
 
-impl<T: Clone + Send + Sync + 'static> CodeExchanges<T> {
+/// An exchange that several requests wait for.
+type Shareable = Shared<BoxFuture<'static, CodeExchange>>;
+
+/// The exchanges of one surface.
+#[derive(Default)]
+pub struct CodeExchanges(Arc<Mutex<HashMap<Digest, Shareable>>>);
+
+impl CodeExchanges {
     /// The exchange for `state`: the one under way or just ended, else that which `begin` makes.
-    /// `aborted` is the result of one that panics.
-    pub(crate) fn share<F>(&self, state: &str, aborted: T, begin: impl FnOnce() -> F) -> Exchange<T>
+    pub(crate) fn share<F>(&self, state: &str, begin: impl FnOnce() -> F) -> Shareable
     where
-        F: Future<Output = T> + Send + 'static,
+        F: Future<Output = CodeExchange> + Send + 'static,
     {
         let key = Digest::of(state.as_bytes());
         let mut exchanges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +61,8 @@ impl<T: Clone + Send + Sync + 'static> CodeExchanges<T> {
             });
             result
         });
-        let exchange = task.map(|ended| ended.unwrap_or(aborted)).boxed().shared();
+        let exchange =
+            task.map(|ended| ended.unwrap_or(CodeExchange::Unavailable)).boxed().shared();
         exchanges.insert(key, exchange.clone());
         exchange
     }

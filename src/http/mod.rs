@@ -29,6 +29,7 @@ mod state;
 
 pub use self::{
     addons::streams::TRANSPORTS,
+    exchanges::CodeExchanges,
     half_close::HalfClose,
     quota::CreationQuota,
     request_head::{MAX_FIELDS, MAX_HEAD},

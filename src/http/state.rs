@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::{
     http::{
-        dialog,
         error::Problem,
+        exchanges::CodeExchanges,
         guesses::{GuessLimiter, Guessed, Verdict},
         meet,
         middleware::ClientAddress,
@@ -58,7 +58,7 @@ pub struct App {
     /// Add-ins and backends.
     pub clients: ArcSwap<Clients>,
     /// Authorization codes that are being exchanged.
-    pub exchanges: dialog::DialogExchanges,
+    pub exchanges: CodeExchanges,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Metrics.

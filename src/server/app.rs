@@ -154,7 +154,7 @@ pub(crate) async fn build(
         logouts: Logouts::new(Arc::clone(&store), logout_memory(&settings)),
         revocations: Revocations::new(store, issuer.clone(), max_ttl),
         clients: ArcSwap::from_pointee(clients),
-        exchanges: http::dialog::DialogExchanges::default(),
+        exchanges: http::CodeExchanges::default(),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
             &public_url,

@@ -26,7 +26,7 @@ use crate::{
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
-        exchanges::CodeExchanges,
+        exchanges::CodeExchange,
         extract::LimitedBody,
         methods::MethodsExt as _,
         middleware::ClientAddress,
@@ -64,28 +64,12 @@ enum Handover {
     Failed(String, String),
 }
 
-/// The result of exchanging a code.
-#[derive(Clone)]
-pub enum DialogExchange {
-    /// The person is known.
-    Identity(Arc<Identity>),
-    /// The session has failed; the page and the reference under which the log has the cause.
-    Failed(ErrorPage, String),
-    /// Another instance exchanged the code, and left nothing of it.
-    Elsewhere,
-    /// The store is unavailable.
-    Unavailable,
-}
-
-/// Exchanges of dialogs.
-pub type DialogExchanges = CodeExchanges<DialogExchange>;
-
 /// The name of the result of the exchange for this `state`.
 fn handover_name(state: &str) -> Digest {
     Digest::of(format!("exchanged:{state}").as_bytes())
 }
 
-impl DialogExchange {
+impl CodeExchange {
     /// Leaves it for the other instances, sealed. What is not left is missed only by a browser that
     /// repeats the callback elsewhere.
     async fn leave(&self, app: &App, trace: &Trace, name: Digest) {
@@ -137,28 +121,28 @@ async fn exchange(
     attempt: LoginAttempt,
     answer: AuthorizationResponse,
     required: RequiredClaims,
-) -> DialogExchange {
+) -> CodeExchange {
     match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
         Ok(false) => {
-            return DialogExchange::elsewhere(app, trace, handover_name(attempt.state())).await;
+            return CodeExchange::elsewhere(app, trace, handover_name(attempt.state())).await;
         }
         Err(error) => {
             tracing::warn!(session = %session.key, %error, "callback deferred");
-            return DialogExchange::Unavailable;
+            return CodeExchange::Unavailable;
         }
     }
     let provider = app.login.in_trace(trace).requiring(required);
     match provider.finish(attempt, answer).await {
         Ok(identity) => {
             // Nothing here logs out at the provider, and the cookie has little room.
-            DialogExchange::Identity(Arc::new(Identity { id_token: None, ..identity }))
+            CodeExchange::Identity(Arc::new(Identity { id_token: None, ..identity }))
         }
         Err(error) => {
             let (page, reference) = (page_of(error.kind), new_reference(trace));
             error.log(Some(session.key), Some(&reference));
             app.sign_in(trace).fail(session, error.failure(), page.outcome()).await;
-            DialogExchange::Failed(page, reference)
+            CodeExchange::Failed(page, reference)
         }
     }
 }
@@ -278,7 +262,7 @@ async fn callback(
     // Without the client, which is not registered any more, no token will be issued.
     let required = client.map(|client| client.required_claims.clone()).unwrap_or_default();
     let state = state.to_owned();
-    let exchanged = app.exchanges.share(&state, DialogExchange::Unavailable, || {
+    let exchanged = app.exchanges.share(&state, || {
         let (app, trace) = (Arc::clone(&app), visit.trace.clone());
         async move {
             let name = handover_name(attempt.state());
@@ -291,20 +275,20 @@ async fn callback(
         }
     });
     let identity = match exchanged.await {
-        DialogExchange::Identity(identity) => {
+        CodeExchange::Identity(identity) => {
             let details = &dialog.details;
             (*identity).clone().signed_in_to(details.client_id.clone(), details.scope.clone())
         }
-        DialogExchange::Failed(page, reference) => {
+        CodeExchange::Failed(page, reference) => {
             let mut response = app.to_error_page_with(page, &reference, visit.window);
             app.forget_dialog(&mut response, &handle);
             return response;
         }
-        DialogExchange::Elsewhere => {
+        CodeExchange::Elsewhere => {
             let cause = "the answer was used before";
             return visit.error_about(ErrorPage::WrongBrowser, session, cause);
         }
-        DialogExchange::Unavailable => {
+        CodeExchange::Unavailable => {
             return visit.error_about(ErrorPage::Unavailable, session, "the store is unavailable");
         }
     };

@@ -22,7 +22,7 @@ use crate::{
             see_sealed_form,
         },
         error::Problem,
-        exchanges::CodeExchanges,
+        exchanges::CodeExchange,
         extract::{LimitedBody, Query},
         meet::{CSRF_COOKIE, CSRF_TTL, Detail, Meet, NOT_LOGGED_IN, UNAVAILABLE, set_cookie},
         openapi_tags,
@@ -38,22 +38,6 @@ use crate::{
     telemetry::{Trace, TraceContext},
     token::Purpose,
 };
-
-/// The result of exchanging a code.
-#[derive(Clone)]
-pub enum LoginExchange {
-    /// The person is known.
-    Identity(Arc<Identity>),
-    /// The login failed; the page and the reference under which the log has the cause.
-    Failed(ErrorPage, String),
-    /// Another instance exchanged the code.
-    Elsewhere,
-    /// The store is unavailable.
-    Unavailable,
-}
-
-/// Exchanges of browser logins.
-pub type LoginExchanges = CodeExchanges<LoginExchange>;
 
 /// What the browser carries to the provider and back.
 #[derive(Serialize, Deserialize)]
@@ -283,18 +267,18 @@ pub(super) async fn callback(
         // Reloaded, or the back button was used.
         return Ok(found(&return_to));
     };
-    let exchanged = meet.exchanges.share(&state, LoginExchange::Unavailable, || {
+    let exchanged = meet.exchanges.share(&state, || {
         let (app, trace) = (Arc::clone(&app), trace.clone());
         async move { exchange(&app, &trace, attempt, answer, silent).await }
     });
     let identity = match exchanged.await {
-        LoginExchange::Identity(identity) => identity,
-        LoginExchange::Failed(..) if silent => return Ok(found(&return_to)),
-        LoginExchange::Failed(page, reference) => {
+        CodeExchange::Identity(identity) => identity,
+        CodeExchange::Failed(..) if silent => return Ok(found(&return_to)),
+        CodeExchange::Failed(page, reference) => {
             return Ok(app.to_error_page_with(page, &reference, app.office_window()));
         }
-        LoginExchange::Elsewhere => return Ok(refused(ErrorPage::WrongBrowser)),
-        LoginExchange::Unavailable => return Err(UNAVAILABLE),
+        CodeExchange::Elsewhere => return Ok(refused(ErrorPage::WrongBrowser)),
+        CodeExchange::Unavailable => return Err(UNAVAILABLE),
     };
     let Some(user_id) = identity.claim_text(&meet.user_id_claim) else {
         let reference = new_reference(&trace);
@@ -316,25 +300,25 @@ async fn exchange(
     attempt: LoginAttempt,
     answer: AuthorizationResponse,
     silent: bool,
-) -> LoginExchange {
+) -> CodeExchange {
     match app.use_state_once(trace, &attempt).await {
         Ok(true) => {}
-        Ok(false) => return LoginExchange::Elsewhere,
+        Ok(false) => return CodeExchange::Elsewhere,
         Err(error) => {
             tracing::warn!(%error, "callback deferred");
-            return LoginExchange::Unavailable;
+            return CodeExchange::Unavailable;
         }
     }
     let login = app.login.in_trace(trace);
     match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, answer).await {
-        Ok(identity) => LoginExchange::Identity(Arc::new(identity)),
+        Ok(identity) => CodeExchange::Identity(Arc::new(identity)),
         // What a silent login is for: to find out.
         Err(error) if silent && error.is_interaction_required() => {
-            LoginExchange::Failed(page_of(error.kind), String::new())
+            CodeExchange::Failed(page_of(error.kind), String::new())
         }
         Err(error) => {
             let (page, reference) = log_failure(app, trace, &error);
-            LoginExchange::Failed(page, reference)
+            CodeExchange::Failed(page, reference)
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::{
         },
         cookies,
         error::Problem,
+        exchanges::CodeExchanges,
         extract::LimitedBody,
         guesses::Guessed,
         handover,
@@ -91,7 +92,7 @@ pub struct Meet {
     /// Whether a logout with `returnTo` continues at the provider.
     pub provider_logout: bool,
     /// Codes that are being exchanged.
-    pub exchanges: login::LoginExchanges,
+    pub exchanges: CodeExchanges,
 }
 
 /// Keys of CSRF tokens.
