@@ -358,17 +358,17 @@ async fn log_in(
             cookie.set_same_site(SameSite::Lax);
         })
     };
-    // Version 0.1 finds the login by its own name only; else that name is not left behind.
-    let earlier = match app.serves_beside_0_1() {
+    // Version 0.1 finds the login by its own name only; else that name is not left behind. Over HTTP
+    // the two are one name, which an answer sets once (RFC 6265 §4.1.1).
+    let earlier = (earlier != current).then(|| match app.serves_beside_0_1() {
         true => login_cookie(&earlier, &sealed, meet.login_ttl),
         false => login_cookie(&earlier, "", Duration::ZERO),
-    };
+    });
     let cookies = [
-        earlier,
         login_cookie(&current, &sealed, meet.login_ttl),
         set_cookie(CSRF_COOKIE, csrf, CSRF_TTL, |cookie| cookie.set_same_site(SameSite::Lax)),
     ];
-    for cookie in cookies {
+    for cookie in earlier.into_iter().chain(cookies) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(())
