@@ -3,10 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use crate::{
-    session::{AccountId, Digest},
+    session::AccountId,
     store::{self, Store, StoreError},
     telemetry::Trace,
     util::clock::UnixTime,
@@ -32,16 +30,9 @@ pub struct Logouts {
     memory: Duration,
 }
 
-/// The name under which the store has the logout of an account.
-fn of_account(issuer: &str, subject: &str) -> Digest {
-    let account = AccountId::new(issuer, subject);
-    Digest::of(&[b"logout of account:", &account.as_ref()[..]].concat())
-}
-
-/// The name under which the store has the logout of a session at the provider.
-fn of_session(issuer: &str, session_id: &str) -> Digest {
-    let named = format!("logout of session:{} {issuer} {session_id}", issuer.len());
-    Digest::of(named.as_bytes())
+/// A session at the provider, which a logout ends as it ends an account.
+fn session_at(issuer: &str, session_id: &str) -> AccountId {
+    AccountId::new(&format!("session at {issuer}"), session_id)
 }
 
 impl Logouts {
@@ -68,13 +59,12 @@ impl Logouts {
         subject: Option<&str>,
         session_id: Option<&str>,
     ) -> Result<(), StoreError> {
-        let name = match (session_id, subject) {
-            (Some(session_id), _) => of_session(issuer, session_id),
-            (None, Some(subject)) => of_account(issuer, subject),
+        let ended = match (session_id, subject) {
+            (Some(session_id), _) => session_at(issuer, session_id),
+            (None, Some(subject)) => AccountId::new(issuer, subject),
             (None, None) => return Ok(()),
         };
-        let now = UnixTime::now().as_millis().to_string();
-        self.store.put_value(name, Bytes::from(now), self.memory).await
+        self.store.end_account(ended, UnixTime::now(), self.memory).await
     }
 
     /// Whether a logout since has ended what this sign-in granted.
@@ -83,19 +73,16 @@ impl Logouts {
     /// When the store is unavailable.
     pub async fn cover(&self, signed_in: SignedIn<'_>) -> Result<bool, StoreError> {
         let SignedIn { issuer, subject, session_id, at } = signed_in;
-        let account = self.store.value(of_account(issuer, subject));
+        let account = self.store.account_ended_at(AccountId::new(issuer, subject));
         let session = async {
             match session_id {
-                Some(session_id) => self.store.value(of_session(issuer, session_id)).await,
+                Some(id) => self.store.account_ended_at(session_at(issuer, id)).await,
                 None => Ok(None),
             }
         };
         let (account, session) = tokio::try_join!(account, session)?;
-        let is_later = |logout: Bytes| {
-            let logout = std::str::from_utf8(&logout).ok().and_then(|text| text.parse().ok());
-            logout.is_none_or(|logout: u64| at.as_millis() <= logout)
-        };
-        Ok([account, session].into_iter().flatten().any(is_later))
+        let ended_at = account.max(session);
+        Ok(ended_at.is_some_and(|ended_at| at.as_millis() <= ended_at.as_millis()))
     }
 }
 
@@ -134,5 +121,24 @@ mod tests {
         assert!(!covered(sign_in("https://a", "alice", None, after)).await);
         assert!(!covered(sign_in("https://a", "bob", None, before)).await);
         assert!(!covered(sign_in("https://b", "alice", None, before)).await);
+    }
+    #[tokio::test]
+    async fn a_logout_outlives_a_restart_with_a_state_file() {
+        let name = format!("token-relay-logouts-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        let open = || {
+            let store = MemoryStore::with_state_file(&path, Arc::new(Nobody)).unwrap();
+            Logouts::new(store, Duration::from_secs(60))
+        };
+        let at = UnixTime::now();
+        let logouts = open();
+        logouts.record("https://a", Some("alice"), None).await.unwrap();
+        drop(logouts);
+        let signed_in = |subject| SignedIn { issuer: "https://a", subject, session_id: None, at };
+        let logouts = open();
+        assert!(logouts.cover(signed_in("alice")).await.unwrap());
+        assert!(!logouts.cover(signed_in("bob")).await.unwrap());
+        std::fs::remove_file(&path).unwrap();
     }
 }
