@@ -55,12 +55,15 @@ fn from(address: &str, request: RequestBuilder) -> RequestBuilder {
     request.header("x-forwarded-for", address)
 }
 
-/// How often each status was answered.
-async fn tally(requests: impl IntoIterator<Item = RequestBuilder>) -> BTreeMap<u16, usize> {
+/// How often each status was answered, with so many requests `at_once`.
+async fn tally(
+    at_once: usize,
+    requests: impl IntoIterator<Item = RequestBuilder>,
+) -> BTreeMap<u16, usize> {
     let mut tally = BTreeMap::new();
     let mut answers = futures_util::stream::iter(requests)
         .map(|request| async { request.send().await.unwrap() })
-        .buffer_unordered(16);
+        .buffer_unordered(at_once);
     while let Some(answer) = answers.next().await {
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             assert!(answer.headers().contains_key(header::RETRY_AFTER));
@@ -136,16 +139,16 @@ async fn an_address_guesses_thirty_times_on_each_transport_at_two_instances_toge
     .enumerate()
     {
         let address = format!("192.0.2.{}", place + 1);
-        let requests = (0..4 * BY_ADDRESS).map(|number| {
+        let requests = (0..2 * BY_ADDRESS + 10).map(|number| {
             let (request, _) = wrong(kind, &relays[number % 2], &session, &meet);
             from(&address, request)
         });
-        let tally = tally(requests).await;
+        let tally = tally(1, requests).await;
         let (_, status) = wrong(kind, &relays[0], &session, &meet);
         let answered = tally.get(&status).copied().unwrap_or_default();
         println!("{kind}: {tally:?}");
-        // What arrives in the same moment is counted by each instance alone.
-        assert!((BY_ADDRESS..BY_ADDRESS + 20).contains(&answered), "{kind}: {tally:?}");
+        // An instance learns shortly after an attempt what the others have counted.
+        assert!((BY_ADDRESS..BY_ADDRESS + 6).contains(&answered), "{kind}: {tally:?}");
         assert_eq!(tally.values().sum::<usize>() - answered, tally[&429], "{kind}: {tally:?}");
         // Another address is not concerned.
         let (request, _) = wrong(kind, &relays[1], &session, &meet);
@@ -171,7 +174,7 @@ async fn guesses_by_websocket_are_counted_on_both_surfaces() {
     ];
     for (url, protocols, address) in cases {
         let mut codes = BTreeMap::new();
-        for _ in 0..BY_ADDRESS + 5 {
+        for _ in 0..BY_ADDRESS + 10 {
             let mut request = url.as_str().into_client_request().unwrap();
             let headers = request.headers_mut();
             headers.insert("sec-websocket-protocol", protocols.parse().unwrap());
@@ -183,7 +186,10 @@ async fn guesses_by_websocket_are_counted_on_both_surfaces() {
             };
             *codes.entry(u16::from(frame.code)).or_insert(0) += 1;
         }
-        assert_eq!(codes, BTreeMap::from([(4401, BY_ADDRESS), (4429, 5)]), "{url}");
+        // An allowance grows by one in two seconds.
+        let wrong = codes.get(&4401).copied().unwrap_or_default();
+        assert!((BY_ADDRESS..BY_ADDRESS + 5).contains(&wrong), "{url}: {codes:?}");
+        assert_eq!(codes.get(&4429), Some(&(BY_ADDRESS + 10 - wrong)), "{url}: {codes:?}");
     }
 }
 
@@ -196,11 +202,11 @@ async fn all_addresses_together_guess_twelve_hundred_times() {
         let (request, _) = wrong("client_secret", &relays[number % 2], &session, "");
         from(&format!("10.0.{}.{}", number / 250, number % 250), request)
     };
-    let tally = tally((0..IN_ALL + 400).map(guess)).await;
+    let tally = tally(16, (0..IN_ALL + 400).map(guess)).await;
     println!("in all: {tally:?}");
     let wrong = tally[&401];
-    // And what arrives in the same moment.
-    assert!((IN_ALL..IN_ALL + 60).contains(&wrong), "{tally:?}");
+    // And what arrives before the instances know.
+    assert!((IN_ALL..IN_ALL + 120).contains(&wrong), "{tally:?}");
 }
 
 #[tokio::test]
