@@ -128,7 +128,7 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         let _ = std::fs::remove_file(&path);
         let open = || {
-            let store = MemoryStore::with_state_file(&path, Arc::new(Nobody)).unwrap();
+            let store = MemoryStore::with_state_file(&path, Arc::new(Nobody), 1 << 20).unwrap();
             Logouts::new(store, Duration::from_secs(60))
         };
         let at = UnixTime::now();
