@@ -173,7 +173,8 @@ async fn what_a_client_may_not_send(transport: Transport) {
     for (name, bytes, code) in cases {
         for way in ways(transport) {
             let (mut wire, _) = open(&relay, *way).await;
-            wire.send(&bytes).await.unwrap();
+            // It may be refused before all of it is sent.
+            let _ = wire.send(&bytes).await;
             assert_eq!(close_code(&mut wire).await, code, "{transport:?} {way:?} {name}");
             // Then the connection ends in order, maybe before the client's part of it.
             let _ = wire.send(&masked(0x88, &code.to_be_bytes())).await;
@@ -186,7 +187,7 @@ async fn what_a_client_may_not_send(transport: Transport) {
         let (first, token) = frame(&mut wire).await.unwrap();
         assert_eq!(first, 0x81);
         assert!(String::from_utf8(token).unwrap().contains("access_token"));
-        wire.send(&bytes).await.unwrap();
+        let _ = wire.send(&bytes).await;
         assert_eq!(close_code(&mut wire).await, code, "{transport:?} after the token: {name}");
     }
 }
