@@ -225,6 +225,29 @@ mod tests {
     }
 
     #[test]
+    fn a_jwt_of_another_type_is_no_access_token() {
+        let secret = [3u8; 32];
+        let keys = Arc::new(SigningKeys::from_secret(Algorithm::HS256, &secret).unwrap());
+        let issuer = issuer();
+        let verifier = verifier(&keys, &issuer);
+        let token = issuer.issue(&keys, &identity(), UnixTime::now()).unwrap();
+        let token = token.access_token().expose();
+        let header = jsonwebtoken::decode_header(token).unwrap();
+        let claims = serde_json::to_value(verifier.verify(token).unwrap()).unwrap();
+        for (typ, accepted) in [
+            (Some("at+jwt"), true),
+            (Some("application/at+JWT"), true),
+            (Some("JWT"), false),
+            (Some("logout+jwt"), false),
+            (None, false),
+        ] {
+            let header = Header { typ: typ.map(str::to_owned), ..header.clone() };
+            let other = jws::encode(&header, &claims, &EncodingKey::from_secret(&secret)).unwrap();
+            assert_eq!(verifier.verify(&other).is_ok(), accepted, "{typ:?}");
+        }
+    }
+
+    #[test]
     fn a_token_of_the_previous_key_is_accepted_while_keys_rotate() {
         let (old, new) = ([1u8; 32], [2u8; 32]);
         let before = SigningKeys::from_secret(Algorithm::HS256, &old).unwrap();

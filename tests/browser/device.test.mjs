@@ -35,7 +35,7 @@ for (const script of [true, false]) {
     if (script) assert.equal(await page.evaluate(() => document.activeElement.id), 'user-code');
     await page.fill('#user-code', ` ${device.user_code.toLowerCase().replace('-', '')} `);
     await page.click('main form button');
-    if (!script) await page.click('#onward').catch(() => {}); // it also leads there by itself
+    if (!script) await page.click('#onward', { timeout: 1000 }).catch(() => {}); // it also leads there by itself
     await logIn(page, 'alice');
     await page.waitForSelector('#question');
     assert.match(await page.textContent('#question'), /Map tools/);
