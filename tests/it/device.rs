@@ -15,11 +15,12 @@ use token_relay::{
     server::Server,
     session::{Identity, SessionId, SessionRef},
     settings::Settings,
+    signin::NotCompleted,
     telemetry::Trace,
 };
 
 use crate::support::{
-    Browser, Events, Page, Process, client, create, form_action, hidden_inputs, redis, text,
+    Browser, Event, Events, Page, Process, client, create, form_action, hidden_inputs, redis, text,
 };
 
 const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -474,26 +475,59 @@ async fn server(more: &[(&str, &str)]) -> Server {
     server
 }
 
-/// How many of its two readers got the token of one sign-in.
+fn is_token(event: Option<Event>) -> bool {
+    event.is_some_and(|event| event.name == "authenticated")
+}
+
+/// Who got the token of one sign-in: 1 the stream, 10 the poll.
 async fn race(servers: &[Server], number: usize) -> usize {
     let at = |place: usize| &servers[(number + place) % servers.len()];
     let base = |place: usize| format!("http://{}", at(place).address());
-    let device = authorize(&base(0), &[]).await;
+    // A store that is unavailable for a moment, as a cluster's node can be, is asked again.
+    let device: Value = loop {
+        let answer = post(&base(0), "/addons/device_authorization", &[]).await;
+        match answer.status() {
+            StatusCode::SERVICE_UNAVAILABLE => tokio::time::sleep(Duration::from_millis(50)).await,
+            status => {
+                assert_eq!(status, StatusCode::OK);
+                break answer.json().await.unwrap();
+            }
+        }
+    };
     let (events, path) = (base(1), text(&device, "events_url").splitn(4, '/').nth(3).unwrap());
     let (url, session_token) = (format!("{events}/{path}"), text(&device, "session_token"));
-    let mut events = Events::open(&url, Some(session_token)).await;
     // Every other stream is there before the token, the others come at the same moment.
-    if number.is_multiple_of(2) {
-        events.until("retry: ").await;
-    }
-    let stream = async { events.next().await.is_some_and(|event| event.name == "authenticated") };
+    let early = match number.is_multiple_of(2) {
+        true => loop {
+            let answer = Events::request(&url, Some(session_token), None).await;
+            if answer.status() == StatusCode::OK {
+                break Some(Events::from_response(answer));
+            }
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        },
+        false => None,
+    };
+    let stream = async {
+        if let Some(mut events) = early {
+            return is_token(events.next().await);
+        }
+        loop {
+            let answer = Events::request(&url, Some(session_token), None).await;
+            match answer.status() {
+                StatusCode::OK => return is_token(Events::from_response(answer).next().await),
+                // The poll was faster.
+                StatusCode::NO_CONTENT | StatusCode::GONE => return false,
+                status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+            }
+        }
+    };
     // What is polled too early is answered too, once there is a token.
     let poller = async {
         loop {
             match redeem(&base(0), "addons", &device).await {
                 (StatusCode::OK, _) => return true,
                 (_, body) => match text(&body, "error") {
-                    "authorization_pending" | "slow_down" => {}
+                    "authorization_pending" | "slow_down" | "temporarily_unavailable" => {}
                     "invalid_grant" => return false,
                     other => panic!("{other}"),
                 },
@@ -503,8 +537,15 @@ async fn race(servers: &[Server], number: usize) -> usize {
     let fulfil = async {
         let session = SessionId::parse(text(&device, "session_id")).unwrap();
         let identity = Identity::new("alice", serde_json::Map::new());
-        let sign_in = at(2).app().sign_in(&Trace::none());
-        sign_in.complete(SessionRef::native(session.key()), None, &identity).await.unwrap();
+        let (sign_in, session) =
+            (at(2).app().sign_in(&Trace::none()), SessionRef::native(session.key()));
+        while let Err(error) = sign_in.complete(session, None, &identity).await {
+            match error {
+                NotCompleted::Store(_) => {}
+                NotCompleted::Already => break,
+                other => panic!("{other}"),
+            }
+        }
     };
     let (streamed, polled, ()) = tokio::join!(stream, poller, fulfil);
     usize::from(streamed) + usize::from(polled) * 10
