@@ -309,7 +309,8 @@ before(async () => {
     await dialog.goto((await (await created).json()).transit_url);
     if (relay === strict) await logIn(dialog, 'alice');
     await dialog.waitForURL(/addons\/success/);
-    await page.waitForFunction(() => document.title === 'delivered');
+    // Asked from here: a page in the background draws no frames, by which Playwright would wait.
+    await until(`the token, ${relay.log.slice(-500)}`, async () => await page.title() === 'delivered');
   }
   browserIds = (await context.cookies()).filter(({ name }) => name === '__Host-token-relay-browser');
   assert.equal(browserIds.length, 2);

@@ -112,7 +112,8 @@ async function start(context, { relay, site = 'pane.localhost', path = '/pane', 
       return dialog;
     },
     async result() {
-      await frame.waitForFunction(() => document.getElementById('result').textContent, undefined, { timeout: 20_000 });
+      // Asked from here: a page in the background draws no frames, by which Playwright would wait.
+      await until('the end of the sign-in', () => frame.textContent('#result'), 20_000);
       return frame.textContent('#result');
     },
     async signedIn(user) {
