@@ -591,10 +591,8 @@ async fn a_log_line_in_json_names_its_trace() {
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     let transit = "GET /addons/transit/";
     let spans = receiver.until(&[transit]).await;
-    redis::eventually("the last line is read", || async {
-        relay.log().contains("dialog ended with an error page")
-    })
-    .await;
+    redis::eventually("the last line is read", || async { relay.log().contains("sign-in failed") })
+        .await;
     let log = relay.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
     let lines = lines.collect::<Vec<_>>();
@@ -605,7 +603,7 @@ async fn a_log_line_in_json_names_its_trace() {
     let created = line("session created");
     assert_eq!(created["trace_id"], TRACE);
     assert_eq!(created["span_id"], one(&spans, TRACE, "POST /addons/sessions").id);
-    let ended = line("dialog ended with an error page");
+    let ended = line("sign-in failed");
     assert_eq!(ended["trace_id"], TRACE);
     let reference = text(&ended["fields"], "reference");
     assert!(page.body.contains(reference), "the page shows {reference}");
