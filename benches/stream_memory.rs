@@ -88,7 +88,8 @@ fn measure(transport: Transport) -> f64 {
         .expect("a runtime");
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let environment = [("TOKEN_RELAY_HEARTBEAT".to_owned(), "5m".to_owned())];
-    let snapshot = Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", environment);
+    let snapshot =
+        Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", None, environment);
     let server = runtime
         .block_on(Server::start(snapshot.expect("settings").settings))
         .expect("the relay starts");

@@ -1,7 +1,13 @@
 //! Completes or fails a sign-in: issues the token, seals it, stores it for the waiting reader, and
 //! records the outcome. Every way to a token ends here.
 
-use std::sync::Arc;
+mod hook;
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde_json::{Map, Value};
+
+pub use crate::signin::hook::{Admission, Candidate, ClaimsHook, HookError};
 
 use crate::{
     relay::Relay,
@@ -33,6 +39,16 @@ pub enum SignInOutcome {
     TooLate,
 }
 
+impl HookError {
+    /// What is counted.
+    pub fn outcome(&self) -> SignInOutcome {
+        match self {
+            Self::Denied { .. } => SignInOutcome::Denied,
+            Self::Unavailable => SignInOutcome::ProviderFailed,
+        }
+    }
+}
+
 /// Counts outcomes.
 pub trait SignInObserver: Send + Sync {
     /// A sign-in ended.
@@ -54,6 +70,9 @@ pub enum NotCompleted {
     /// No token could be issued. The session has failed.
     #[error(transparent)]
     Issuer(#[from] IssueError),
+    /// The claims hook does not admit the account. The session has failed.
+    #[error(transparent)]
+    Refused(#[from] HookError),
 }
 
 /// A completed sign-in, with what undoing it needs.
@@ -81,6 +100,8 @@ pub struct SignIn<'a> {
     pub sealing_keys: &'a KeyRing,
     /// Issues refresh tokens, where they are enabled.
     pub refresh: Option<Refresh>,
+    /// Is asked before a token is issued, where one is configured.
+    pub hook: Option<&'a ClaimsHook>,
     /// Counts outcomes.
     pub observer: &'a dyn SignInObserver,
     /// The request's place in its trace.
@@ -99,11 +120,26 @@ impl SignIn<'_> {
         holder: Option<Holder>,
         identity: &Identity,
     ) -> Result<Completed, NotCompleted> {
+        self.complete_beside(session, holder, identity, None).await
+    }
+
+    /// The same, with a payload beside the token.
+    ///
+    /// # Errors
+    /// [`NotCompleted`].
+    pub async fn complete_beside(
+        &self,
+        session: SessionRef,
+        holder: Option<Holder>,
+        identity: &Identity,
+        payload: Option<Map<String, Value>>,
+    ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
         let issued = self.issue(session.key, holder, identity).await;
         span.end();
         match issued {
             Ok((token, grant)) => {
+                let token = token.with_payload(payload);
                 let completed = Completed {
                     token_id: token.id().map(str::to_owned),
                     expires_at: token.expires_at(),
@@ -122,6 +158,10 @@ impl SignIn<'_> {
                 handed_over.map(|()| completed)
             }
             Err(NotCompleted::Issuer(error)) => Err(self.not_issued(session, error).await),
+            Err(NotCompleted::Refused(error)) => {
+                self.fail(session, error.failure(), error.outcome()).await;
+                Err(error.into())
+            }
             Err(error) => {
                 self.observer.ended(SignInOutcome::StoreFailed);
                 Err(error)
@@ -148,6 +188,40 @@ impl SignIn<'_> {
         }
     }
 
+    /// Delivers a payload and no token; `subject` is for the audit log.
+    ///
+    /// # Errors
+    /// [`NotCompleted`].
+    pub async fn deliver(
+        &self,
+        session: SessionRef,
+        payload: Map<String, Value>,
+        subject: &str,
+    ) -> Result<(), NotCompleted> {
+        let response = TokenResponse::without_token(payload, UnixTime::now());
+        self.hand_over(session, response, subject).await
+    }
+
+    /// Fails the sign-in on behalf of somebody who wants to know whether that worked.
+    ///
+    /// # Errors
+    /// When the session is not pending, or the store is unavailable.
+    pub async fn reject(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+        outcome: SignInOutcome,
+    ) -> Result<(), NotCompleted> {
+        match self.relay.fail(session, failure).await? {
+            Stored::Done => {
+                self.observer.ended(outcome);
+                Ok(())
+            }
+            Stored::NotPending(State::Gone(_)) | Stored::Unknown => Err(NotCompleted::TooLate),
+            Stored::NotPending(_) => Err(NotCompleted::Already),
+        }
+    }
+
     /// The client that the person signed in to, and the issuer of its tokens.
     fn issuer_for(&self, identity: &Identity) -> Result<(&Client, Issuer), IssueError> {
         let client = self
@@ -166,9 +240,50 @@ impl SignIn<'_> {
                 },
             ),
             ttl: client.token_ttl,
+            claims: match identity.idp {
+                // A backend chooses its claims one by one.
+                Some(_) => identity.claims.keys().cloned().collect(),
+                None => self.issuer.claims.clone(),
+            },
             ..self.issuer.clone()
         };
         Ok((client, issuer))
+    }
+
+    /// Asks the claims hook, where there is one, about a token for `identity`. A backend that vouches
+    /// for an account has decided already.
+    ///
+    /// # Errors
+    /// When no token may be issued.
+    pub async fn admit(&self, identity: &Identity) -> Result<Option<Admission>, NotCompleted> {
+        let Some(hook) = self.hook.filter(|_| identity.idp.is_none()) else { return Ok(None) };
+        let (client, issuer) = self.issuer_for(identity)?;
+        let requested = &identity.requested;
+        let candidate = Candidate {
+            iss: &identity.issuer,
+            sub: &identity.subject,
+            claims: &identity.claims,
+            client_id: client.id.as_str(),
+            client_name: client.name.as_deref().or(requested.client_name.as_deref()),
+            origin: requested.origin.as_deref(),
+            origin_proved: requested.origin_proved,
+            scope: &issuer.scope,
+            acr: identity.acr.as_deref(),
+            auth_time: identity.auth_time,
+        };
+        Ok(Some(hook.ask(candidate, &self.trace).await?))
+    }
+
+    /// The issuer of a token for `identity`, and what it issues it for, after the claims hook.
+    fn admitted<'i>(
+        mut issuer: Issuer,
+        identity: &'i Identity,
+        admission: Option<&Admission>,
+    ) -> (Issuer, Cow<'i, Identity>) {
+        let Some(admission) = admission else { return (issuer, Cow::Borrowed(identity)) };
+        let mut identity = identity.clone();
+        admission.apply(&mut issuer, &mut identity);
+        (issuer, Cow::Owned(identity))
     }
 
     async fn issue(
@@ -177,8 +292,10 @@ impl SignIn<'_> {
         holder: Option<Holder>,
         identity: &Identity,
     ) -> Result<(TokenResponse, Option<GrantId>), NotCompleted> {
+        let admission = self.admit(identity).await?;
         let now = UnixTime::now();
         let (client, issuer) = self.issuer_for(identity)?;
+        let (issuer, admitted) = Self::admitted(issuer, identity, admission.as_ref());
         let refresh = self.refresh.as_ref().filter(|_| client.refresh);
         let grant = match refresh.zip(holder) {
             Some((refresh, holder)) => {
@@ -188,7 +305,7 @@ impl SignIn<'_> {
             None => None,
         };
         let id = grant.as_ref().map(|(id, _)| *id);
-        let token = issuer.issue_under(id, self.signing_keys, identity, now)?;
+        let token = issuer.issue_under(id, self.signing_keys, &admitted, now)?;
         let token = match grant {
             Some((_, refresh_token)) => token.with_refresh(refresh_token, now),
             None => token,
@@ -196,7 +313,8 @@ impl SignIn<'_> {
         Ok((token, id))
     }
 
-    /// The next access token of a grant, whose next refresh token is `next`.
+    /// The next access token of a grant, whose next refresh token is `next`, as [`Self::admit`]
+    /// decided.
     ///
     /// # Errors
     /// When it cannot be signed.
@@ -205,14 +323,12 @@ impl SignIn<'_> {
         session: SessionKey,
         grant: &RefreshGrant,
         next: RefreshToken,
+        admission: Option<&Admission>,
     ) -> Result<TokenResponse, IssueError> {
         let (_, issuer) = self.issuer_for(&grant.identity)?;
-        let token = issuer.issue_under(
-            Some(grant.id),
-            self.signing_keys,
-            &grant.identity,
-            UnixTime::now(),
-        )?;
+        let (issuer, admitted) = Self::admitted(issuer, &grant.identity, admission);
+        let now = UnixTime::now();
+        let token = issuer.issue_under(Some(grant.id), self.signing_keys, &admitted, now)?;
         tracing::info!(
             target: "audit",
             session = %session,

@@ -38,7 +38,13 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) {
     let Arguments { listen, provider_listen, orders } = arguments;
     assert!(listen.ip().is_loopback() && orders.ip().is_loopback(), "loopback only");
-    let options = DemoOptions { listen, provider_listen, open: false, allow_production: true };
+    let options = DemoOptions {
+        listen,
+        provider_listen,
+        platform_listen: None,
+        open: false,
+        allow_production: true,
+    };
     let started = demo::start(options, token_relay::settings::environment()).await;
     let server = started.expect("the relay starts").server;
     let app = Arc::clone(server.app());

@@ -37,7 +37,7 @@ pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// What the handlers of a running service share.
 pub static APP: LazyLock<AppState> = LazyLock::new(|| {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let snapshot = Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", []);
+    let snapshot = Snapshot::demo(listen, "http://127.0.0.1:1", "bench", "secret", None, []);
     RUNTIME.block_on(async {
         let server = Server::start(snapshot.expect("settings").settings).await.expect("a service");
         Arc::clone(server.app())

@@ -21,6 +21,11 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl From<String> for Secret {
@@ -111,18 +116,22 @@ pub struct CreateResponse {
     pub user_code: Option<String>,
 }
 
-/// The token response (RFC 6749 §5.1).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The token response (RFC 6749 §5.1), and what a backend delivers beside the token or in its place.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TokenResponse {
-    /// For `Authorization: Bearer` (RFC 6750).
+    /// For `Authorization: Bearer` (RFC 6750). Left out, with `token_type`, `expires_in` and
+    /// `scope`, where a backend delivers a `payload` alone.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
     pub access_token: Secret,
     /// For the next access token, where the relay issues refresh tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Secret>,
     /// `Bearer`.
+    #[serde(default)]
     pub token_type: String,
     /// Remaining lifetime in seconds at the time of delivery.
+    #[serde(default)]
     pub expires_in: u64,
     /// Scopes, separated by spaces.
     #[serde(default)]
@@ -130,6 +139,9 @@ pub struct TokenResponse {
     /// When the login ended, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub authenticated_at: u64,
+    /// What the add-in's backend delivers (`POST /addons/fulfil`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// An error (RFC 6749 §5.2, §4.1.2.1).

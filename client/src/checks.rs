@@ -104,6 +104,14 @@ pub(crate) fn token(token: TokenResponse) -> Result<TokenResponse, ClientError> 
     };
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let scope = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    // A backend may deliver a payload alone.
+    let payload_alone = token.payload.is_some()
+        && token.access_token.is_empty()
+        && token.token_type.is_empty()
+        && token.refresh_token.is_none();
+    if payload_alone {
+        return Ok(TokenResponse { scope: String::new(), expires_in: 0, ..token });
+    }
     if !is_valid(token.access_token.expose(), b64token) {
         return Err(ClientError::Malformed("access_token"));
     }
@@ -205,11 +213,18 @@ mod tests {
                 token_type: token_type.into(),
                 expires_in: u64::MAX,
                 scope: scope.into(),
-                authenticated_at: 0,
+                ..TokenResponse::default()
             }
         };
         assert!(token(answer("e30.e30.e30", "Bearer", "read write", "r_1")).is_ok());
         assert!(token(answer("e30.e30.e30", "DPoP", "", "r_1")).is_ok());
+        let payload = || Some(serde_json::Map::from_iter([("seat".to_owned(), 7.into())]));
+        let alone = TokenResponse { payload: payload(), ..TokenResponse::default() };
+        assert!(token(alone.clone()).is_ok());
+        assert!(token(TokenResponse { payload: None, ..alone.clone() }).is_err());
+        assert!(token(TokenResponse { token_type: "Bearer".into(), ..alone }).is_err());
+        let beside = answer("e30.e30.e30", "Bearer", "", "r_1");
+        assert!(token(TokenResponse { payload: payload(), ..beside }).is_ok());
         for (access_token, token_type, scope, refresh_token) in [
             ("", "Bearer", "", "r"),
             ("a b", "Bearer", "", "r"),

@@ -1,6 +1,7 @@
 //! The wire contract: paths, and the bodies of requests and responses, declared once for the relay
 //! and its clients.
 
+pub mod backend;
 pub mod meet;
 pub mod messages;
 pub mod oauth;

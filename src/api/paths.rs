@@ -9,6 +9,9 @@ pub const SESSION_EVENTS: &str = "/addons/sessions/{session_id}/events";
 /// WebSocket of a session.
 pub const SESSION_WEBSOCKET: &str = "/addons/sessions/{session_id}/ws";
 
+/// A backend fulfils a session.
+pub const FULFIL: &str = "/addons/fulfil";
+
 /// The dialog opens here.
 pub const TRANSIT: &str = "/addons/transit/";
 /// The decision on the confirmation page.

@@ -174,6 +174,7 @@ async fn try_out(store: &dyn Store, changes: &Changes) -> Result<(), Failed> {
             browser: None,
             trace: None,
             details: StoredDetails::Sealed(b"check-config"[..].into()),
+            client: None,
         },
         transit: Some((transit, TTL)),
         ttl: TTL,

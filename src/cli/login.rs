@@ -130,7 +130,11 @@ async fn try_login(options: &LoginOptions) -> Result<(), TerminalLoginError> {
         print(&stored);
     } else {
         super::print_error(&format!("Signed in for {lifetime}."));
-        let _ = writeln!(io::stdout().lock(), "{}", token.access_token.expose());
+        // A backend may deliver a payload in the place of a token.
+        let payload = token.payload.as_ref().filter(|_| token.access_token.is_empty());
+        let payload = payload.map(|payload| serde_json::to_string(payload).unwrap_or_default());
+        let text = payload.as_deref().unwrap_or(token.access_token.expose());
+        let _ = writeln!(io::stdout().lock(), "{text}");
     }
     Ok(())
 }

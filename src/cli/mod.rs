@@ -58,6 +58,12 @@ enum Command {
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
         provider_listen: std::net::SocketAddr,
+        /// Serve a platform beside it that has accounts of its own and decides who gets a token
+        #[arg(long)]
+        platform: bool,
+        /// Address of that platform
+        #[arg(long, default_value = "127.0.0.1:8082")]
+        platform_listen: std::net::SocketAddr,
         /// Do not open a browser
         #[arg(long)]
         no_open: bool,
@@ -187,15 +193,27 @@ pub fn main() -> ExitCode {
             Err(errors) => bad_settings(&errors),
         },
         #[cfg(feature = "demo")]
-        Command::Demo { listen, provider_listen, no_open, allow_production } => {
+        Command::Demo {
+            listen,
+            provider_listen,
+            platform,
+            platform_listen,
+            no_open,
+            allow_production,
+        } => {
             use crate::demo::{DemoError, DemoOptions};
             let _log = match start_log(LogFormat::Text) {
                 Ok(log) => log,
                 Err(error) => return bad_settings(&error),
             };
             run(async move {
-                let options =
-                    DemoOptions { listen, provider_listen, open: !no_open, allow_production };
+                let options = DemoOptions {
+                    listen,
+                    provider_listen,
+                    platform_listen: platform.then_some(platform_listen),
+                    open: !no_open,
+                    allow_production,
+                };
                 match crate::demo::run(options).await {
                     Err(DemoError::Settings(errors)) => Ok(bad_settings(&errors)),
                     Err(error @ DemoError::Production(_)) => Ok(bad_settings(&error)),

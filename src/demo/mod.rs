@@ -1,6 +1,7 @@
 //! `token-relay demo`: the relay as `serve` runs it, an OpenID provider beside it, and a demo
 //! task pane.
 
+mod platform;
 mod provider;
 #[cfg(test)]
 mod tests;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
+use crate::demo::platform::Platform;
 pub use crate::demo::provider::{DemoProvider, DemoProviderError, RegisteredClient};
 
 use crate::{
@@ -29,6 +31,8 @@ pub struct DemoOptions {
     pub listen: SocketAddr,
     /// Where the embedded provider listens.
     pub provider_listen: SocketAddr,
+    /// Where the embedded platform listens, if there is one.
+    pub platform_listen: Option<SocketAddr>,
     /// Whether a browser is opened.
     pub open: bool,
     /// Whether addresses that others reach and configured keys are accepted.
@@ -69,16 +73,19 @@ pub enum DemoError {
 /// When relay or provider do not start.
 pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let signals = Signals::listen()?;
-    let Demo { server, issuer, snapshot, client_secret } =
+    let Demo { server, issuer, snapshot, client_secret, platform } =
         start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
-    server::announce(format!("token-relay demo: open {url} (provider: {issuer})"));
+    let accounts = platform.as_ref().map(|platform| format!(", platform: {}", platform.url));
+    let accounts = accounts.unwrap_or_default();
+    server::announce(format!("token-relay demo: open {url} (provider: {issuer}{accounts})"));
     if options.open {
         browser::open(&url);
     }
     let read_settings = Box::new(move || {
         let environment = crate::settings::environment();
-        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, environment)
+        let hook = platform.as_ref().map(PlatformHook::settings);
+        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, hook, environment)
     });
     server::run_until_signal(server, signals, snapshot, read_settings).await;
     Ok(())
@@ -92,6 +99,35 @@ pub struct Demo {
     pub issuer: String,
     snapshot: Snapshot,
     client_secret: String,
+    platform: Option<PlatformHook>,
+}
+
+/// Where the embedded platform is, and the secret of its hook.
+struct PlatformHook {
+    url: String,
+    secret: String,
+}
+
+impl PlatformHook {
+    /// URL and secret of the hook.
+    fn settings(&self) -> (String, &str) {
+        (format!("{}/hook", self.url), &self.secret)
+    }
+
+    /// Starts the platform.
+    async fn start(address: SocketAddr) -> Result<Self, DemoError> {
+        let unusable = |source| DemoError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(unusable)?;
+        let url = format!("http://{}", listener.local_addr().map_err(unusable)?);
+        let secret = SessionToken::generate().expose().to_owned();
+        let router = Platform::new(&url, &secret).router();
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the demo platform ended");
+            }
+        });
+        Ok(Self { url, secret })
+    }
 }
 
 /// Starts relay and provider.
@@ -113,7 +149,12 @@ pub async fn start(
     let bound = listener.local_addr().map_err(unusable(options.provider_listen))?;
     let issuer = format!("http://{bound}");
     let secret = SessionToken::generate().expose().to_owned();
-    let snapshot = Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, environment)?;
+    let platform = match options.platform_listen {
+        Some(address) => Some(PlatformHook::start(address).await?),
+        None => None,
+    };
+    let hook = platform.as_ref().map(PlatformHook::settings);
+    let snapshot = Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, hook, environment)?;
     snapshot.log_warnings();
     let server = Server::start_with(snapshot.settings.clone(), true).await?;
     let client = RegisteredClient {
@@ -130,7 +171,7 @@ pub async fn start(
             tracing::error!(%error, "the demo provider ended");
         }
     });
-    Ok(Demo { server, issuer, snapshot, client_secret: secret })
+    Ok(Demo { server, issuer, snapshot, client_secret: secret, platform })
 }
 
 /// Keys that a deployment shares with others; the demo makes its own.
@@ -141,7 +182,8 @@ fn refuse_production(
     options: DemoOptions,
     environment: &[(String, String)],
 ) -> Result<(), DemoError> {
-    for address in [options.listen, options.provider_listen] {
+    let addresses = [options.listen, options.provider_listen].into_iter();
+    for address in addresses.chain(options.platform_listen) {
         if !address.ip().is_loopback() {
             return Err(DemoError::Production(format!("{address} is no loopback address")));
         }

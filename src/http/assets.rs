@@ -150,6 +150,14 @@ fn integrity(bytes: &[u8]) -> String {
     format!("sha384-{}", STANDARD.encode(Sha384::digest(bytes)))
 }
 
+/// The client's files below the path of the meet-compatible surface, for a platform that routes
+/// nothing else to the relay.
+pub fn meet_router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let folder = "/api/v1.0/addons/sessions/static";
+    let client = ASSETS.iter().filter(|asset| asset.audience == Audience::Anyone);
+    serve_all(client.map(|asset| (format!("{folder}/{}", asset.name()), asset)), None)
+}
+
 /// The demo task pane at `/` and the sample Outlook add-in at `/outlook/`.
 #[cfg(feature = "demo")]
 pub fn demo_router<S: Clone + Send + Sync + 'static>() -> Router<S> {

@@ -103,6 +103,10 @@ problems! {
     InvalidScope(String) = BAD_REQUEST, "invalid-scope", "Scope not allowed";
     /// There is no such session.
     SessionNotFound = NOT_FOUND, "session-not-found", "No such session";
+    /// The session has its result already, or a browser is signing in to it.
+    SessionNotPending = CONFLICT, "session-not-pending", "The session is not pending";
+    /// The transit token has expired; the session has not.
+    TransitTokenExpired = GONE, "transit-token-expired", "The transit token has expired";
     /// The session has ended; `error` says why.
     SessionGone(GoneReason) = GONE, "session-gone", "The session is over";
     /// Legacy sessions are off.
@@ -129,6 +133,8 @@ problems! {
     ShuttingDown = SERVICE_UNAVAILABLE, "shutting-down", "This instance is shutting down";
     /// The session store is unavailable.
     StoreUnavailable = SERVICE_UNAVAILABLE, "store-unavailable", "The session store is unavailable";
+    /// The claims hook is unavailable, so that it cannot be decided who may have a token.
+    HookUnavailable = SERVICE_UNAVAILABLE, "hook-unavailable", "The claims hook is unavailable";
     /// The access token is missing, malformed, expired or revoked (RFC 6750 §3.1).
     InvalidToken(Option<String>) = UNAUTHORIZED, "invalid-token", "Access token missing or not valid";
     /// Client credentials are missing or wrong.
@@ -216,7 +222,10 @@ impl Problem {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManySessions(after) | Self::TooManyGuesses(after) => Some(*after),
-            Self::TooManyStreams | Self::InstanceFull | Self::StoreUnavailable => Some(RETRY_LATER),
+            Self::TooManyStreams
+            | Self::InstanceFull
+            | Self::StoreUnavailable
+            | Self::HookUnavailable => Some(RETRY_LATER),
             Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         }

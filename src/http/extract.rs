@@ -28,13 +28,17 @@ impl FromRequest<AppState> for LimitedBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        Self::up_to(app.settings.limits.max_body, request).await
+    }
+}
+
+impl LimitedBody {
+    async fn up_to(max: usize, request: Request) -> Result<Self, Problem> {
         // Before the body is asked for by `100 Continue` (RFC 9110 §10.1.1).
-        if request.body().size_hint().lower()
-            > u64::try_from(app.settings.limits.max_body).unwrap_or(u64::MAX)
-        {
+        if request.body().size_hint().lower() > u64::try_from(max).unwrap_or(u64::MAX) {
             return Err(Problem::BodyTooLarge);
         }
-        let body = Limited::new(request.into_body(), app.settings.limits.max_body);
+        let body = Limited::new(request.into_body(), max);
         match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
             Ok(Ok(body)) => Ok(Self(body.to_bytes())),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
@@ -78,6 +82,21 @@ where
                 error.column()
             ))
         })
+    }
+}
+
+impl<T> Json<T>
+where
+    T: DeserializeOwned,
+{
+    /// A body of up to `max` bytes, whatever `MAX_BODY` is.
+    ///
+    /// # Errors
+    /// When it is larger, or something else.
+    pub async fn up_to(max: usize, request: Request) -> Result<Self, Problem> {
+        let is_json = is_of_type(request.headers(), "application/json");
+        let LimitedBody(body) = LimitedBody::up_to(max, request).await?;
+        Self::parse(is_json, &body)
     }
 }
 

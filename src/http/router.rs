@@ -24,16 +24,22 @@ use crate::http::{
 pub struct Optional {
     /// The meet-compatible surface.
     pub meet: bool,
+    /// The login of browsers on it, where the platform does not have it.
+    pub meet_login: bool,
     /// `/metrics` on the main listener.
     pub metrics: bool,
 }
 
 impl Optional {
     /// All of them.
-    pub const ALL: Self = Self { meet: true, metrics: true };
+    pub const ALL: Self = Self { meet: true, meet_login: true, metrics: true };
 
     fn of(app: &App) -> Self {
-        Self { meet: app.meet.is_some(), metrics: app.settings.server.metrics_listen.is_none() }
+        Self {
+            meet: app.meet.is_some(),
+            meet_login: app.meet.as_ref().is_some_and(|meet| meet.accounts.is_none()),
+            metrics: app.settings.server.metrics_listen.is_none(),
+        }
     }
 }
 
@@ -49,11 +55,14 @@ impl Endpoints {
     fn new(optional: Optional) -> Self {
         let mut cross_origin = addons::endpoints().merge(oauth::endpoints());
         let mut same_origin = dialog::endpoints()
+            .merge(addons::backend_endpoints())
             .merge(oauth::well_known())
             .merge(oauth::provider_endpoints())
             .merge(operator::endpoints(optional.metrics));
         if optional.meet {
             cross_origin = cross_origin.merge(meet::session_endpoints());
+        }
+        if optional.meet_login {
             same_origin = same_origin.merge(meet::login_endpoints());
         }
         Self { cross_origin, same_origin, docs: docs::endpoints() }
@@ -84,6 +93,9 @@ pub fn router(app: AppState) -> Router {
         .merge(docs::with(documents, endpoints.docs.into()))
         .merge(assets::router())
         .merge(app.pages.router());
+    if app.meet.is_some() {
+        router = router.merge(assets::meet_router());
+    }
     #[cfg(feature = "demo")]
     if app.demo_pane {
         router = router.merge(assets::demo_router());
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_off_is_not_described() {
-        let none = Optional { meet: false, metrics: false };
+        let none = Optional { meet: false, meet_login: false, metrics: false };
         let document = serde_json::to_value(openapi("/", none)).unwrap();
         let paths = document["paths"].as_object().unwrap();
         for off in ["/metrics", "/api/v1.0/addons/sessions/init/"] {

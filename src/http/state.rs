@@ -22,7 +22,7 @@ use crate::{
     relay::Relay,
     session::Digest,
     settings::{Client, ClientSetting, Clients, Settings},
-    signin::SignIn,
+    signin::{ClaimsHook, SignIn},
     store::StoreError,
     telemetry::{Trace, Tracing},
     token::{
@@ -55,6 +55,8 @@ pub struct App {
     pub logouts: Logouts,
     /// Refresh tokens, where they are enabled.
     pub refresh: Option<Refresh>,
+    /// Is asked before a token is issued, where one is configured.
+    pub hook: Option<ClaimsHook>,
     /// Add-ins and backends.
     pub clients: ArcSwap<Clients>,
     /// Authorization codes that are being exchanged.
@@ -161,6 +163,7 @@ impl App {
             signing_keys: &self.signing_keys,
             sealing_keys: &self.sealing_keys,
             refresh: self.refresh.as_ref().map(|refresh| refresh.in_trace(trace)),
+            hook: self.hook.as_ref(),
             observer: &*self.metrics,
             trace: trace.clone(),
         }

@@ -1,6 +1,7 @@
 //! The browser's own login on the meet-compatible surface, and where it may return to.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
@@ -20,7 +21,7 @@ pub struct BrowserLogin {
     pub csrf_token: String,
     /// The provider's `iss`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    issuer: String,
+    pub issuer: String,
     /// The provider's `sid`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
@@ -30,6 +31,9 @@ pub struct BrowserLogin {
     /// The ID token, to log out at the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_token: Option<IdTokenHint>,
+    /// What the provider says of the person, for the claims hook.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub claims: Map<String, Value>,
 }
 
 impl BrowserLogin {
@@ -43,6 +47,7 @@ impl BrowserLogin {
             session_id: identity.session_id.clone(),
             logged_in_at: UnixTime::now().as_secs(),
             id_token: identity.id_token.clone(),
+            claims: Map::new(),
         }
     }
 

@@ -9,6 +9,7 @@ mod registry;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     sync::{
@@ -24,11 +25,12 @@ pub use crate::relay::{
     handover::Handover,
     registry::{DirectWriter, Interruptions, JoinError, Registry},
     subscription::Subscription,
+    watch::Watch,
 };
 
 use crate::{
     session::{
-        DialogId, Digest, EventId, Failure, GoneReason, Outcome, Profile, SealedPayload,
+        ClientId, DialogId, Digest, EventId, Failure, GoneReason, Outcome, Profile, SealedPayload,
         SessionDetails, SessionId, SessionInfo, SessionKey, SessionRef, State, SubscriptionId,
         TransitToken, UserCode,
     },
@@ -254,24 +256,81 @@ impl Relay {
     /// # Errors
     /// When the store is unavailable.
     pub async fn create(&self, request: CreateSession) -> Result<Created, StoreError> {
-        let key = request.session_id.key();
         let transit_token = match request.profile {
             Profile::Legacy => None,
             Profile::Bound | Profile::Device | Profile::Meet => {
+                let key = request.session_id.key();
                 Some(TransitToken::generate_with(key, request.random_bytes))
             }
         };
+        self.create_entered_by(request, transit_token).await
+    }
+
+    async fn create_entered_by(
+        &self,
+        request: CreateSession,
+        transit_token: Option<TransitToken>,
+    ) -> Result<Created, StoreError> {
+        let key = request.session_id.key();
         let session = StoredSession {
             profile: request.profile,
             session_token: request.session_token,
             browser: request.browser,
             trace: request.trace,
             details: details::seal(&self.sealing_keys, key, &request.details),
+            client: request.details.client_id,
         };
         let transit =
             transit_token.as_ref().map(|token| (token.digest(), request.transit_token_ttl));
         self.store.create(key, NewSession { session, transit, ttl: request.ttl }).await?;
         Ok(Created { transit_token })
+    }
+
+    /// Creates a bound session with a user code by which backends find it, and which no other such
+    /// session has. It opens nothing on the page of the device authorization grant.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn create_for_backends(
+        &self,
+        mut request: CreateSession,
+    ) -> Result<(Created, UserCode), StoreError> {
+        let (session, ttl) = (request.session_id.key(), request.ttl);
+        let token = TransitToken::generate_with(session, request.random_bytes);
+        let target = CodeTarget { session, transit_token: token.digest() };
+        for _ in 0..CODE_DRAWS {
+            let code = UserCode::generate();
+            let name = self.backend_code_names(&code).into_iter().next();
+            if let Some(name) = name
+                && self.store.claim_code(name, target, ttl).await?
+            {
+                request.details.user_code = Some(code.clone());
+                let created = self.create_entered_by(request, Some(token)).await?;
+                return Ok((created, code));
+            }
+        }
+        Err(StoreError::Unavailable("no user code is free".to_owned()))
+    }
+
+    /// What a user code leads a backend to: a session of an add-in, or one of the device
+    /// authorization grant.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn find_code_for_backend(
+        &self,
+        code: &UserCode,
+    ) -> Result<Option<CodeTarget>, StoreError> {
+        for name in self.backend_code_names(code) {
+            if let Some(target) = self.store.find_code(name).await? {
+                return Ok(Some(target));
+            }
+        }
+        self.find_code(code).await
+    }
+
+    fn backend_code_names(&self, code: &UserCode) -> Vec<Digest> {
+        self.sealing_keys.digests(Purpose::UserCode, &format!("backend {}", code.as_str()))
     }
 
     /// Creates a session of the device authorization grant, with a user code that no other one has.
@@ -357,6 +416,37 @@ impl Relay {
         })
     }
 
+    /// A backend enters in the place of a dialog, for sessions of `clients` only.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn enter_by_backend(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        backend: DialogId,
+        clients: &[ClientId],
+    ) -> Result<Peeked<SessionInfo>, StoreError> {
+        Ok(match self.store.enter_by_backend(session, entry, backend, clients).await? {
+            Peeked::Open(stored) => Peeked::Open(self.open_details(session.key, stored)?),
+            Peeked::Unknown => Peeked::Unknown,
+            Peeked::TransitExpired => Peeked::TransitExpired,
+            Peeked::Used => Peeked::Used,
+            Peeked::NotPending(state) => Peeked::NotPending(state),
+        })
+    }
+
+    /// Watches the changes of a session without reading it.
+    ///
+    /// # Errors
+    /// When a limit is reached or the store is unavailable.
+    pub async fn watch(self: &Arc<Self>, session: SessionRef) -> Result<Watch, ReadError> {
+        let mailbox = self.registry.join(session.key)?;
+        let mut watch = Watch::new(self.untraced(), session, mailbox);
+        watch.subscribe(&*self.store).await?;
+        Ok(watch)
+    }
+
     /// Compares the user code that a person typed. The last wrong one ends the session.
     ///
     /// # Errors
@@ -398,7 +488,7 @@ impl Relay {
         key: SessionKey,
         stored: StoredSession,
     ) -> Result<SessionInfo, StoreError> {
-        let StoredSession { profile, session_token, browser, trace, details } = stored;
+        let StoredSession { profile, session_token, browser, trace, details, client: _ } = stored;
         let is_of_0_1 = matches!(details, StoredDetails::Clear(_));
         if is_of_0_1 {
             self.notice_0_1();

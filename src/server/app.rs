@@ -9,7 +9,7 @@ use governor::{Quota, RateLimiter};
 use crate::{
     http::{
         self, App, AppState, CreationQuota,
-        meet::{CsrfKeys, Meet},
+        meet::{Accounts, CsrfKeys, Meet},
         operator::metrics::Metrics,
         pages::Pages,
     },
@@ -20,7 +20,8 @@ use crate::{
         secrets::{MeetSecrets, Secrets},
     },
     session::ClientId,
-    settings::{Clients, DialogSettings, MeetSettings, Settings, TraceSettings},
+    settings::{Clients, DialogSettings, HookSettings, MeetSettings, Settings, TraceSettings},
+    signin::ClaimsHook,
     store,
     telemetry::Tracing,
     token::{Issuer, Logouts, Refresh, Revocations, RollingUpgrade, Verifier},
@@ -56,8 +57,23 @@ pub(crate) fn provider_options(settings: &Settings, redirect_uri: String) -> Pro
     settings.oidc.options(redirect_uri, claims)
 }
 
-fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) -> Meet {
-    Meet {
+fn meet(
+    settings: &MeetSettings,
+    MeetSecrets { csrf_key, issuer }: MeetSecrets,
+    public_url: &url::Url,
+) -> Result<Meet, AppError> {
+    let unreadable = |source| AppError::Authorities { setting: "MEET_ACCOUNT_CA", source };
+    let accounts = match &settings.account_url {
+        None => None,
+        Some(url) => Some(Accounts::new(
+            url.clone(),
+            settings.account_authorities().map_err(unreadable)?,
+            public_url,
+            settings.user_id_field.clone(),
+            settings.session_id_cookie.clone(),
+        )?),
+    };
+    Ok(Meet {
         session_ttl: settings.session_ttl,
         transit_token_ttl: settings.transit_token_ttl,
         csrf_keys: ArcSwap::from_pointee(CsrfKeys::new(csrf_key)),
@@ -67,9 +83,22 @@ fn meet(settings: &MeetSettings, MeetSecrets { csrf_key, issuer }: MeetSecrets) 
         user_id_claim: settings.user_id_claim.clone(),
         return_to: settings.return_to.clone(),
         login_ttl: settings.login_ttl,
+        partitioned: settings.partitioned,
+        csrf_cookie: settings.csrf_cookie.clone(),
+        accounts,
         provider_logout: settings.provider_logout,
         exchanges: Default::default(),
-    }
+    })
+}
+
+/// The claims hook, where one is configured.
+fn hook(settings: &HookSettings) -> Result<Option<ClaimsHook>, AppError> {
+    let unreadable = |source| AppError::Authorities { setting: "CLAIMS_HOOK_CA", source };
+    let Some((url, secret)) = settings.url.clone().zip(settings.secret.clone()) else {
+        return Ok(None);
+    };
+    let authorities = settings.authorities().map_err(unreadable)?;
+    Ok(Some(ClaimsHook::new(url, secret, authorities)?))
 }
 
 /// How long a logout at the provider is remembered: as long as what it ends could last.
@@ -152,6 +181,7 @@ pub(crate) async fn build(
             )
         }),
         logouts: Logouts::new(Arc::clone(&store), logout_memory(&settings)),
+        hook: hook(&settings.hook)?,
         revocations: Revocations::new(store, issuer.clone(), max_ttl),
         clients: ArcSwap::from_pointee(clients),
         exchanges: http::CodeExchanges::default(),
@@ -175,7 +205,12 @@ pub(crate) async fn build(
             let scope = if subdomains { "; includeSubDomains" } else { "" };
             HeaderValue::from_str(&format!("max-age={}{scope}", max_age.as_secs())).ok()
         }),
-        meet: settings.meet.as_ref().zip(secrets.meet).map(|(settings, keys)| meet(settings, keys)),
+        meet: settings
+            .meet
+            .as_ref()
+            .zip(secrets.meet)
+            .map(|(settings, keys)| meet(settings, keys, &public_url))
+            .transpose()?,
         demo_pane,
         relay,
         signing_keys,

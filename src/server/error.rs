@@ -40,6 +40,17 @@ pub enum AppError {
     /// Traces cannot be exported.
     #[error("OTLP_ENDPOINT: {0}")]
     Traces(#[from] TracingError),
+    /// A file with certificate authorities cannot be read.
+    #[error("{setting}: {source}")]
+    Authorities {
+        /// The setting.
+        setting: &'static str,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The HTTP client of a service of the operator's cannot be built.
+    #[error("cannot call services: {0}")]
+    Service(#[from] reqwest::Error),
     /// Signal handlers cannot be installed.
     #[error("cannot install signal handlers: {0}")]
     Signals(io::Error),

@@ -170,6 +170,11 @@ impl Reloader {
                 app.clients.store(Arc::new(clients));
                 Some(())
             }
+            Reloadable::ClaimsHookSecret => app
+                .hook
+                .as_ref()
+                .zip(next.hook.secret.clone())
+                .map(|(hook, secret)| hook.replace_secret(secret)),
             Reloadable::MeetCsrfSecret => {
                 app.meet.as_ref().zip(csrf_key.take()).map(|(meet, key)| {
                     let keys = meet.csrf_keys.load().followed_by(key, meet.session_ttl);

@@ -29,6 +29,26 @@ impl<'de> Deserialize<'de> for IdTokenHint {
     }
 }
 
+/// What a client said when it began a sign-in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// What it calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_name: Option<String>,
+    /// Where it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Whether a proof shows that it began there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub origin_proved: bool,
+}
+
+impl Requested {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Who signed in, by the provider's claims (OpenID Connect Core §2). An account is the issuer and the subject together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
@@ -57,6 +77,12 @@ pub struct Identity {
     /// The scope that the client gets; all of its own without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The backend that vouches for the account in the provider's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idp: Option<ClientId>,
+    /// What the client said when it began the sign-in.
+    #[serde(default, skip_serializing_if = "Requested::is_empty")]
+    pub requested: Requested,
     /// The ID token itself, for a logout that the relay begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_token: Option<IdTokenHint>,
@@ -75,6 +101,8 @@ impl Identity {
             session_id: None,
             client_id: None,
             scope: None,
+            idp: None,
+            requested: Requested::default(),
             id_token: None,
         }
     }
@@ -83,6 +111,12 @@ impl Identity {
     #[must_use]
     pub fn signed_in_to(self, client_id: Option<ClientId>, scope: Option<String>) -> Self {
         Self { client_id, scope, ..self }
+    }
+
+    /// The same, at the request of a client that said `requested`.
+    #[must_use]
+    pub fn at_request(self, requested: Requested) -> Self {
+        Self { requested, ..self }
     }
 
     /// The name by which a person recognises the account.

@@ -1,6 +1,7 @@
 //! Identifiers that stores use as keys.
 
 use crate::session::{
+    client_id::ClientId,
     digest::{Digest, digest_identifier},
     state::Surface,
 };
@@ -58,6 +59,13 @@ digest_identifier! {
 }
 
 impl DialogId {
+    /// The place of a dialog that the client `backend` takes in a session; the same whenever it tries
+    /// again.
+    pub fn of_backend(backend: &ClientId, session: SessionKey) -> Self {
+        let session = session.to_base64url();
+        Self(Digest::of(format!("backend {backend} {session}").as_bytes()))
+    }
+
     /// A new one of 256 random bits.
     pub fn generate() -> Self {
         Self(Digest::random())

@@ -19,7 +19,7 @@ pub use crate::session::{
     details::{ProofKey, SessionDetails, SessionInfo},
     digest::{Digest, InvalidIdentifier},
     event_id::EventId,
-    identity::{IdTokenHint, Identity},
+    identity::{IdTokenHint, Identity, Requested},
     key::{AccountId, DialogId, GrantId, SessionKey, SessionRef},
     secret::{SECRET_BYTES, SessionId, SessionToken, TransitToken},
     state::{Failure, GoneReason, Outcome, Profile, SealedPayload, State, Surface},

@@ -66,6 +66,7 @@ pub(crate) enum Reloadable {
     OidcClientSecret,
     OidcClientKey,
     Clients,
+    ClaimsHookSecret,
     MeetCsrfSecret,
     MeetTokenSecretKey,
     Tls,

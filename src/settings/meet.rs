@@ -1,6 +1,6 @@
 //! The Meet-compatible surface.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use jsonwebtoken::Algorithm;
 use token_relay_client::is_secure;
@@ -13,10 +13,11 @@ use crate::{
         source::Source,
         token::random_key,
         value::{
-            DAY, SECOND, choice, duration, duration_or_seconds, flag, list_of, number, secret_of,
-            text,
+            DAY, SECOND, choice, duration, duration_or_seconds, exact_origin, flag, list_of,
+            number, path, secret_of, service_url, text,
         },
     },
+    util::http_client::Authorities,
 };
 
 /// Minimum length of a secret shared with the Django service, in characters.
@@ -33,9 +34,27 @@ section! {
 section! {
     /// The Meet-compatible surface. Plain numbers are seconds in durations of `ADDONS_*`.
     pub struct MeetSettings {
+        /// URL of the platform that answers with the account of a browser, such as
+        /// `https://meet.internal/api/v1.0/users/me/`; the platform keeps its own login then, and
+        /// the relay serves `addons/sessions/` alone
+        account_url: Option<Url> =
+            setting("MEET_ACCOUNT_URL").optional("none; the relay has the login"), service_url;
+        /// PEM file with the certificate authorities of `MEET_ACCOUNT_URL`
+        account_ca: Option<PathBuf> = setting("MEET_ACCOUNT_CA").optional("the system's"), path;
+        /// Field of that answer that becomes `user_id`, a text or an integer
+        user_id_field: String = setting("MEET_USER_ID_FIELD").default("id"), text;
+        /// Origins besides that of `PUBLIC_URL` whose pages may call `exchange`, separated by
+        /// commas; `https://*.example.org` for all below `example.org`
+        csrf_trusted_origins: Vec<TrustedOrigin> =
+            setting("CSRF_TRUSTED_ORIGINS").optional("none").unprefixed()
+                .alias(&["DJANGO_CSRF_TRUSTED_ORIGINS"]),
+            list_of(trusted_origin);
+        /// Name of the cookie with the CSRF token of `exchange`
+        csrf_cookie: String =
+            setting("CSRF_COOKIE_NAME").default("csrftoken").unprefixed(), cookie_name;
         /// URLs below which `authenticate` may return
-        return_to: Vec<Url> =
-            setting("MEET_RETURN_TO").required("with `MEET_COMPATIBLE`"), list_of(return_url);
+        return_to: Vec<Url> = setting("MEET_RETURN_TO")
+            .optional("none; required without `MEET_ACCOUNT_URL`"), list_of(return_url);
         /// What `exchange` needs besides the transit token: `none`, or `address` for the network of `init`
         proof: MeetProof = setting("MEET_PROOF").default("none"),
             choice(&[("none", MeetProof::None), ("address", MeetProof::Address)]);
@@ -92,6 +111,9 @@ section! {
         /// Name of its session cookie
         session_id_cookie: String =
             setting("ADDONS_SESSION_ID_COOKIE").default("addonsSid").unprefixed(), cookie_name;
+        /// Whether its session cookie is `Partitioned`, without which some browsers drop it in a
+        /// frame of another site
+        partitioned: bool = setting("MEET_COOKIE_PARTITIONED").default("true"), flag;
     }
 }
 
@@ -104,14 +126,76 @@ pub enum MeetProof {
     Address,
 }
 
+/// Where a page that calls `exchange` may be, as in Django's `CSRF_TRUSTED_ORIGINS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustedOrigin {
+    /// Exactly this origin.
+    Exact(String),
+    /// A host and every one below it.
+    Domain {
+        /// `http` or `https`.
+        scheme: String,
+        /// The host, with its port where that is not the scheme's own.
+        host: String,
+    },
+}
+
+impl TrustedOrigin {
+    /// Whether it is `origin`, which is in its canonical form.
+    pub fn matches(&self, origin: &str) -> bool {
+        match self {
+            Self::Exact(own) => own == origin,
+            Self::Domain { scheme, host } => {
+                origin.split_once("://").is_some_and(|(other, found)| {
+                    other == scheme
+                        && found.strip_suffix(host.as_str()).is_some_and(|subdomain| {
+                            subdomain.is_empty() || subdomain.ends_with('.')
+                        })
+                })
+            }
+        }
+    }
+}
+
+fn trusted_origin(text: &str) -> Result<TrustedOrigin, String> {
+    let expected = "origins such as https://meet.example or https://*.example.org (no path)";
+    let (scheme, host) = text.split_once("://").ok_or(expected)?;
+    let (is_domain, host) = match host.strip_prefix("*.") {
+        Some(domain) => (true, domain),
+        None => (false, host),
+    };
+    let origin = format!("{scheme}://{host}");
+    exact_origin(&origin).ok_or(expected)?;
+    Ok(match is_domain {
+        true => TrustedOrigin::Domain { scheme: scheme.to_owned(), host: host.to_owned() },
+        false => TrustedOrigin::Exact(origin),
+    })
+}
+
 impl MeetSettings {
     /// The section where the surface is on.
     pub(crate) fn read_if_on(source: &mut Source) -> Option<Self> {
         let MeetSwitch { on } = MeetSwitch::read(source)?;
+        if on && !source.has("MEET_ACCOUNT_URL") && !source.has("MEET_RETURN_TO") {
+            source.missing("MEET_RETURN_TO", "with MEET_COMPATIBLE and without MEET_ACCOUNT_URL");
+        }
         on.then(|| Self::read(source)).flatten()
     }
 
+    /// The certificate authorities of `account_url`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn account_authorities(&self) -> std::io::Result<Authorities> {
+        let Some(path) = &self.account_ca else { return Ok(Authorities::default()) };
+        Ok(Authorities::from_pem(&std::fs::read(path)?).unwrap_or_default())
+    }
+
     pub(crate) fn check(&self, source: &mut Source) {
+        if let Some(url) = &self.account_url {
+            warn_of_plain_http(source, "MEET_ACCOUNT_URL", url, "people's cookies");
+        }
+        check_authorities(source, "MEET_ACCOUNT_CA");
         for (name, secret) in [
             ("ADDONS_CSRF_SECRET", &self.csrf_secret),
             ("ADDONS_TOKEN_SECRET_KEY", &self.token_secret_key),
@@ -132,6 +216,22 @@ impl MeetSettings {
                  accepts only the network of `init`",
             );
         }
+    }
+}
+
+/// Warns where a service is called without TLS, which carries `what`.
+pub(crate) fn warn_of_plain_http(source: &mut Source, name: &str, url: &Url, what: &str) {
+    if !is_secure(url) {
+        source.warn(name, format!("is plain HTTP: anybody on the network in between reads {what}"));
+    }
+}
+
+/// Checks a file with certificate authorities, where one is named.
+pub(crate) fn check_authorities(source: &mut Source, name: &str) {
+    if source.has(name)
+        && source.content(name).is_some_and(|pem| Authorities::from_pem(&pem).is_none())
+    {
+        source.reject(name, "a file with certificates in PEM");
     }
 }
 

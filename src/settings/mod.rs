@@ -5,6 +5,7 @@ mod client;
 mod clients;
 mod declaration;
 mod dialog;
+mod hook;
 mod limits;
 mod meet;
 mod oidc;
@@ -31,8 +32,9 @@ pub use crate::settings::{
     client::{ClientSettings, Grant, Proof},
     clients::{Client, ClientSetting, Clients, InvalidScope, UnknownClient},
     dialog::{Confirmation, DialogSettings},
+    hook::HookSettings,
     limits::Limits,
-    meet::{MeetProof, MeetSettings, MeetSwitch},
+    meet::{MeetProof, MeetSettings, MeetSwitch, TrustedOrigin},
     oidc::OidcSettings,
     server::{LogFormat, ServerSettings},
     session::SessionSettings,
@@ -49,12 +51,13 @@ use crate::{
 };
 
 /// Every section, in the order of the documentation.
-const SECTIONS: [&[Declaration]; 10] = [
+const SECTIONS: [&[Declaration]; 11] = [
     ServerSettings::DECLARATIONS,
     OidcSettings::DECLARATIONS,
     StoreSettings::DECLARATIONS,
     TokenSettings::DECLARATIONS,
     SessionSettings::DECLARATIONS,
+    HookSettings::DECLARATIONS,
     Limits::DECLARATIONS,
     DialogSettings::DECLARATIONS,
     TraceSettings::DECLARATIONS,
@@ -101,6 +104,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Registered clients; [`Clients`] fills in what they inherit.
     pub clients: BTreeMap<ClientId, ClientSettings>,
+    /// The claims hook.
+    pub hook: HookSettings,
     /// The dialog pages.
     pub dialog: DialogSettings,
     /// Traces, where they are on.
@@ -153,6 +158,7 @@ impl Settings {
         let session = SessionSettings::read(source);
         let limits = Limits::read(source);
         let clients = read_clients(source);
+        let hook = HookSettings::read(source);
         let dialog = DialogSettings::read(source);
         let traces = TraceSettings::read_if_on(source);
         let meet = MeetSettings::read_if_on(source);
@@ -173,6 +179,9 @@ impl Settings {
         }
         if let Some(session) = &session {
             session.check(source);
+        }
+        if let Some(hook) = &hook {
+            hook.check(source);
         }
         if let Some(dialog) = &dialog {
             dialog.check(source);
@@ -199,6 +208,7 @@ impl Settings {
             session: session?,
             limits: limits?,
             clients: clients?,
+            hook: hook?,
             dialog: dialog?,
             traces,
             meet,
@@ -266,7 +276,8 @@ impl Snapshot {
         Self::new(Source::read(environment, file))
     }
 
-    /// Settings of `token-relay demo`: the embedded provider, and the environment for the rest.
+    /// Settings of `token-relay demo`: the embedded provider, the claims hook with its secret of the
+    /// embedded platform if there is one, and the environment for the rest.
     ///
     /// # Errors
     /// Everything that is wrong with the environment.
@@ -275,6 +286,7 @@ impl Snapshot {
         issuer: &str,
         client_id: &str,
         client_secret: &str,
+        hook: Option<(String, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, SettingsErrors> {
         // These belong to the demo; those of another provider do not fit.
@@ -287,6 +299,10 @@ impl Snapshot {
         source.preset("OIDC_ISSUER", issuer);
         source.preset("OIDC_CLIENT_ID", client_id);
         source.preset("OIDC_CLIENT_SECRET", client_secret);
+        if let Some((url, secret)) = hook {
+            source.preset("CLAIMS_HOOK_URL", &url);
+            source.preset("CLAIMS_HOOK_SECRET", secret);
+        }
         if !source.has("REQUIRE_BOUND_SESSIONS") {
             source.preset("LEGACY_SESSIONS", "true");
         }

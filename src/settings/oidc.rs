@@ -23,13 +23,16 @@ section! {
     /// The OpenID provider.
     pub struct OidcSettings {
         /// Issuer identifier of the OpenID provider; `https` unless loopback
-        issuer: Url = setting("OIDC_ISSUER").required(""), secure_url;
+        issuer: Url = setting("OIDC_ISSUER").required("")
+            .alias(&["OIDC_OP_DISCOVERY_ENDPOINT"]), issuer;
         /// Client ID at the provider; the redirect URI is `<PUBLIC_URL>/callback`
-        client_id: String = setting("OIDC_CLIENT_ID").required(""), text;
+        client_id: String = setting("OIDC_CLIENT_ID").required("")
+            .alias(&["OIDC_RP_CLIENT_ID"]), text;
         /// Client secret at the provider; of several, one a line, the first is sent and the others
         /// are tried when it is refused
         client_secret: Option<Secret> =
-            secret("OIDC_CLIENT_SECRET").optional("none").reload(Reloadable::OidcClientSecret),
+            secret("OIDC_CLIENT_SECRET").optional("none").alias(&["OIDC_RP_CLIENT_SECRET"])
+                .reload(Reloadable::OidcClientSecret),
             any_secret;
         /// Private keys in PEM (PKCS#8) for `private_key_jwt`; the first signs, all are published
         /// at `<PUBLIC_URL>/.well-known/client-jwks.json`
@@ -46,11 +49,13 @@ section! {
         assertion_audience: Option<String> =
             setting("OIDC_CLIENT_ASSERTION_AUDIENCE").optional("the issuer"), text;
         /// Scopes of the authorization request; `openid` is always among them
-        scopes: Vec<String> = setting("OIDC_SCOPES").default("openid profile email"), scopes;
+        scopes: Vec<String> = setting("OIDC_SCOPES").default("openid profile email")
+            .alias(&["OIDC_RP_SCOPES"]), scopes;
         /// Further parameters of the authorization request as a query string, such as
         /// `acr_values=eidas1&response_mode=form_post`
         auth_params: AuthParams =
-            setting("OIDC_AUTH_PARAMS").optional("none"), AuthParams::parse;
+            setting("OIDC_AUTH_PARAMS").optional("none")
+                .alias(&["OIDC_AUTH_REQUEST_EXTRA_PARAMS"]), auth_params;
         /// Whether the authorization request carries a PKCE challenge; for providers that refuse
         /// every parameter that they do not list
         pkce: bool = setting("OIDC_PKCE").default("true"), flag;
@@ -159,6 +164,28 @@ fn scopes(text: &str) -> Result<Vec<String>, String> {
         scopes.insert(0, "openid".to_owned());
     }
     Ok(scopes)
+}
+
+/// The path of the discovery document below an issuer (OpenID Connect Discovery §4).
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+/// An issuer, or the URL of its discovery document.
+fn issuer(text: &str) -> Result<Url, String> {
+    secure_url(text.strip_suffix(DISCOVERY).unwrap_or(text))
+}
+
+/// Parameters as a query string, or as an object in JSON or Python.
+fn auth_params(text: &str) -> Result<AuthParams, String> {
+    if !text.trim_start().starts_with('{') {
+        return AuthParams::parse(text);
+    }
+    let members =
+        serde_json::from_str(text).or_else(|_| serde_json::from_str(&text.replace('\'', "\"")));
+    let members: std::collections::BTreeMap<String, String> =
+        members.map_err(|_| "a query string, or an object whose members are texts".to_owned())?;
+    AuthParams::parse(
+        &url::form_urlencoded::Serializer::new(String::new()).extend_pairs(members).finish(),
+    )
 }
 
 /// Requirements separated by commas.

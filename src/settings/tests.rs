@@ -292,7 +292,7 @@ fn the_public_url_is_secure_and_known() {
 fn the_demo_has_its_own_provider_and_heeds_the_rest() {
     let demo = |pairs: &[(&str, &str)]| {
         let listen = "127.0.0.1:0".parse().unwrap();
-        Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs))
+        Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", None, environment(pairs))
             .map(|snapshot| snapshot.settings)
     };
     let settings = demo(&[("TOKEN_RELAY_SESSION_TTL", "2m")]).unwrap();
@@ -662,8 +662,14 @@ fn what_is_valid_and_harmful_is_said() {
 fn the_demo_allows_legacy_sessions_unless_the_operator_does_not() {
     let legacy = |pairs: &[(&str, &str)]| {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let demo =
-            Snapshot::demo(listen, "http://127.0.0.1:8081", "demo", "secret", environment(pairs));
+        let demo = Snapshot::demo(
+            listen,
+            "http://127.0.0.1:8081",
+            "demo",
+            "secret",
+            None,
+            environment(pairs),
+        );
         demo.unwrap().settings.session.legacy()
     };
     assert!(legacy(&[]));

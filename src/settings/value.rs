@@ -182,6 +182,17 @@ pub(crate) fn secure_url(text: &str) -> Result<Url, String> {
     Err("an https URL without user or query (http only for loopback hosts)".to_owned())
 }
 
+/// The URL of a service of the operator's, with or without TLS.
+pub(crate) fn service_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|_| "a URL".to_owned())?;
+    let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if is_web && !has_user && url.fragment().is_none() {
+        return Ok(url);
+    }
+    Err("an http or https URL without user or fragment".to_owned())
+}
+
 /// A network, or a single address.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     text.parse()

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     session::{
-        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
-        SessionKey, SessionRef, SubscriptionId,
+        AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome,
+        SealedPayload, SessionKey, SessionRef, SubscriptionId,
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
@@ -24,10 +24,11 @@ use crate::{
 };
 
 /// Every operation by name.
-pub const OPERATIONS: [&str; 29] = [
+pub const OPERATIONS: [&str; 30] = [
     "create",
     "peek",
     "enter",
+    "enter_by_backend",
     "count_code_attempt",
     "fulfil",
     "fail",
@@ -140,6 +141,17 @@ impl SessionStore for Instrumented {
             self.observer.state_entered("replayed");
         }
         Ok(entered)
+    }
+
+    async fn enter_by_backend(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        backend: DialogId,
+        clients: &[ClientId],
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        let entered = self.store.enter_by_backend(session, entry, backend, clients);
+        self.call("enter_by_backend", entered).await
     }
 
     async fn count_code_attempt(

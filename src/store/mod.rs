@@ -25,8 +25,8 @@ pub use crate::store::{
 
 use crate::{
     session::{
-        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, SealedPayload,
-        SessionKey, SessionRef, SubscriptionId,
+        AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId,
+        SealedPayload, SessionKey, SessionRef, SubscriptionId,
     },
     store::{instrumented::Instrumented, memory::MemoryStore, redis::RedisStore},
     telemetry::Trace,
@@ -187,6 +187,17 @@ pub trait SessionStore: Send + Sync + 'static {
         entry: Entry,
         dialog: DialogId,
     ) -> Result<Entered<StoredSession>, StoreError>;
+
+    /// A backend enters in the place of a dialog, if the session is of one of `clients`; one of
+    /// another client is unknown to it. It may enter again. Where a dialog has entered, nothing
+    /// changes.
+    async fn enter_by_backend(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        backend: DialogId,
+        clients: &[ClientId],
+    ) -> Result<Peeked<StoredSession>, StoreError>;
 
     /// Counts an attempt to type the user code, at most `max` of them. It is counted before the code
     /// is compared, so that attempts in parallel gain nothing.

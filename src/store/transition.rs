@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use crate::{
     session::{
-        Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, SessionKey, State,
-        SubscriptionId,
+        ClientId, Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, SessionKey,
+        State, SubscriptionId,
     },
     telemetry::TraceContext,
 };
@@ -23,6 +23,9 @@ pub struct StoredSession {
     pub trace: Option<TraceContext>,
     /// What its creator said.
     pub details: StoredDetails,
+    /// The registered client that created it. Remembered beyond its end, so that backends of other
+    /// clients learn nothing of it.
+    pub client: Option<ClientId>,
 }
 
 /// [`SessionDetails`] as stores hold them.

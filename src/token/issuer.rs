@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, Header};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     session::{ClientId, GrantId, Identity},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Claims that the relay sets itself and never copies from the provider.
-const REGISTERED: [&str; 14] = [
+const REGISTERED: [&str; 15] = [
     "iss",
     "sub",
     "aud",
@@ -31,6 +31,7 @@ const REGISTERED: [&str; 14] = [
     "scope",
     "client_id",
     "cnf",
+    "idp",
     "acr",
     "amr",
     "auth_time",
@@ -38,6 +39,11 @@ const REGISTERED: [&str; 14] = [
 
 /// Size of an access token above which proxies need settings of their own, in bytes.
 const LARGE: usize = 8000;
+
+/// Whether the relay sets this claim itself, so that nobody else can.
+pub fn is_registered_claim(name: &str) -> bool {
+    REGISTERED.contains(&name)
+}
 
 /// The token cannot be issued.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +101,7 @@ impl Issuer {
         let mut claims = self
             .claims
             .iter()
-            .filter(|name| !REGISTERED.contains(&name.as_str()))
+            .filter(|name| !is_registered_claim(name))
             .filter_map(|name| Some((name.clone(), identity.claims.get(name)?.clone())))
             .collect::<Map<_, _>>();
         let audience = match self.audience.as_slice() {
@@ -122,6 +128,7 @@ impl Issuer {
             ("acr", identity.acr.as_ref().map(|acr| json!(acr))),
             ("amr", (!identity.amr.is_empty()).then(|| json!(identity.amr))),
             ("auth_time", identity.auth_time.map(|time| json!(time))),
+            ("idp", identity.idp.as_ref().map(|backend| json!(backend))),
         ] {
             claims.extend(value.map(|value| (name.to_owned(), value)));
         }
@@ -171,6 +178,17 @@ pub struct MeetClaims {
     pub ttl: Duration,
 }
 
+/// Whom a token of a [`MeetIssuer`] is for.
+#[derive(Clone, Debug)]
+pub struct MeetSubject {
+    /// `user_id`.
+    pub user_id: String,
+    /// `scope`.
+    pub scope: String,
+    /// Further claims; registered ones are left out.
+    pub claims: Map<String, Value>,
+}
+
 impl MeetIssuer {
     /// An issuer that signs with the secret that the API verifies with.
     ///
@@ -188,21 +206,30 @@ impl MeetIssuer {
         Ok(Self { key, issuer, audience, scope, token_type, ttl })
     }
 
+    /// The scope of a token unless it is narrowed.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
     /// Issues a token.
     ///
     /// # Errors
     /// When the key does not sign.
-    pub fn issue(&self, user_id: &str, now: UnixTime) -> Result<TokenResponse, IssueError> {
-        let claims = json!({
-            "iat": now.as_secs(),
-            "exp": now.as_secs() + self.ttl.as_secs(),
-            "user_id": user_id,
-            "iss": self.issuer,
-            "aud": self.audience,
-            "scope": self.scope,
-        });
+    pub fn issue(&self, subject: &MeetSubject, now: UnixTime) -> Result<TokenResponse, IssueError> {
+        let mut claims = subject.claims.clone();
+        claims.retain(|name, value| !is_registered_claim(name) && !value.is_null());
+        for (name, value) in [
+            ("iat", json!(now.as_secs())),
+            ("exp", json!(now.as_secs() + self.ttl.as_secs())),
+            ("user_id", json!(subject.user_id)),
+            ("iss", json!(self.issuer)),
+            ("aud", json!(self.audience)),
+            ("scope", json!(subject.scope)),
+        ] {
+            claims.insert(name.to_owned(), value);
+        }
         let token = self.key.sign_compact(&Header::new(self.key.algorithm()), &claims)?;
         let token = AccessToken::new(token);
-        Ok(TokenResponse::new(token, &self.token_type, self.ttl, &self.scope, now))
+        Ok(TokenResponse::new(token, &self.token_type, self.ttl, &subject.scope, now))
     }
 }

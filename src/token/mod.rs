@@ -17,7 +17,7 @@ mod verify;
 
 pub use crate::token::{
     error::{KeyError, SignError},
-    issuer::{IssueError, Issuer, MeetClaims, MeetIssuer},
+    issuer::{IssueError, Issuer, MeetClaims, MeetIssuer, MeetSubject, is_registered_claim},
     keys::SigningKeys,
     logouts::{Logouts, SignedIn},
     refresh::{Holder, Presenter, Refresh, RefreshError, RefreshGrant},

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{AccountId, ClientId, Digest, GrantId, Identity, SessionKey},
+    session::{AccountId, ClientId, Digest, GrantId, Identity, Requested, SessionKey},
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
@@ -106,6 +106,11 @@ struct Sealed {
     am: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<u64>,
+    /// The backend in the provider's place, and what the client said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b: Option<ClientId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    q: Option<Requested>,
 }
 
 /// Why a refresh token is refused.
@@ -254,7 +259,8 @@ impl RefreshGrant {
         self.session
     }
 
-    fn is_held_by(&self, presenter: &Presenter) -> bool {
+    /// Whether `presenter` may use it.
+    pub fn is_held_by(&self, presenter: &Presenter) -> bool {
         match presenter {
             Presenter::Session(session, session_token) => {
                 self.session == *session && self.holder.session_token.matches(session_token)
@@ -286,6 +292,8 @@ impl RefreshGrant {
             ar: self.identity.acr.clone(),
             am: self.identity.amr.clone(),
             at: self.identity.auth_time,
+            b: self.identity.idp.clone(),
+            q: Some(self.identity.requested.clone()).filter(|said| *said != Requested::default()),
         };
         // Strings, numbers and JSON always serialise.
         let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -303,7 +311,10 @@ impl RefreshGrant {
             acr: sealed.ar,
             amr: sealed.am,
             auth_time: sealed.at,
-            ..Identity::new(sealed.u, sealed.c).signed_in_to(sealed.l, sealed.o)
+            idp: sealed.b,
+            ..Identity::new(sealed.u, sealed.c)
+                .signed_in_to(sealed.l, sealed.o)
+                .at_request(sealed.q.unwrap_or_default())
         };
         Some(Self {
             id: sealed.i,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
+use serde_json::{Map, Value};
 
 use crate::{
     session::{SealedPayload, SessionKey},
@@ -14,12 +15,11 @@ use crate::{
     util::clock::UnixTime,
 };
 
-/// The members of RFC 6749 §5.1, and when the person signed in.
-#[derive(Clone, Debug, Serialize)]
+/// The members of RFC 6749 §5.1, when the person signed in, and the payload of a backend.
+#[derive(Clone, Debug)]
 pub struct TokenResponse {
-    #[serde(serialize_with = "expose")]
+    /// Empty where a backend delivers a payload alone.
     access_token: AccessToken,
-    #[serde(serialize_with = "expose_refresh", skip_serializing_if = "Option::is_none")]
     refresh_token: Option<RefreshToken>,
     token_type: String,
     /// Remaining lifetime at delivery, in seconds.
@@ -27,25 +27,35 @@ pub struct TokenResponse {
     scope: String,
     /// When the person signed in, in milliseconds since the Unix epoch.
     authenticated_at: u64,
+    payload: Option<Map<String, Value>>,
     /// `jti` of the access token, until it is sealed.
-    #[serde(skip)]
     id: Option<String>,
-    #[serde(skip)]
     expires_at: u64,
     /// The sign-in's place in a trace.
-    #[serde(skip)]
     trace: Option<TraceContext>,
 }
 
-fn expose<S: Serializer>(token: &AccessToken, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(token.expose())
-}
-
-fn expose_refresh<S: Serializer>(
-    token: &Option<RefreshToken>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    token.as_ref().map(RefreshToken::expose).serialize(serializer)
+impl Serialize for TokenResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let has_token = !self.access_token.expose().is_empty();
+        let (token, refresh) = (usize::from(has_token) * 4, self.refresh_token.is_some());
+        let members = token + usize::from(refresh) + 1 + usize::from(self.payload.is_some());
+        let mut response = serializer.serialize_struct("TokenResponse", members)?;
+        if has_token {
+            response.serialize_field("access_token", self.access_token.expose())?;
+            if let Some(token) = &self.refresh_token {
+                response.serialize_field("refresh_token", token.expose())?;
+            }
+            response.serialize_field("token_type", &self.token_type)?;
+            response.serialize_field("expires_in", &self.expires_in)?;
+            response.serialize_field("scope", &self.scope)?;
+        }
+        response.serialize_field("authenticated_at", &self.authenticated_at)?;
+        if let Some(payload) = &self.payload {
+            response.serialize_field("payload", payload)?;
+        }
+        response.end()
+    }
 }
 
 /// What the envelope holds: access token, type, scope, times, refresh token, trace. The names are
@@ -61,6 +71,9 @@ struct Sealed {
     r: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     c: Option<TraceContext>,
+    /// The payload of a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    p: Option<Map<String, Value>>,
 }
 
 impl TokenResponse {
@@ -79,10 +92,23 @@ impl TokenResponse {
             expires_in: ttl.as_secs(),
             scope: scope.to_owned(),
             authenticated_at: now.as_millis(),
+            payload: None,
             id: None,
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
         }
+    }
+
+    /// A payload that a backend delivers at `now`, and no token.
+    pub fn without_token(payload: Map<String, Value>, now: UnixTime) -> Self {
+        let none = AccessToken::new(String::new());
+        Self { payload: Some(payload), ..Self::new(none, "", Duration::ZERO, "", now) }
+    }
+
+    /// Adds the payload of a backend, if there is one.
+    #[must_use]
+    pub fn with_payload(self, payload: Option<Map<String, Value>>) -> Self {
+        Self { payload, ..self }
     }
 
     /// Adds a refresh token, for a person who signed in at `authenticated_at`.
@@ -117,6 +143,22 @@ impl TokenResponse {
         &self.access_token
     }
 
+    /// `token_type`.
+    pub fn token_type(&self) -> &str {
+        &self.token_type
+    }
+
+    /// `scope`.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// Lifetime of the access token from its issue.
+    pub fn lifetime(&self) -> Duration {
+        let issued_at = UnixTime::from_millis(self.authenticated_at);
+        Duration::from_secs(self.expires_at.saturating_sub(issued_at.as_secs()))
+    }
+
     /// The sign-in's place in a trace.
     pub fn trace(&self) -> Option<TraceContext> {
         self.trace
@@ -132,6 +174,7 @@ impl TokenResponse {
             e: self.expires_at,
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
             c: self.trace,
+            p: self.payload.clone(),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -157,6 +200,7 @@ impl TokenResponse {
             expires_in: sealed.e.saturating_sub(UnixTime::now().as_secs()),
             scope: sealed.s,
             authenticated_at: sealed.a,
+            payload: sealed.p,
             id: None,
             expires_at: sealed.e,
             trace: sealed.c,
@@ -198,6 +242,7 @@ mod tests {
             e: 2,
             r: None,
             c: trace,
+            p: None,
         };
         let plaintext = serde_json::to_vec(&sealed).unwrap();
         assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");

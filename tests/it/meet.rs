@@ -224,7 +224,7 @@ async fn poll_answers_as_its_clients_know_it() {
         let mut forged = Client::new(&fixture);
         forged.cookies.insert("addonsSid".to_owned(), "nonsense".to_owned());
         let answer = forged.addons("poll", Some(&csrf), None).await;
-        assert_eq!(detail(answer).await, is(404, "Session not found."));
+        assert_eq!(detail(answer).await, is(400, "Invalid CSRF token."));
         // Its ID is unknown to the native surface, as is that of a native session here.
         let native = format!("/addons/sessions/{}", add_in.cookies["addonsSid"]);
         let answer = Client::new(&fixture).send(Method::GET, &native, None, None).await;

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use token_relay::{
     session::{
-        AccountId, DialogId, EventId, Failure, GoneReason, GrantId, Outcome, SessionRef, State,
-        SubscriptionId, Surface,
+        AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome,
+        SessionRef, State, SubscriptionId, Surface,
     },
     store::{
         Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
@@ -378,6 +378,51 @@ mod cases {
             assert_eq!(it.peek(session, entry, None).await, Peeked::Open(stored.clone()));
             assert_eq!(it.enter(session, entry, dialog).await, Entered::Admitted(stored));
         }
+    }
+
+    pub async fn a_backend_enters_sessions_of_its_clients_only(it: Harness) {
+        let [own, other]: [ClientId; 2] = ["rooms", "files"].map(|id| id.parse().unwrap());
+        let (backend, clients) = (DialogId::generate(), [other.clone(), own.clone()]);
+        let enter = async |session: SessionRef, transit: Digest, by: DialogId, of: &[ClientId]| {
+            let entry = Entry::TransitToken(transit);
+            it.store.enter_by_backend(session, entry, by, of).await.unwrap()
+        };
+        let create = async |client: Option<&ClientId>| {
+            let transit = digest();
+            let mut new = bound(digest(), transit);
+            new.session.client = client.cloned();
+            (it.create(new).await, transit)
+        };
+        let (session, transit) = create(Some(&own)).await;
+        for (by_clients, token) in
+            [(&clients[..], digest()), (&clients[..1], transit), (&[][..], transit)]
+        {
+            assert_eq!(enter(session, token, backend, by_clients).await, Peeked::Unknown);
+        }
+        for _ in 0..2 {
+            assert!(matches!(enter(session, transit, backend, &clients).await, Peeked::Open(_)));
+        }
+        let second = enter(session, transit, DialogId::generate(), &clients).await;
+        assert_eq!(second, Peeked::Used);
+        assert_eq!(it.fulfil(session).await, Stored::Done, "nothing has ended");
+        let late = enter(session, transit, backend, &clients).await;
+        assert_eq!(late, Peeked::NotPending(State::Authenticated));
+        assert_eq!(enter(session, transit, backend, &clients[..1]).await, Peeked::Unknown);
+        assert!(it.evict(session).await);
+        let gone = enter(session, transit, backend, &clients).await;
+        assert!(matches!(gone, Peeked::NotPending(State::Gone(_))), "{gone:?}");
+        assert_eq!(enter(session, transit, backend, &clients[..1]).await, Peeked::Unknown);
+
+        let (session, transit) = create(None).await;
+        assert_eq!(enter(session, transit, backend, &clients).await, Peeked::Unknown);
+        let (session, transit) = create(Some(&own)).await;
+        let entry = Entry::TransitToken(transit);
+        assert!(matches!(
+            it.enter(session, entry, DialogId::generate()).await,
+            Entered::Admitted(_)
+        ));
+        assert_eq!(enter(session, transit, backend, &clients).await, Peeked::Used);
+        assert_eq!(it.fulfil(session).await, Stored::Done, "the dialog goes on");
     }
 
     pub async fn looking_changes_nothing(it: Harness) {
@@ -888,6 +933,7 @@ macro_rules! with_every_case {
             attaching_after_the_login_delivers_at_once,
             a_bound_session_needs_its_token,
             each_profile_is_entered_in_its_own_way_only,
+            a_backend_enters_sessions_of_its_clients_only,
             looking_changes_nothing,
             a_dialog_enters_again_and_a_second_one_ends_the_session,
             a_second_dialog_takes_back_a_token_that_nobody_has_yet,

@@ -244,36 +244,42 @@ pub async fn create(
     let session_id = SessionId::generate();
     let session_token = request.bind.then(SessionToken::generate);
     let policy = Policy::of(&app, Some(&client.id));
-    let user_code = (request.bind && (policy.code || request.confirm)).then(UserCode::generate);
+    let for_backends = request.bind && !client.fulfilled_by.is_empty();
+    let has_code = request.bind && !for_backends && (policy.code || request.confirm);
+    let user_code = has_code.then(UserCode::generate);
     let recognised = by_json.then(|| recognise(&app, &headers, &policy)).flatten();
-    let created = app
-        .relay
-        .in_trace(&trace)
-        .create(CreateSession {
-            session_id: session_id.clone(),
-            session_token: session_token.as_ref().map(SessionToken::digest),
-            profile: if request.bind { Profile::Bound } else { Profile::Legacy },
-            browser: recognised.as_ref().map(|browser| browser.digest),
-            details: SessionDetails {
-                client_id: (!client.is_implied()).then(|| client.id.clone()),
-                client_authenticated: is_authenticated,
-                scope,
-                client_name: request.client_name,
-                origin,
-                network: Some(Network::of(address.0).to_string()),
-                user_code: user_code.clone(),
-                confirm: request.confirm,
-                login_hint: request.login_hint,
-                prompt: request.prompt,
-                proof_key: session_token.as_ref().map(ProofKey::of),
-                created_at: Some(UnixTime::now().as_secs()),
-            },
-            ttl: client.session_ttl,
-            transit_token_ttl: app.settings.session.transit_token_ttl,
-            random_bytes: SECRET_BYTES,
-            trace: trace.context(),
-        })
-        .await?;
+    let new = CreateSession {
+        session_id: session_id.clone(),
+        session_token: session_token.as_ref().map(SessionToken::digest),
+        profile: if request.bind { Profile::Bound } else { Profile::Legacy },
+        browser: recognised.as_ref().map(|browser| browser.digest),
+        details: SessionDetails {
+            client_id: (!client.is_implied()).then(|| client.id.clone()),
+            client_authenticated: is_authenticated,
+            scope,
+            client_name: request.client_name,
+            origin,
+            network: Some(Network::of(address.0).to_string()),
+            user_code: user_code.clone(),
+            confirm: request.confirm,
+            login_hint: request.login_hint,
+            prompt: request.prompt,
+            proof_key: session_token.as_ref().map(ProofKey::of),
+            created_at: Some(UnixTime::now().as_secs()),
+        },
+        ttl: client.session_ttl,
+        transit_token_ttl: app.settings.session.transit_token_ttl,
+        random_bytes: SECRET_BYTES,
+        trace: trace.context(),
+    };
+    let relay = app.relay.in_trace(&trace);
+    let (created, user_code) = match for_backends {
+        // The person may type the code at one of them.
+        true => {
+            relay.create_for_backends(new).await.map(|(created, code)| (created, Some(code)))?
+        }
+        false => (relay.create(new).await?, user_code),
+    };
     app.metrics.session_created(client.id.as_str());
     trace.adopt(session_id.key(), None);
     tracing::info!(

@@ -22,7 +22,7 @@ use crate::{
             cookie::{Account, Dialog, Finished, Handle, Proven, Stage},
             found, new_reference, page_of,
             policy::{self, Policy},
-            see_other,
+            reference, see_other,
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
@@ -35,8 +35,11 @@ use crate::{
         responses::{ErrorPages, FORM, HTML, statuses},
     },
     oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM, RequiredClaims},
-    session::{ClientId, Digest, Failure, GoneReason, Identity, SessionRef, State as SessionState},
-    signin::{NotCompleted, SignInOutcome},
+    session::{
+        ClientId, Digest, Failure, GoneReason, Identity, Requested, SessionRef,
+        State as SessionState,
+    },
+    signin::{HookError, NotCompleted, SignInOutcome},
     store::Peeked,
     telemetry::Trace,
     token::{OpenError, Purpose},
@@ -431,6 +434,17 @@ impl Visit {
         })
     }
 
+    /// The page for an account that the claims hook does not admit, in the hook's words.
+    fn not_admitted(&self, session: SessionRef, error: &HookError) -> Response {
+        let (page, detail) = match error {
+            HookError::Denied { description } => (ErrorPage::Refused, description.as_deref()),
+            HookError::Unavailable => (ErrorPage::Unavailable, None),
+        };
+        let reference = reference(&self.trace, page, Some(session), Some(&error.to_string()));
+        let language = self.app.pages.language(&self.headers);
+        self.app.pages.error(page.status(), language, page, detail, &reference, self.window)
+    }
+
     /// Completes the sign-in and leads to the last page.
     async fn complete(
         &self,
@@ -448,9 +462,21 @@ impl Visit {
         let after_form = proven.needs_account_page();
         let url = app.path(&format!("{}?dialog={}", paths::SUCCESS, handle.as_str()));
         let mut response = if after_form { see_other(&url) } else { found(&url) };
+        // For the claims hook, now and when the token is refreshed.
+        let identity = match &app.hook {
+            None => identity,
+            Some(_) => identity.at_request(Requested {
+                client_name: dialog.details.client_name.clone(),
+                origin: dialog.details.origin.clone(),
+                origin_proved: proven.shows_origin(),
+            }),
+        };
         let completed =
             app.sign_in(&self.trace).complete(session, dialog.holder(), &identity).await;
-        if matches!(completed, Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate)) {
+        if matches!(
+            completed,
+            Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate | NotCompleted::Refused(_))
+        ) {
             app.remove_account(&self.trace, &account).await;
         }
         let account = identity.display_name().to_owned();
@@ -473,6 +499,11 @@ impl Visit {
             Err(NotCompleted::TooLate) => {
                 let cause = "the session ended before the sign-in did";
                 let mut response = self.to_error_page(ErrorPage::TooSlow, session, cause);
+                app.forget_dialog(&mut response, &handle);
+                response
+            }
+            Err(NotCompleted::Refused(error)) => {
+                let mut response = self.not_admitted(session, &error);
                 app.forget_dialog(&mut response, &handle);
                 response
             }

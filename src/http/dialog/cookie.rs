@@ -80,6 +80,13 @@ impl Proven {
     }
 }
 
+impl Proven {
+    /// Whether it shows at which origin the sign-in was begun.
+    pub(super) fn shows_origin(self) -> bool {
+        matches!(self, Self::Browser | Self::Opener)
+    }
+}
+
 /// With what the session is entered.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum EntryKey {

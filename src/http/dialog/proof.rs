@@ -112,6 +112,8 @@ async fn opener(
     });
     let accepted = policy.accepts_opener(&app, &origin);
     if fresh && proven && accepted {
+        // What a program sent as its `Origin` at the creation is no proof.
+        dialog.details.origin = Some(origin);
         if dialog.details.confirm {
             dialog.stage = Stage::Confirming { proven: Proven::Opener };
             // At the same address is the page that compares codes now.

@@ -24,7 +24,7 @@ use crate::{
         error::Problem,
         exchanges::CodeExchange,
         extract::{LimitedBody, Query},
-        meet::{CSRF_COOKIE, CSRF_TTL, Detail, Meet, NOT_LOGGED_IN, UNAVAILABLE, set_cookie},
+        meet::{CSRF_TTL, Detail, Meet, NOT_LOGGED_IN, UNAVAILABLE, csrf, set_cookie},
         openapi_tags,
         pages::{ErrorPage, ui_locales},
         responses::{Details, ErrorPages, FORM, statuses},
@@ -33,7 +33,7 @@ use crate::{
         AuthorizationOptions, AuthorizationResponse, BrowserLogin, LoginAttempt, LoginError,
         LogoutRequest, Prompt, ReturnTo,
     },
-    session::{Digest, IdTokenHint, Identity, SessionToken},
+    session::{Digest, IdTokenHint, Identity},
     store::StoreError,
     telemetry::{Trace, TraceContext},
     token::Purpose,
@@ -175,7 +175,7 @@ pub(super) async fn authenticate(
     let meet = app.meet()?;
     let return_to = return_to
         .and_then(|text| ReturnTo::parse(&text, &meet.return_to).ok())
-        .ok_or(Detail(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
+        .ok_or(Detail::new(StatusCode::BAD_REQUEST, "returnTo is missing or not allowed."))?;
     let silent = silent.is_some_and(|text| text.eq_ignore_ascii_case("true"));
     let options = AuthorizationOptions {
         prompt: silent.then_some(Prompt::None),
@@ -332,9 +332,11 @@ async fn log_in(
     identity: &Identity,
     user_id: String,
 ) -> Result<(), Detail> {
-    let csrf = SessionToken::generate();
-    let csrf = csrf.expose();
-    let mut login = BrowserLogin::new(identity, user_id, csrf.to_owned());
+    let csrf = csrf::generate();
+    let mut login = BrowserLogin::new(identity, user_id, csrf.clone());
+    if app.hook.is_some() {
+        login.claims = identity.claims.clone();
+    }
     let seal = |login: &BrowserLogin| {
         let sealed = app.cookie_keys.seal_text(Purpose::BrowserLogin, b"", login, meet.login_ttl);
         sealed.map_err(|_| UNAVAILABLE)
@@ -366,7 +368,9 @@ async fn log_in(
     });
     let cookies = [
         login_cookie(&current, &sealed, meet.login_ttl),
-        set_cookie(CSRF_COOKIE, csrf, CSRF_TTL, |cookie| cookie.set_same_site(SameSite::Lax)),
+        set_cookie(&meet.csrf_cookie, &csrf, CSRF_TTL, |cookie| {
+            cookie.set_same_site(SameSite::Lax)
+        }),
     ];
     for cookie in earlier.into_iter().chain(cookies) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -456,7 +460,7 @@ pub(super) async fn logout(
     let return_to = return_to
         .map(|text| ReturnTo::parse(&text, &meet.return_to))
         .transpose()
-        .map_err(|_| Detail(StatusCode::BAD_REQUEST, "returnTo is not allowed."))?;
+        .map_err(|_| Detail::new(StatusCode::BAD_REQUEST, "returnTo is not allowed."))?;
     let login = browser_login(&app, &headers);
     // A copy of the cookie must not outlive the logout.
     if let Some(login) = &login {
@@ -470,7 +474,8 @@ pub(super) async fn logout(
             found(at_provider.as_ref().map_or(return_to.as_str(), url::Url::as_str))
         }
     };
-    for name in cookies::login_names(&app).iter().map(String::as_str).chain([CSRF_COOKIE]) {
+    let csrf_cookie = meet.csrf_cookie.as_str();
+    for name in cookies::login_names(&app).iter().map(String::as_str).chain([csrf_cookie]) {
         let cookie = set_cookie(name, "", Duration::ZERO, |cookie| {
             cookie.set_same_site(SameSite::Lax);
         });
@@ -517,7 +522,7 @@ pub(super) async fn logout_callback(
     State(app): State<AppState>,
     Query(LoggedOutQuery { state }): Query<LoggedOutQuery>,
 ) -> Result<Response, Detail> {
-    const INVALID_STATE: Detail = Detail(StatusCode::BAD_REQUEST, "Invalid or expired state.");
+    const INVALID_STATE: Detail = Detail::new(StatusCode::BAD_REQUEST, "Invalid or expired state.");
     let meet = app.meet()?;
     let state = state.ok_or(INVALID_STATE)?;
     let opened = app.cookie_keys.open_text::<LoggingOut>(Purpose::LogoutState, b"", &state);

@@ -1,11 +1,17 @@
 //! The Meet-compatible surface under `/api/v1.0`: the endpoints of La Suite Meet's Outlook add-in, with
 //! the same statuses, on top of the relay's sessions and sign-in.
 //!
-//! Errors have the shape `{"detail": …}`. Off unless configured.
+//! Errors have the shape `{"detail": …}`. Off unless configured. Either the relay has the login of
+//! browsers, or the platform keeps it and is asked whose browser calls `exchange`.
 
+mod account;
+mod csrf;
 mod login;
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -17,18 +23,22 @@ use axum::{
 use cookie::{Cookie, SameSite};
 use hmac::{Hmac, Mac};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde::Deserialize;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 use utoipa_axum::{
     router::{OpenApiRouter, UtoipaMethodRouterExt as _},
     routes,
 };
 
+pub use crate::http::meet::account::Accounts;
+
 use crate::{
     api::{
+        Secret,
         meet::{Detail as DetailBody, Exchange, Initialised, Status},
-        messages::{PollAnswer, Waiting},
+        messages::Waiting,
         paths,
     },
     http::{
@@ -43,6 +53,7 @@ use crate::{
         extract::LimitedBody,
         guesses::Guessed,
         handover,
+        meet::account::{AccountError, PlatformAccount},
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
@@ -51,20 +62,16 @@ use crate::{
     oidc::BrowserLogin,
     relay::{CreateSession, Delivery, ReadError},
     session::{
-        DialogId, Digest, Outcome, Profile, SessionDetails, SessionId, SessionRef,
+        DialogId, Digest, GoneReason, Outcome, Profile, SessionDetails, SessionId, SessionRef,
         State as SessionState, TransitToken,
     },
     settings::MeetProof,
-    signin::NotCompleted,
+    signin::{Admission, Candidate, HookError, NotCompleted},
     store::{Entered, Entry, Peeked, StoreError},
     telemetry::Trace,
-    token::MeetIssuer,
+    token::{MeetIssuer, TokenResponse},
     util::{clock::UnixTime, network::Network},
 };
-
-/// Django's names for the double-submitted token.
-const CSRF_COOKIE: &str = "csrftoken";
-const CSRF_HEADER: &str = "x-csrftoken";
 
 /// Lifetime of the CSRF cookie; Django's default, a year.
 const CSRF_TTL: Duration = Duration::from_secs(31_449_600);
@@ -83,6 +90,12 @@ pub struct Meet {
     pub random_bytes: usize,
     /// Name of the session cookie.
     pub session_id_cookie: String,
+    /// Whether the session cookie is `Partitioned`.
+    pub partitioned: bool,
+    /// Name of the cookie with the CSRF token of `exchange`.
+    pub csrf_cookie: String,
+    /// The platform's accounts, where the platform has the login of browsers.
+    pub accounts: Option<Accounts>,
     /// ID-token claim that becomes `user_id`.
     pub user_id_claim: String,
     /// Where `authenticate` may return to.
@@ -116,46 +129,85 @@ impl CsrfKeys {
     }
 
     fn make(&self, session_id: &SessionId) -> String {
-        hex::encode(mac(&self.current, session_id).finalize().into_bytes())
+        mac(&self.current, session_id.expose())
     }
 
-    fn made(&self, session_id: &SessionId, token: &[u8]) -> bool {
+    /// Whether `token` is that of the session whose cookie is `session_id`, letter for letter.
+    fn made(&self, session_id: &str, token: &str) -> bool {
         let previous = self.previous.iter().filter(|(_, until)| Instant::now() < *until);
         std::iter::once(&self.current)
             .chain(previous.map(|(key, _)| key))
-            .any(|key| mac(key, session_id).verify_slice(token).is_ok())
+            .any(|key| mac(key, session_id).as_bytes().ct_eq(token.as_bytes()).into())
     }
 }
 
-/// HMAC-SHA256 of a session's ID.
-fn mac(key: &Hmac<Sha256>, session_id: &SessionId) -> Hmac<Sha256> {
-    key.clone().chain_update(session_id.expose().as_bytes())
+/// HMAC-SHA256 of a session's ID in lower-case hex.
+fn mac(key: &Hmac<Sha256>, session_id: &str) -> String {
+    hex::encode(key.clone().chain_update(session_id.as_bytes()).finalize().into_bytes())
 }
 
-/// An answer in the shape that the add-in expects.
-struct Detail(StatusCode, &'static str);
+/// An error in the shape that the add-in expects.
+struct Detail {
+    status: StatusCode,
+    text: Cow<'static, str>,
+    /// `WWW-Authenticate` (RFC 9110 §11.6.1).
+    challenge: Option<&'static str>,
+}
 
 impl IntoResponse for Detail {
     fn into_response(self) -> Response {
         let headers = [(header::CACHE_CONTROL, "no-store")];
-        (self.0, headers, Json(json!({"detail": self.1}))).into_response()
+        let body = Json(json!({"detail": self.text}));
+        let mut response = (self.status, headers, body).into_response();
+        if let Some(challenge) = self.challenge {
+            let value = HeaderValue::from_static(challenge);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
     }
 }
 
-const MISSING_CREDENTIALS: Detail = Detail(StatusCode::UNAUTHORIZED, "Missing credentials.");
-const MISSING_CSRF: Detail = Detail(StatusCode::BAD_REQUEST, "Missing CSRF token.");
-const WRONG_CSRF: Detail = Detail(StatusCode::BAD_REQUEST, "Invalid CSRF token.");
-const SESSION_NOT_FOUND: Detail = Detail(StatusCode::NOT_FOUND, "Session not found.");
-const INVALID_SESSION: Detail = Detail(StatusCode::BAD_REQUEST, "Invalid or expired session.");
-const NOT_LOGGED_IN: Detail =
-    Detail(StatusCode::UNAUTHORIZED, "Authentication credentials were not provided.");
-const MISSING_TRANSIT: Detail = Detail(StatusCode::BAD_REQUEST, "Missing transit_token.");
+impl Detail {
+    const fn new(status: StatusCode, text: &'static str) -> Self {
+        Self { status, text: Cow::Borrowed(text), challenge: None }
+    }
+}
+
+const MISSING_CREDENTIALS: Detail = Detail::new(StatusCode::UNAUTHORIZED, "Missing credentials.");
+const MISSING_CSRF: Detail = Detail::new(StatusCode::BAD_REQUEST, "Missing CSRF token.");
+const WRONG_CSRF: Detail = Detail::new(StatusCode::BAD_REQUEST, "Invalid CSRF token.");
+const SESSION_NOT_FOUND: Detail = Detail::new(StatusCode::NOT_FOUND, "Session not found.");
+const INVALID_SESSION: Detail = Detail::new(StatusCode::BAD_REQUEST, "Invalid or expired session.");
+/// With the challenge of the Django service, which no browser asks its person about.
+const NOT_LOGGED_IN: Detail = Detail {
+    status: StatusCode::UNAUTHORIZED,
+    text: Cow::Borrowed("Authentication credentials were not provided."),
+    challenge: Some("Session"),
+};
+const MALFORMED_JSON: Detail = Detail::new(StatusCode::BAD_REQUEST, "JSON parse error.");
+const MISSING_TRANSIT: Detail = Detail::new(StatusCode::BAD_REQUEST, "Missing transit_token.");
 const INVALID_TRANSIT: Detail =
-    Detail(StatusCode::BAD_REQUEST, "Invalid or expired transit token.");
+    Detail::new(StatusCode::BAD_REQUEST, "Invalid or expired transit token.");
 const OTHER_NETWORK: Detail =
-    Detail(StatusCode::FORBIDDEN, "The session was started from another network.");
+    Detail::new(StatusCode::FORBIDDEN, "The session was started from another network.");
 const UNAVAILABLE: Detail =
-    Detail(StatusCode::SERVICE_UNAVAILABLE, "The service is unavailable. Try again.");
+    Detail::new(StatusCode::SERVICE_UNAVAILABLE, "The service is unavailable. Try again.");
+
+impl From<csrf::Refusal> for Detail {
+    fn from(refusal: csrf::Refusal) -> Self {
+        let text = format!("CSRF Failed: {refusal}").into();
+        Self { status: StatusCode::FORBIDDEN, text, challenge: None }
+    }
+}
+
+impl From<AccountError> for Detail {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::NotLoggedIn => NOT_LOGGED_IN,
+            AccountError::Unavailable => UNAVAILABLE,
+        }
+    }
+}
 
 impl From<StoreError> for Detail {
     fn from(error: StoreError) -> Self {
@@ -210,7 +262,7 @@ async fn as_detail(request: Request, next: Next) -> Response {
 impl App {
     /// The surface's settings; its routes exist only when they do.
     fn meet(&self) -> Result<&Meet, Detail> {
-        self.meet.as_ref().ok_or(Detail(StatusCode::NOT_FOUND, "Not found."))
+        self.meet.as_ref().ok_or(Detail::new(StatusCode::NOT_FOUND, "Not found."))
     }
 }
 
@@ -233,7 +285,7 @@ impl Meet {
             Ok(reader) => return Ok(reader),
             Err(refused) => refused,
         };
-        if refused.1 == WRONG_CSRF.1
+        if refused.text == WRONG_CSRF.text
             && let problem @ Problem::TooManyGuesses(_) =
                 app.wrong_guess(Guessed::SessionToken, address, Problem::ReaderUnauthorized)
         {
@@ -252,24 +304,23 @@ impl Meet {
             .filter(|value| !value.is_empty())
             .ok_or(MISSING_CREDENTIALS)?;
         let presented = csrf.filter(|token| !token.is_empty()).ok_or(MISSING_CSRF)?;
-        let session_id = SessionId::parse(&cookie).map_err(|_| SESSION_NOT_FOUND)?;
-        let token = hex::decode(presented).map_err(|_| WRONG_CSRF)?;
-        if !self.csrf_keys.load().made(&session_id, &token) {
+        if !self.csrf_keys.load().made(&cookie, presented) {
             return Err(WRONG_CSRF);
         }
+        let session_id = SessionId::parse(&cookie).map_err(|_| SESSION_NOT_FOUND)?;
         trace.adopt(session_id.key(), None);
         Ok(Credentials {
             session: SessionRef::meet(session_id.key()),
-            session_token: Some(Digest::of(presented.to_ascii_lowercase().as_bytes())),
+            session_token: Some(Digest::of(presented.as_bytes())),
         })
     }
 
     fn session_cookie(&self, value: &str, ttl: Duration) -> HeaderValue {
         set_cookie(&self.session_id_cookie, value, ttl, |cookie| {
-            // Partitioned, because the add-in's page sits in a frame of another site.
             cookie.set_http_only(true);
             cookie.set_same_site(SameSite::None);
-            cookie.set_partitioned(true);
+            // The add-in's page is in a frame of another site.
+            cookie.set_partitioned(self.partitioned);
         })
     }
 }
@@ -291,7 +342,7 @@ fn set_cookie(
 }
 
 fn csrf_header(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok())
+    headers.get(csrf::HEADER).and_then(|value| value.to_str().ok())
 }
 
 /// Creates a session
@@ -375,7 +426,7 @@ async fn try_init(
     params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
     security(("addons_session" = [])),
     responses(
-        (status = 200, description = "The token, once.", body = PollAnswer),
+        (status = 200, description = "The token, once.", body = Polled),
         (status = 202, description = "The sign-in has not ended.", body = Waiting),
         Details<{ statuses(&[400, 401, 404, 429, 500, 503]) }>,
     ),
@@ -404,10 +455,38 @@ async fn poll(
         Err(ReadError::Store(error)) => return Err(error.into()),
         Ok(Some(_)) | Err(_) => return Err(SESSION_NOT_FOUND),
     };
-    let StreamMessage::Authenticated { .. } = &message else { return Err(INVALID_SESSION) };
-    let mut response = LongPoll::message(session.key, &message);
+    let StreamMessage::Authenticated { token, .. } = &message else { return Err(INVALID_SESSION) };
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    let mut response = (headers, Json(Polled::of(token))).into_response();
     response.headers_mut().insert(header::SET_COOKIE, meet.session_cookie("", Duration::ZERO));
     Ok(handover::completing(response, handover, &half_close))
+}
+
+/// The token as the Django service answers it.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Polled {
+    /// `authenticated`.
+    state: &'static str,
+    /// For `Authorization: Bearer` (RFC 6750).
+    access_token: Secret,
+    /// `Bearer` unless configured.
+    token_type: String,
+    /// Lifetime of the token in seconds, from its issue.
+    expires_in: u64,
+    /// Scopes, separated by spaces.
+    scope: String,
+}
+
+impl Polled {
+    fn of(token: &TokenResponse) -> Self {
+        Self {
+            state: "authenticated",
+            access_token: token.access_token().expose().into(),
+            token_type: token.token_type().to_owned(),
+            expires_in: token.lifetime().as_secs(),
+            scope: token.scope().to_owned(),
+        }
+    }
 }
 
 /// Server-sent events
@@ -469,8 +548,10 @@ async fn socket(
     let credentials = app.meet()?.read_credentials(&headers, csrf, &trace);
     let (credentials, upgrade) = match credentials {
         Ok(credentials) => (Ok(credentials), upgrade),
-        Err(Detail(StatusCode::NOT_FOUND, _)) => (Err(Problem::SessionNotFound), upgrade),
-        Err(refused) if refused.1 == WRONG_CSRF.1 => {
+        Err(Detail { status: StatusCode::NOT_FOUND, .. }) => {
+            (Err(Problem::SessionNotFound), upgrade)
+        }
+        Err(refused) if refused.text == WRONG_CSRF.text => {
             (Err(Problem::ReaderUnauthorized), upgrade.counting(address))
         }
         Err(_) => (Err(Problem::ReaderUnauthorized), upgrade),
@@ -483,15 +564,45 @@ fn detail_of(problem: &Problem) -> Detail {
     match problem {
         Problem::SessionNotFound | Problem::ReaderUnauthorized => SESSION_NOT_FOUND,
         Problem::TooManyStreams => {
-            Detail(StatusCode::TOO_MANY_REQUESTS, "Too many streams on this session.")
+            Detail::new(StatusCode::TOO_MANY_REQUESTS, "Too many streams on this session.")
         }
         _ => UNAVAILABLE,
     }
 }
 
-#[derive(Deserialize)]
-struct AnyExchange {
-    transit_token: Option<serde_json::Value>,
+/// Whether Python takes a value for false.
+fn is_falsy(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(members) => members.is_empty(),
+    }
+}
+
+/// The transit token of an exchange.
+fn transit_token(headers: &HeaderMap, body: &[u8]) -> Result<TransitToken, Detail> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if body.is_empty() {
+        return Err(MISSING_TRANSIT);
+    }
+    if !essence.eq_ignore_ascii_case("application/json") {
+        let text = format!("Unsupported media type \"{media_type}\" in request.").into();
+        return Err(Detail { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, text, challenge: None });
+    }
+    let mut members: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|_| MALFORMED_JSON)?;
+    match members.remove("transit_token") {
+        Some(Value::String(text)) if !text.is_empty() => {
+            TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)
+        }
+        Some(value) if !is_falsy(&value) => Err(INVALID_TRANSIT),
+        _ => Err(MISSING_TRANSIT),
+    }
 }
 
 /// The browser that is logged in fulfils the session
@@ -499,11 +610,11 @@ struct AnyExchange {
     post,
     path = paths::MEET_EXCHANGE,
     tag = openapi_tags::MEET,
-    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    params(("X-CSRFToken" = Option<String>, Header, description = "As in the CSRF cookie.")),
     request_body = Exchange,
     responses(
         (status = 200, description = "The session has its token.", body = Status),
-        Details<{ statuses(&[400, 401, 403, 404, 413, 429, 500, 503]) }>,
+        Details<{ statuses(&[400, 401, 403, 404, 413, 415, 429, 500, 503]) }>,
     ),
 )]
 async fn exchange(
@@ -515,65 +626,98 @@ async fn exchange(
 ) -> Result<Response, Detail> {
     let ClientAddress(address) = client;
     let meet = app.meet()?;
-    let login = login::logged_in(&app, &trace, &headers).await?;
     let relay = app.relay.in_trace(&trace);
-    check_csrf(&app, &headers, &login)?;
-    let exchange: AnyExchange = if body.is_empty() {
-        AnyExchange { transit_token: None }
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|_| Detail(StatusCode::BAD_REQUEST, "JSON parse error."))?
-    };
-    let text = match exchange.transit_token {
-        Some(serde_json::Value::String(text)) if !text.is_empty() => text,
-        Some(serde_json::Value::String(_) | serde_json::Value::Null) | None => {
-            return Err(MISSING_TRANSIT);
+    let login = match &meet.accounts {
+        Some(accounts) => {
+            // Nobody is logged in without a cookie, whatever else the request lacks.
+            if !accounts.has_cookies(&headers) {
+                return Err(NOT_LOGGED_IN);
+            }
+            None
         }
-        Some(_) => return Err(INVALID_TRANSIT),
+        None => Some(login::logged_in(&app, &trace, &headers).await?),
     };
-    let token = TransitToken::parse(&text).map_err(|_| INVALID_TRANSIT)?;
-    let key = token.session();
-    // The exchange is the whole dialog: that of another login is a second one, which ends the session,
-    // and that of the same login repeats one whose answer was lost.
+    check_csrf(&app, meet, &headers, login.as_ref())?;
+    let token = transit_token(&headers, &body)?;
+    let session = SessionRef::meet(token.session());
+    let key = session.key;
     let entry = Entry::TransitToken(token.digest());
-    let dialog = DialogId::of_exchange(&login.csrf_token, &token.digest());
-    let proof = app.settings.meet.as_ref().map(|settings| settings.proof);
-    if proof == Some(MeetProof::Address)
-        && let Peeked::Open(info) = relay.peek(SessionRef::meet(key), entry, None).await?
-        && info.details.network.as_deref() != Some(Network::of(address).to_string().as_str())
-    {
-        tracing::warn!(
-            target: "audit",
-            session = %key,
-            client = %address,
-            setting = "MEET_PROOF",
-            "exchange from another network than init"
-        );
-        return Err(OTHER_NETWORK);
+    let unknown = || match app.wrong_guess(Guessed::TransitToken, client, Problem::NotFound) {
+        problem @ Problem::TooManyGuesses(_) => Ok(problem.into_response()),
+        _ => Err(INVALID_TRANSIT),
+    };
+    let by_address =
+        app.settings.meet.as_ref().is_some_and(|settings| settings.proof == MeetProof::Address);
+    let mut origin = None;
+    if by_address || meet.accounts.is_some() || app.hook.is_some() {
+        // Looked at and not consumed: what is refused below leaves it as good as it was.
+        match relay.peek(session, entry, None).await? {
+            Peeked::Open(info)
+                if by_address
+                    && info.details.network.as_deref()
+                        != Some(Network::of(address).to_string().as_str()) =>
+            {
+                tracing::warn!(
+                    target: "audit",
+                    session = %key,
+                    client = %address,
+                    setting = "MEET_PROOF",
+                    "exchange from another network than init"
+                );
+                return Err(OTHER_NETWORK);
+            }
+            Peeked::Open(info) => origin = info.details.origin,
+            // A second exchange by somebody who is logged in ends the session, below.
+            Peeked::Used => {}
+            Peeked::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
+            Peeked::Unknown => return unknown(),
+            Peeked::TransitExpired | Peeked::NotPending(_) => return Err(INVALID_TRANSIT),
+        }
     }
-    match relay.enter(SessionRef::meet(key), entry, dialog).await? {
+    let person = match (&meet.accounts, login) {
+        (Some(accounts), _) => {
+            Person::of_account(accounts.of(&headers, &trace).await?, accounts.url().as_str())
+        }
+        (None, Some(login)) => Person::from(login),
+        (None, None) => return Err(NOT_LOGGED_IN),
+    };
+    let issuer = meet.issuer.load();
+    let sign_in = app.sign_in(&trace);
+    let admission = match sign_in.hook {
+        None => Admission::default(),
+        Some(hook) => {
+            let candidate = person.candidate(issuer.scope(), origin.as_deref());
+            match hook.ask(candidate, &trace).await {
+                Ok(admission) => admission,
+                Err(HookError::Unavailable) => return Err(UNAVAILABLE),
+                Err(error @ HookError::Denied { .. }) => {
+                    let failure = error.failure();
+                    let text = failure.error_description.clone().into();
+                    sign_in.fail(session, failure, error.outcome()).await;
+                    return Err(Detail { status: StatusCode::FORBIDDEN, text, challenge: None });
+                }
+            }
+        }
+    };
+    let subject = admission.meet_subject(person.user_id.clone(), issuer.scope());
+    // The exchange is the whole dialog: that of another login is a second one, which ends the session,
+    // and that of the same login repeats one that did not get far.
+    let dialog = DialogId::of_exchange(&person.login, &token.digest());
+    match relay.enter(session, entry, dialog).await? {
         Entered::Admitted(info) => trace.adopt(key, info.trace),
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
-        Entered::Replayed => {
+        // As in the Django service, a second exchange takes the token back.
+        Entered::Replayed
+        | Entered::NotPending(SessionState::Authenticated | SessionState::Delivered) => {
             tracing::warn!(target: "audit", session = %key, "transit token replayed");
+            relay.evict(session, GoneReason::Replayed).await?;
             return Err(INVALID_TRANSIT);
         }
-        Entered::Unknown => {
-            let wrong = Problem::NotFound;
-            return match app.wrong_guess(Guessed::TransitToken, client, wrong) {
-                problem @ Problem::TooManyGuesses(_) => Ok(problem.into_response()),
-                _ => Err(INVALID_TRANSIT),
-            };
-        }
+        Entered::Unknown => return unknown(),
         Entered::TransitExpired | Entered::NotPending(_) => return Err(INVALID_TRANSIT),
     }
-    let issuer = meet.issuer.load();
-    let completed = app
-        .sign_in(&trace)
-        .complete_with(SessionRef::meet(key), &login.subject, |now| {
-            issuer.issue(&login.user_id, now)
-        })
-        .await;
+    let completed =
+        sign_in.complete_with(session, &person.subject, |now| issuer.issue(&subject, now)).await;
     match completed {
         Ok(()) => {
             let headers = [(header::CACHE_CONTROL, "no-store")];
@@ -581,46 +725,76 @@ async fn exchange(
         }
         Err(NotCompleted::TooLate | NotCompleted::Already) => Err(SESSION_NOT_FOUND),
         Err(NotCompleted::Store(error)) => Err(error.into()),
-        Err(NotCompleted::Issuer(_)) => {
-            Err(Detail(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be issued."))
+        Err(NotCompleted::Issuer(_) | NotCompleted::Refused(_)) => {
+            Err(Detail::new(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be issued."))
         }
     }
 }
 
-/// Django's rules: the header repeats the cookie, and over HTTPS the request must come from a page
-/// of ours (Origin, or Referer where the browser sends no Origin). Both must also be the token of
-/// this very login, so that a planted cookie is of no use.
-fn check_csrf(app: &App, headers: &HeaderMap, login: &BrowserLogin) -> Result<(), Detail> {
-    let forbidden = |detail| Detail(StatusCode::FORBIDDEN, detail);
-    let ours = |origin: &str| {
-        origin == app.public_url.origin().ascii_serialization()
-            || app.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
+/// The person whose browser calls `exchange`.
+struct Person {
+    /// Who vouches for the account: the provider, or the URL of the platform's accounts.
+    issuer: String,
+    /// The account there; names it in the log.
+    subject: String,
+    user_id: String,
+    claims: Map<String, Value>,
+    /// Names the login.
+    login: String,
+}
+
+impl From<BrowserLogin> for Person {
+    fn from(login: BrowserLogin) -> Self {
+        let BrowserLogin { issuer, subject, user_id, claims, csrf_token: login, .. } = login;
+        Self { issuer, subject, user_id, claims, login }
+    }
+}
+
+impl Person {
+    fn of_account(account: PlatformAccount, url: &str) -> Self {
+        let PlatformAccount { user_id, fields } = account;
+        let (issuer, subject, login) = (url.to_owned(), user_id.clone(), user_id.clone());
+        Self { issuer, subject, user_id, claims: fields, login }
+    }
+
+    /// What the claims hook is asked. What calls `init` is no registered client, and
+    /// nothing shows where it is.
+    fn candidate<'p>(&'p self, scope: &'p str, origin: Option<&'p str>) -> Candidate<'p> {
+        Candidate {
+            iss: &self.issuer,
+            sub: &self.subject,
+            claims: &self.claims,
+            client_id: "addons",
+            client_name: None,
+            origin,
+            origin_proved: false,
+            scope,
+            acr: None,
+            auth_time: None,
+        }
+    }
+}
+
+/// Refuses forged requests as Django does. Where the relay has the login, the token must also be
+/// that of this very login, so that a planted cookie is of no use.
+fn check_csrf(
+    app: &App,
+    meet: &Meet,
+    headers: &HeaderMap,
+    login: Option<&BrowserLogin>,
+) -> Result<(), csrf::Refusal> {
+    let origin = app.origin();
+    let settings = app.settings.meet.as_ref();
+    let site = csrf::Site {
+        origin: &origin,
+        trusted: settings.map_or(&[][..], |settings| &settings.csrf_trusted_origins),
+        // Pages of add-ins read sessions; the platform's login is none of their business.
+        allowed: if login.is_some() { &app.settings.session.allowed_origins } else { &[] },
+        cookie: &meet.csrf_cookie,
     };
-    match headers.get(header::ORIGIN) {
-        Some(origin) if origin.to_str().is_ok_and(ours) => {}
-        Some(_) => {
-            return Err(forbidden("CSRF Failed: Origin checking failed."));
-        }
-        None if app.is_https() => {
-            let referer = headers
-                .get(header::REFERER)
-                .and_then(|value| value.to_str().ok())
-                .and_then(|text| url::Url::parse(text).ok())
-                .ok_or(forbidden("CSRF Failed: Referer checking failed - no Referer."))?;
-            if !ours(&referer.origin().ascii_serialization()) {
-                return Err(forbidden("CSRF Failed: Referer checking failed."));
-            }
-        }
-        None => {}
-    }
-    let cookie =
-        cookies::get(headers, CSRF_COOKIE).ok_or(forbidden("CSRF Failed: CSRF cookie not set."))?;
-    let header = csrf_header(headers).ok_or(forbidden("CSRF Failed: CSRF token missing."))?;
-    let expected = Digest::of(login.csrf_token.as_bytes());
-    let matches = |text: &str| expected.matches(&Digest::of(text.as_bytes()));
-    if matches(&cookie) && matches(header) {
-        Ok(())
-    } else {
-        Err(forbidden("CSRF Failed: CSRF token incorrect."))
-    }
+    let secret = site.check(headers)?;
+    let is_of_login = |login: &BrowserLogin| -> bool {
+        login.csrf_token.as_bytes().ct_eq(secret.as_bytes()).into()
+    };
+    if login.is_none_or(is_of_login) { Ok(()) } else { Err(csrf::Refusal::Incorrect) }
 }

@@ -30,6 +30,7 @@ use crate::{
         responses::{FORM, OAuthErrors, statuses},
     },
     session::{SessionId, SessionToken},
+    signin::{HookError, NotCompleted},
     telemetry::Trace,
     token::{Presenter, RefreshError},
     util::clock::UnixTime,
@@ -79,6 +80,21 @@ fn presenter(
     Ok(Presenter::Client(client.id.clone()))
 }
 
+/// Why the next token of a grant is not issued; its refresh token stays unused.
+fn not_admitted(error: NotCompleted) -> Refused {
+    let problem = match error {
+        NotCompleted::Refused(error @ HookError::Denied { .. }) => {
+            Problem::InvalidGrant(error.failure().error_description)
+        }
+        NotCompleted::Refused(HookError::Unavailable) => Problem::HookUnavailable,
+        error => {
+            tracing::error!(%error, "access token not issued");
+            Problem::Internal
+        }
+    };
+    Refused::Problem(problem)
+}
+
 async fn refresh(
     app: &App,
     trace: &Trace,
@@ -97,7 +113,8 @@ async fn refresh(
         .refresh_token
         .ok_or_else(|| Problem::BadRequest("missing field `refresh_token`".to_owned()))?;
     let now = UnixTime::now();
-    if let Ok(grant) = refresh.open(&app.sealing_keys, token.expose(), now)
+    let opened = refresh.open(&app.sealing_keys, token.expose(), now).ok();
+    if let Some(grant) = &opened
         && app.logouts.in_trace(trace).cover(grant.signed_in()).await.map_err(Problem::from)?
     {
         // Its access tokens, too, are not valid any more.
@@ -105,6 +122,13 @@ async fn refresh(
         tracing::info!(target: "audit", session = %grant.session(), "grant ended by a logout");
         return Err(Refused::Grant(RefreshError::Ended));
     }
+    // Asked before the refresh token is used up, so that it works again when the hook does.
+    let admission = match opened {
+        Some(grant) if grant.is_held_by(&presenter) => {
+            sign_in.admit(&grant.identity).await.map_err(not_admitted)?
+        }
+        _ => None,
+    };
     let rotated = refresh.rotate(&app.sealing_keys, token.expose(), &presenter, now).await;
     let (grant, next) = match rotated {
         Ok(rotated) => rotated,
@@ -116,10 +140,11 @@ async fn refresh(
             return Err(Refused::Grant(error));
         }
     };
-    let token = sign_in.refreshed(grant.session(), &grant, next).map_err(|error| {
-        tracing::error!(%error, "access token not issued");
-        Problem::Internal
-    })?;
+    let token =
+        sign_in.refreshed(grant.session(), &grant, next, admission.as_ref()).map_err(|error| {
+            tracing::error!(%error, "access token not issued");
+            Problem::Internal
+        })?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 

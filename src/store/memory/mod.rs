@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::{
     session::{
-        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, Profile,
-        SealedPayload, SessionKey, SessionRef, State, SubscriptionId,
+        AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome,
+        Profile, SealedPayload, SessionKey, SessionRef, State, SubscriptionId,
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
@@ -430,6 +430,31 @@ impl SessionStore for MemoryStore {
             self.publish(session.key, None);
         }
         Ok(entered.unwrap_or(Entered::Unknown))
+    }
+
+    async fn enter_by_backend(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        backend: DialogId,
+        clients: &[ClientId],
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        let entered = self.on(session, |record, now| {
+            let is_theirs = record.session.client.as_ref().is_some_and(|own| clients.contains(own));
+            if !record.accepts(entry) || !is_theirs {
+                Peeked::Unknown
+            } else if !matches!(record.phase, Phase::Pending) {
+                Peeked::NotPending(record.state())
+            } else if record.dialog.is_some_and(|entered| entered != backend) {
+                Peeked::Used
+            } else if record.entry_expired(entry, now) {
+                Peeked::TransitExpired
+            } else {
+                record.dialog = Some(backend);
+                Peeked::Open(record.session.clone())
+            }
+        });
+        Ok(entered.unwrap_or(Peeked::Unknown))
     }
 
     async fn count_code_attempt(

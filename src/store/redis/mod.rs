@@ -42,8 +42,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub use crate::store::redis::connection::{RedisUrl, UnusableUrl};
 use crate::{
     session::{
-        AccountId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome, SealedPayload,
-        SessionKey, SessionRef, SubscriptionId, Surface,
+        AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome,
+        SealedPayload, SessionKey, SessionRef, SubscriptionId, Surface,
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
@@ -405,6 +405,35 @@ impl SessionStore for RedisStore {
             b"transit_expired" => Ok(Entered::TransitExpired),
             b"replayed" => Ok(Entered::Replayed),
             b"not_pending" => reply.state().map(Entered::NotPending),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    async fn enter_by_backend(
+        &self,
+        session: SessionRef,
+        entry: Entry,
+        backend: DialogId,
+        clients: &[ClientId],
+    ) -> Result<Peeked<StoredSession>, StoreError> {
+        let (kind, digest) = match entry {
+            Entry::SessionId => return Ok(Peeked::Unknown),
+            Entry::TransitToken(digest) => ("token", digest),
+            Entry::OpenedDialog(digest) => ("dialog", digest),
+        };
+        let mut arguments = vec![
+            digest.to_base64url().into(),
+            backend.to_base64url().into(),
+            Value::from_static_str(kind),
+        ];
+        arguments.extend(clients.iter().map(|client| client.as_str().into()));
+        let reply = self.run(&SCRIPTS.enter_by_backend, session, arguments).await?;
+        match reply.word() {
+            b"admitted" => record::read(&reply).map(Peeked::Open),
+            b"unknown" => Ok(Peeked::Unknown),
+            b"transit_expired" => Ok(Peeked::TransitExpired),
+            b"used" => Ok(Peeked::Used),
+            b"not_pending" => reply.state().map(Peeked::NotPending),
             _ => Err(reply.unexpected()),
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn write(
     session: StoredSession,
     transit: Option<Digest>,
 ) -> Result<(), StoreError> {
-    let StoredSession { profile, session_token, browser, trace, details } = session;
+    let StoredSession { profile, session_token, browser, trace, details, client } = session;
     let info = Info { profile, user_code: None, client_name: None, origin: None, trace };
     let info = serde_json::to_string(&info)
         .map_err(|_| StoreError::Corrupt("a session that cannot be written".to_owned()))?;
@@ -45,6 +45,9 @@ pub(super) fn write(
         if let Some(digest) = digest {
             field(name, digest.to_base64url().into());
         }
+    }
+    if let Some(client) = client {
+        field("n", client.as_str().into());
     }
     if let StoredDetails::Sealed(envelope) = details {
         field("o", envelope.into());
@@ -69,6 +72,8 @@ pub(super) fn read(reply: &Reply) -> Result<StoredSession, StoreError> {
         browser: reply.digest(4)?,
         trace: info.trace,
         details,
+        // The scripts compare it; the details have it too.
+        client: None,
     })
 }
 

@@ -49,6 +49,7 @@ pub(crate) struct Scripts {
     pub(crate) count: Transition,
     pub(crate) create: Transition,
     pub(crate) enter: Transition,
+    pub(crate) enter_by_backend: Transition,
     pub(crate) count_code_attempt: Transition,
     pub(crate) fulfil: Transition,
     pub(crate) fail: Transition,
@@ -69,6 +70,7 @@ pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     // Needs none of the functions on a stored session.
     create: deny_oom!("time.lua", "create.lua"),
     enter: allow_oom!("time.lua", "session.lua", "enter.lua"),
+    enter_by_backend: allow_oom!("time.lua", "session.lua", "enter_by_backend.lua"),
     count_code_attempt: allow_oom!("time.lua", "session.lua", "count_code_attempt.lua"),
     fulfil: deny_oom!("time.lua", "session.lua", "fulfil.lua"),
     fail: allow_oom!("time.lua", "session.lua", "fail.lua"),

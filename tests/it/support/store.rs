@@ -127,6 +127,7 @@ pub fn stored(profile: Profile) -> StoredSession {
         browser: None,
         trace: None,
         details: StoredDetails::Sealed(Bytes::from_static(b"\x01\xff\r\n sealed details")),
+        client: None,
     }
 }
 

@@ -10,7 +10,8 @@
 --   fe/fd failure, w why gone;
 -- since then: b digest of the creator's browser, o the sealed details, c attempts to type the user
 --   code, e id of the token's event, pl when a paced poll came last, pi the interval between them if
---   it was lengthened, h the reader to which the token was delivered once and which may hand it back.
+--   it was lengthened, h the reader to which the token was delivered once and which may hand it back,
+--   n the registered client, which outlives the session.
 local function get(field)
   return redis.call('HGET', key, field)
 end
