@@ -82,7 +82,7 @@ pub struct Identity {
     pub idp: Option<ClientId>,
     /// What the client said when it began the sign-in.
     #[serde(default, skip_serializing_if = "Requested::is_empty")]
-    pub requested: Requested,
+    pub requested: Box<Requested>,
     /// The ID token itself, for a logout that the relay begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_token: Option<IdTokenHint>,
@@ -102,7 +102,7 @@ impl Identity {
             client_id: None,
             scope: None,
             idp: None,
-            requested: Requested::default(),
+            requested: Box::default(),
             id_token: None,
         }
     }
@@ -116,7 +116,7 @@ impl Identity {
     /// The same, at the request of a client that said `requested`.
     #[must_use]
     pub fn at_request(self, requested: Requested) -> Self {
-        Self { requested, ..self }
+        Self { requested: Box::new(requested), ..self }
     }
 
     /// The name by which a person recognises the account.

@@ -293,7 +293,8 @@ impl RefreshGrant {
             am: self.identity.amr.clone(),
             at: self.identity.auth_time,
             b: self.identity.idp.clone(),
-            q: Some(self.identity.requested.clone()).filter(|said| *said != Requested::default()),
+            q: Some((*self.identity.requested).clone())
+                .filter(|said| *said != Requested::default()),
         };
         // Strings, numbers and JSON always serialise.
         let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());

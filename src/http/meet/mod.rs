@@ -705,6 +705,10 @@ async fn exchange(
     let dialog = DialogId::of_exchange(&person.login, &token.digest());
     match relay.enter(session, entry, dialog).await? {
         Entered::Admitted(info) => trace.adopt(key, info.trace),
+        // The token was polled, or taken back, before.
+        Entered::NotPending(SessionState::Gone(
+            GoneReason::Acknowledged | GoneReason::Replayed,
+        )) => return Err(INVALID_TRANSIT),
         Entered::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
         // As in the Django service, a second exchange takes the token back.
         Entered::Replayed
