@@ -62,7 +62,7 @@ const HANDOVER_INTERVAL: Duration = Duration::from_millis(100);
 /// What one instance leaves for the others, where the browser repeats the callback.
 #[derive(Serialize, Deserialize)]
 enum Handover {
-    Identity(Identity),
+    Identity(Box<Identity>),
     /// Name of the error page, and the reference.
     Failed(String, String),
 }
@@ -77,7 +77,7 @@ impl CodeExchange {
     /// repeats the callback elsewhere.
     async fn leave(&self, app: &App, trace: &Trace, name: Digest) {
         let handover = match self {
-            Self::Identity(identity) => Handover::Identity((**identity).clone()),
+            Self::Identity(identity) => Handover::Identity(Box::new((**identity).clone())),
             Self::Failed(page, reference) => {
                 Handover::Failed(page.as_str().to_owned(), reference.clone())
             }
@@ -102,7 +102,7 @@ impl CodeExchange {
                         app.sealing_keys.open(Purpose::Exchanged, name.as_bytes(), &sealed).ok();
                     let handover = opened.and_then(|text| serde_json::from_slice(&text).ok());
                     return match handover {
-                        Some(Handover::Identity(identity)) => Self::Identity(Arc::new(identity)),
+                        Some(Handover::Identity(identity)) => Self::Identity(Arc::from(identity)),
                         Some(Handover::Failed(page, reference)) => {
                             Self::Failed(page.parse().unwrap_or(ErrorPage::LoginFailed), reference)
                         }

@@ -420,7 +420,7 @@ impl App {
             }
             EarlierStage::LoggingIn { attempt } => Stage::LoggingIn { attempt, proven },
             EarlierStage::LoggedIn { identity } => {
-                Stage::LoggedIn { account: Account::InCookie(Box::new(identity)), proven }
+                Stage::LoggedIn { account: Account::InCookie(identity), proven }
             }
             EarlierStage::Finished { account } => Stage::Finished(Finished {
                 account,

@@ -31,7 +31,7 @@ pub(super) struct AddIn {
 pub(super) enum EarlierStage {
     Confirming { csrf: String },
     LoggingIn { attempt: LoginAttempt },
-    LoggedIn { identity: Identity },
+    LoggedIn { identity: Box<Identity> },
     Finished { account: String },
 }
 
