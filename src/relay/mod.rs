@@ -537,7 +537,7 @@ impl Relay {
         self.store.fail(session, failure).await
     }
 
-    /// Reads once, without waiting. `None`: still pending. The [`Handover`] is to be told when the
+    /// Reads once, without waiting. `None`: still pending. The [`Handover`] is to be notified when the
     /// client has the outcome.
     ///
     /// # Errors

@@ -123,7 +123,7 @@ impl Subscription {
         self.found.as_mut()?.outcome.take()
     }
 
-    /// What has to be told once the outcome has reached the client; empty for
+    /// What has to be notified once the outcome has reached the client; empty for
     /// [`Delivery::UntilAcknowledged`].
     pub fn take_handover(&mut self) -> Handover {
         self.found.take().map(|found| found.handover).unwrap_or_default()
