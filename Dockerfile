@@ -24,7 +24,7 @@ COPY static static
 ARG COMMIT=unknown
 # The stand-ins above are newer than the sources.
 RUN touch src/main.rs src/lib.rs client/src/lib.rs \
-    && TOKEN_RELAY_COMMIT=${COMMIT} cargo build --profile dist --locked --package token-relay
+    && RELAY_COMMIT=${COMMIT} cargo build --profile dist --locked --package token-relay
 
 # glibc, CA certificates and nothing else; no shell. Runs as uid 65532.
 FROM ${RUNTIME_IMAGE}

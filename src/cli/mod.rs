@@ -26,7 +26,7 @@ use crate::{
 const LOG: &str = "TOKEN_RELAY_LOG";
 
 /// What `--version` prints: the version and the commit it was built from.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RELAY_COMMIT"), ")");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RELAY_BUILT_FROM"), ")");
 
 /// Exit status for settings that are missing or wrong.
 const BAD_SETTINGS: u8 = 2;

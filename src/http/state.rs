@@ -141,12 +141,16 @@ impl App {
     /// Refuses a page of `origin`, which is not `client`'s. The log names origin and setting once a
     /// minute.
     pub fn refuse_origin(&self, origin: &str, client: Option<&Client>) -> Problem {
-        let setting = client.map_or_else(
-            || "ALLOWED_ORIGINS".to_owned(),
-            |client| client.setting(ClientSetting::Origins),
-        );
+        let setting = match client {
+            Some(client) => client.setting(ClientSetting::Origins),
+            // Before the request's body is read.
+            None if self.clients.load().implied().is_none() => {
+                "clients.<client_id>.origins".to_owned()
+            }
+            None => "ALLOWED_ORIGINS".to_owned(),
+        };
         // A digest's first bytes, so that a stranger's origins take up no memory.
-        let digest = Digest::of(origin.as_bytes());
+        let digest = Digest::of(format!("{setting} {origin}").as_bytes());
         let key = [digest.as_bytes()[0], digest.as_bytes()[1]];
         if self.refused_origins.check_key(&key).is_ok() {
             tracing::warn!(?origin, setting, "origin not allowed");
