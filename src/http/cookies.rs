@@ -13,8 +13,9 @@ use crate::{
     session::{Digest, SessionKey, SessionToken},
 };
 
-/// Maximum size of a cookie's value, in bytes. Browsers drop larger ones silently.
-pub const MAX_COOKIE: usize = 3800;
+/// Maximum size of a cookie's value, in bytes. Browsers drop values beyond 4 KiB silently, and proxies
+/// take 4 KiB of a whole response's head by default; what does not fit waits in the store.
+pub const MAX_COOKIE: usize = 2600;
 
 /// What a cookie is for decides whether it travels cross-site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -179,10 +179,11 @@ async fn a_redis_that_sessions_cannot_use_is_named_with_what_is_missing() {
     for (missing, step) in [
         ("-@scripting", "readiness check"),
         ("-publish", "readiness check"),
-        ("-subscribe", "SUBSCRIBE"),
-        ("-exists", "one-time mark (SET NX PX, EXISTS)"),
-        ("-del", "value (SET PX, GET, DEL)"),
-        ("-get", "GET"),
+        // Readiness may notice it first.
+        ("-subscribe", "subscri"),
+        ("-exists", "readiness check"),
+        ("-del", "readiness check"),
+        ("-get", "readiness check"),
     ] {
         let name = format!("without{}", missing.trim_start_matches(['-', '@']));
         let rule = ["ACL", "SETUSER", &name, "on", ">word", "~*", "&*", "+@all", missing];

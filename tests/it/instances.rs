@@ -451,8 +451,36 @@ async fn a_sign_in_costs_a_fixed_number_of_store_commands() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         costs.push((sum(&calls(&admin).await) - before) as f64 / f64::from(count));
     }
-    println!("store commands of one sign-in: {costs:?}");
-    assert!(costs.iter().all(|cost| *cost <= 10.0), "{costs:?}");
+    println!("store commands of one sign-in: {costs:?}; {:?}", calls(&admin).await);
+    assert!(costs.iter().all(|cost| *cost <= 11.0), "{costs:?}");
+}
+
+/// nginx takes 4 KiB of a response's head where `proxy_buffer_size` is not set, and answers 502 beyond.
+#[tokio::test]
+async fn the_heads_of_a_dialogs_responses_fit_the_default_buffer_of_proxies() {
+    let server = redis::Server::start(&[]).await;
+    let relay = instance(&server.url(), &[]);
+    let browser = Browser::default();
+    let body = json!({"bind": true, "client_name": "w".repeat(64), "login_hint": "l".repeat(200)});
+    let session = browser.create(&relay.url, body).await;
+    let mut url = url::Url::parse(text(&session, "transit_url")).unwrap();
+    let mut visited = Vec::new();
+    loop {
+        let response = browser.get(url.as_str()).await;
+        let head: usize = response
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        visited.push((url.path().to_owned(), head));
+        match response.headers().get(header::LOCATION) {
+            Some(location) => url = url.join(location.to_str().unwrap()).unwrap(),
+            None => break,
+        }
+    }
+    println!("{visited:?}");
+    assert_eq!(visited.last().unwrap().0, "/addons/success");
+    assert!(visited.iter().all(|(_, head)| *head < 4000), "{visited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

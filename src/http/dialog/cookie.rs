@@ -11,7 +11,9 @@ use zeroize::Zeroizing;
 use crate::{
     http::{
         App, cookies,
-        dialog::earlier::{AddIn, AnyDialog, EarlierDialog, EarlierStage, ForBoth},
+        dialog::earlier::{
+            AddIn, AnyDialog, EarlierDialog, EarlierStage, ForBoth, LoggingIn, LoggingInForEarlier,
+        },
         pages::{Fields, Window},
     },
     oidc::LoginAttempt,
@@ -92,6 +94,15 @@ impl Proven {
 pub(super) enum EntryKey {
     SessionId,
     TransitToken(Digest),
+}
+
+/// Maximum size of the fields of a response with the copy for 0.1, in bytes: what fits into the 4 KiB
+/// that proxies take by default, with the fields that are added on the way.
+const MAX_HEAD: usize = 3700;
+
+/// Size of header fields, as HTTP/1.1 writes them.
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// A dialog, as its cookie holds it.
@@ -406,8 +417,11 @@ impl App {
 
     /// A dialog of version 0.1 as this version continues it. 0.1 asks for no proof, so the person is
     /// asked about the account before the sign-in is completed.
-    fn continue_earlier(&self, EarlierDialog { add_in, stage }: EarlierDialog) -> Dialog {
-        self.relay.notice_0_1();
+    fn continue_earlier(&self, earlier: EarlierDialog) -> Dialog {
+        let EarlierDialog { add_in, stage, is_copy } = earlier;
+        if !is_copy {
+            self.relay.notice_0_1();
+        }
         let proven = match self.settings.dialog.confirmation {
             Confirmation::Never => Proven::Nothing,
             _ => Proven::Earlier,
@@ -472,7 +486,8 @@ impl App {
     ) -> bool {
         let ttl = self.remaining(dialog);
         self.make_room(response, headers, handle);
-        if !self.serves_beside_0_1() {
+        // 0.1 has no device grant.
+        if !self.serves_beside_0_1() || dialog.device {
             return self.append_dialog(response, handle, dialog, ttl);
         }
         let add_in = AddIn {
@@ -481,11 +496,22 @@ impl App {
             name: dialog.details.client_name.clone(),
             trace: dialog.trace,
         };
-        let both = ForBoth { dialog, add_in };
         // Version 0.1 finds a dialog that is at the provider by its `state`.
         if let Stage::LoggingIn { attempt, .. } = &dialog.stage {
-            self.append_dialog(response, &Handle::of(attempt.state()), &both, ttl);
+            let copy = LoggingInForEarlier {
+                add_in,
+                stage: LoggingIn::LoggingIn { attempt },
+                is_copy: true,
+            };
+            let stored = self.append_dialog(response, handle, dialog, ttl);
+            let before = response.headers().clone();
+            self.append_dialog(response, &Handle::of(attempt.state()), &copy, ttl);
+            if size(response.headers()) > MAX_HEAD {
+                *response.headers_mut() = before;
+            }
+            return stored;
         }
+        let both = ForBoth { dialog, add_in };
         self.append_dialog(response, handle, &both, ttl)
             || self.append_dialog(response, handle, dialog, ttl)
     }

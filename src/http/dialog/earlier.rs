@@ -14,6 +14,24 @@ use crate::{
 pub(super) struct EarlierDialog {
     pub(super) add_in: AddIn,
     pub(super) stage: EarlierStage,
+    /// Whether this version wrote it; see [`LoggingInForEarlier`].
+    #[serde(default)]
+    pub(super) is_copy: bool,
+}
+
+/// What 0.1 needs of a dialog of this version that is at the provider, under the name by which 0.1
+/// looks for it. No more than that: proxies take 4 KiB of a response's fields by default.
+#[derive(Serialize)]
+pub(super) struct LoggingInForEarlier<'a> {
+    pub(super) add_in: AddIn,
+    pub(super) stage: LoggingIn<'a>,
+    pub(super) is_copy: bool,
+}
+
+/// The one stage of [`LoggingInForEarlier`].
+#[derive(Serialize)]
+pub(super) enum LoggingIn<'a> {
+    LoggingIn { attempt: &'a LoginAttempt },
 }
 
 /// Who waits for the end of the dialog.

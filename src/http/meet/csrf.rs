@@ -16,6 +16,9 @@ pub(super) const HEADER: &str = "x-csrftoken";
 /// Length of the secret.
 const SECRET_LENGTH: usize = 32;
 
+/// Length of the secret of version 0.1: 32 bytes in base64url.
+const SECRET_LENGTH_OF_0_1: usize = 43;
+
 /// Length of a masked secret: a mask, and the secret shifted by it.
 const TOKEN_LENGTH: usize = 2 * SECRET_LENGTH;
 
@@ -78,6 +81,8 @@ pub(super) struct Site<'a> {
     pub allowed: &'a [String],
     /// Name of the cookie.
     pub cookie: &'a str,
+    /// Whether the secret of a login of version 0.1 is one as well. For one release.
+    pub takes_those_of_0_1: bool,
 }
 
 impl Site<'_> {
@@ -94,16 +99,25 @@ impl Site<'_> {
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<String, Refusal> {
         self.check_source(headers)?;
         let cookie = cookies::get(headers, self.cookie).ok_or(Refusal::NoCookie)?;
-        let secret = secret_of(&cookie).map_err(Refusal::Cookie)?;
+        let secret = self.secret_of(&cookie).map_err(Refusal::Cookie)?;
         let presented = headers.get(HEADER).ok_or(Refusal::NoToken)?;
         let presented =
             presented.to_str().map_err(|_| Refusal::Token(MalformedCsrfToken::Characters))?;
-        let presented = secret_of(presented).map_err(Refusal::Token)?;
+        let presented = self.secret_of(presented).map_err(Refusal::Token)?;
         if presented.as_bytes().ct_eq(secret.as_bytes()).into() {
             Ok(secret)
         } else {
             Err(Refusal::Incorrect)
         }
+    }
+
+    fn secret_of(&self, token: &str) -> Result<String, MalformedCsrfToken> {
+        let is_of_0_1 = token.len() == SECRET_LENGTH_OF_0_1
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if self.takes_those_of_0_1 && is_of_0_1 {
+            return Ok(token.to_owned());
+        }
+        secret_of(token)
     }
 
     fn check_source(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -159,7 +173,7 @@ mod tests {
     const SECRET: &str = "abcdefghijklmnopqrstuvwxyzABCDEF";
 
     fn site(origin: &str) -> Site<'_> {
-        Site { origin, trusted: &[], allowed: &[], cookie: "csrftoken" }
+        Site { origin, trusted: &[], allowed: &[], cookie: "csrftoken", takes_those_of_0_1: false }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -362,10 +362,15 @@ async fn log_in(
     };
     // Version 0.1 finds the login by its own name only; else that name is not left behind. Over HTTP
     // the two are one name, which an answer sets once (RFC 6265 §4.1.1).
-    let earlier = (earlier != current).then(|| match app.serves_beside_0_1() {
-        true => login_cookie(&earlier, &sealed, meet.login_ttl),
-        false => login_cookie(&earlier, "", Duration::ZERO),
-    });
+    let earlier = match app.serves_beside_0_1() {
+        _ if earlier == current => None,
+        true => {
+            // It has no logout at the provider.
+            login.id_token = None;
+            Some(login_cookie(&earlier, &seal(&login)?, meet.login_ttl))
+        }
+        false => Some(login_cookie(&earlier, "", Duration::ZERO)),
+    };
     let cookies = [
         login_cookie(&current, &sealed, meet.login_ttl),
         set_cookie(&meet.csrf_cookie, &csrf, CSRF_TTL, |cookie| {

@@ -795,6 +795,7 @@ fn check_csrf(
         // Pages of add-ins read sessions; the platform's login is none of their business.
         allowed: if login.is_some() { &app.settings.session.allowed_origins } else { &[] },
         cookie: &meet.csrf_cookie,
+        takes_those_of_0_1: login.is_some(),
     };
     let secret = site.check(headers)?;
     let is_of_login = |login: &BrowserLogin| -> bool {
