@@ -371,7 +371,7 @@ async fn redirect(
     request_body(content = DialogForm<Decision>, content_type = FORM),
     responses(
         (status = 303, description = "To the last page."),
-        ErrorPages<{ statuses(&[400, 403, 409, 413, 500, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 413, 415, 500, 503]) }>,
     ),
 )]
 async fn account(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {

@@ -83,7 +83,7 @@ async fn page(State(app): State<AppState>, headers: HeaderMap) -> Response {
             status = 200, description = "Leads to the OpenID provider, or asks again.",
             body = String, content_type = HTML,
         ),
-        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 429, 500, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 415, 429, 500, 502, 503]) }>,
     ),
 )]
 async fn submit(

@@ -131,7 +131,7 @@ impl Visit {
     request_body(content = DialogForm<Undo>, content_type = FORM),
     responses(
         (status = 200, description = "Undone.", body = String, content_type = HTML),
-        ErrorPages<{ statuses(&[400, 403, 409, 413, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 413, 415, 503]) }>,
     ),
 )]
 async fn undo(

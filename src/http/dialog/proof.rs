@@ -72,7 +72,7 @@ struct TypedCode {
     responses(
         (status = 200, description = "Where the page continues."),
         (status = 403, description = "The proof is not accepted; the next challenge."),
-        ErrorPages<{ statuses(&[400, 409, 413, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 409, 413, 415, 502, 503]) }>,
     ),
 )]
 async fn opener(
@@ -152,7 +152,7 @@ async fn opener(
             status = 200, description = "Leads to the OpenID provider, or asks again.",
             body = String, content_type = HTML,
         ),
-        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 429, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 415, 429, 502, 503]) }>,
     ),
 )]
 async fn code(
@@ -230,7 +230,7 @@ async fn code(
             status = 200, description = "Leads to the OpenID provider.",
             body = String, content_type = HTML,
         ),
-        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 502, 503]) }>,
+        ErrorPages<{ statuses(&[400, 403, 409, 410, 413, 415, 502, 503]) }>,
     ),
 )]
 async fn confirm(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {
