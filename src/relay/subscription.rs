@@ -191,7 +191,8 @@ impl Subscription {
         let mut unanswered = None;
         loop {
             let claim = self.request(ReadMode::Claim(subscription));
-            match self.claim(claim, &mut unanswered).await {
+            // Boxed, so that a subscription that waits has no room for it.
+            match Box::pin(self.claim(claim, &mut unanswered)).await {
                 Ok((ReadResult::Pending { .. } | ReadResult::TooEarly { .. }, _)) => return None,
                 Ok((ReadResult::Settled(outcome), handover)) => {
                     self.found = Some(Box::new(Found { outcome: None, handover }));
