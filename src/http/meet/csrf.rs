@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_of_0_1_is_one_for_logins_of_the_relay_alone() {
+        let secret = "abcdefghijklmnopqrstuvwxyz-_ABCDEFGHIJKLMNO";
+        let cookie = format!("csrftoken={secret}");
+        let check = |site: Site<'_>, presented| {
+            site.check(&headers(&[("cookie", cookie.as_str()), (HEADER, presented)]))
+        };
+        let own = || Site { takes_those_of_0_1: true, ..site("http://relay.example") };
+        assert_eq!(check(own(), secret), Ok(secret.to_owned()));
+        let other = "ABCdefghijklmnopqrstuvwxyz-_ABCDEFGHIJKLMNO";
+        assert_eq!(check(own(), other), Err(Refusal::Incorrect));
+        let malformed = Refusal::Cookie(MalformedCsrfToken::Length);
+        assert_eq!(check(site("http://relay.example"), secret), Err(malformed));
+    }
+
+    #[test]
     fn a_request_comes_from_a_page_of_the_site() {
         let https = site("https://meet.example");
         for (more, expected) in [
