@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::response::Response;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -102,7 +102,11 @@ const MAX_HEAD: usize = 3700;
 
 /// Size of header fields, as HTTP/1.1 writes them.
 fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+    headers.iter().map(|(name, value)| size_of(name, value)).sum()
+}
+
+fn size_of(name: &HeaderName, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + 4
 }
 
 /// A dialog, as its cookie holds it.
@@ -504,10 +508,11 @@ impl App {
                 is_copy: true,
             };
             let stored = self.append_dialog(response, handle, dialog, ttl);
-            let before = response.headers().clone();
-            self.append_dialog(response, &Handle::of(attempt.state()), &copy, ttl);
-            if size(response.headers()) > MAX_HEAD {
-                *response.headers_mut() = before;
+            let copy = self.dialog_cookie(&Handle::of(attempt.state()), &copy, ttl);
+            if let Some(copy) = copy
+                && size(response.headers()) + size_of(&header::SET_COOKIE, &copy) <= MAX_HEAD
+            {
+                response.headers_mut().append(header::SET_COOKIE, copy);
             }
             return stored;
         }
@@ -523,14 +528,22 @@ impl App {
         dialog: &impl Serialize,
         ttl: Duration,
     ) -> bool {
-        let sealed = self.cookie_keys.seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, ttl);
-        let Some(sealed) = sealed.ok().filter(|sealed| sealed.len() <= cookies::MAX_COOKIE) else {
-            return false;
-        };
-        let name = cookies::dialog_name(self, &handle.0);
-        let cookie = cookies::set(self, name, sealed, ttl, cookies::Reach::Dialog);
+        let Some(cookie) = self.dialog_cookie(handle, dialog, ttl) else { return false };
         response.headers_mut().append(header::SET_COOKIE, cookie);
         true
+    }
+
+    /// The cookie of a dialog; `None` when it is too large.
+    fn dialog_cookie(
+        &self,
+        handle: &Handle,
+        dialog: &impl Serialize,
+        ttl: Duration,
+    ) -> Option<HeaderValue> {
+        let sealed = self.cookie_keys.seal_text(Purpose::Dialog, handle.0.as_bytes(), dialog, ttl);
+        let sealed = sealed.ok().filter(|sealed| sealed.len() <= cookies::MAX_COOKIE)?;
+        let name = cookies::dialog_name(self, &handle.0);
+        Some(cookies::set(self, name, sealed, ttl, cookies::Reach::Dialog))
     }
 
     /// Deletes the dialog's cookie.
