@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 
 pub use crate::relay::{
     handover::Handover,
@@ -146,12 +149,22 @@ pub enum ReadError {
     Store(#[from] StoreError),
 }
 
+/// Subscriptions that ask the store at the same time. After a deploy thousands of clients reconnect
+/// within a second; asked all at once, the store would answer none of them in time, nor the logins
+/// between them.
+const MAX_OPENING: usize = 256;
+
+/// Maximum time for which a subscription waits until it may ask the store.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Delivers sealed tokens to the clients that wait for them.
 pub struct Relay {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
     sealing_keys: Arc<KeyRing>,
     timing: Timing,
+    /// Turns of the subscriptions to ask the store.
+    opening: Arc<Semaphore>,
     /// Whether a session of version 0.1 was found.
     noticed_0_1: Arc<AtomicBool>,
     /// The relay that this one is within a trace.
@@ -167,8 +180,15 @@ impl Relay {
         sealing_keys: Arc<KeyRing>,
         timing: Timing,
     ) -> Arc<Self> {
-        let noticed_0_1 = Arc::default();
-        Arc::new(Self { store, registry, sealing_keys, timing, noticed_0_1, untraced: None })
+        Arc::new(Self {
+            store,
+            registry,
+            sealing_keys,
+            timing,
+            opening: Arc::new(Semaphore::new(MAX_OPENING)),
+            noticed_0_1: Arc::default(),
+            untraced: None,
+        })
     }
 
     /// The same relay, with its calls to the store recorded in `trace`.
@@ -182,6 +202,7 @@ impl Relay {
             registry: Arc::clone(&self.registry),
             sealing_keys: Arc::clone(&self.sealing_keys),
             timing: self.timing.clone(),
+            opening: Arc::clone(&self.opening),
             noticed_0_1: Arc::clone(&self.noticed_0_1),
             untraced: Some(untraced),
         })
@@ -597,6 +618,10 @@ impl Relay {
         // Created at once, so that its drop leaves and unsubscribes whatever fails below.
         let mut subscription =
             Subscription::new(self.untraced(), session, mailbox, session_token, delivery);
+        let _turn =
+            tokio::time::timeout(OPENING_TIMEOUT, self.opening.acquire()).await.map_err(|_| {
+                StoreError::Unavailable("too many subscriptions wait for it".to_owned())
+            })?;
         subscription.subscribe(&self.store).await?;
         subscription.attach(&self.store).await?;
         Ok(subscription)
