@@ -175,7 +175,10 @@ export interface WaitOptions extends Common {
   expiresIn?: number;
 }
 
-/** Waits for the token of a session that exists already. */
+/**
+ * Waits for the token of a session that exists already. With `csrfToken`, a service without streams is
+ * polled.
+ */
 export function waitForToken(options: WaitOptions): Promise<Token>;
 
 /** Parses an event stream (WHATWG HTML, 9.2.6); returns a function that takes byte chunks. */

@@ -265,6 +265,7 @@ function describe({ baseUrl, csrfToken, sessionToken, eventsUrl, websocketUrl, p
   const bare = poll.href;
   if (!meet) poll.searchParams.set('wait', LONG_POLL);
   return {
+    meet,
     headers,
     credentials: meet ? 'include' : 'omit',
     eventsUrl: at(eventsUrl, 'events').href,
@@ -311,6 +312,13 @@ export async function waitForToken(options) {
         if (!run.acknowledged) channel.end();
         return { ...token, transport: name };
       } catch (error) {
+        // A service without streams, such as Django's, has no such path: `poll/` knows the session.
+        const absent = channel.meet && transport === 'auto' && name !== 'long-poll' && error.code === 'not_found';
+        if (absent) {
+          index = order.length - 1;
+          onProgress({ step: 'fallback', transport: order[index], reason: error.message });
+          continue;
+        }
         if (stop.signal.aborted || error instanceof SignInError) throw error;
         const busy = error.busy;
         if (openedAt && Date.now() - openedAt >= firstByteTimeout) cuts = attempts = 0;

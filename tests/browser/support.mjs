@@ -29,10 +29,10 @@ export async function freePort() {
   return port;
 }
 
-/** Starts `token-relay demo` on free ports; gives its address and how to end it. */
-export async function startDemo(environment = {}, listen = '127.0.0.1:0') {
+/** Starts `token-relay demo` on free ports, with further `options`; gives its address and how to end it. */
+export async function startDemo(environment = {}, listen = '127.0.0.1:0', options = []) {
   assert.ok(existsSync(BINARY), `${BINARY} is missing: cargo build`);
-  const relay = spawn(BINARY, ['demo', '--no-open', '--listen', listen, '--provider-listen', '127.0.0.1:0'], {
+  const relay = spawn(BINARY, ['demo', '--no-open', '--listen', listen, '--provider-listen', '127.0.0.1:0', ...options], {
     stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...environment },
   });
   const address = await new Promise((resolve, reject) => {

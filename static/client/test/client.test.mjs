@@ -257,6 +257,20 @@ test('meet: one line instead of the polling loop, on every transport', async (t)
   assert.deepEqual([poll.method, poll.url, poll.headers['x-csrftoken']], ['POST', '/api/v1.0/addons/sessions/poll/', 'c0ffee']);
 });
 
+test('meet: a service without streams is polled, and poll/ says what is not there', async (t) => {
+  const server = await relay(t, {
+    events: (_, response) => response.writeHead(404, { 'content-type': 'text/html' }).end('<h1>Not Found</h1>'),
+    poll: (_, response, count) => (count === 1 ? json(response, 202, { state: 'pending' }) : count === 2 ? json(response, 200, TOKEN) : json(response, 404, { detail: 'Session not found.' })),
+  });
+  const steps = [];
+  const token = await waitForToken({ baseUrl: server.baseUrl, csrfToken: 'c0ffee', onProgress: ({ step, transport }) => steps.push(`${step} ${transport}`) });
+  assert.deepEqual([token.access_token, token.transport], [TOKEN.access_token, 'long-poll']);
+  assert.deepEqual(steps, ['connecting sse', 'fallback long-poll', 'connecting long-poll', 'waiting long-poll']);
+  assert.equal(server.called('ws').length, 0);
+  await assert.rejects(waitForToken({ baseUrl: server.baseUrl, csrfToken: 'c0ffee' }), failsWith('not_found'));
+  await assert.rejects(waitForToken({ baseUrl: server.baseUrl, csrfToken: 'c0ffee', transport: 'sse' }), failsWith('not_found'));
+});
+
 test('meet: exchange', async (t) => {
   const server = await relay(t, { exchange: (_, response) => json(response, 200, { status: 'ok' }) });
   assert.deepEqual(await meetExchange({ baseUrl: server.baseUrl, transitToken: 't', csrfToken: 'c' }), { status: 'ok' });
