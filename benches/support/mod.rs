@@ -99,7 +99,7 @@ impl Session {
 
     pub fn request(&self) -> CreateSession {
         CreateSession {
-            session_id: self.id.clone(),
+            session: self.key(),
             session_token: Some(self.token.digest()),
             profile: Profile::Bound,
             browser: None,

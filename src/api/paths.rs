@@ -95,5 +95,8 @@ pub const MEET_LOGOUT_CALLBACK: &str = "/api/v1.0/logout-callback/";
 
 /// `template` with `session_id` filled in.
 pub fn of_session(template: &str, session_id: &str) -> String {
-    template.replace("{session_id}", session_id)
+    match template.split_once("{session_id}") {
+        Some((before, after)) => [before, session_id, after].concat(),
+        None => template.to_owned(),
+    }
 }

@@ -96,7 +96,7 @@ impl App {
 
     /// The public URL of `path`.
     pub fn public(&self, path: &str) -> String {
-        format!("{}{}", self.public_url, path.trim_start_matches('/'))
+        [self.public_url.as_str(), path.trim_start_matches('/')].concat()
     }
 
     /// The path of `path` as browsers see it, for redirects within this service.
@@ -107,7 +107,8 @@ impl App {
     /// The public URL of `path` with the WebSocket scheme.
     pub fn public_websocket(&self, path: &str) -> String {
         // http → ws, https → wss.
-        format!("ws{}", self.public(path).trim_start_matches("http"))
+        let scheme_specific = self.public_url.as_str().trim_start_matches("http");
+        ["ws", scheme_specific, path.trim_start_matches('/')].concat()
     }
 
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {

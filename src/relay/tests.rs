@@ -22,7 +22,7 @@ fn relay() -> Arc<Relay> {
 fn request(profile: Profile) -> CreateSession {
     let token = (profile == Profile::Bound).then(|| Digest::of(b"session token"));
     CreateSession {
-        session_id: SessionId::generate(),
+        session: crate::session::SessionId::generate().key(),
         session_token: token,
         profile,
         browser: None,
@@ -36,7 +36,7 @@ fn request(profile: Profile) -> CreateSession {
 
 async fn legacy(relay: &Relay) -> SessionRef {
     let request = request(Profile::Legacy);
-    let key = SessionRef::native(request.session_id.key());
+    let key = SessionRef::native(request.session);
     relay.create(request).await.unwrap();
     key
 }
@@ -108,8 +108,7 @@ impl DirectWriter for Client {
 async fn handed_over(profile: Profile, takes: bool) -> (usize, Outcome, Arc<Relay>, SessionRef) {
     let relay = relay();
     let request = request(profile);
-    let (key, session_token) =
-        (SessionRef::native(request.session_id.key()), request.session_token);
+    let (key, session_token) = (SessionRef::native(request.session), request.session_token);
     relay.create(request).await.unwrap();
     let mut subscription =
         relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
@@ -215,8 +214,7 @@ async fn a_cancelled_wait_loses_no_wake_up() {
 async fn a_replayed_transit_token_kills_the_session_and_tells_the_subscription() {
     let relay = relay();
     let request = request(Profile::Bound);
-    let (key, session_token) =
-        (SessionRef::native(request.session_id.key()), request.session_token);
+    let (key, session_token) = (SessionRef::native(request.session), request.session_token);
     let token = relay.create(request).await.unwrap().transit_token.unwrap();
     let mut subscription =
         relay.open(key, session_token, Delivery::UntilAcknowledged).await.unwrap();
@@ -234,8 +232,7 @@ async fn a_replayed_transit_token_kills_the_session_and_tells_the_subscription()
 async fn a_stranger_gets_nothing_and_burns_nothing() {
     let relay = relay();
     let request = request(Profile::Bound);
-    let (key, session_token) =
-        (SessionRef::native(request.session_id.key()), request.session_token);
+    let (key, session_token) = (SessionRef::native(request.session), request.session_token);
     relay.create(request).await.unwrap();
     relay.fulfil(key, sealed("token")).await.unwrap();
     for wrong in [None, Some(Digest::of(b"guess"))] {
@@ -298,7 +295,7 @@ proptest! {
             let relay = relay();
             let mut request = request(Profile::Bound);
             request.transit_token_ttl = Duration::from_secs(900);
-            let (key, token) = (SessionRef::native(request.session_id.key()), request.session_token);
+            let (key, token) = (SessionRef::native(request.session), request.session_token);
             let transit = relay.create(request).await.unwrap().transit_token.unwrap();
             let (entry, dialog) = (Entry::TransitToken(transit.digest()), DialogId::generate());
             let (mut now, mut model, mut entered, mut delivered_once) = (0u64, Model::Pending, false, 0);

@@ -34,7 +34,7 @@ use crate::{
     relay::{CreateSession, Created},
     session::{
         Digest, EventId, GoneReason, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId,
-        SessionRef, SessionToken, UserCode,
+        SessionKey, SessionRef, SessionToken, UserCode,
     },
     settings::{Client, ClientSetting, Grant},
     store::{Acknowledged, Ended},
@@ -242,6 +242,7 @@ pub async fn create(
     }
     app.admit_creation(address)?;
     let session_id = SessionId::generate();
+    let key = session_id.key();
     let session_token = request.bind.then(SessionToken::generate);
     let policy = Policy::of(&app, Some(&client.id));
     let for_backends = request.bind && !client.fulfilled_by.is_empty();
@@ -249,7 +250,7 @@ pub async fn create(
     let user_code = has_code.then(UserCode::generate);
     let recognised = by_json.then(|| recognise(&app, &headers, &policy)).flatten();
     let new = CreateSession {
-        session_id: session_id.clone(),
+        session: key,
         session_token: session_token.as_ref().map(SessionToken::digest),
         profile: if request.bind { Profile::Bound } else { Profile::Legacy },
         browser: recognised.as_ref().map(|browser| browser.digest),
@@ -281,10 +282,10 @@ pub async fn create(
         false => (relay.create(new).await?, user_code),
     };
     app.metrics.session_created(client.id.as_str());
-    trace.adopt(session_id.key(), None);
+    trace.adopt(key, None);
     tracing::info!(
         target: "audit",
-        session = %session_id.key(),
+        session = %key,
         client = %address.0,
         client_id = %client.id,
         bound = request.bind,
@@ -292,7 +293,7 @@ pub async fn create(
     );
     let mut response = answer(
         &app,
-        &session_id,
+        (&session_id, key),
         session_token.as_ref(),
         user_code.as_ref(),
         &created,
@@ -306,7 +307,7 @@ pub async fn create(
 
 fn answer(
     app: &App,
-    session_id: &SessionId,
+    (session_id, key): (&SessionId, SessionKey),
     session_token: Option<&SessionToken>,
     user_code: Option<&UserCode>,
     created: &Created,
@@ -333,7 +334,7 @@ fn answer(
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(token) = session_token {
-        let name = cookies::reader_name(app, session_id.key());
+        let name = cookies::reader_name(app, key);
         let value = token.expose().to_owned();
         let cookie = cookies::set(app, name, value, ttl, cookies::Reach::Reader);
         headers.append(header::SET_COOKIE, cookie);

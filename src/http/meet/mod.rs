@@ -378,12 +378,13 @@ async fn try_init(
     let meet = app.meet().map_err(IntoResponse::into_response)?;
     app.admit_creation(address).map_err(IntoResponse::into_response)?;
     let session_id = SessionId::generate_with(meet.random_bytes);
+    let key = session_id.key();
     let csrf_token = meet.csrf_token(&session_id);
     let created = app
         .relay
         .in_trace(trace)
         .create(CreateSession {
-            session_id: session_id.clone(),
+            session: key,
             // Reading needs both, so that the cookie alone opens nothing anywhere.
             session_token: Some(Digest::of(csrf_token.as_bytes())),
             profile: Profile::Meet,
@@ -406,8 +407,8 @@ async fn try_init(
         .await
         .map_err(|error| Detail::from(error).into_response())?;
     app.metrics.session_created("meet");
-    trace.adopt(session_id.key(), None);
-    tracing::info!(target: "audit", session = %session_id.key(), client = %address.0, "session created");
+    trace.adopt(key, None);
+    tracing::info!(target: "audit", session = %key, client = %address.0, "session created");
     let transit_token =
         created.transit_token.map(|token| token.expose().into()).unwrap_or_default();
     let body = Json(Initialised { transit_token, csrf_token: csrf_token.into() });

@@ -103,6 +103,7 @@ async fn authorize(
     }
     app.admit_creation(address)?;
     let session_id = SessionId::generate();
+    let key = session_id.key();
     let session_token = SessionToken::generate();
     let origin = headers
         .get(header::ORIGIN)
@@ -114,7 +115,7 @@ async fn authorize(
         .relay
         .in_trace(&trace)
         .create_for_device(CreateSession {
-            session_id: session_id.clone(),
+            session: key,
             session_token: Some(session_token.digest()),
             profile: Profile::Device,
             browser: None,
@@ -136,7 +137,7 @@ async fn authorize(
         })
         .await?;
     let code = DeviceCode {
-        session: session_id.key(),
+        session: key,
         session_token: session_token.digest(),
         client: client.id.clone(),
     };
@@ -145,10 +146,10 @@ async fn authorize(
         .seal_text(Purpose::DeviceCode, b"", &code, ttl)
         .map_err(|_| Problem::Internal)?;
     app.metrics.session_created(client.id.as_str());
-    trace.adopt(session_id.key(), None);
+    trace.adopt(key, None);
     tracing::info!(
         target: "audit",
-        session = %session_id.key(),
+        session = %key,
         client = %address.0,
         client_id = %client.id,
         device = true,
