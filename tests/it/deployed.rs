@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Browser, Process, client, create, text};
+use crate::support::{Browser, MEET_KEY, Process, client, create, text};
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -184,14 +184,23 @@ fn the_chart_renders_with_helms_engine_and_the_relay_accepts_its_environment() {
     python(&["deploy/helm/schema.py", "--check"]);
     let printed = python(&["tests/support/helm/render.py"]);
     println!("{printed}");
-    let environment: BTreeMap<String, String> =
+    let environments: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_str(printed.lines().last().unwrap()).unwrap();
-    assert_eq!(environment["TOKEN_RELAY_MAX_BODY"], "1048576");
-    let output = Command::new(env!("CARGO_BIN_EXE_token-relay"))
-        .arg("check-config")
-        .env_clear()
-        .envs(&environment)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(environments["moved"]["TOKEN_RELAY_MAX_BODY"], "1048576");
+    assert_eq!(environments.keys().collect::<Vec<_>>(), ["meet", "moved"]);
+    for (name, environment) in environments {
+        let output = Command::new(env!("CARGO_BIN_EXE_token-relay"))
+            .arg("check-config")
+            .env_clear()
+            .envs(&environment)
+            // Of the Secret that `deploy/meet/relay.yaml` names.
+            .envs(
+                [("ADDONS_CSRF_SECRET", MEET_KEY), ("ADDONS_TOKEN_SECRET_KEY", MEET_KEY)]
+                    .into_iter()
+                    .filter(|_| name == "meet"),
+            )
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 use futures_util::StreamExt as _;
 use reqwest::{Client, Method, Response, StatusCode, header};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{
@@ -362,6 +363,47 @@ async fn an_add_in_signs_in_at_a_platform_that_keeps_its_login() {
         let url = format!("{}/api/v1.0/{name}/", world.relay_url);
         let answer = crate::support::client().get(url).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{name}");
+    }
+}
+
+/// With `deploy/meet/nginx.conf`, only what is below `addons/sessions/` reaches the relay.
+#[tokio::test]
+async fn nothing_but_the_sessions_is_routed_to_the_relay() {
+    let world = World::start(&[]).await;
+    let host = world.url.trim_start_matches("https://");
+    let certificate = world.directory.file("meet.crt");
+    for (target, is_relay) in [
+        ("/api/v1.0/addons/sessions/init/", true),
+        ("/api/v1.0/addons/sessions/poll/?x=/api/v1.0/authenticate/", true),
+        ("/api/v1.0/addons/sessions/static/token-relay.js", true),
+        ("/api/v1.0/addons//sessions/./init/", true),
+        ("/", false),
+        ("/metrics", false),
+        ("/healthz", false),
+        ("/addons/sessions", false),
+        ("/addons/sessions/", false),
+        ("/api/v1.0/addons/", false),
+        ("/api/v1.0/addons/sessionsX/", false),
+        ("/api/v1.0/ADDONS/sessions/init/", false),
+        ("/api/v1.0/authenticate/", false),
+        ("/api/v1.0/callback/", false),
+        ("/api/v1.0/logout/", false),
+        ("/api/v1.0/users/me/", false),
+        ("/external-api/v1.0/rooms/", false),
+        ("/api/v1.0/addons/sessions/../../authenticate/", false),
+        ("/api/v1.0/addons/sessions/%2e%2e/%2e%2e/users/me/", false),
+        ("/api/v1.0/addons/sessions/..%2f..%2f..%2f..%2fmetrics", false),
+    ] {
+        // Literally: an HTTP client would resolve the dots.
+        let mut stream = certificate::connect(host, "http/1.1", &[&certificate]).await.unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        let by_platform = answer.contains("x-answered-by: platform");
+        assert!(answer.starts_with("http/1.1 "), "{target}: {answer}");
+        assert_eq!(by_platform, !is_relay, "{target}: {answer}");
     }
 }
 

@@ -1,5 +1,5 @@
 """Renders the chart with Helm's own engine over a matrix of values, validates what comes out against
-Kubernetes' schemas, and prints the rendered Deployment's environment for the caller."""
+Kubernetes' schemas, and prints environments of rendered Deployments for the caller."""
 
 import itertools
 import json
@@ -10,7 +10,8 @@ import helm_python
 import kubernetes_validate
 import yaml
 
-CHART = pathlib.Path(__file__).resolve().parents[3] / "deploy/helm/token-relay"
+DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
+CHART = DEPLOY / "helm/token-relay"
 KUBERNETES = "1.30"
 REQUIRED = {"PUBLIC_URL": "https://relay.example", "OIDC_ISSUER": "https://login.example", "OIDC_CLIENT_ID": "relay"}
 BASE = {"settings": REQUIRED, "existingSecret": "relay"}
@@ -27,15 +28,19 @@ def merge(left, right):
     return merged
 
 
-def render(values):
+def render(values, name="demo"):
     objects = []
-    for name, text in chart.render(merge(BASE, values), name="demo", namespace="web").items():
-        if name.endswith((".yaml", ".yml")):
+    for file, text in chart.render(merge(BASE, values), name=name, namespace="web").items():
+        if file.endswith((".yaml", ".yml")):
             objects += [each for each in yaml.safe_load_all(text) if each]
+    validate(objects)
+    return objects
+
+
+def validate(objects):
     for each in objects:
         if each["kind"] not in FOREIGN:
             kubernetes_validate.validate(each, KUBERNETES, strict=True)
-    return objects
 
 
 def one(objects, kind):
@@ -77,6 +82,31 @@ def matrix():
     return count
 
 
+def environment_of(objects):
+    container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def beside_meet():
+    """The values in deploy/meet, for this chart and for Meet's, fit each other. Meet's chart puts
+    `customBackends` below `paths` of its ingress as they are."""
+    relay = render(yaml.safe_load((DEPLOY / "meet/relay.yaml").read_text()), name="token-relay")
+    service = one(relay, "Service")
+    values = yaml.safe_load((DEPLOY / "meet/values.yaml").read_text())
+    assert values.keys() == {"ingress"} and values["ingress"].keys() == {"customBackends"}, values
+    paths = values["ingress"]["customBackends"]
+    validate([{
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "meet"},
+        "spec": {"rules": [{"host": "meet.example", "http": {"paths": paths}}]},
+    }])
+    [path] = paths
+    assert (path["path"], path["pathType"]) == ("/api/v1.0/addons/sessions/", "Prefix"), path
+    backend = path["backend"]["service"]
+    assert backend["name"] == service["metadata"]["name"], (backend, service)
+    assert backend["port"]["number"] in [port["port"] for port in service["spec"]["ports"]], (backend, service)
+    return environment_of(relay)
+
+
 def main():
     print(f"{matrix()} combinations of values rendered and valid for Kubernetes {KUBERNETES}")
 
@@ -86,7 +116,7 @@ def main():
     moved = render({"settings": {"LISTEN": "0.0.0.0:9000", "METRICS_LISTEN": "0.0.0.0:9090", "MAX_BODY": 1048576, "REQUIRE_BOUND_SESSIONS": True},
                     "podMonitor": {"enabled": True}})
     container = one(moved, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    environment = {each["name"]: each["value"] for each in container["env"]}
+    environment = environment_of(moved)
     assert environment["TOKEN_RELAY_MAX_BODY"] == "1048576", environment
     assert environment["TOKEN_RELAY_REQUIRE_BOUND_SESSIONS"] == "true", environment
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
@@ -106,7 +136,7 @@ def main():
     refused({"secretFiles": {"names": ["OIDC_CLIENT_SECRETS"]}}, "/secretFiles/names/0")
     refused({"existingSecret": "", "redis": {"enabled": True}, "secretFiles": {"existingSecret": "files"}}, "REDIS_URL")
     print("11 wrong sets of values refused")
-    json.dump(environment, sys.stdout)
+    json.dump({"moved": environment, "meet": beside_meet()}, sys.stdout)
     print()
 
 

@@ -34,6 +34,7 @@ settings.configure(
         "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "accounts",
     ],
     MIDDLEWARE=[
+        f"{__name__}.marked",
         "django.middleware.security.SecurityMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
@@ -69,6 +70,18 @@ settings.configure(
     },
 )
 django.setup()
+
+
+def marked(get_response):
+    """Says of each answer that it is the platform's."""
+
+    def answer(request):
+        response = get_response(request)
+        response["X-Answered-By"] = "platform"
+        return response
+
+    return answer
+
 
 import jwt  # noqa: E402
 from django.contrib.auth import get_user_model  # noqa: E402
