@@ -290,10 +290,11 @@ impl Snapshot {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, SettingsErrors> {
         // These belong to the demo; those of another provider do not fit.
-        let foreign = ["TOKEN_RELAY_OIDC_", "TOKEN_RELAY_LISTEN"];
-        let environment = environment
-            .into_iter()
-            .filter(|(name, _)| !foreign.iter().any(|prefix| name.starts_with(prefix)));
+        let is_foreign = |variable: &str| {
+            let key = source::key_of_global(variable).unwrap_or_default();
+            key.starts_with("OIDC_") || key == "LISTEN"
+        };
+        let environment = environment.into_iter().filter(|(variable, _)| !is_foreign(variable));
         let mut source = Source::read(environment, None);
         source.preset("LISTEN", &listen.to_string());
         source.preset("OIDC_ISSUER", issuer);

@@ -1,6 +1,6 @@
 //! The OpenID provider.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use url::Url;
 use zeroize::Zeroizing;
@@ -174,18 +174,30 @@ fn issuer(text: &str) -> Result<Url, String> {
     secure_url(text.strip_suffix(DISCOVERY).unwrap_or(text))
 }
 
-/// Parameters as a query string, or as an object in JSON or Python.
+/// Parameters as a query string, or as an object in JSON or a dictionary in Python.
 fn auth_params(text: &str) -> Result<AuthParams, String> {
-    if !text.trim_start().starts_with('{') {
+    if !text.trim_start().starts_with(['{', '[']) {
         return AuthParams::parse(text);
     }
     let members =
         serde_json::from_str(text).or_else(|_| serde_json::from_str(&text.replace('\'', "\"")));
-    let members: std::collections::BTreeMap<String, String> =
-        members.map_err(|_| "a query string, or an object whose members are texts".to_owned())?;
+    let members: BTreeMap<String, Member> =
+        members.map_err(|_| "a query string, or an object of texts and integers".to_owned())?;
+    let members = members.into_iter().map(|(name, member)| match member {
+        Member::Text(text) => (name, text),
+        Member::Integer(number) => (name, number.to_string()),
+    });
     AuthParams::parse(
         &url::form_urlencoded::Serializer::new(String::new()).extend_pairs(members).finish(),
     )
+}
+
+/// The value of a parameter in an object.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Member {
+    Text(String),
+    Integer(i64),
 }
 
 /// Requirements separated by commas.

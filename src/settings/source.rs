@@ -113,6 +113,8 @@ impl fmt::Display for Origin {
 struct Raw {
     text: Zeroizing<String>,
     origin: Origin,
+    /// Where another value of the setting is, which this one takes precedence over.
+    ignored: Option<Origin>,
 }
 
 /// The raw values, and the errors found while they are parsed.
@@ -135,7 +137,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Reads environment and file; the environment wins, and in it the prefixed names.
+    /// Reads environment and file. The environment takes precedence, and in it first the prefixed
+    /// names, then a setting's own name without the prefix, then its aliases in their order.
     pub(crate) fn read(
         environment: impl IntoIterator<Item = (String, String)>,
         file: Option<&Path>,
@@ -143,25 +146,28 @@ impl Source {
         let mut source = Self::default();
         if let Some(path) = file {
             source.read_file(path);
-            source.read_secret_files(str::to_ascii_lowercase);
+            source.read_secret_files();
         }
         let (mut prefixed, mut aliases, mut disabled) = (Vec::new(), Vec::new(), false);
         for (variable, value) in environment {
             if let Some(name) = variable.strip_prefix(PREFIX) {
                 let key = source.key_of_variable(name);
                 prefixed.push((key, variable.clone(), value));
-            } else if let Some(name) = name_of_alias(&variable) {
-                aliases.push((name, variable, value));
+            } else if let Some((name, rank)) = name_of_alias(&variable) {
+                aliases.push((rank, name, variable, value));
             } else if variable == "OTEL_SDK_DISABLED" && value.eq_ignore_ascii_case("true") {
                 disabled = true;
             }
         }
         if disabled {
-            aliases.retain(|(name, ..)| name != "OTLP_ENDPOINT");
+            aliases.retain(|(_, name, ..)| name != "OTLP_ENDPOINT");
         }
+        // The first in rank comes last and replaces the others.
+        aliases.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
+        let aliases = aliases.into_iter().map(|(_, name, variable, value)| (name, variable, value));
         // A layer at a time, so that a setting of a stronger layer replaces the setting, or the
         // file of it, that a weaker one has, while both in one layer are a contradiction.
-        for (layer, prefix) in [(aliases, ""), (prefixed, PREFIX)] {
+        for layer in [aliases.collect(), prefixed] {
             let mut found = Self::default();
             for (name, variable, value) in layer {
                 if NOT_SETTINGS.contains(&name.as_str()) || is_service_link(&name, &value) {
@@ -181,11 +187,10 @@ impl Source {
                     found.put(name, value, Origin::Environment(variable));
                 }
             }
-            found.read_secret_files(|key| match key.starts_with(CLIENTS) {
-                true => key.to_owned(),
-                false => format!("{prefix}{key}"),
-            });
-            source.values.append(&mut found.values);
+            found.read_secret_files();
+            for (key, raw) in std::mem::take(&mut found.values) {
+                source.insert(key, raw);
+            }
             source.clients.append(&mut found.clients);
             source.errors.append(&mut found.errors);
             source.failed.append(&mut found.failed);
@@ -304,21 +309,25 @@ impl Source {
         self.error(name, written, format!("no such setting{}{at}", hint.unwrap_or_default()));
     }
 
-    /// Replaces `<NAME>_FILE` by the content of that file; `spell` writes a name as the operator
-    /// did.
-    fn read_secret_files(&mut self, spell: impl Fn(&str) -> String) {
+    /// Replaces `<NAME>_FILE` by the content of that file.
+    fn read_secret_files(&mut self) {
+        let as_written = |origin: &Origin, key: &str| match origin {
+            Origin::Environment(variable) => variable.clone(),
+            _ => key.to_ascii_lowercase(),
+        };
         let files: Vec<_> = self.values.keys().filter_map(|key| secret_of_file(key)).collect();
         for (name, file_name) in files {
-            let Some(Raw { text: path, origin }) = self.values.remove(&file_name) else {
+            let Some(Raw { text: path, origin, .. }) = self.values.remove(&file_name) else {
                 continue;
             };
             if path.trim().is_empty() {
                 continue;
             }
             let name = name.as_str();
-            if self.values.get(name).is_some_and(|raw| !raw.text.trim().is_empty()) {
-                let problem = format!("give it or {}, not both", spell(&file_name));
-                self.error(name, spell(name), problem);
+            let file_as_written = as_written(&origin, &file_name);
+            if let Some(raw) = self.values.get(name).filter(|raw| !raw.text.trim().is_empty()) {
+                let problem = format!("give it or {file_as_written}, not both");
+                self.error(name, as_written(&raw.origin, name), problem);
                 continue;
             }
             let path = PathBuf::from(path.as_str());
@@ -327,7 +336,7 @@ impl Source {
                 Ok(text) => {
                     if let Some(access) = access_of_others(&path) {
                         let text = format!("{} can be {access} by every user", path.display());
-                        self.warnings.push(SettingsWarning { setting: spell(&file_name), text });
+                        self.warnings.push(SettingsWarning { setting: file_as_written, text });
                     }
                     let text = Zeroizing::new(text);
                     let text = text.trim_end_matches(['\r', '\n']).to_owned();
@@ -335,7 +344,7 @@ impl Source {
                 }
                 Err(error) => {
                     let problem = format!("{} ({origin}): {error}", path.display());
-                    self.error(name, spell(&file_name), problem);
+                    self.error(name, file_as_written, problem);
                 }
             }
         }
@@ -345,7 +354,18 @@ impl Source {
         if let Some((id, _)) = key.strip_prefix(CLIENTS).and_then(|key| key.rsplit_once('.')) {
             self.clients.extend(id.parse::<ClientId>());
         }
-        self.values.insert(key, Raw { text: Zeroizing::new(text), origin });
+        self.insert(key, Raw { text: Zeroizing::new(text), origin, ignored: None });
+    }
+
+    /// Sets a value that takes precedence over the one that there may be.
+    fn insert(&mut self, key: String, mut raw: Raw) {
+        if let Some(earlier) = self.values.remove(&key)
+            && earlier.text.trim() != raw.text.trim()
+            && !earlier.text.trim().is_empty()
+        {
+            raw.ignored = Some(earlier.origin);
+        }
+        self.values.insert(key, raw);
     }
 
     /// Every client that is registered.
@@ -500,7 +520,11 @@ impl Source {
     /// The value and its origin, as `check-config` shows them, where the setting has one.
     pub(crate) fn shown(&self, declaration: &Declaration) -> Option<(String, String)> {
         let text = self.text(declaration.name)?;
-        let origin = self.values.get(&self.key(declaration.name))?.origin.to_string();
+        let raw = self.values.get(&self.key(declaration.name))?;
+        let mut origin = raw.origin.to_string();
+        if let Some(ignored) = &raw.ignored {
+            origin.push_str(&format!("; another value is ignored: {ignored}"));
+        }
         let shown = match text.as_str() {
             EMPTY_LIST => "(empty list)".to_owned(),
             _ if declaration.secret => "(set, redacted)".to_owned(),
@@ -570,19 +594,32 @@ fn is_known(key: &str) -> bool {
     find(key).is_some() || secret_of_file(key).is_some()
 }
 
-/// The setting, or its file, that a variable without the prefix stands for.
-fn name_of_alias(variable: &str) -> Option<String> {
+/// The setting without a client, or its file, that a variable stands for.
+pub(crate) fn key_of_global(variable: &str) -> Option<String> {
+    match variable.strip_prefix(PREFIX) {
+        Some(key) => Some(key.to_owned()),
+        None => name_of_alias(variable).map(|(key, _)| key),
+    }
+}
+
+/// The setting, or its file, that a variable without the prefix stands for, and the rank of that
+/// name: 0 for the setting's own.
+fn name_of_alias(variable: &str) -> Option<(String, usize)> {
     let find = |variable: &str| {
-        declarations().find(|declaration| {
-            declaration.aliases.contains(&variable)
-                || (declaration.unprefixed && declaration.name == variable)
+        declarations().find_map(|declaration| {
+            if declaration.unprefixed && declaration.name == variable {
+                return Some((declaration, 0));
+            }
+            let at = declaration.aliases.iter().position(|alias| *alias == variable)?;
+            Some((declaration, at + 1))
         })
     };
-    if let Some(declaration) = find(variable) {
-        return Some(declaration.name.to_owned());
+    if let Some((declaration, rank)) = find(variable) {
+        return Some((declaration.name.to_owned(), rank));
     }
-    let declaration = find(variable.strip_suffix(FILE)?).filter(|found| found.secret)?;
-    Some(format!("{}{FILE}", declaration.name))
+    let (declaration, rank) =
+        find(variable.strip_suffix(FILE)?).filter(|(found, _)| found.secret)?;
+    Some((format!("{}{FILE}", declaration.name), rank))
 }
 
 /// A value of the settings file as an environment variable would write it.

@@ -406,6 +406,135 @@ fn the_names_of_the_django_service_are_accepted() {
     }
 }
 
+/// Meet's names of the provider's settings, each with a value and how it is understood.
+const PROVIDER_NAMES: [(&str, &str, &str, &str); 5] = [
+    (
+        "OIDC_OP_DISCOVERY_ENDPOINT",
+        "OIDC_ISSUER",
+        "https://login.example/realms/meet/.well-known/openid-configuration",
+        "https://login.example/realms/meet",
+    ),
+    ("OIDC_RP_CLIENT_ID", "OIDC_CLIENT_ID", "meet", "meet"),
+    (
+        "OIDC_RP_CLIENT_SECRET",
+        "OIDC_CLIENT_SECRET",
+        "of the Django service",
+        "of the Django service",
+    ),
+    ("OIDC_RP_SCOPES", "OIDC_SCOPES", "openid email", "openid email"),
+    (
+        "OIDC_AUTH_REQUEST_EXTRA_PARAMS",
+        "OIDC_AUTH_PARAMS",
+        "{'acr_values': 'eidas1', 'max_age': 0}",
+        "acr_values=eidas1&max_age=0",
+    ),
+];
+
+/// What is understood of the settings in [`PROVIDER_NAMES`].
+fn provider_settings(settings: &Settings) -> [String; 5] {
+    let oidc = &settings.oidc;
+    let secret = oidc.client_secret.as_ref().map(|secret| secret.expose().to_owned());
+    let parameters = oidc.auth_params.iter().map(|(name, value)| format!("{name}={value}"));
+    [
+        oidc.issuer.to_string(),
+        oidc.client_id.clone(),
+        secret.unwrap_or_default(),
+        oidc.scopes.join(" "),
+        parameters.collect::<Vec<_>>().join("&"),
+    ]
+}
+
+/// Where `check-config` says that the value of a setting is.
+fn origin_of(snapshot: &Snapshot, name: &str) -> String {
+    let found = snapshot.effective().iter().find(|setting| setting.name.eq_ignore_ascii_case(name));
+    found.unwrap().origin.clone()
+}
+
+#[test]
+fn the_names_of_the_django_service_for_the_provider_are_accepted() {
+    let own = [("TOKEN_RELAY_PUBLIC_URL", "https://relay.example")];
+    let load = |more: &[(&str, &str)]| {
+        let pairs = own.iter().chain(more);
+        Snapshot::load(pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), None)
+    };
+    let aliases = PROVIDER_NAMES.map(|(alias, _, value, _)| (alias, value));
+    let alone = load(&aliases).unwrap();
+    assert_eq!(provider_settings(&alone.settings), PROVIDER_NAMES.map(|(.., meant)| meant));
+    // In JSON as well.
+    let json = ("OIDC_AUTH_REQUEST_EXTRA_PARAMS", r#"{"acr_values": "eidas1", "max_age": 0}"#);
+    let json = load(&[&aliases[..4], &[json]].concat()).unwrap();
+    assert_eq!(provider_settings(&json.settings), PROVIDER_NAMES.map(|(.., meant)| meant));
+
+    // A prefixed name takes precedence, in whatever order they stand, and the other is named.
+    let others =
+        ["https://other.example/", "other", "another secret", "openid groups", "hd=example.org"];
+    let prefixed = PROVIDER_NAMES.map(|(_, name, ..)| format!("TOKEN_RELAY_{name}"));
+    let mut both: Vec<_> =
+        aliases.into_iter().chain(prefixed.iter().map(String::as_str).zip(others)).collect();
+    for _ in 0..2 {
+        let settings = load(&both).unwrap();
+        assert_eq!(provider_settings(&settings.settings), others);
+        for (alias, name, ..) in PROVIDER_NAMES {
+            let origin = format!(
+                "environment TOKEN_RELAY_{name}; another value is ignored: environment {alias}"
+            );
+            assert_eq!(origin_of(&settings, name), origin);
+        }
+        both.reverse();
+    }
+    // The same value twice is no contradiction.
+    let same: Vec<_> = aliases
+        .into_iter()
+        .chain(prefixed.iter().map(String::as_str).zip(PROVIDER_NAMES.map(|(.., value, _)| value)))
+        .collect();
+    let settings = load(&same).unwrap();
+    for (_, name, ..) in PROVIDER_NAMES {
+        assert_eq!(origin_of(&settings, name), format!("environment TOKEN_RELAY_{name}"));
+    }
+
+    // What is wrong is named as it was written.
+    for (index, value) in
+        [(0, "ftp://login.example"), (4, "{'a': ['b']}"), (4, "[\"a\"]"), (4, "{a}")]
+    {
+        let (alias, name, ..) = PROVIDER_NAMES[index];
+        let mut pairs = aliases;
+        pairs[index].1 = value;
+        let text = load(&pairs).err().unwrap().to_string();
+        assert!(text.starts_with(&format!("TOKEN_RELAY_{name}: expected ")), "{text}");
+        assert!(text.ends_with(&format!("(environment {alias})")), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    let text = load(&[&aliases[..], &[("OIDC_RP_CLIENT_SECRET_FILE", "/run/x")]].concat());
+    let expected = "OIDC_RP_CLIENT_SECRET: give it or OIDC_RP_CLIENT_SECRET_FILE, not both";
+    assert_eq!(text.err().unwrap().to_string(), expected);
+    let text = load(&[&aliases[..2], &[("OIDC_RP_CLIENT_SECRET_FILE", "/nonexistent")]].concat());
+    let text = text.err().unwrap().to_string();
+    assert!(text.starts_with("OIDC_RP_CLIENT_SECRET_FILE: /nonexistent"), "{text}");
+}
+
+#[test]
+fn the_demo_has_its_own_provider_whatever_the_environment_names() {
+    let aliases = PROVIDER_NAMES.map(|(alias, _, value, _)| (alias.to_owned(), value.to_owned()));
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let issuer = "http://127.0.0.1:8081";
+    let demo = Snapshot::demo(listen, issuer, "demo", "secret", None, aliases).unwrap();
+    let expected = ["http://127.0.0.1:8081/", "demo", "secret", "openid profile email", ""];
+    assert_eq!(provider_settings(&demo.settings), expected);
+}
+
+#[test]
+fn of_two_aliases_the_settings_own_name_takes_precedence() {
+    let mut pairs = ALL_ON.to_vec();
+    pairs.push(("CSRF_TRUSTED_ORIGINS", "https://own.example"));
+    pairs.push(("DJANGO_CSRF_TRUSTED_ORIGINS", "https://django.example"));
+    for _ in 0..2 {
+        let settings = Settings::load(environment(&pairs), None).unwrap();
+        let trusted = &settings.meet.unwrap().csrf_trusted_origins;
+        assert_eq!(trusted, &[TrustedOrigin::Exact("https://own.example".to_owned())]);
+        pairs.reverse();
+    }
+}
+
 #[test]
 fn the_environment_wins_over_the_secret_file_of_the_settings_file() {
     let folder = std::env::temp_dir().join(format!("token-relay-layers-{}", std::process::id()));
@@ -612,7 +741,8 @@ fn a_client_may_come_from_the_environment_and_its_secret_from_a_file() {
     let text = errors(&[("TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGIN", "https://addin.example")]);
     assert!(text.contains("did you mean TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGINS?"), "{text}");
     let text = errors(&[("TOKEN_RELAY_CLIENTS__OUTLOOK__SECRET_FILE", "/nonexistent")]);
-    assert!(text.starts_with("clients.outlook.secret_file: /nonexistent"), "{text}");
+    let expected = "TOKEN_RELAY_CLIENTS__OUTLOOK__SECRET_FILE: /nonexistent";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[test]
