@@ -1,7 +1,7 @@
 //! `token-relay check-config --online`: asks the provider and the store whether they do what is
 //! configured.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -20,12 +20,6 @@ use crate::{
     },
 };
 
-/// Exit status where something is configured so that sign-ins fail.
-const FAILS: u8 = 1;
-
-/// Exit status where there are only warnings.
-const WARNINGS: u8 = 3;
-
 /// Lifetime of what the check stores.
 const TTL: Duration = Duration::from_secs(10);
 
@@ -39,15 +33,6 @@ pub(super) async fn online(settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// The exit status for the gravest finding.
-pub(super) fn exit_code(found: &[Finding]) -> ExitCode {
-    match found.iter().map(|finding| finding.severity).max() {
-        Some(Severity::Error) => ExitCode::from(FAILS),
-        Some(Severity::Warning) => ExitCode::from(WARNINGS),
-        Some(Severity::Note) | None => ExitCode::SUCCESS,
-    }
-}
-
 /// What was found, one finding a line.
 pub(super) fn lines(found: &[Finding]) -> String {
     let line = |Finding { severity, check, text }: &Finding| {
@@ -58,19 +43,14 @@ pub(super) fn lines(found: &[Finding]) -> String {
 
 async fn provider(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "provider.redirect_uri";
-    let mut public_url = settings.public_url_for(settings.server.listen);
-    if !public_url.path().ends_with('/') {
-        public_url.set_path(&format!("{}/", public_url.path()));
-    }
-    let public = |path: &str| format!("{public_url}{}", path.trim_start_matches('/'));
-    let mut redirect_uris = vec![public(paths::CALLBACK)];
+    let public = |path: &str| settings.public_address(path);
+    let redirect_uris = settings.redirect_uris();
     let mut found = Vec::new();
     if settings.server.public_url.is_none() {
         let text = "PUBLIC_URL is not set; the addresses to register are made of LISTEN";
         found.push(Finding::new(Severity::Warning, CHECK, text));
     }
     if let Some(meet) = &settings.meet {
-        redirect_uris.push(public(paths::MEET_CALLBACK));
         if meet.provider_logout {
             let text = format!(
                 "to be registered as post_logout_redirect_uri, for MEET_PROVIDER_LOGOUT: {}",

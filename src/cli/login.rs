@@ -150,7 +150,10 @@ fn announce(options: &LoginOptions, pending: &PendingSignIn) {
         }));
         return;
     }
-    super::print_error(&format!("To sign in, open this address in a browser\n\n  {url}\n"));
+    super::print_error(&format!(
+        "To sign in at {}, open this address in a browser\n\n  {url}\n",
+        options.relay
+    ));
     if let Some(code) = code {
         super::print_error(&format!("and type this code there:\n\n  {code}\n"));
     }

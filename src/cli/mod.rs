@@ -17,8 +17,10 @@ use token_relay_client::SignIn;
 
 use crate::{
     cli::login::{LoginOptions, TerminalLoginError},
-    http, server,
-    settings::{EffectiveSetting, LogFormat, Settings, Snapshot, environment},
+    http,
+    oidc::{Finding, Severity},
+    server,
+    settings::{EffectiveSetting, Format, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
 };
 
@@ -34,12 +36,40 @@ const BAD_SETTINGS: u8 = 2;
 /// Time for blocking calls to return when the process ends.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Exit status of a check that found only warnings.
+const WARNINGS: u8 = 3;
+
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
+/// What stands below the help of the program.
+const EXIT_STATUSES: &str = "\
+Exit status:
+  0    done; for checks: nothing found
+  1    failed; for checks: sign-ins fail
+  2    settings or arguments are missing or wrong
+  3    for checks: warnings only
+  130  `login` was ended by Ctrl-C
+
+Environment:
+  TOKEN_RELAY_<SETTING>  settings, as `token-relay settings` lists them
+  TOKEN_RELAY_CONFIG     settings file, as --config
+  TOKEN_RELAY_LOG        level of the log of `serve` and `demo`: error, warn, info (the default),
+                         debug or trace, or a list such as info,token_relay::relay=trace";
+
+/// Where each shell looks for completions.
+const COMPLETIONS: &str = "\
+Where the script goes:
+  bash        token-relay completions bash > ~/.local/share/bash-completion/completions/token-relay
+  zsh         token-relay completions zsh > ~/.zfunc/_token-relay
+              with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc
+  fish        token-relay completions fish > ~/.config/fish/completions/token-relay.fish
+  elvish      token-relay completions elvish >> ~/.config/elvish/rc.elv
+  powershell  token-relay completions powershell >> $PROFILE";
+
 /// Pushes the result of a browser sign-in to the add-in that waits for it.
 #[derive(Parser)]
-#[command(version = VERSION, arg_required_else_help = true)]
+#[command(version = VERSION, arg_required_else_help = true, after_help = EXIT_STATUSES)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -87,9 +117,16 @@ enum Command {
         /// Print the findings as a JSON array
         #[arg(long, requires = "online")]
         json: bool,
+        /// Print only settings that differ from the default
+        #[arg(long, conflicts_with = "online")]
+        changed: bool,
     },
-    /// List every setting as a Markdown table
-    Settings,
+    /// List every setting: a table, a file to start from, or JSON
+    Settings {
+        /// Form of the list
+        #[arg(long, value_enum, default_value_t = Format::Markdown)]
+        format: Format,
+    },
     /// Generate the keys of a deployment: cookie_keys, sealing_keys, signing_key
     Keys {
         /// Folder for the files, created if missing; existing files are not replaced
@@ -112,6 +149,7 @@ enum Command {
         dir: PathBuf,
     },
     /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -253,45 +291,30 @@ pub fn main() -> ExitCode {
                 match login::login(&options).await {
                     // The status that a shell reports for a program that SIGINT ended.
                     Err(TerminalLoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
-                    ended => ended.map(|()| ExitCode::SUCCESS),
+                    Err(error) => Err(format!("{}: {error}", options.relay)),
+                    Ok(()) => Ok(ExitCode::SUCCESS),
                 }
             })
         }
-        Command::CheckConfig { file, online, json } => {
-            match Snapshot::load(environment(), file.path()) {
-                Ok(snapshot) if online => {
-                    for warning in snapshot.warnings() {
-                        eprintln!("warning: {warning}");
-                    }
-                    run(async move {
-                        let found = check::online(&snapshot.settings).await;
-                        if json {
-                            let json = serde_json::to_string_pretty(&found)?;
-                            print(&format!("{json}\n"));
-                        } else {
-                            print(&check::lines(&found));
-                        }
-                        Ok::<_, serde_json::Error>(check::exit_code(&found))
-                    })
-                }
-                Ok(snapshot) => {
-                    let lines = snapshot.effective().iter().map(|setting| {
-                        let EffectiveSetting { name, value, origin } = setting;
-                        format!("{:<32} {value}  ({origin})\n", name.to_ascii_lowercase())
-                    });
-                    for warning in snapshot.warnings() {
-                        eprintln!("warning: {warning}");
-                    }
-                    print(&lines.collect::<String>())
-                }
-                Err(errors) => bad_settings(&errors),
+        Command::CheckConfig { file, online, json, changed } => {
+            let snapshot = match Snapshot::load(environment(), file.path()) {
+                Ok(snapshot) => snapshot,
+                Err(errors) => return bad_settings(&errors),
+            };
+            for warning in snapshot.warnings() {
+                print_error(&format!("warning: {warning}"));
+            }
+            if online {
+                run(async move { report(&check::online(&snapshot.settings).await, json) })
+            } else {
+                print(&effective(&snapshot, changed))
             }
         }
         Command::Keys { dir } => match keys::make(&dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         },
-        Command::Settings => print(&crate::settings::markdown()),
+        Command::Settings { format } => print(&crate::settings::list(format)),
         Command::Openapi => match http::openapi("/", http::Optional::ALL).to_pretty_json() {
             Ok(json) => print(&format!("{json}\n")),
             Err(error) => failed(&error),
@@ -307,6 +330,31 @@ pub fn main() -> ExitCode {
             print(&String::from_utf8_lossy(&script))
         }
     }
+}
+
+/// The effective configuration, and what is to be registered at the provider.
+fn effective(snapshot: &Snapshot, only_changed: bool) -> String {
+    let shown = snapshot.effective().iter().filter(|setting| setting.is_changed || !only_changed);
+    let lines = shown.map(|EffectiveSetting { name, value, origin, .. }| {
+        format!("{name:<32} {value}  ({origin})\n")
+    });
+    let uris = snapshot.settings.redirect_uris();
+    let uris = uris.iter().map(|uri| format!("Redirect URI to register at the provider: {uri}\n"));
+    lines.chain(std::iter::once("\n".to_owned())).chain(uris).collect()
+}
+
+/// Prints what a check found; the exit status is that of the gravest finding.
+fn report(found: &[Finding], json: bool) -> Result<ExitCode, serde_json::Error> {
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(found)?));
+    } else {
+        print(&check::lines(found));
+    }
+    Ok(match found.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Error) => ExitCode::FAILURE,
+        Some(Severity::Warning) => ExitCode::from(WARNINGS),
+        Some(Severity::Note) | None => ExitCode::SUCCESS,
+    })
 }
 
 /// Writes the manual pages into `folder`.

@@ -24,6 +24,9 @@ use crate::{
 /// `client_id` of the relay at the embedded provider.
 pub const CLIENT_ID: &str = "token-relay-demo";
 
+/// Path of the demo task pane.
+const OUTLOOK: &str = "/outlook/";
+
 /// Options of `token-relay demo`.
 #[derive(Clone, Copy, Debug)]
 pub struct DemoOptions {
@@ -78,7 +81,16 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
     let accounts = platform.as_ref().map(|platform| format!(", platform: {}", platform.url));
     let accounts = accounts.unwrap_or_default();
-    server::announce(format!("token-relay demo: open {url} (provider: {issuer}{accounts})"));
+    server::announce(format!(
+        "token-relay demo: open {url} (provider: {issuer}{accounts})\n\
+         \x20 users          {} (the password is the name)\n\
+         \x20 in Outlook     {url}{}\n\
+         \x20 interfaces     {url}{}\n\
+         \x20 in a terminal  token-relay login {url}",
+        provider::usernames().join(", "),
+        OUTLOOK,
+        paths::DOCS,
+    ));
     if options.open {
         browser::open(&url);
     }
@@ -164,7 +176,8 @@ pub async fn start(
             .map(|path| server.app().public(path))
             .to_vec(),
     };
-    let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN").is_some();
+    let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN")
+        .is_some_and(|value| value.to_str().is_none_or(|value| !value.trim().is_empty()));
     let provider = DemoProvider::new(&issuer, client, auto_login)?.router();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, provider).await {

@@ -137,6 +137,11 @@ struct Grant {
     until: Instant,
 }
 
+/// Names of the users, which are their passwords too.
+pub(super) fn usernames() -> [&'static str; 3] {
+    User::ALL.map(User::username)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
     Alice,

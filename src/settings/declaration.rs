@@ -27,6 +27,8 @@
 //! [`Settings`](crate::settings::Settings) where they belong to several. Run `token-relay settings`
 //! and put the table into the documentation; a test compares them.
 
+use crate::settings::value::flag;
+
 /// One setting as it is declared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Declaration {
@@ -127,6 +129,17 @@ impl Declaration {
             Unset::Required("") => "required".to_owned(),
             Unset::Required(when) => format!("required {when}"),
         }
+    }
+
+    /// Whether `text` means what holds when the setting is not set.
+    pub(crate) fn is_default(&self, text: &str) -> bool {
+        let Unset::Default(default) = self.unset else { return false };
+        let durations = [text, default].map(humantime::parse_duration);
+        let flags = [text, default].map(flag);
+        text == default
+            || matches!(durations, [Ok(own), Ok(default)] if own == default)
+            || (default.parse::<bool>().is_ok()
+                && matches!(flags, [Ok(own), Ok(default)] if own == default))
     }
 
     /// Its line of the documented table.

@@ -182,6 +182,11 @@ impl MeetSettings {
         on.then(|| Self::read(source)).flatten()
     }
 
+    /// Whether the relay has the login, not the platform.
+    pub(crate) fn has_login(&self) -> bool {
+        self.account_url.is_none()
+    }
+
     /// The certificate authorities of `account_url`.
     ///
     /// # Errors

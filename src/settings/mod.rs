@@ -5,6 +5,7 @@ mod client;
 mod clients;
 mod declaration;
 mod dialog;
+mod formats;
 mod hook;
 mod limits;
 mod meet;
@@ -32,6 +33,7 @@ pub use crate::settings::{
     client::{ClientSettings, Grant, Proof},
     clients::{Client, ClientSetting, Clients, InvalidScope, UnknownClient},
     dialog::{Confirmation, DialogSettings},
+    formats::{Format, list},
     hook::HookSettings,
     limits::Limits,
     meet::{MeetProof, MeetSettings, MeetSwitch, TrustedOrigin},
@@ -45,44 +47,35 @@ pub use crate::settings::{
 };
 
 use crate::{
+    api::paths,
     session::{ClientId, Digest},
     settings::{declaration::Declaration, source::Source},
     util::tls::{TlsIdentity, trust_anchors},
 };
 
-/// Every section, in the order of the documentation.
-const SECTIONS: [&[Declaration]; 11] = [
-    ServerSettings::DECLARATIONS,
-    OidcSettings::DECLARATIONS,
-    StoreSettings::DECLARATIONS,
-    TokenSettings::DECLARATIONS,
-    SessionSettings::DECLARATIONS,
-    HookSettings::DECLARATIONS,
-    Limits::DECLARATIONS,
-    DialogSettings::DECLARATIONS,
-    TraceSettings::DECLARATIONS,
-    MeetSwitch::DECLARATIONS,
-    MeetSettings::DECLARATIONS,
+/// Every section with its title, in the order of the documentation.
+const SECTIONS: [(&str, &[Declaration]); 11] = [
+    ("The listeners, the proxies in front of them, and the log", ServerSettings::DECLARATIONS),
+    ("The OpenID provider", OidcSettings::DECLARATIONS),
+    ("The session store", StoreSettings::DECLARATIONS),
+    ("Access tokens, refresh tokens and the keys of this service", TokenSettings::DECLARATIONS),
+    ("Sessions and who may create them", SessionSettings::DECLARATIONS),
+    ("The claims hook", HookSettings::DECLARATIONS),
+    ("Limits of one instance and of one client", Limits::DECLARATIONS),
+    ("The dialog pages", DialogSettings::DECLARATIONS),
+    ("Traces", TraceSettings::DECLARATIONS),
+    ("Whether the Meet-compatible surface is on", MeetSwitch::DECLARATIONS),
+    ("The Meet-compatible surface", MeetSettings::DECLARATIONS),
 ];
 
 /// Every global setting.
 fn declarations() -> impl Iterator<Item = &'static Declaration> {
-    SECTIONS.into_iter().flatten()
+    SECTIONS.into_iter().flat_map(|(_, section)| section)
 }
 
 /// Every setting of one client.
 fn client_declarations() -> &'static [Declaration] {
     ClientSettings::DECLARATIONS
-}
-
-/// Every setting as a Markdown table, for the documentation.
-pub fn markdown() -> String {
-    format!(
-        "{}\nSettings of a client: in the table `[clients.<client_id>]` of the settings file, or in \
-         environment variables `TOKEN_RELAY_CLIENTS__<CLIENT_ID>__<SETTING>` in upper case.\n\n{}",
-        declaration::markdown(declarations()),
-        declaration::markdown(client_declarations()),
-    )
 }
 
 /// All settings, valid and with defaults filled in.
@@ -117,12 +110,14 @@ pub struct Settings {
 /// One line of `check-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveSetting {
-    /// Name without the prefix, or `clients.<client_id>.<name>`.
+    /// Name as the documentation writes it: without the prefix, or `clients.<client_id>.<name>`.
     pub name: String,
     /// The value, or words in its place where it is secret.
     pub value: String,
     /// Where the value came from.
     pub origin: String,
+    /// Whether the value means something else than what holds when it is not set.
+    pub is_changed: bool,
 }
 
 /// Reads every registered client; `None` when one of them is incomplete.
@@ -225,6 +220,20 @@ impl Settings {
             .clone()
             .or_else(|| Url::parse(&format!("{}://{bound}", self.scheme())).ok())
             .unwrap_or_else(|| self.oidc.issuer.clone())
+    }
+
+    /// The address at which `path` of this service is reached from outside, as far as the settings
+    /// say: of `PUBLIC_URL`, or made of `LISTEN`.
+    pub fn public_address(&self, path: &str) -> String {
+        let public_url = self.public_url_for(self.server.listen);
+        format!("{}/{}", without_slash(&public_url), path.trim_start_matches('/'))
+    }
+
+    /// Redirect URIs to be registered at the provider.
+    pub fn redirect_uris(&self) -> Vec<String> {
+        let meet = self.meet.iter().filter(|meet| meet.has_login()).map(|_| paths::MEET_CALLBACK);
+        let paths = std::iter::once(paths::CALLBACK).chain(meet);
+        paths.map(|path| self.public_address(path)).collect()
     }
 
     /// The scheme that `LISTEN` speaks.
@@ -361,9 +370,19 @@ impl Snapshot {
 
 fn effective(source: &mut Source) -> Vec<EffectiveSetting> {
     let line = |source: &Source, scope: &str, declaration: &Declaration| {
-        let unset = || (declaration.unset_in_words().replace('`', ""), "default".to_owned());
-        let (value, origin) = source.shown(declaration).unwrap_or_else(unset);
-        EffectiveSetting { name: format!("{scope}{}", declaration.name), value, origin }
+        let name = format!("{scope}{}", declaration.name);
+        match source.shown(declaration) {
+            Some((value, origin)) => {
+                let is_changed = !declaration.is_default(&value);
+                EffectiveSetting { name, value, origin, is_changed }
+            }
+            None => EffectiveSetting {
+                name,
+                value: declaration.unset_in_words().replace('`', ""),
+                origin: "default".to_owned(),
+                is_changed: false,
+            },
+        }
     };
     let mut lines: Vec<_> = declarations().map(|global| line(source, "", global)).collect();
     for client in source.clients() {

@@ -35,8 +35,11 @@ const CLIENT_VARIABLES: &str = "CLIENTS__";
 /// Suffix of the name of a file that holds a secret.
 const FILE: &str = "_FILE";
 
-/// Similarity of two names, from 0 to 1, above which one is offered for the other.
-const NEAR: f64 = 0.7;
+/// Letters of a name for each that may be wrong in it, for another name to be offered in its place.
+const LETTERS_PER_SLIP: usize = 5;
+
+/// Maximum number of wrong letters in a name that another is offered for.
+const MAX_SLIPS: usize = 3;
 
 /// A list without members, which an environment variable can express too. Unlike an empty text, it
 /// is a value.
@@ -130,6 +133,8 @@ pub(crate) struct Source {
     warnings: Vec<SettingsWarning>,
     /// Settings that an error was noted for already.
     failed: BTreeSet<String>,
+    /// Whether the settings file could not be read, so that nothing can be said to be missing.
+    is_file_unread: bool,
     /// Every file that was read, or should have been.
     files: Vec<PathBuf>,
     /// Digests of the files that plain settings name, by setting.
@@ -205,7 +210,10 @@ impl Source {
         self.files.push(path.to_owned());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => Zeroizing::new(text),
-            Err(error) => return self.error("", setting, error.to_string()),
+            Err(error) => {
+                self.is_file_unread = true;
+                return self.error("", setting, error.to_string());
+            }
         };
         let line = |offset: usize| {
             let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
@@ -217,6 +225,7 @@ impl Source {
                 // The parser's own message would repeat the line, which may hold a secret.
                 let at = error.span().map(|span| format!(" at line {}", line(span.start)));
                 let problem = format!("not valid TOML{}", at.unwrap_or_default());
+                self.is_file_unread = true;
                 return self.error("", setting, problem);
             }
         };
@@ -302,9 +311,9 @@ impl Source {
             .iter()
             .chain(global)
             .map(|declaration| declaration.name)
-            .map(|known| (strsim::normalized_damerau_levenshtein(known, name), known))
-            .filter(|(similarity, _)| *similarity >= NEAR)
-            .max_by(|(left, _), (right, _)| left.total_cmp(right));
+            .map(|known| (strsim::damerau_levenshtein(known, name), known))
+            .filter(|(slips, known)| *slips <= (known.len() / LETTERS_PER_SLIP).clamp(1, MAX_SLIPS))
+            .min_by_key(|(slips, _)| *slips);
         let hint = near.map(|(_, known)| format!("; did you mean {}?", spell(known)));
         self.error(name, written, format!("no such setting{}{at}", hint.unwrap_or_default()));
     }
@@ -498,7 +507,7 @@ impl Source {
     /// Records that a setting is required and not set, unless there is an error of it already.
     pub(crate) fn missing(&mut self, name: &str, when: &str) {
         let key = self.key(name);
-        if self.failed.contains(&key) {
+        if self.is_file_unread || self.failed.contains(&key) {
             return;
         }
         let space = if when.is_empty() { "" } else { " " };

@@ -4,8 +4,12 @@ use std::{
     ffi::OsStr,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::ffi::OsStrExt as _,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
+
+use token_relay_client::{Client, SignIn};
+
+use crate::support::Browser;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_token-relay"))
@@ -140,10 +144,10 @@ fn the_environment_wins_over_the_file_and_secrets_come_from_files() {
         let found = shown.lines().find(|line| line.split_whitespace().next() == Some(name));
         found.unwrap_or_else(|| panic!("no {name} in {shown}")).to_owned()
     };
-    assert!(line("heartbeat").ends_with("30s  (environment TOKEN_RELAY_HEARTBEAT)"), "{shown}");
-    assert!(line("session_ttl").ends_with(&format!("5m  (file {file}, line 2)")), "{shown}");
+    assert!(line("HEARTBEAT").ends_with("30s  (environment TOKEN_RELAY_HEARTBEAT)"), "{shown}");
+    assert!(line("SESSION_TTL").ends_with(&format!("5m  (file {file}, line 2)")), "{shown}");
     let hidden = format!("(set, redacted)  (secret file {secret})");
-    assert!(line("oidc_client_secret").ends_with(&hidden), "{shown}");
+    assert!(line("OIDC_CLIENT_SECRET").ends_with(&hidden), "{shown}");
     assert!(!shown.contains("confidential"));
     // The variable says it as well as `--config`.
     let by_name =
@@ -269,4 +273,205 @@ fn what_is_harmful_is_said_beside_the_effective_configuration() {
         let line = format!("warning: TOKEN_RELAY_{name}: ");
         assert!(stderr(&output).contains(&line), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn check_config_shows_what_was_changed_and_what_is_to_be_registered() {
+    let more = [
+        ("TOKEN_RELAY_PUBLIC_URL", "https://relay.example/below"),
+        ("TOKEN_RELAY_HEARTBEAT", "20s"),
+        // The defaults in other words.
+        ("TOKEN_RELAY_SESSION_TTL", "900s"),
+        ("TOKEN_RELAY_OIDC_PKCE", "yes"),
+        ("TOKEN_RELAY_CLIENTS__ADDIN__ORIGINS", "https://addin.example"),
+    ];
+    let environment = [&PROVIDER[..], &more].concat();
+    let output = run(&["check-config", "--changed"], &environment);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let (settings, register) = shown.split_once("\n\n").unwrap();
+    let names: Vec<_> =
+        settings.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let expected =
+        ["PUBLIC_URL", "OIDC_ISSUER", "OIDC_CLIENT_ID", "HEARTBEAT", "clients.addin.origins"];
+    assert_eq!(names, expected, "{shown}");
+    let uri = "Redirect URI to register at the provider: https://relay.example/below/callback\n";
+    assert_eq!(register, uri);
+    // Without it every setting is there, by the name that the documentation has.
+    let all = String::from_utf8(run(&["check-config"], &environment).stdout).unwrap();
+    assert!(all.ends_with(uri), "{all}");
+    let documented = include_str!("../../docs/settings.md");
+    for name in all.lines().take_while(|line| !line.is_empty()) {
+        let name = name.split_whitespace().next().unwrap();
+        let name = name.strip_prefix("clients.addin.").unwrap_or(name);
+        assert!(documented.contains(&format!("| `{name}`")), "{name} is not in docs/settings.md");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_the_only_thing_said_and_hints_are_near() {
+    let folder = std::env::temp_dir().join(format!("token-relay-unread-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let wrong = folder.join("relay.toml");
+    std::fs::write(&wrong, "listen = '127.0.0.1:0'\n\noidc_client_secret = confidential\n")
+        .unwrap();
+    let wrong = wrong.to_str().unwrap();
+    for (file, expected) in
+        [("/no/such/file", "/no/such/file: "), (wrong, "not valid TOML at line 3")]
+    {
+        let output = run(&["check-config", "--config", file], &[]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = stderr(&output);
+        assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
+        assert!(!said.contains("confidential"), "{said}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    for (written, hint) in [
+        ("HEARTBAET", Some("HEARTBEAT")),
+        ("COOKIE_KEY", Some("COOKIE_KEYS")),
+        ("MAX_STREAM_PER_SESSIONS", Some("MAX_STREAMS_PER_SESSION")),
+        ("OIDC_CLIENT_NAME", None),
+        ("OIDC_TOKEN_URL", None),
+        ("METRICS_PATH", None),
+    ] {
+        let name = format!("TOKEN_RELAY_{written}");
+        let output = run(&["serve"], &[&PROVIDER[..], &[(name.as_str(), "x")]].concat());
+        let said = stderr(&output);
+        match hint {
+            Some(near) => {
+                assert!(said.contains(&format!("did you mean TOKEN_RELAY_{near}?")), "{said}");
+            }
+            None => assert!(said.contains(written) && !said.contains("did you mean"), "{said}"),
+        }
+    }
+}
+
+#[test]
+fn every_form_of_the_list_has_every_setting() {
+    let list = |format: &str| {
+        String::from_utf8(run(&["settings", "--format", format], &[]).stdout).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&list("json")).unwrap();
+    let settings = json.as_array().unwrap();
+    let (markdown, toml, env) = (list("markdown"), list("toml"), list("env"));
+    assert!(settings.len() > 80, "{}", settings.len());
+    for setting in settings {
+        let text = |member: &str| setting[member].as_str().unwrap();
+        assert!(markdown.contains(&format!("| `{}`", text("name"))), "{setting}");
+        let key = text("key").rsplit('.').next().unwrap();
+        assert!(
+            toml.lines()
+                .any(|line| { line.trim_start_matches('#').starts_with(&format!("{key} = ")) }),
+            "{setting}"
+        );
+        let variable = text("variable").replace("<CLIENT_ID>", "MY_ADDIN");
+        assert!(
+            env.lines()
+                .any(|line| { line.trim_start_matches('#').starts_with(&format!("{variable}=")) }),
+            "{setting}"
+        );
+    }
+}
+
+/// Settings in both forms, as they are printed and with every setting uncommented.
+#[tokio::test]
+async fn the_starter_files_start_a_relay() {
+    let uncommented = |file: &str| {
+        let lines = file.lines().map(|line| match line.strip_prefix('#') {
+            Some(setting)
+                if setting.starts_with(|first: char| first.is_alphabetic() || first == '[') =>
+            {
+                setting
+            }
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let list = |format: &str| {
+        String::from_utf8(run(&["settings", "--format", format], &[]).stdout).unwrap()
+    };
+    let folder = std::env::temp_dir().join(format!("token-relay-starter-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let toml = list("toml");
+    for (number, content) in [toml.clone(), uncommented(&toml)].into_iter().enumerate() {
+        // A port of its own is the one thing that this machine needs.
+        let path = folder.join(format!("relay-{number}.toml"));
+        std::fs::write(&path, content).unwrap();
+        let config = ("TOKEN_RELAY_CONFIG", path.to_str().unwrap());
+        let relay = crate::support::Process::start(
+            &["serve"],
+            &[config, ("TOKEN_RELAY_LISTEN", "127.0.0.1:0")],
+        );
+        let answer = crate::support::client().get(format!("{}/healthz", relay.url)).send().await;
+        assert!(answer.unwrap().status().is_success(), "{}", relay.log());
+    }
+    let env = list("env");
+    for content in [env.clone(), uncommented(&env)] {
+        let settings = content.lines().filter(|line| !line.starts_with('#'));
+        let settings: Vec<_> = settings.filter_map(|line| line.split_once('=')).collect();
+        assert!(settings.len() >= 2, "{content}");
+        let output = run(&["check-config", "--changed"], &settings);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_help_says_exit_statuses_the_log_and_where_completions_go() {
+    let help = |arguments: &[&str]| String::from_utf8(run(arguments, &[]).stdout).unwrap();
+    let program = help(&["--help"]);
+    for expected in ["Exit status:", "130", "TOKEN_RELAY_LOG", "TOKEN_RELAY_CONFIG"] {
+        assert!(program.contains(expected), "{program}");
+    }
+    let completions = help(&["completions", "--help"]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(completions.contains(&format!("completions {shell} >")), "{completions}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_says_how_to_try_it() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_token-relay"))
+        .args(["demo", "--no-open", "--listen", "127.0.0.1:0", "--provider-listen", "127.0.0.1:0"])
+        .env("TOKEN_RELAY_DEMO_AUTO_LOGIN", "")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let said: Vec<_> = lines.take(5).map(Result::unwrap).collect();
+    let url = said[0].split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+    for (line, expected) in std::iter::zip(
+        &said[1..],
+        [
+            "alice, bob, carol (the password is the name)".to_owned(),
+            format!("{url}/outlook/"),
+            format!("{url}/docs"),
+            format!("token-relay login {url}"),
+        ],
+    ) {
+        assert!(line.ends_with(&expected), "{said:#?}");
+    }
+    // An empty variable is off: the provider asks who it is.
+    let relay = Client::new(url.parse().unwrap()).unwrap();
+    let pending = relay.sign_in(&SignIn::default()).await.unwrap();
+    let browser = Browser::default();
+    let page = browser
+        .type_code(
+            &browser.open(pending.transit_url().as_str()).await,
+            pending.user_code().unwrap(),
+        )
+        .await;
+    assert!(page.body.contains("type=\"password\""), "{}", page.body);
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+}
+
+#[test]
+fn login_names_the_relay_that_it_asks() {
+    let nobody = format!("http://127.0.0.1:{}/", crate::support::free_port());
+    let output = run(&["login", &nobody, "--no-open"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("{nobody}: the relay cannot be reached")), "{said}");
 }
