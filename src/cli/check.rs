@@ -50,14 +50,12 @@ async fn provider(settings: &Settings) -> Vec<Finding> {
         let text = "PUBLIC_URL is not set; the addresses to register are made of LISTEN";
         found.push(Finding::new(Severity::Warning, CHECK, text));
     }
-    if let Some(meet) = &settings.meet {
-        if meet.provider_logout {
-            let text = format!(
-                "to be registered as post_logout_redirect_uri, for MEET_PROVIDER_LOGOUT: {}",
-                public(paths::MEET_LOGOUT_CALLBACK)
-            );
-            found.push(Finding::new(Severity::Note, CHECK, text));
-        }
+    if settings.meet.as_ref().is_some_and(|meet| meet.provider_logout) {
+        let text = format!(
+            "to be registered as post_logout_redirect_uri, for MEET_PROVIDER_LOGOUT: {}",
+            public(paths::MEET_LOGOUT_CALLBACK)
+        );
+        found.push(Finding::new(Severity::Note, CHECK, text));
     }
     let text = format!(
         "may be registered as backchannel_logout_uri: {}",
