@@ -88,7 +88,7 @@ enum Command {
         /// Address of the embedded provider
         #[arg(long, default_value = "127.0.0.1:8081")]
         provider_listen: std::net::SocketAddr,
-        /// Serve a platform beside it that has accounts of its own and decides who gets a token
+        /// Serve a platform beside it, with accounts, a claims hook and an add-in of its own
         #[arg(long)]
         platform: bool,
         /// Address of that platform

@@ -6,7 +6,7 @@ mod provider;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpListener;
 
@@ -14,11 +14,11 @@ use crate::demo::platform::Platform;
 pub use crate::demo::provider::{DemoProvider, DemoProviderError, RegisteredClient};
 
 use crate::{
-    api::paths,
+    api::{Secret, paths},
     server::{self, AppError, Server, Signals},
     session::SessionToken,
-    settings::{SettingsErrors, Snapshot},
-    util::browser,
+    settings::{DemoPlatform, SettingsErrors, Snapshot},
+    util::{browser, random::random_bytes},
 };
 
 /// `client_id` of the relay at the embedded provider.
@@ -79,7 +79,7 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let Demo { server, issuer, snapshot, client_secret, platform } =
         start(options, crate::settings::environment()).await?;
     let url = server.public_url().as_str().trim_end_matches('/').to_owned();
-    let accounts = platform.as_ref().map(|platform| format!(", platform: {}", platform.url));
+    let accounts = platform.as_ref().map(|platform| format!(", platform: {}", platform.origin));
     let accounts = accounts.unwrap_or_default();
     server::announce(format!(
         "token-relay demo: open {url} (provider: {issuer}{accounts})\n\
@@ -96,8 +96,8 @@ pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     }
     let read_settings = Box::new(move || {
         let environment = crate::settings::environment();
-        let hook = platform.as_ref().map(PlatformHook::settings);
-        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, hook, environment)
+        let platform = platform.as_ref();
+        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &client_secret, platform, environment)
     });
     server::run_until_signal(server, signals, snapshot, read_settings).await;
     Ok(())
@@ -111,35 +111,25 @@ pub struct Demo {
     pub issuer: String,
     snapshot: Snapshot,
     client_secret: String,
-    platform: Option<PlatformHook>,
+    platform: Option<DemoPlatform>,
 }
 
-/// Where the embedded platform is, and the secret of its hook.
-struct PlatformHook {
-    url: String,
-    secret: String,
-}
-
-impl PlatformHook {
-    /// URL and secret of the hook.
-    fn settings(&self) -> (String, &str) {
-        (format!("{}/hook", self.url), &self.secret)
-    }
-
-    /// Starts the platform.
-    async fn start(address: SocketAddr) -> Result<Self, DemoError> {
-        let unusable = |source| DemoError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(unusable)?;
-        let url = format!("http://{}", listener.local_addr().map_err(unusable)?);
-        let secret = SessionToken::generate().expose().to_owned();
-        let router = Platform::new(&url, &secret).router();
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the demo platform ended");
-            }
-        });
-        Ok(Self { url, secret })
-    }
+/// Starts the platform; its pages need to know the relay.
+async fn start_platform(address: SocketAddr) -> Result<(DemoPlatform, Arc<Platform>), DemoError> {
+    let unusable = |source| DemoError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(unusable)?;
+    let origin = format!("http://{}", listener.local_addr().map_err(unusable)?);
+    let key = || Secret::from(hex::encode(random_bytes::<32>()));
+    let shared =
+        DemoPlatform { origin, hook_secret: key(), csrf_secret: key(), token_secret: key() };
+    let platform = Platform::new(&shared.origin, &shared.hook_secret);
+    let router = Arc::clone(&platform).router();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the demo platform ended");
+        }
+    });
+    Ok((shared, platform))
 }
 
 /// Starts relay and provider.
@@ -162,13 +152,20 @@ pub async fn start(
     let issuer = format!("http://{bound}");
     let secret = SessionToken::generate().expose().to_owned();
     let platform = match options.platform_listen {
-        Some(address) => Some(PlatformHook::start(address).await?),
+        Some(address) => Some(start_platform(address).await?),
         None => None,
     };
-    let hook = platform.as_ref().map(PlatformHook::settings);
-    let snapshot = Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, hook, environment)?;
+    let shared = platform.as_ref().map(|(shared, _)| shared);
+    let snapshot =
+        Snapshot::demo(options.listen, &issuer, CLIENT_ID, &secret, shared, environment)?;
     snapshot.log_warnings();
     let server = Server::start_with(snapshot.settings.clone(), true).await?;
+    let platform = platform.map(|(shared, platform)| {
+        if let Some(meet) = &snapshot.settings.meet {
+            platform.connect(server.public_url(), meet);
+        }
+        shared
+    });
     let client = RegisteredClient {
         id: CLIENT_ID.to_owned(),
         secret: secret.clone(),

@@ -5,7 +5,7 @@
 
 pub mod addons;
 pub mod assets;
-mod cookies;
+pub(crate) mod cookies;
 pub mod dialog;
 pub mod docs;
 pub mod error;

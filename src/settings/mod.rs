@@ -47,7 +47,7 @@ pub use crate::settings::{
 };
 
 use crate::{
-    api::paths,
+    api::{Secret, paths},
     session::{ClientId, Digest},
     settings::{declaration::Declaration, source::Source},
     util::tls::{TlsIdentity, trust_anchors},
@@ -265,6 +265,19 @@ pub struct Snapshot {
     files: Vec<PathBuf>,
 }
 
+/// The embedded platform of `token-relay demo`.
+#[derive(Clone, Debug)]
+pub struct DemoPlatform {
+    /// Its origin.
+    pub origin: String,
+    /// Secret of its claims hook.
+    pub hook_secret: Secret,
+    /// Key of the CSRF tokens.
+    pub csrf_secret: Secret,
+    /// Key of the access tokens that its API takes.
+    pub token_secret: Secret,
+}
+
 /// A setting whose value differs between two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
@@ -285,7 +298,7 @@ impl Snapshot {
         Self::new(Source::read(environment, file))
     }
 
-    /// Settings of `token-relay demo`: the embedded provider, the claims hook with its secret of the
+    /// Settings of `token-relay demo`: the embedded provider, the claims hook and the accounts of the
     /// embedded platform if there is one, and the environment for the rest.
     ///
     /// # Errors
@@ -295,7 +308,7 @@ impl Snapshot {
         issuer: &str,
         client_id: &str,
         client_secret: &str,
-        hook: Option<(String, &str)>,
+        platform: Option<&DemoPlatform>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, SettingsErrors> {
         // These belong to the demo; those of another provider do not fit.
@@ -309,9 +322,21 @@ impl Snapshot {
         source.preset("OIDC_ISSUER", issuer);
         source.preset("OIDC_CLIENT_ID", client_id);
         source.preset("OIDC_CLIENT_SECRET", client_secret);
-        if let Some((url, secret)) = hook {
-            source.preset("CLAIMS_HOOK_URL", &url);
-            source.preset("CLAIMS_HOOK_SECRET", secret);
+        if let Some(DemoPlatform { origin, hook_secret, csrf_secret, token_secret }) = platform {
+            source.preset("CLAIMS_HOOK_URL", &format!("{origin}/hook"));
+            source.preset("CLAIMS_HOOK_SECRET", hook_secret.expose());
+            source.preset("MEET_COMPATIBLE", "true");
+            source.preset("MEET_ACCOUNT_URL", &format!("{origin}/api/v1.0/users/me/"));
+            source.preset("MEET_PROOF", "address");
+            source.preset("ADDONS_CSRF_SECRET", csrf_secret.expose());
+            source.preset("ADDONS_TOKEN_SECRET_KEY", token_secret.expose());
+            // Its add-in is on another port than the relay. The pane at the relay proves what it
+            // does without that.
+            if !source.has("ALLOWED_ORIGINS") {
+                source.preset("PROOFS", "browser opener code");
+            }
+            source.add("ALLOWED_ORIGINS", origin);
+            source.add("CSRF_TRUSTED_ORIGINS", origin);
         }
         if !source.has("REQUIRE_BOUND_SESSIONS") {
             source.preset("LEGACY_SESSIONS", "true");

@@ -408,6 +408,13 @@ impl Source {
         }
     }
 
+    /// Adds an item to a list that the operator may have set.
+    pub(crate) fn add(&mut self, name: &str, item: &str) {
+        let text = self.text(name).filter(|text| text.as_str() != EMPTY_LIST);
+        let list = text.map_or_else(|| item.to_owned(), |text| format!("{},{item}", *text));
+        self.put(name.to_owned(), list, Origin::Program);
+    }
+
     /// The value of a setting, or what it is when it is not set. A value that `parse` refuses is
     /// noted and replaced by the default, so that the checks of other settings continue. `None` when
     /// there is neither.

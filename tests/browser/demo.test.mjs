@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { launch, logIn, openPage, overflow, SCREENSHOTS, startDemo, STATIC, violations } from './support.mjs';
+import { freePort, launch, logIn, openPage, overflow, SCREENSHOTS, startDemo, STATIC, violations } from './support.mjs';
 
 let browser;
 let demo;
@@ -58,6 +58,36 @@ for (const [transport, user, shown, opened] of [
     await context.close();
   });
 }
+
+test('the platform of the demo keeps its login, and its API takes the token', async () => {
+  const listen = `127.0.0.1:${await freePort()}`;
+  const beside = await startDemo({}, '127.0.0.1:0', ['--platform', '--platform-listen', listen]);
+  try {
+    const { context, page, requests, troubles } = await openPage(browser, `http://${listen}/`);
+    await page.click('a');
+    const popup = page.waitForEvent('popup');
+    await page.click('#sign-in');
+    const dialog = await popup;
+    await logIn(dialog, 'dora');
+    await page.getByText(/rooms\/ → 201 Dora Spenlow \([0-9a-f-]{36}\), the token came by sse/).waitFor();
+    assert.ok(!requests.some((request) => /poll/.test(request)), requests.join());
+    assert.deepEqual(troubles, []);
+    // The hook sees these sign-ins as well; both end for an account that is suspended.
+    await page.goto(`http://${listen}/`);
+    assert.match(await page.textContent('main'), /dora on this platform; tokens: 1/);
+    assert.deepEqual(await violations(page), []);
+    await page.click('button[value=true]');
+    await page.goto(`http://${listen}/addin/pane`);
+    const second = page.waitForEvent('popup');
+    await page.click('#sign-in');
+    const refused = await second;
+    await logIn(refused, 'dora');
+    await refused.locator('#status:has-text("Authentication credentials were not provided")').waitFor();
+    await context.close();
+  } finally {
+    beside.stop();
+  }
+});
 
 test('the dialog works without JavaScript and in French', async () => {
   const { context, page } = await openPane();
