@@ -16,10 +16,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::support::{
-    Browser, Events, MEET_KEY, Page, Process, client, create, hidden_inputs,
-    redis::{eventually, free_port},
-    text,
+use crate::{
+    device,
+    support::{
+        Browser, Events, MEET_KEY, Page, Process, client, create, hidden_inputs,
+        redis::{eventually, free_port},
+        text,
+    },
 };
 
 const SECRET: &str = "the hook knows the relay by this secret of the tests";
@@ -324,6 +327,76 @@ async fn the_meet_surface_asks_too() {
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(answer.json::<Value>().await.unwrap(), json!({"detail": "No seat."}));
     assert_eq!(poll(&session, &begun).await.status(), StatusCode::BAD_REQUEST);
+}
+
+/// The device authorization grant (RFC 8628): claims and scope, a refusal, a hook that is slow, one that
+/// fails, and the refresh.
+#[tokio::test]
+async fn the_device_grant_asks_too() {
+    let service = Service::start().await;
+    let relay = service.relay(&[
+        ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
+        ("TOKEN_RELAY_CLIENTS__CLI__NAME", "Map tools"),
+        ("TOKEN_RELAY_CLIENTS__CLI__GRANTS", "device"),
+        ("TOKEN_RELAY_CLIENTS__CLI__SCOPE", "maps:read maps:write"),
+        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
+        device::FAST,
+    ]);
+    let begin = async || device::authorize(&relay.url, &[("client_id", "cli")]).await;
+    let redeem = async |begun: &Value| device::redeem(&relay.url, "cli", begun).await;
+
+    service.answers(Answer::Json(
+        200,
+        json!({"claims": {"seat": 1, "client_id": "x"}, "scope": "maps:read admin", "user_id": "7"}),
+    ));
+    let begun = begin().await;
+    assert_eq!(device::approve(&relay.url, &begun).await.url.path(), "/addons/success");
+    let (status, token) = redeem(&begun).await;
+    assert_eq!(status, StatusCode::OK, "{token}");
+    let issued = claims(&token);
+    assert_eq!((text(&issued, "scope"), text(&token, "scope")), ("maps:read", "maps:read"));
+    assert_eq!((&issued["seat"], text(&issued, "user_id")), (&json!(1), "7"));
+    assert_eq!(text(&issued, "client_id"), "cli");
+    let (authorization, asked) = service.last();
+    assert_eq!(authorization, format!("Bearer {SECRET}"));
+    assert_eq!((text(&asked, "client_id"), text(&asked, "client_name")), ("cli", "Map tools"));
+    assert_eq!((text(&asked, "sub"), text(&asked, "scope")), ("alice", "maps:read maps:write"));
+    assert_eq!((&asked["origin"], &asked["origin_proved"]), (&Value::Null, &json!(false)));
+
+    let refresh = async |token: &str| {
+        let form =
+            [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "cli")];
+        let request = client().post(format!("{}/addons/token", relay.url)).form(&form);
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json::<Value>().await.unwrap())
+    };
+    let unused = text(&token, "refresh_token");
+    service.answers(Answer::Html);
+    assert_eq!(refresh(unused).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    service.answers(Answer::Json(200, json!({"claims": {"seat": 2}})));
+    let (status, next) = refresh(unused).await;
+    assert_eq!((status, &claims(&next)["seat"]), (StatusCode::OK, &json!(2)));
+    assert_eq!(text(&next, "scope"), "maps:read maps:write", "narrowed for one token alone");
+
+    service.answers(Answer::Json(403, json!({"error_description": "No seat is free."})));
+    let begun = begin().await;
+    let page = device::approve(&relay.url, &begun).await;
+    assert!(page.body.contains("No seat is free."), "{}", page.body);
+    let (status, refusal) = redeem(&begun).await;
+    assert_eq!((status, text(&refusal, "error")), (StatusCode::BAD_REQUEST, "access_denied"));
+    assert_eq!(text(&refusal, "error_description"), "No seat is free.");
+
+    // While the service is asked, the device is told to wait; without an answer in time it fails.
+    service.answers(Answer::Slow(Duration::from_secs(60)));
+    let begun = begin().await;
+    let before = service.count();
+    let (page, ()) = tokio::join!(device::approve(&relay.url, &begun), async {
+        eventually("the service is asked", async || service.count() > before).await;
+        assert_eq!(text(&redeem(&begun).await.1, "error"), "authorization_pending");
+    });
+    assert!(page.body.contains("data-status=\"error\""), "{}", page.body);
+    let (status, failure) = redeem(&begun).await;
+    assert_eq!(text(&failure, "error"), "temporarily_unavailable", "{status}");
 }
 
 /// A hook that takes a second for each of many logins delays them, and nothing else.

@@ -27,7 +27,7 @@ const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 
 /// The least wait between two polls that these tests can bear.
-const FAST: (&str, &str) = ("TOKEN_RELAY_DEVICE_INTERVAL", "1s");
+pub(super) const FAST: (&str, &str) = ("TOKEN_RELAY_DEVICE_INTERVAL", "1s");
 
 fn shared(redis_url: &str, more: &[(&str, &str)]) -> Process {
     let mut environment = vec![
@@ -68,7 +68,7 @@ async fn post(base: &str, path: &str, form: &[(&str, &str)]) -> Response {
     client().post(format!("{base}{path}")).form(form).send().await.unwrap()
 }
 
-async fn authorize(base: &str, form: &[(&str, &str)]) -> Value {
+pub(super) async fn authorize(base: &str, form: &[(&str, &str)]) -> Value {
     let answer = post(base, "/addons/device_authorization", form).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
@@ -76,7 +76,7 @@ async fn authorize(base: &str, form: &[(&str, &str)]) -> Value {
 }
 
 /// Asks for the token; the status and the body.
-async fn redeem(base: &str, client_id: &str, device: &Value) -> (StatusCode, Value) {
+pub(super) async fn redeem(base: &str, client_id: &str, device: &Value) -> (StatusCode, Value) {
     let code = text(device, "device_code");
     let form = [("grant_type", DEVICE), ("device_code", code), ("client_id", client_id)];
     let answer = post(base, "/addons/token", &form).await;
@@ -106,7 +106,7 @@ async fn submit_code(browser: &Browser, page: &Page, typed: &str) -> Page {
 }
 
 /// The whole of the person's part, at a provider that logs in by itself.
-async fn approve(base: &str, device: &Value) -> Page {
+pub(super) async fn approve(base: &str, device: &Value) -> Page {
     let browser = Browser::default();
     let page = type_code(&browser, base, text(device, "user_code")).await;
     browser.give_access(page).await

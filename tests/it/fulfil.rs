@@ -504,10 +504,18 @@ async fn the_sample_in_python_signs_people_in_with_its_own_login() {
         browser.open(&format!("{url}?transit_token={}", text(&session, "transit_token"))).await;
     let wrong = browser.log_in(&page, "alice", "wrong").await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN);
+    // Fields that a browser leaves empty, and a name that nobody has.
+    for (user, password) in [("mallory", ""), ("", ""), ("alice", ""), ("", "wonderland")] {
+        let page = browser.log_in(&page, user, password).await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN, "{user} {password}");
+    }
     let done = browser.log_in(&page, "alice", "wonderland").await;
     assert!(done.body.contains("The add-in has its token."), "{}", done.body);
     let event = waiting.await.unwrap();
     let claims = claims(&event.data);
     assert_eq!((text(&claims, "sub"), text(&claims, "idp")), ("alice", "portal"));
+    let again = browser.log_in(&page, "alice", "wonderland").await;
+    assert!(again.status.is_client_error(), "{}", again.status);
+    assert!(again.body.contains("Begin again in the add-in."), "{}", again.body);
     sample.start_kill().unwrap();
 }

@@ -8,54 +8,26 @@ of the last request there.
 
 import json
 import os
-import socketserver
+import pathlib
 import sys
-import tempfile
 import threading
 import time
 from urllib.parse import urlsplit
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-import django
-from django.conf import settings
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+import django_service  # noqa: E402
+import threaded_wsgi  # noqa: E402
 
 GIVEN = json.loads(sys.argv[1])
 PUBLIC = urlsplit(GIVEN["public_url"])
 IS_HTTPS = PUBLIC.scheme == "https"
-folder = tempfile.mkdtemp()
-settings.configure(
-    SECRET_KEY="tests",
+django_service.configure(
+    apps=["accounts"],
+    first_middleware=["__main__.marked", "django.middleware.security.SecurityMiddleware"],
+    return_field="returnTo",
     ALLOWED_HOSTS=[PUBLIC.hostname],
-    ROOT_URLCONF=__name__,
-    USE_TZ=True,
     AUTH_USER_MODEL="accounts.User",
     MIGRATION_MODULES={"accounts": None},
-    INSTALLED_APPS=[
-        "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "accounts",
-    ],
-    MIDDLEWARE=[
-        f"{__name__}.marked",
-        "django.middleware.security.SecurityMiddleware",
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.middleware.common.CommonMiddleware",
-        "django.middleware.csrf.CsrfViewMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-    ],
-    DATABASES={
-        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, "db")}
-    },
-    TEMPLATES=[{
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "OPTIONS": {
-            "loaders": [("django.template.loaders.locmem.Loader", {
-                "registration/login.html": """<!doctype html><form method="post" action="">
-                    {% csrf_token %}<input type="hidden" name="returnTo" value="{{ returnTo }}">
-                    <input name="username"><input name="password" type="password"></form>""",
-            })],
-        },
-    }],
-    # Fast: these accounts protect nothing.
-    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     SESSION_COOKIE_NAME="meet_sessionid",
     SESSION_COOKIE_AGE=GIVEN.get("timeout", 43200),
     # As in the deployments of La Suite Meet.
@@ -69,7 +41,6 @@ settings.configure(
         "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     },
 )
-django.setup()
 
 
 def marked(get_response):
@@ -208,15 +179,6 @@ for name in ["alice", "ivan"]:
     User.objects.create_user(name, f"{name}@example.com", name, first_name=name.title())
 
 
-class Threaded(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 class Commands(threading.Thread):
     """`disable NAME`, `expire` and `id NAME` on standard input; its end is the platform's."""
 
@@ -234,7 +196,7 @@ class Commands(threading.Thread):
         os._exit(0)
 
 
-server = make_server("127.0.0.1", GIVEN["port"], get_wsgi_application(), Threaded, Quiet)
+server = threaded_wsgi.server(GIVEN["port"], get_wsgi_application())
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print("serving", flush=True)
 Commands().run()

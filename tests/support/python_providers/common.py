@@ -2,11 +2,13 @@
 
 import json
 import os
-import socketserver
+import pathlib
 import ssl
 import sys
 import threading
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+import threaded_wsgi  # noqa: E402
 
 GIVEN = json.loads(sys.argv[1])
 PORT = GIVEN["port"]
@@ -21,18 +23,9 @@ FORM = """<!doctype html><title>Sign in</title><form method="post" action="">
 <input name="username"><input name="password" type="password"></form>"""
 
 
-class Threaded(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 def serve(application, issuer):
     """Serves until standard input ends."""
-    server = make_server("127.0.0.1", PORT, application, Threaded, Quiet)
+    server = threaded_wsgi.server(PORT, application)
     if SCHEME == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(GIVEN["certificate"], GIVEN["key"])

@@ -1,47 +1,17 @@
 """The PyPI package `django-oauth-toolkit` as an OpenID provider."""
 
-import os
 import subprocess
-import tempfile
-
-import django
-from django.conf import settings
 
 from common import CLIENT_ID, GIVEN, ORIGIN, REDIRECT_URI, SECRET, serve
+import django_service
 
 key = subprocess.run(
     ["openssl", "genrsa", "2048"], check=True, capture_output=True, text=True
 ).stdout
-folder = tempfile.mkdtemp()
-settings.configure(
+django_service.configure(
+    apps=["oauth2_provider"],
     DEBUG=True,
-    SECRET_KEY="tests",
     ALLOWED_HOSTS=["*"],
-    ROOT_URLCONF=__name__,
-    USE_TZ=True,
-    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-    INSTALLED_APPS=[
-        "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
-        "oauth2_provider",
-    ],
-    MIDDLEWARE=[
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.middleware.csrf.CsrfViewMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-    ],
-    DATABASES={
-        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, "db")}
-    },
-    TEMPLATES=[{
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "OPTIONS": {
-            "loaders": [("django.template.loaders.locmem.Loader", {
-                "registration/login.html": """<!doctype html><form method="post" action="">
-                    {% csrf_token %}<input type="hidden" name="next" value="{{ next }}">
-                    <input name="username"><input name="password" type="password"></form>""",
-            })],
-        },
-    }],
     LOGIN_URL="/login/",
     OAUTH2_PROVIDER={
         "OIDC_ENABLED": True,
@@ -52,7 +22,6 @@ settings.configure(
         "OAUTH2_VALIDATOR_CLASS": f"{__name__}.Validator",
     },
 )
-django.setup()
 
 from django.contrib.auth.models import User  # noqa: E402
 from django.contrib.auth.views import LoginView  # noqa: E402
