@@ -13,9 +13,10 @@ use crate::{
     relay::Relay,
     session::{
         ClientId, Digest, Failure, GoneReason, GrantId, Identity, SessionKey, SessionRef, State,
+        Surface,
     },
     settings::{Client, Clients},
-    store::{StoreError, Stored},
+    store::{Failed, StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
         Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
@@ -49,10 +50,37 @@ impl HookError {
     }
 }
 
-/// Counts outcomes.
+/// By what an access token is issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum TokenGrant {
+    /// A session of an add-in.
+    Session,
+    /// The device authorization grant (RFC 8628).
+    Device,
+    /// A refresh token (RFC 6749 §6).
+    Refresh,
+    /// A session of the Meet surface.
+    Meet,
+}
+
+impl TokenGrant {
+    /// Where such a token is asked for.
+    pub fn surface(self) -> Surface {
+        match self {
+            Self::Session | Self::Device | Self::Refresh => Surface::Native,
+            Self::Meet => Surface::Meet,
+        }
+    }
+}
+
+/// Counts, by client as [`Clients::label`] names it.
 pub trait SignInObserver: Send + Sync {
     /// A sign-in ended.
-    fn ended(&self, outcome: SignInOutcome);
+    fn ended(&self, client: &ClientId, outcome: SignInOutcome);
+
+    /// An access token was issued and stored or answered.
+    fn issued(&self, client: &ClientId, grant: TokenGrant);
 }
 
 /// Why a token did not reach its session.
@@ -135,6 +163,11 @@ impl SignIn<'_> {
         payload: Option<Map<String, Value>>,
     ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
+        let grant_type = match &holder {
+            Some(Holder { client: true, .. }) => TokenGrant::Device,
+            _ => TokenGrant::Session,
+        };
+        let client = self.clients.label(session.surface, identity.client_id.as_ref());
         let issued = self.issue(session.key, holder, identity).await;
         span.end();
         match issued {
@@ -145,7 +178,10 @@ impl SignIn<'_> {
                     expires_at: token.expires_at(),
                     grant,
                 };
-                let handed_over = self.hand_over(session, token, &identity.subject).await;
+                let handed_over = self.hand_over(session, token, &identity.subject, &client).await;
+                if handed_over.is_ok() {
+                    self.observer.issued(&client, grant_type);
+                }
                 if let (
                     Err(NotCompleted::TooLate | NotCompleted::Already),
                     Some(refresh),
@@ -163,13 +199,14 @@ impl SignIn<'_> {
                 Err(error.into())
             }
             Err(error) => {
-                self.observer.ended(SignInOutcome::StoreFailed);
+                self.observer.ended(&client, SignInOutcome::StoreFailed);
                 Err(error)
             }
         }
     }
 
-    /// Hands the token that `issue` makes to `session`; `subject` is for the audit log.
+    /// Hands the token that `issue` makes to `session` of the Meet surface; `subject` is for the
+    /// audit log.
     ///
     /// # Errors
     /// [`NotCompleted`].
@@ -183,23 +220,30 @@ impl SignIn<'_> {
         let issued = issue(UnixTime::now());
         span.end();
         match issued {
-            Ok(token) => self.hand_over(session, token, subject).await,
+            Ok(token) => {
+                let client = self.clients.label(session.surface, None);
+                self.hand_over(session, token, subject, &client).await?;
+                self.observer.issued(&client, TokenGrant::Meet);
+                Ok(())
+            }
             Err(error) => Err(self.not_issued(session, error).await),
         }
     }
 
-    /// Delivers a payload and no token; `subject` is for the audit log.
+    /// Delivers a payload and no token to the session of `client`; `subject` is for the audit log.
     ///
     /// # Errors
     /// [`NotCompleted`].
     pub async fn deliver(
         &self,
         session: SessionRef,
+        client: Option<&ClientId>,
         payload: Map<String, Value>,
         subject: &str,
     ) -> Result<(), NotCompleted> {
         let response = TokenResponse::without_token(payload, UnixTime::now());
-        self.hand_over(session, response, subject).await
+        let client = self.clients.label(session.surface, client);
+        self.hand_over(session, response, subject, &client).await
     }
 
     /// Fails the sign-in on behalf of somebody who wants to know whether that worked.
@@ -212,9 +256,11 @@ impl SignIn<'_> {
         failure: Failure,
         outcome: SignInOutcome,
     ) -> Result<(), NotCompleted> {
-        match self.relay.fail(session, failure).await? {
+        let error = failure.error.clone();
+        let Failed { stored, client } = self.relay.fail(session, failure).await?;
+        match stored {
             Stored::Done => {
-                self.observer.ended(outcome);
+                self.failed(session, client.as_ref(), &error, outcome);
                 Ok(())
             }
             Stored::NotPending(State::Gone(_)) | Stored::Unknown => Err(NotCompleted::TooLate),
@@ -329,9 +375,12 @@ impl SignIn<'_> {
         let (issuer, admitted) = Self::admitted(issuer, &grant.identity, admission);
         let now = UnixTime::now();
         let token = issuer.issue_under(Some(grant.id), self.signing_keys, &admitted, now)?;
+        let client = self.clients.label(Surface::Native, grant.identity.client_id.as_ref());
+        self.observer.issued(&client, TokenGrant::Refresh);
         tracing::info!(
             target: "audit",
             session = %session,
+            client_id = %client,
             subject = ?Digest::of(grant.identity.subject.as_bytes()),
             "access token refreshed"
         );
@@ -345,16 +394,21 @@ impl SignIn<'_> {
         session: SessionRef,
         token: TokenResponse,
         subject: &str,
+        client: &ClientId,
     ) -> Result<(), NotCompleted> {
         let fulfil = self.trace.child("fulfil", Kind::Internal);
         let publish = fulfil.child("publish", Kind::Producer);
+        // The implied one is known to every instance.
+        let is_implied = self.clients.implied().is_some_and(|implied| implied.id == *client);
+        let token = token.with_client((!is_implied).then(|| client.clone()));
         let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session.key);
         match self.relay.in_trace(&publish).fulfil(session, payload).await {
             Ok(Stored::Done) => {
-                self.observer.ended(SignInOutcome::Succeeded);
+                self.observer.ended(client, SignInOutcome::Succeeded);
                 tracing::info!(
                     target: "audit",
                     session = %session.key,
+                    client_id = %client,
                     subject = ?Digest::of(subject.as_bytes()),
                     "sign-in completed"
                 );
@@ -364,13 +418,13 @@ impl SignIn<'_> {
                 State::Authenticated | State::Delivered | State::Gone(GoneReason::Acknowledged),
             )) => Err(NotCompleted::Already),
             Ok(Stored::Unknown | Stored::NotPending(_)) => {
-                self.observer.ended(SignInOutcome::TooLate);
+                self.observer.ended(client, SignInOutcome::TooLate);
                 Err(NotCompleted::TooLate)
             }
             Err(error) => {
                 publish.failed("unavailable");
                 fulfil.failed("unavailable");
-                self.observer.ended(SignInOutcome::StoreFailed);
+                self.observer.ended(client, SignInOutcome::StoreFailed);
                 Err(error.into())
             }
         }
@@ -386,10 +440,32 @@ impl SignIn<'_> {
     /// Fails the sign-in: its stream gets `failure`. A store that is unavailable leaves the session
     /// pending until it expires.
     pub async fn fail(&self, session: SessionRef, failure: Failure, outcome: SignInOutcome) {
-        self.observer.ended(outcome);
-        tracing::info!(target: "audit", session = %session.key, error = failure.error, "sign-in failed");
-        if let Err(error) = self.relay.fail(session, failure).await {
-            tracing::warn!(session = %session.key, %error, "failure not stored");
-        }
+        let code = failure.error.clone();
+        let client = match self.relay.fail(session, failure).await {
+            Ok(failed) => failed.client,
+            Err(error) => {
+                tracing::warn!(session = %session.key, %error, "failure not stored");
+                None
+            }
+        };
+        self.failed(session, client.as_ref(), &code, outcome);
+    }
+
+    fn failed(
+        &self,
+        session: SessionRef,
+        client: Option<&ClientId>,
+        error: &str,
+        outcome: SignInOutcome,
+    ) {
+        let client = self.clients.label(session.surface, client);
+        self.observer.ended(&client, outcome);
+        tracing::info!(
+            target: "audit",
+            session = %session.key,
+            client_id = %client,
+            error,
+            "sign-in failed"
+        );
     }
 }

@@ -71,7 +71,7 @@ pub fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
 pub fn authenticated() -> StreamMessage {
     let (_, token) = token(Algorithm::ES256);
     let payload = token.seal(&KeyRing::random(), SessionId::generate().key());
-    StreamMessage::Authenticated { token, payload }
+    StreamMessage::Authenticated { token: Box::new(token), payload }
 }
 
 /// A session with what its two sides hold of it.

@@ -1,15 +1,22 @@
 //! Limits on guessing secrets: failed attempts are counted by client address and in total, and
 //! together by all instances that share a store.
 //!
-//! A wrong secret uses up the allowance of its address and that of everybody together. Where it is
-//! used up, the answer is 429. [`GuessLimiter::admit`] refuses before the secret is looked at, which
-//! is for secrets that people or operators chose and for codes; a secret of 256 random bits needs no
-//! such refusal, and a reader behind the address of somebody who guesses keeps getting in.
+//! A wrong secret uses up the allowance of its address and that of everybody together, in the store
+//! before it is answered. Where it is used up, the answer is 429, and says nothing about the secret.
+//! [`Attempt::admit`] refuses before the secret is looked at, which is for secrets that people or
+//! operators chose and for codes; a secret of 256 random bits needs no such refusal, and a reader
+//! behind the address of somebody who guesses keeps getting in.
+//!
+//! A right secret that people or operators chose is counted too, and then taken back, where its
+//! address has guessed wrong here in the last minute: otherwise a burst at several instances would
+//! have as many tries as fit in before the first of them is counted. Codes, which are short, are
+//! counted before they are looked up ([`Attempt::reserve`]).
 //!
 //! The allowance in all protects against many addresses. An address that presented a right secret in
 //! the last hour is not refused because of it, so that strangers cannot lock known clients out.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::IpAddr,
     num::NonZeroU32,
@@ -23,8 +30,9 @@ use governor::{
 };
 
 use crate::{
-    http::error::Problem,
-    session::Digest,
+    http::{App, error::Problem, extract::ClientBasic, middleware::ClientAddress},
+    session::{ClientId, Digest, Surface},
+    settings::Clients,
     store::{Store, StoreError},
     util::network::Network,
 };
@@ -52,6 +60,11 @@ pub enum Guessed {
 impl Guessed {
     /// Failed attempts per minute of one client address.
     pub const BY_ADDRESS: NonZeroU32 = at_least_one(30);
+
+    /// Whether people or operators chose it, so that it may be short; all else has 256 random bits.
+    fn is_chosen(self) -> bool {
+        matches!(self, Self::ClientSecret | Self::UserCode | Self::DialogCode)
+    }
 
     /// Failed attempts per minute of all addresses together.
     pub const fn in_all(self) -> NonZeroU32 {
@@ -84,19 +97,19 @@ const MAX_STANDINGS: usize = 50_000;
 struct Standing {
     refused_until: Option<Instant>,
     known_until: Option<Instant>,
-    /// Refused because of what all instances together have counted.
-    refused_together_until: Option<Instant>,
+    /// Until when its last wrong secret here counts.
+    guessed_until: Option<Instant>,
 }
 
 impl Standing {
     fn ends(&self) -> Option<Instant> {
-        self.refused_until.max(self.known_until).max(self.refused_together_until)
+        self.refused_until.max(self.known_until).max(self.guessed_until)
     }
 }
 
 /// The result of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// It was wrong; the allowance is not used up.
     Wrong,
     /// The allowance is used up: the answer is 429. `first` says that it was not before.
@@ -162,15 +175,15 @@ impl GuessLimiter {
     /// # Errors
     /// [`Problem::TooManyGuesses`] while the address has used its allowance up, or all addresses
     /// have and this one is not known.
-    pub fn admit(&self, guessed: Guessed, address: IpAddr) -> Result<(), Problem> {
+    fn admit(&self, guessed: Guessed, address: IpAddr) -> Result<(), Problem> {
         let Some(allowance) = self.allowances.get(&guessed) else { return Ok(()) };
         let now = Instant::now();
         let standing =
             allowance.standings().get(&Network::of(address)).copied().unwrap_or_default();
         let in_all = *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = standing.known_until.is_some_and(|until| until > now);
-        let own = standing.refused_until.max(standing.refused_together_until);
-        let refused_until = own.max(if is_known { None } else { in_all }).filter(|at| *at > now);
+        let refused_until =
+            standing.refused_until.max(if is_known { None } else { in_all }).filter(|at| *at > now);
         match refused_until {
             None => Ok(()),
             Some(until) => Err(Problem::TooManyGuesses(until - now)),
@@ -178,7 +191,7 @@ impl GuessLimiter {
     }
 
     /// Whether the address presented a right secret of this kind in the last hour.
-    pub fn knows(&self, guessed: Guessed, address: IpAddr) -> bool {
+    fn knows(&self, guessed: Guessed, address: IpAddr) -> bool {
         let standing = self
             .allowances
             .get(&guessed)
@@ -186,17 +199,17 @@ impl GuessLimiter {
         standing.is_some_and(|standing| standing.known_until > Some(Instant::now()))
     }
 
-    /// Refuses the address for `duration`: other instances have seen its guesses.
-    pub fn refuse(&self, guessed: Guessed, address: IpAddr, duration: Duration) {
-        let Some(allowance) = self.allowances.get(&guessed) else { return };
-        let now = Instant::now();
-        let mut standings = allowance.standings();
-        make_room(&mut standings, now);
-        standings.entry(Network::of(address)).or_default().refused_until = Some(now + duration);
+    /// Whether the address presented a wrong secret of this kind here in the last minute.
+    fn has_guessed(&self, guessed: Guessed, address: IpAddr) -> bool {
+        let standing = self
+            .allowances
+            .get(&guessed)
+            .and_then(|allowance| allowance.standings().get(&Network::of(address)).copied());
+        standing.is_some_and(|standing| standing.guessed_until > Some(Instant::now()))
     }
 
-    /// Counts a wrong secret.
-    pub fn wrong(&self, guessed: Guessed, address: IpAddr) -> Verdict {
+    /// Counts a wrong secret of this instance.
+    fn wrong(&self, guessed: Guessed, address: IpAddr) -> Verdict {
         let Some(allowance) = self.allowances.get(&guessed) else { return Verdict::Wrong };
         let (network, now) = (Network::of(address), Instant::now());
         if let Err(wait) = allowance.in_all.check().map_err(|not_until| wait(&not_until)) {
@@ -206,8 +219,11 @@ impl GuessLimiter {
         let Err(wait) =
             allowance.by_network.check_key(&network).map_err(|not_until| wait(&not_until))
         else {
-            let standing = allowance.standings().get(&network).copied().unwrap_or_default();
-            return match standing.refused_together_until.filter(|until| *until > now) {
+            let mut standings = allowance.standings();
+            make_room(&mut standings, now);
+            let standing = standings.entry(network).or_default();
+            standing.guessed_until = Some(now + WINDOW);
+            return match standing.refused_until.filter(|until| *until > now) {
                 None => Verdict::Wrong,
                 Some(until) => Verdict::Refused { retry_after: until - now, first: false },
             };
@@ -215,39 +231,37 @@ impl GuessLimiter {
         allowance.refuse(network, wait, now)
     }
 
-    /// Counts a wrong secret together with those of all instances that share `store`, and refuses
-    /// further ones here where their allowance is used up.
+    /// Counts an attempt together with those of all instances that share `store`, and refuses it
+    /// where the allowance is used up.
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn count_together(
+    async fn count_together(
         &self,
         store: &dyn Store,
         guessed: Guessed,
         address: IpAddr,
-    ) -> Result<(), StoreError> {
-        let Some(allowance) = self.allowances.get(&guessed) else { return Ok(()) };
-        let (network, kind): (_, &str) = (Network::of(address), guessed.into());
-        let name = |of: &str| Digest::of(format!("guess:{kind}:{of}").as_bytes());
-        let (by_network, in_all) = tokio::try_join!(
-            store.count(name(&network.to_string()), 1, WINDOW),
-            store.count(name("all"), 1, WINDOW)
-        )?;
+    ) -> Result<Verdict, StoreError> {
+        let Some(allowance) = self.allowances.get(&guessed) else { return Ok(Verdict::Wrong) };
+        let network = Network::of(address);
+        let (by_network, in_all) = count(store, guessed, network, 1).await?;
+        let now = Instant::now();
         if in_all >= i64::from(guessed.in_all().get()) {
             *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(Instant::now() + WINDOW);
+                Some(now + WINDOW);
         }
-        if by_network >= i64::from(Guessed::BY_ADDRESS.get()) {
-            let now = Instant::now();
-            let mut standings = allowance.standings();
-            make_room(&mut standings, now);
-            standings.entry(network).or_default().refused_together_until = Some(now + WINDOW);
+        let allowed = i64::from(Guessed::BY_ADDRESS.get());
+        if by_network > allowed {
+            return Ok(allowance.refuse(network, WINDOW, now));
         }
-        Ok(())
+        if in_all > i64::from(guessed.in_all().get()) && !self.knows(guessed, address) {
+            return Ok(allowance.refuse(network, WINDOW, now));
+        }
+        Ok(Verdict::Wrong)
     }
 
     /// Records a correct secret.
-    pub fn right(&self, guessed: Guessed, address: IpAddr) {
+    fn right(&self, guessed: Guessed, address: IpAddr) {
         let Some(allowance) = self.allowances.get(&guessed) else { return };
         let now = Instant::now();
         let mut standings = allowance.standings();
@@ -263,6 +277,187 @@ impl GuessLimiter {
             allowance.by_network.shrink_to_fit();
             allowance.standings().retain(|_, standing| standing.ends() > Some(now));
         }
+    }
+}
+
+/// Adds to the counts of a network and of all, and returns both.
+async fn count(
+    store: &dyn Store,
+    guessed: Guessed,
+    network: Network,
+    amount: i64,
+) -> Result<(i64, i64), StoreError> {
+    let kind: &str = guessed.into();
+    let name = |of: &str| Digest::of(format!("guess:{kind}:{of}").as_bytes());
+    tokio::try_join!(
+        store.count(name(&network.to_string()), amount, WINDOW),
+        store.count(name("all"), amount, WINDOW)
+    )
+}
+
+/// An attempt to present a secret.
+#[must_use]
+pub struct Attempt<'a> {
+    app: &'a App,
+    guessed: Guessed,
+    address: IpAddr,
+    /// The client that it names, for metrics and log.
+    client: ClientId,
+    /// Whether it is counted in the store already.
+    is_reserved: bool,
+}
+
+impl<'a> Attempt<'a> {
+    /// An attempt from `address` that names `client`, if any.
+    pub fn new(
+        app: &'a App,
+        guessed: Guessed,
+        ClientAddress(address): ClientAddress,
+        client: Option<&ClientId>,
+    ) -> Self {
+        let client = app.clients.load().label(Surface::Native, client);
+        Self { app, guessed, address, client, is_reserved: false }
+    }
+
+    /// An attempt to authenticate as a client.
+    pub fn of_client(
+        app: &'a App,
+        address: ClientAddress,
+        clients: &Clients,
+        basic: &ClientBasic,
+    ) -> Self {
+        let named = |(id, _): (Cow<'_, str>, _)| {
+            clients.find(Some(&id)).ok().map(|client| client.id.clone())
+        };
+        match basic.readings().find_map(named) {
+            Some(id) => Self::new(app, Guessed::ClientSecret, address, Some(&id)),
+            None => Self::of_unknown_client(app, address),
+        }
+    }
+
+    /// An attempt to authenticate as a client that is not registered.
+    pub fn of_unknown_client(app: &'a App, address: ClientAddress) -> Self {
+        let client = Clients::unknown();
+        Self { client, ..Self::new(app, Guessed::ClientSecret, address, None) }
+    }
+
+    /// An attempt on the Meet surface.
+    pub fn of_meet(app: &'a App, guessed: Guessed, address: ClientAddress) -> Self {
+        let client = app.clients.load().label(Surface::Meet, None);
+        Self { client, ..Self::new(app, guessed, address, None) }
+    }
+
+    /// Refuses the attempt before the secret is looked at, see [`GuessLimiter::admit`].
+    ///
+    /// # Errors
+    /// [`Problem::TooManyGuesses`].
+    pub fn admit(self) -> Result<Self, Problem> {
+        match self.app.guesses.admit(self.guessed, self.address) {
+            Ok(()) => Ok(self),
+            Err(problem) => {
+                self.app.metrics.guess_refused(&self.client, self.guessed);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Counts the attempt in the store before the secret is looked at, so that attempts in parallel
+    /// gain nothing wherever they are made.
+    ///
+    /// # Errors
+    /// [`Problem::TooManyGuesses`], and [`Problem::StoreUnavailable`].
+    pub async fn reserve(self) -> Result<Self, Problem> {
+        let mut attempt = self.admit()?;
+        attempt.count_first().await?;
+        Ok(attempt)
+    }
+
+    async fn count_first(&mut self) -> Result<(), Problem> {
+        let (guesses, store) = (&self.app.guesses, self.app.relay.store());
+        let verdict = guesses.count_together(&**store, self.guessed, self.address).await?;
+        self.is_reserved = true;
+        match verdict {
+            Verdict::Wrong => Ok(()),
+            Verdict::Refused { retry_after, first } => Err(self.refused(retry_after, first)),
+        }
+    }
+
+    /// The secret is right.
+    ///
+    /// # Errors
+    /// [`Problem::TooManyGuesses`] where it is one try too many, see the module.
+    pub async fn right(mut self) -> Result<(), Problem> {
+        let (guessed, address) = (self.guessed, self.address);
+        let is_shared = self.app.settings.store.url.is_some();
+        if !self.is_reserved
+            && is_shared
+            && guessed.is_chosen()
+            && self.app.guesses.has_guessed(guessed, address)
+        {
+            // While the store is unavailable, this instance counts alone.
+            if let Err(problem @ Problem::TooManyGuesses(_)) = self.count_first().await {
+                return Err(problem);
+            }
+        }
+        self.app.guesses.right(guessed, address);
+        self.take_back().await;
+        Ok(())
+    }
+
+    /// The attempt was none: the count is taken back, where there is one.
+    pub async fn take_back(self) {
+        if !self.is_reserved {
+            return;
+        }
+        let (store, network) = (self.app.relay.store(), Network::of(self.address));
+        if let Err(error) = count(&**store, self.guessed, network, -1).await {
+            tracing::debug!(%error, "an attempt stays counted for a minute");
+        }
+    }
+
+    /// The secret is wrong. The answer is `problem`, or 429 where the allowance is used up.
+    pub async fn wrong(self, problem: Problem) -> Problem {
+        let (app, guessed, address) = (self.app, self.guessed, self.address);
+        let mut verdict = app.guesses.wrong(guessed, address);
+        if self.is_reserved {
+            // The count that was taken before decides alone.
+            verdict = Verdict::Wrong;
+        } else if verdict == Verdict::Wrong && app.settings.store.url.is_some() {
+            let store = app.relay.store();
+            match app.guesses.count_together(&**store, guessed, address).await {
+                Ok(together) => verdict = together,
+                Err(error) => {
+                    tracing::debug!(%error, "wrong secret counted by this instance alone")
+                }
+            }
+        }
+        match verdict {
+            Verdict::Wrong => {
+                let secret: &str = guessed.into();
+                app.metrics.guess_wrong(&self.client, guessed);
+                tracing::warn!(
+                    target: "audit", client = %address, client_id = %self.client, secret,
+                    "wrong secret"
+                );
+                problem
+            }
+            Verdict::Refused { retry_after, first } => self.refused(retry_after, first),
+        }
+    }
+
+    fn refused(&self, retry_after: Duration, first: bool) -> Problem {
+        let secret: &str = self.guessed.into();
+        self.app.metrics.guess_refused(&self.client, self.guessed);
+        if first {
+            tracing::warn!(
+                target: "audit",
+                client = %self.address,
+                client_id = %self.client,
+                secret,
+                "too many wrong secrets; further ones are refused and not logged"
+            );
+        }
+        Problem::TooManyGuesses(retry_after)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     http::{
         error::Problem,
         exchanges::CodeExchanges,
-        guesses::{GuessLimiter, Guessed, Verdict},
+        guesses::GuessLimiter,
         meet,
         middleware::ClientAddress,
         operator::metrics::{self, Revoked},
@@ -214,54 +214,5 @@ impl App {
         let subject = Digest::of(subject.as_bytes());
         tracing::info!(target: "audit", ?subject, by, "everything of the person revoked");
         Ok(())
-    }
-
-    /// Refuses an attempt of `client` before its secret is looked at, see [`GuessLimiter::admit`].
-    ///
-    /// # Errors
-    /// [`Problem::TooManyGuesses`].
-    pub fn admit_guess(&self, guessed: Guessed, client: ClientAddress) -> Result<(), Problem> {
-        self.guesses.admit(guessed, client.0).inspect_err(|_| self.metrics.guess_refused(guessed))
-    }
-
-    /// Counts and logs a wrong secret of `client`. The answer is `problem`, or 429 where the
-    /// allowance is used up.
-    pub fn wrong_guess(
-        &self,
-        guessed: Guessed,
-        client: ClientAddress,
-        problem: Problem,
-    ) -> Problem {
-        let verdict = self.guesses.wrong(guessed, client.0);
-        // User codes of devices are counted in the store before they are looked up.
-        let counts = self.settings.store.url.is_some() && guessed != Guessed::UserCode;
-        if verdict == Verdict::Wrong && counts {
-            let (guesses, store) = (Arc::clone(&self.guesses), Arc::clone(self.relay.store()));
-            tokio::spawn(async move {
-                if let Err(error) = guesses.count_together(&*store, guessed, client.0).await {
-                    tracing::debug!(%error, "wrong secret counted by this instance alone");
-                }
-            });
-        }
-        let secret: &str = guessed.into();
-        match verdict {
-            Verdict::Wrong => {
-                self.metrics.guess_wrong(guessed);
-                tracing::warn!(target: "audit", client = %client.0, secret, "wrong secret");
-                problem
-            }
-            Verdict::Refused { retry_after, first } => {
-                self.metrics.guess_refused(guessed);
-                if first {
-                    tracing::warn!(
-                        target: "audit",
-                        client = %client.0,
-                        secret,
-                        "too many wrong secrets; further ones are refused and not logged"
-                    );
-                }
-                Problem::TooManyGuesses(retry_after)
-            }
-        }
     }
 }

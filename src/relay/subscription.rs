@@ -12,7 +12,7 @@ use crate::{
         Delivery, Handover, ReadError, Relay,
         registry::{BusDelivery, DirectWriter, Mailbox, Signal},
     },
-    session::{Digest, GoneReason, Outcome, SessionRef, SubscriptionId},
+    session::{ClientId, Digest, GoneReason, Outcome, SessionRef, SubscriptionId},
     store::{ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError},
 };
 
@@ -39,11 +39,14 @@ pub struct Subscription {
 }
 
 /// What a read of a session found.
+#[derive(Default)]
 struct Found {
     /// The outcome, until it is taken.
     outcome: Option<Outcome>,
     /// The token that [`Delivery::Once`] took out of the store.
     handover: Handover,
+    /// The client of a session that is pending, until it is taken.
+    client: Option<ClientId>,
 }
 
 impl Subscription {
@@ -80,13 +83,13 @@ impl Subscription {
         self.found = match read {
             ReadResult::Unknown => return Err(ReadError::Unknown),
             ReadResult::Unauthorized => return Err(ReadError::Unauthorized),
-            ReadResult::Pending { remaining } => {
+            ReadResult::Pending { remaining, client } => {
                 self.expires_at = Instant::now() + remaining;
-                None
+                client.map(|client| Box::new(Found { client: Some(client), ..Found::default() }))
             }
             ReadResult::TooEarly { .. } => None,
             ReadResult::Settled(outcome) => {
-                Some(Box::new(Found { outcome: Some(outcome), handover }))
+                Some(Box::new(Found { outcome: Some(outcome), handover, client: None }))
             }
         };
         self.relay.registry.admit(self.session.key, &self.mailbox);
@@ -121,6 +124,14 @@ impl Subscription {
     /// Takes what [`Self::found`] returns.
     pub fn take_found(&mut self) -> Option<Outcome> {
         self.found.as_mut()?.outcome.take()
+    }
+
+    /// Takes the registered client of a session that had no outcome when the wait began, which the
+    /// rest of the wait has no room for.
+    pub fn take_client(&mut self) -> Option<ClientId> {
+        let client = self.found.as_mut()?.client.take();
+        self.found.take_if(|_| client.is_some());
+        client
     }
 
     /// What has to be notified once the outcome has reached the client; empty for
@@ -195,7 +206,7 @@ impl Subscription {
             match Box::pin(self.claim(claim, &mut unanswered)).await {
                 Ok((ReadResult::Pending { .. } | ReadResult::TooEarly { .. }, _)) => return None,
                 Ok((ReadResult::Settled(outcome), handover)) => {
-                    self.found = Some(Box::new(Found { outcome: None, handover }));
+                    self.found = Some(Box::new(Found { handover, ..Found::default() }));
                     return Some(outcome);
                 }
                 // The store lost the session during the wait.

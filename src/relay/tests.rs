@@ -348,7 +348,7 @@ proptest! {
                     }
                     Call::Fail => {
                         let outcome = relay.fail(key, Failure::new("access_denied", "no")).await.unwrap();
-                        prop_assert_eq!(outcome == Stored::Done, model == Model::Pending);
+                        prop_assert_eq!(outcome.stored == Stored::Done, model == Model::Pending);
                         if model == Model::Pending { model = Model::Failed; }
                     }
                     Call::Poll | Call::PollOnce => {

@@ -19,7 +19,7 @@ use crate::{
         error::AppError,
         secrets::{MeetSecrets, Secrets},
     },
-    session::ClientId,
+    session::{ClientId, Surface},
     settings::{Clients, DialogSettings, HookSettings, MeetSettings, Settings, TraceSettings},
     signin::ClaimsHook,
     store,
@@ -134,8 +134,7 @@ pub(crate) async fn build(
     let limits = &settings.limits;
     let registry = Registry::new(limits.max_streams, limits.max_streams_per_session);
     let options = settings.store.options();
-    let metrics =
-        Arc::new(Metrics::new(Arc::clone(&registry), &http::TRANSPORTS, !options.is_shared()));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&registry), !options.is_shared()));
     let store = store::open(&options, registry.clone(), metrics.clone()).await?;
     let secrets = Secrets::new(&settings)?;
     let sealing_keys = Arc::new(secrets.sealing_keys);
@@ -154,6 +153,11 @@ pub(crate) async fn build(
     let signing_keys = Arc::new(secrets.signing_keys);
     let issuer = settings.token_issuer_for(&public_url);
     let clients = Clients::new(&settings, &settings, &public_url);
+    metrics.begin_clients(Surface::Native, &clients.labels(), &http::TRANSPORTS);
+    if settings.meet.is_some() {
+        let meet = [clients.label(Surface::Meet, None)];
+        metrics.begin_clients(Surface::Meet, &meet, &http::TRANSPORTS);
+    }
     let token_issuer = Issuer {
         issuer: issuer.clone(),
         audience: settings.token_audience_for(&public_url),

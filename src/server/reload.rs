@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     http::{AppState, operator::metrics::ReloadOutcome},
     server::{AppError, ReadSettings, secrets::Secrets},
-    session::Digest,
+    session::{Digest, Surface},
     settings::{Changed, Clients, Reloadable, Settings, Snapshot},
     util::tls::Identities,
 };
@@ -167,6 +167,11 @@ impl Reloader {
             Reloadable::Clients => {
                 let clients = Clients::new(next, &app.settings, &app.public_url);
                 app.verifier.replace_audience(clients.audiences());
+                app.metrics.begin_clients(
+                    Surface::Native,
+                    &clients.labels(),
+                    &crate::http::TRANSPORTS,
+                );
                 app.clients.store(Arc::new(clients));
                 Some(())
             }

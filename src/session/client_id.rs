@@ -21,7 +21,12 @@ pub struct InvalidClientId;
 impl ClientId {
     /// The client that exists without any registered one.
     pub fn implied() -> Self {
-        Self("addons".into())
+        Self::named("addons")
+    }
+
+    /// A name of ours.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self(name.into())
     }
 
     /// The ID as it is written.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     oidc::{AuthParams, RequiredClaims},
-    session::{ClientId, Digest},
+    session::{ClientId, Digest, Surface},
     settings::{
         Settings,
         client::{ClientSettings, Grant, Proof},
@@ -184,6 +184,32 @@ impl Clients {
             Some(id) => self.by_id.get(id).or(implied.filter(|client| client.id.as_str() == id)),
         };
         found.ok_or(UnknownClient)
+    }
+
+    /// The client as metrics and log name it: a registered one by its ID, the implied one by its
+    /// own, and anything else by one name, so that no caller can add names.
+    pub fn label(&self, surface: Surface, client_id: Option<&ClientId>) -> ClientId {
+        static MEET: LazyLock<ClientId> = LazyLock::new(|| ClientId::named("meet"));
+        match (surface, client_id) {
+            (Surface::Meet, _) => MEET.clone(),
+            (Surface::Native, Some(id)) if self.by_id.contains_key(id) => id.clone(),
+            (Surface::Native, id) => self
+                .implied()
+                .filter(|client| id.is_none_or(|id| *id == client.id))
+                .map_or_else(Self::unknown, |client| client.id.clone()),
+        }
+    }
+
+    /// What [`Self::label`] calls a client that is none of these.
+    pub fn unknown() -> ClientId {
+        static UNKNOWN: LazyLock<ClientId> = LazyLock::new(|| ClientId::named("unknown"));
+        UNKNOWN.clone()
+    }
+
+    /// Every name that [`Self::label`] gives, except that of the Meet surface.
+    pub fn labels(&self) -> Vec<ClientId> {
+        let registered = self.by_id.keys().cloned();
+        registered.chain([self.label(Surface::Native, None)]).collect()
     }
 
     /// The confidential client that these credentials authenticate.

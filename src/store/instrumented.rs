@@ -15,9 +15,9 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest, ReadResult,
-        Retention, Rotated, SessionStore, Store, StoreError, StoreHealth, Stored, StoredSession,
-        Traced, ValueStore,
+        Entry, Failed, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest,
+        ReadResult, Retention, Rotated, SessionStore, Store, StoreError, StoreHealth, Stored,
+        StoredSession, Traced, ValueStore,
     },
     telemetry::Trace,
     util::clock::UnixTime,
@@ -174,12 +174,12 @@ impl SessionStore for Instrumented {
         Ok(stored)
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
-        let stored = self.call("fail", self.store.fail(session, failure)).await?;
-        if stored == Stored::Done {
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
+        let failed = self.call("fail", self.store.fail(session, failure)).await?;
+        if failed.stored == Stored::Done {
             self.observer.state_entered("failed");
         }
-        Ok(stored)
+        Ok(failed)
     }
 
     async fn read(

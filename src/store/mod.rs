@@ -17,9 +17,9 @@ pub use crate::store::{
     instrumented::{OPERATIONS, STATES, StoreObserver},
     redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
-        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Fulfilled, NewSession,
-        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, Stored, StoredDetails,
-        StoredSession,
+        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Failed, Fulfilled,
+        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, Stored,
+        StoredDetails, StoredSession,
     },
 };
 
@@ -215,7 +215,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> Result<Stored, StoreError>;
 
     /// Pending → failed.
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError>;
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError>;
 
     /// Reads the session and, where mode and state call for it, delivers the token.
     async fn read(
@@ -322,7 +322,7 @@ pub trait MarkStore: Send + Sync + 'static {
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError>;
 
     /// Adds `amount` to the count of this name and returns the sum. A count ends `window` after its
-    /// first addition.
+    /// first addition. A negative amount begins none.
     async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError>;
 }
 

@@ -137,6 +137,15 @@ pub enum Stored {
     NotPending(State),
 }
 
+/// Result of failing a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Whether it has failed now.
+    pub stored: Stored,
+    /// The registered client that created it.
+    pub client: Option<ClientId>,
+}
+
 /// How a session is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
@@ -194,6 +203,8 @@ pub enum ReadResult {
     Pending {
         /// Time until the session expires.
         remaining: Duration,
+        /// The registered client that created it.
+        client: Option<ClientId>,
     },
     /// No outcome yet, and the poll came too early: every further one has to wait for `interval`.
     TooEarly {

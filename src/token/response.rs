@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Map, Value};
 
 use crate::{
-    session::{SealedPayload, SessionKey},
+    session::{ClientId, SealedPayload, SessionKey},
     telemetry::TraceContext,
     token::{
         sealing::{KeyRing, OpenError, Purpose},
@@ -33,6 +33,8 @@ pub struct TokenResponse {
     expires_at: u64,
     /// The sign-in's place in a trace.
     trace: Option<TraceContext>,
+    /// The client, as metrics and log name it, where it is not the implied one.
+    client: Option<ClientId>,
 }
 
 impl Serialize for TokenResponse {
@@ -58,7 +60,7 @@ impl Serialize for TokenResponse {
     }
 }
 
-/// What the envelope holds: access token, type, scope, times, refresh token, trace. The names are
+/// What the envelope holds: access token, type, scope, times, refresh token, trace, client. The names are
 /// short because every waiting session stores one.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -74,6 +76,9 @@ struct Sealed {
     /// The payload of a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     p: Option<Map<String, Value>>,
+    /// The client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    n: Option<ClientId>,
 }
 
 impl TokenResponse {
@@ -96,6 +101,7 @@ impl TokenResponse {
             id: None,
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
+            client: None,
         }
     }
 
@@ -121,6 +127,12 @@ impl TokenResponse {
     #[must_use]
     pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
         Self { trace: trace.filter(TraceContext::is_sampled), ..self }
+    }
+
+    /// Adds the client, which whoever delivers the response counts.
+    #[must_use]
+    pub fn with_client(self, client: Option<ClientId>) -> Self {
+        Self { client, ..self }
     }
 
     /// Adds the `jti` of the access token.
@@ -164,6 +176,11 @@ impl TokenResponse {
         self.trace
     }
 
+    /// The client, where it is not the implied one.
+    pub fn client(&self) -> Option<&ClientId> {
+        self.client.as_ref()
+    }
+
     /// Seals the response for its session.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
         let sealed = Sealed {
@@ -175,6 +192,7 @@ impl TokenResponse {
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
             c: self.trace,
             p: self.payload.clone(),
+            n: self.client.clone(),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -204,6 +222,7 @@ impl TokenResponse {
             id: None,
             expires_at: sealed.e,
             trace: sealed.c,
+            client: sealed.n,
         })
     }
 }
@@ -243,6 +262,7 @@ mod tests {
             r: None,
             c: trace,
             p: None,
+            n: None,
         };
         let plaintext = serde_json::to_vec(&sealed).unwrap();
         assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Events, Process, client, text};
+use crate::support::{Browser, Events, Process, client, redis, text};
 
 const SECRET: &str = "a secret of the tests of 32 characters or more";
 const ORIGIN: &str = "https://addin.example";
@@ -183,4 +183,123 @@ async fn a_token_is_for_its_client_with_its_audience_scope_and_lifetime() {
     );
     let log = relay.log();
     assert!(log.lines().any(|line| line.contains("session created") && line.contains("terminal")));
+}
+
+/// Everything that is counted, by name and labels, above zero.
+async fn counted(relay: &Process) -> std::collections::BTreeMap<String, f64> {
+    let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let samples = metrics.lines().filter_map(|line| line.strip_prefix("token_relay_"));
+    let samples = samples.map(|line| line.rsplit_once(' ').unwrap());
+    samples
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .filter(|(_, value)| *value > 0.0)
+        .collect()
+}
+
+#[tokio::test]
+async fn what_happens_is_counted_and_logged_by_client() {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_CLIENTS__NOTES__GRANTS", "session device"),
+        ("TOKEN_RELAY_CLIENTS__NOTES__AUDIENCE", "https://notes.example"),
+        ("TOKEN_RELAY_CLIENTS__MAIL__AUDIENCE", "https://mail.example"),
+        ("TOKEN_RELAY_CLIENTS__MAIL__PROOFS", "browser code"),
+        ("TOKEN_RELAY_CLIENTS__MAIL__SECRET", SECRET),
+        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
+        ("TOKEN_RELAY_LOG", "info"),
+    ]);
+    let begun = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
+    let begun = begun.text().await.unwrap();
+    for at_zero in [
+        "tokens_issued_total{grant=\"device\",client=\"notes\"} 0",
+        "logins_total{outcome=\"Denied\",client=\"mail\"} 0",
+        "streams_open{transport=\"WebSocket\",client=\"mail\"} 0",
+    ] {
+        assert!(begun.contains(&format!("token_relay_{at_zero}\n")), "{at_zero}: {begun}");
+    }
+    // One add-in waits while the other signs in, by a session, a refresh token and a device code.
+    let created = create(&relay, None, json!({"bind": true, "client_id": "mail"})).await;
+    let mail: Value = created.json().await.unwrap();
+    let token = Some(text(&mail, "session_token"));
+    let mut waiting = Events::open(text(&mail, "events_url"), token).await;
+    waiting.until("retry").await;
+    assert_eq!(counted(&relay).await["streams_open{transport=\"Sse\",client=\"mail\"}"], 1.0);
+    let (notes, answer) = sign_in(&relay, json!({"bind": true, "client_id": "notes"})).await;
+    let token_endpoint = format!("{}/addons/token", relay.url);
+    let refreshed = client()
+        .post(&token_endpoint)
+        .basic_auth(text(&notes, "session_id"), Some(text(&notes, "session_token")))
+        .form(&[("grant_type", "refresh_token"), ("refresh_token", text(&answer, "refresh_token"))])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refreshed.status(), StatusCode::OK);
+    let device = client()
+        .post(format!("{}/addons/device_authorization", relay.url))
+        .form(&[("client_id", "notes")])
+        .send()
+        .await
+        .unwrap();
+    let device: Value = device.json().await.unwrap();
+    let mut events =
+        Events::open(text(&device, "events_url"), Some(text(&device, "session_token"))).await;
+    let browser = Browser::default();
+    let page = browser.open(text(&device, "verification_uri")).await;
+    let login = browser.type_code(&page, text(&device, "user_code")).await;
+    let account = browser.log_in(&login, "alice", "alice").await;
+    browser.give_access(account).await;
+    assert_eq!(events.next().await.unwrap().name, "authenticated");
+    // Somebody types wrong codes at the first one.
+    let browser = Browser::default();
+    let mut page = browser.open(text(&mail, "transit_url")).await;
+    for _ in 0..5 {
+        page = browser.type_code(&page, "BBBB-BBBB").await;
+    }
+    assert_eq!(waiting.next().await.unwrap().name, "failed");
+    // Wrong secrets, of a client and of names that strangers make up.
+    for id in ["mail", "stranger-1", "stranger-2"] {
+        let guess = client().post(format!("{}/addons/introspect", relay.url));
+        let guess = guess.basic_auth(id, Some("guess")).form(&[("token", "a")]);
+        assert_eq!(guess.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+
+    let counted = counted(&relay).await;
+    for (name, value) in [
+        ("sessions_created_total{client=\"notes\"}", 2.0),
+        ("sessions_created_total{client=\"mail\"}", 1.0),
+        ("logins_total{outcome=\"Succeeded\",client=\"notes\"}", 2.0),
+        ("logins_total{outcome=\"Denied\",client=\"mail\"}", 1.0),
+        ("tokens_issued_total{grant=\"session\",client=\"notes\"}", 1.0),
+        ("tokens_issued_total{grant=\"refresh\",client=\"notes\"}", 1.0),
+        ("tokens_issued_total{grant=\"device\",client=\"notes\"}", 1.0),
+        ("refreshes_total{outcome=\"Refreshed\",client=\"notes\"}", 1.0),
+        ("deliveries_total{client=\"notes\"}", 2.0),
+        ("guesses_total{secret=\"client_secret\",answer=\"wrong\",client=\"mail\"}", 1.0),
+        ("guesses_total{secret=\"client_secret\",answer=\"wrong\",client=\"unknown\"}", 2.0),
+        ("guesses_total{secret=\"dialog_code\",answer=\"wrong\",client=\"mail\"}", 5.0),
+    ] {
+        assert_eq!(counted.get(name), Some(&value), "{name}: {counted:#?}");
+    }
+    // A caller adds no names.
+    let clients: std::collections::BTreeSet<_> = counted
+        .keys()
+        .filter_map(|name| name.split("client=\"").nth(1)?.split('"').next())
+        .collect();
+    assert_eq!(clients, ["mail", "notes", "unknown"].into());
+    for (event, client_id) in [
+        ("session created", "mail"),
+        ("dialog entered", "notes"),
+        ("sign-in completed", "notes"),
+        ("token delivered", "notes"),
+        ("access token refreshed", "notes"),
+        ("the sign-in failed", "mail"),
+        ("wrong secret", "mail"),
+    ] {
+        redis::eventually(&format!("the log names {client_id} of `{event}`"), || async {
+            let log = relay.log();
+            let mut lines = log.lines().filter(|line| line.contains(event));
+            lines.any(|line| line.contains(&format!("client_id={client_id}")))
+        })
+        .await;
+    }
 }

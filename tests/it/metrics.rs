@@ -101,10 +101,10 @@ async fn a_sign_in_moves_what_it_should() {
     for (name, value) in [
         ("streams_reconnected_total{by=\"LastEventId\"}", 1.0),
         ("streams_reconnected_total{by=\"NewestReader\"}", 1.0),
-        ("deliveries_total", 1.0),
+        ("deliveries_total{client=\"addons\"}", 1.0),
         ("deliveries_lost_total", 0.0),
         ("delivery_seconds_count", 1.0),
-        ("logins_total{outcome=\"Succeeded\"}", 1.0),
+        ("logins_total{outcome=\"Succeeded\",client=\"addons\"}", 1.0),
         ("store_sessions", 4.0),
         ("store_reconnects_total", 0.0),
         ("store_resyncs_total", 0.0),
@@ -175,7 +175,10 @@ async fn a_token_that_its_reader_cannot_have_is_counted_as_lost() {
     Browser::default().to_login(&session).await;
     assert_eq!(text(&events.next().await.unwrap().data, "error"), "server_error");
     let counted = scrape(&stream).await;
-    assert_eq!((counted["deliveries_lost_total"], counted["deliveries_total"]), (1.0, 0.0));
+    assert_eq!(
+        (counted["deliveries_lost_total"], counted["deliveries_total{client=\"addons\"}"]),
+        (1.0, 0.0)
+    );
     assert_eq!(scrape(&dialog).await["deliveries_lost_total"], 0.0);
 }
 

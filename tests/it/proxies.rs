@@ -207,7 +207,8 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
             let metrics =
                 crate::support::client().get(format!("{}/metrics", relay.url)).send().await;
             let metrics = metrics.unwrap().text().await.unwrap();
-            metrics.contains("token_relay_streams_open{transport=\"LongPoll\"} 1\n")
+            metrics
+                .contains("token_relay_streams_open{transport=\"LongPoll\",client=\"addons\"} 1\n")
         })
         .await;
         let page = Browser::default().sign_in(&session, "bob").await;

@@ -105,7 +105,10 @@ async fn a_second_use_ends_everything_that_the_login_granted() {
     }
     let metrics = client().get(format!("{}/metrics", second.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
-    assert!(metrics.contains("token_relay_refreshes_total{outcome=\"Reused\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("token_relay_refreshes_total{outcome=\"Reused\",client=\"addons\"} 1"),
+        "{metrics}"
+    );
     // Another login of the same person goes on.
     let (other, answer) = sign_in(&first).await;
     assert_eq!(refresh(&second, &other, text(&answer, "refresh_token")).await.0, StatusCode::OK);

@@ -171,7 +171,9 @@ async fn guesses_of_a_clients_secret_are_limited_counted_and_logged() {
     assert_eq!(guess(right, "192.0.2.1").await.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(guess(right, "192.0.2.2").await.status(), StatusCode::OK);
     let label = |answer| {
-        format!("token_relay_guesses_total{{secret=\"client_secret\",answer=\"{answer}\"}}")
+        format!(
+            "token_relay_guesses_total{{secret=\"client_secret\",answer=\"{answer}\",client=\"api\"}}"
+        )
     };
     assert_eq!(metric(&relay, &label("wrong")).await, wrong);
     assert_eq!(metric(&relay, &label("refused")).await, 1500 - wrong + 1);

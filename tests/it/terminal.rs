@@ -149,7 +149,11 @@ async fn ctrl_c_cancels_the_session() {
     let begun = login.begun();
     redis::eventually("it waits", || async {
         let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();
-        metrics.text().await.unwrap().contains("streams_open{transport=\"Sse\"} 1\n")
+        metrics
+            .text()
+            .await
+            .unwrap()
+            .contains("streams_open{transport=\"Sse\",client=\"addons\"} 1\n")
     })
     .await;
     let id = login.child.id().to_string();
@@ -308,8 +312,8 @@ async fn the_client_polls_where_no_stream_gets_through_and_comes_back_when_cut_o
         let session = shown(&pending);
         let token = tokio::spawn(async move { pending.token().await });
         let waits = match fault {
-            Fault::Page => "streams_open{transport=\"LongPoll\"} 1\n",
-            Fault::Cut => "streams_open{transport=\"Sse\"} 1\n",
+            Fault::Page => "streams_open{transport=\"LongPoll\",client=\"addons\"} 1\n",
+            Fault::Cut => "streams_open{transport=\"Sse\",client=\"addons\"} 1\n",
         };
         redis::eventually("it waits again", || async {
             let metrics = client().get(format!("{}/metrics", relay.url)).send().await.unwrap();

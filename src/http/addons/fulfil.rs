@@ -33,7 +33,7 @@ use crate::{
             Problems, types,
         },
         extract::{self, ClientBasic},
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         middleware::ClientAddress,
         openapi_tags,
     },
@@ -129,17 +129,21 @@ impl Act {
 }
 
 /// The confidential client that calls.
-fn backend(app: &App, address: ClientAddress, headers: &HeaderMap) -> Result<Arc<Client>, Problem> {
+async fn backend(
+    app: &App,
+    address: ClientAddress,
+    headers: &HeaderMap,
+) -> Result<Arc<Client>, Problem> {
     let basic = ClientBasic::of(headers).ok().flatten().ok_or(Problem::InvalidClient)?;
-    app.admit_guess(Guessed::ClientSecret, address)?;
-    let clients = app.clients.load();
+    let clients = app.clients.load_full();
+    let attempt = Attempt::of_client(app, address, &clients, &basic).admit()?;
     let find = |(id, secret): (Cow<'_, str>, Cow<'_, str>)| clients.authenticate(&id, &secret);
     match basic.readings().find_map(find) {
         Some(client) => {
-            app.guesses.right(Guessed::ClientSecret, address.0);
+            attempt.right().await?;
             Ok(Arc::clone(client))
         }
-        None => Err(app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient)),
+        None => Err(attempt.wrong(Problem::InvalidClient).await),
     }
 }
 
@@ -159,31 +163,37 @@ impl Presented {
 }
 
 /// The session of the transit token or the user code.
-async fn presented(
-    app: &App,
+async fn presented<'a>(
+    app: &'a App,
     trace: &Trace,
     address: ClientAddress,
     backend: &Client,
     transit_token: Option<&str>,
     user_code: Option<&str>,
-) -> Result<(Presented, Guessed), Problem> {
-    let (session, entry, guessed) = match (transit_token, user_code) {
+) -> Result<(Presented, Attempt<'a>), Problem> {
+    let attempt = |guessed| Attempt::new(app, guessed, address, Some(&backend.id));
+    let (session, entry, attempt) = match (transit_token, user_code) {
         (Some(text), None) => {
-            let token = TransitToken::parse(text).map_err(|_| {
-                app.wrong_guess(Guessed::TransitToken, address, Problem::SessionNotFound)
-            })?;
+            let attempt = attempt(Guessed::TransitToken);
+            let Ok(token) = TransitToken::parse(text) else {
+                return Err(attempt.wrong(Problem::SessionNotFound).await);
+            };
             let entry = Entry::TransitToken(token.digest());
-            (token.session(), entry, Guessed::TransitToken)
+            (token.session(), entry, attempt)
         }
         (None, Some(text)) => {
-            app.admit_guess(Guessed::UserCode, address)?;
-            let unknown = || app.wrong_guess(Guessed::UserCode, address, Problem::SessionNotFound);
-            let code = UserCode::from_typed(text).ok_or_else(unknown)?;
+            let attempt = attempt(Guessed::UserCode).reserve().await?;
             let relay = app.relay.in_trace(trace);
-            let target = relay.find_code_for_backend(&code).await?.ok_or_else(unknown)?;
+            let target = match UserCode::from_typed(text) {
+                Some(code) => relay.find_code_for_backend(&code).await?,
+                None => None,
+            };
+            let Some(target) = target else {
+                return Err(attempt.wrong(Problem::SessionNotFound).await);
+            };
             // A code is good as long as its session.
             let entry = Entry::OpenedDialog(target.transit_token);
-            (target.session, entry, Guessed::UserCode)
+            (target.session, entry, attempt)
         }
         _ => return Err(bad("Either `transit_token` or `user_code` is needed.")),
     };
@@ -195,7 +205,7 @@ async fn presented(
         backend: DialogId::of_backend(&backend.id, session),
         clients: theirs.map(|client| client.id.clone()).collect(),
     };
-    Ok((presented, guessed))
+    Ok((presented, attempt))
 }
 
 /// A backend completes or fails a session
@@ -233,7 +243,7 @@ pub(super) async fn fulfil(
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let address = ClientAddress::from_request_parts(&mut parts, &app).await?;
-    let backend = backend(&app, address, &parts.headers)?;
+    let backend = backend(&app, address, &parts.headers).await?;
     let wait = preferred_wait(&parts.headers).map(|seconds| seconds.min(MAX_WAIT));
     let request = Request::from_parts(parts, body);
     let extract::Json(mut request) =
@@ -241,19 +251,24 @@ pub(super) async fn fulfil(
     let (transit_token, user_code) = (request.transit_token.take(), request.user_code.take());
     let act = Act::of(&mut request)?;
     let transit_token = transit_token.as_ref().map(|token| token.expose());
-    let (presented, guessed) =
+    let (presented, attempt) =
         presented(&app, &trace, address, &backend, transit_token, user_code.as_deref()).await?;
     let relay = app.relay.in_trace(&trace);
     let info = match presented.enter(&relay).await? {
         Peeked::Open(info) => info,
         Peeked::Unknown => {
-            return Err(app.wrong_guess(guessed, address, Problem::SessionNotFound));
+            return Err(attempt.wrong(Problem::SessionNotFound).await);
         }
-        Peeked::TransitExpired => return Err(Problem::TransitTokenExpired),
-        Peeked::NotPending(SessionState::Gone(reason)) => return Err(Problem::SessionGone(reason)),
-        Peeked::Used | Peeked::NotPending(_) => return Err(Problem::SessionNotPending),
+        found => {
+            attempt.take_back().await;
+            return Err(match found {
+                Peeked::TransitExpired => Problem::TransitTokenExpired,
+                Peeked::NotPending(SessionState::Gone(reason)) => Problem::SessionGone(reason),
+                _ => Problem::SessionNotPending,
+            });
+        }
     };
-    app.guesses.right(guessed, address.0);
+    attempt.right().await?;
     if info.profile == Profile::Device && matches!(act, Act::Complete { payload: Some(_), .. }) {
         return Err(bad("`payload` is not for a device, which expects a token response."));
     }
@@ -301,7 +316,8 @@ async fn perform(
     let completed = match act {
         Act::Fail(failure) => sign_in.reject(session, failure, SignInOutcome::Denied).await,
         Act::Complete { account: None, payload } => {
-            sign_in.deliver(session, payload.unwrap_or_default(), backend.id.as_str()).await
+            let client = info.details.client_id.as_ref();
+            sign_in.deliver(session, client, payload.unwrap_or_default(), backend.id.as_str()).await
         }
         Act::Complete { account: Some(account), payload } => {
             let scope = scope(app, &info, account.scope.as_deref())?;

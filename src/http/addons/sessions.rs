@@ -26,7 +26,7 @@ use crate::{
             Problems, types,
         },
         extract::{ClientBasic, Json},
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
@@ -100,14 +100,14 @@ struct Creator {
 }
 
 impl Creator {
-    fn new(
+    async fn new(
         app: &App,
         address: ClientAddress,
         headers: &HeaderMap,
         request: &CreateRequest,
         origin: Option<&str>,
     ) -> Result<Self, Problem> {
-        let clients = app.clients.load();
+        let clients = app.clients.load_full();
         let client = clients
             .find(request.client_id.as_deref())
             .ok()
@@ -129,15 +129,15 @@ impl Creator {
         let is_authenticated = match ClientBasic::of(headers) {
             Ok(None) => false,
             Ok(Some(basic)) => {
-                app.admit_guess(Guessed::ClientSecret, address)?;
+                let attempt = Attempt::new(app, Guessed::ClientSecret, address, Some(&client.id));
+                let attempt = attempt.admit()?;
                 let is_client = |(id, secret): (Cow<'_, str>, Cow<'_, str>)| {
                     id == client.id.as_str() && client.is_authenticated_by(&secret)
                 };
                 if !basic.readings().any(is_client) {
-                    let wrong = Problem::InvalidClient;
-                    return Err(app.wrong_guess(Guessed::ClientSecret, address, wrong));
+                    return Err(attempt.wrong(Problem::InvalidClient).await);
                 }
-                app.guesses.right(Guessed::ClientSecret, address.0);
+                attempt.right().await?;
                 true
             }
             Err(_) => return Err(Problem::InvalidClient),
@@ -236,7 +236,7 @@ pub async fn create(
         .filter(|origin| origin.len() <= MAX_ORIGIN)
         .map(str::to_owned);
     let Creator { client, scope, is_authenticated } =
-        Creator::new(&app, address, &headers, &request, origin.as_deref())?;
+        Creator::new(&app, address, &headers, &request, origin.as_deref()).await?;
     if !client.legacy && !request.bind {
         return Err(Problem::BoundSessionRequired);
     }
@@ -281,7 +281,7 @@ pub async fn create(
         }
         false => (relay.create(new).await?, user_code),
     };
-    app.metrics.session_created(client.id.as_str());
+    app.metrics.session_created(&client.id);
     trace.adopt(key, None);
     tracing::info!(
         target: "audit",

@@ -23,7 +23,7 @@ use crate::{
         },
         error::{Problem, Problems, types},
         extract::Form,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         openapi_tags,
@@ -34,7 +34,6 @@ use crate::{
     settings::Grant,
     store::{CodeTarget, Entry, Peeked, StoreError},
     token::Purpose,
-    util::network::Network,
 };
 
 /// The endpoint of this file.
@@ -44,9 +43,6 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
 
 /// How long a page may stay open before its form is sent.
 const PAGE_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// In which wrong codes are counted over all instances.
-const WINDOW: Duration = Duration::from_secs(60);
 
 /// Fields of the page.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -116,7 +112,11 @@ async fn submit(
             let status = Problem::from(error).status();
             visit.error_of(ErrorPage::Unavailable, status, None, Some("the store is unavailable"))
         }
-        Err(Refused::Guess(problem)) => too_many(&visit, problem),
+        Err(Refused::Guess(problem @ Problem::TooManyGuesses(_))) => too_many(&visit, problem),
+        Err(Refused::Guess(problem)) => {
+            let cause = Some("the attempt could not be counted");
+            visit.error_of(ErrorPage::Unavailable, problem.status(), None, cause)
+        }
     }
 }
 
@@ -158,14 +158,6 @@ impl App {
     }
 }
 
-/// The count of wrong codes of everybody, or of one network.
-fn count_of(network: Option<Network>) -> Digest {
-    match network {
-        None => Digest::of(b"wrong user codes"),
-        Some(network) => Digest::of(format!("wrong user codes of {network}").as_bytes()),
-    }
-}
-
 impl Visit {
     /// The next page for a code that was typed, within the limits on guesses: of each client address
     /// and of all together, over all instances. An attempt is counted before the code is looked up,
@@ -175,34 +167,17 @@ impl Visit {
         address: ClientAddress,
         code: &UserCode,
     ) -> Result<Response, Refused> {
-        const KIND: Guessed = Guessed::UserCode;
         let app = &self.app;
-        app.admit_guess(KIND, address).map_err(Refused::Guess)?;
+        let attempt = Attempt::new(app, Guessed::UserCode, address, None);
+        let attempt = attempt.reserve().await.map_err(Refused::Guess)?;
         let relay = app.relay.in_trace(&self.trace);
-        let is_known = app.guesses.knows(KIND, address.0);
-        if !is_known {
-            let attempts = relay.store().count(count_of(None), 1, WINDOW).await?;
-            if attempts > i64::from(KIND.in_all().get()) {
-                app.metrics.guess_refused(KIND);
-                return Err(Refused::Guess(Problem::TooManyGuesses(WINDOW)));
-            }
-        }
         if let Some(target) = relay.find_code(code).await?
             && let Some(page) = self.enter_by_code(target).await?
         {
-            app.guesses.right(KIND, address.0);
-            if !is_known {
-                // Not a guess after all.
-                relay.store().count(count_of(None), -1, WINDOW).await?;
-            }
+            attempt.right().await.map_err(Refused::Guess)?;
             return Ok(page);
         }
-        let counted = count_of(Some(Network::of(address.0)));
-        let attempts = relay.store().count(counted, 1, WINDOW).await?;
-        if attempts >= i64::from(Guessed::BY_ADDRESS.get()) {
-            app.guesses.refuse(KIND, address.0, WINDOW);
-        }
-        match app.wrong_guess(KIND, address, Problem::NotFound) {
+        match attempt.wrong(Problem::NotFound).await {
             problem @ Problem::TooManyGuesses(_) => Err(Refused::Guess(problem)),
             _ => Ok(app.device_page(&self.headers, Some(DeviceHint::Unknown))),
         }
@@ -263,7 +238,10 @@ impl Visit {
         };
         let mut dialog = dialog;
         dialog.make_csrf(app, &handle);
-        tracing::info!(target: "audit", session = %session.key, "user code typed");
+        let label = app.clients.load().label(session.surface, dialog.details.client_id.as_ref());
+        tracing::info!(
+            target: "audit", session = %session.key, client_id = %label, "user code typed"
+        );
         Ok(Some(self.onward(handle, dialog, Proven::Code, Leave::Page).await))
     }
 }

@@ -21,7 +21,7 @@ use crate::{
             visit::{PageQuery, Visit},
         },
         error::Problem,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         methods::MethodsExt as _,
         middleware::ClientAddress,
         openapi_tags,
@@ -134,8 +134,8 @@ async fn transit(
         Ok(Peeked::Open(info)) => info,
         Ok(Peeked::Unknown) => {
             if let EntryKey::TransitToken(_) = entry_key
-                && let problem @ Problem::TooManyGuesses(_) =
-                    app.wrong_guess(Guessed::TransitToken, address, Problem::NotFound)
+                && let attempt = Attempt::new(&app, Guessed::TransitToken, address, None)
+                && let problem @ Problem::TooManyGuesses(_) = attempt.wrong(Problem::NotFound).await
             {
                 return visit.too_many_guesses(session, &problem);
             }
@@ -313,7 +313,12 @@ impl Visit {
         let (page, cause) = match relay.enter(session, dialog.entry(), dialog.id).await {
             Ok(Entered::Admitted(_)) => return Ok(()),
             Ok(Entered::Replayed) => {
-                tracing::warn!(target: "audit", session = %session.key, "transit token replayed");
+                let clients = self.app.clients.load();
+                let label = clients.label(session.surface, dialog.details.client_id.as_ref());
+                tracing::warn!(
+                    target: "audit", session = %session.key, client_id = %label,
+                    "transit token replayed"
+                );
                 (ErrorPage::Replayed, "two dialogs used the link")
             }
             Ok(Entered::Unknown) => (ErrorPage::BadRequest, "unknown session or token"),
@@ -340,8 +345,9 @@ impl Visit {
         {
             return refusal;
         }
-        tracing::info!(target: "audit", session = %session.key, proof = ?proven, "dialog entered");
         let clients = self.app.clients.load();
+        let label = clients.label(session.surface, dialog.details.client_id.as_ref());
+        tracing::info!(target: "audit", session = %session.key, client_id = %label, proof = ?proven, "dialog entered");
         let client = clients.find(dialog.details.client_id.as_ref().map(ClientId::as_str));
         let options = AuthorizationOptions {
             state: Some(self.app.bear(&dialog, &handle)),

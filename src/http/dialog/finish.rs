@@ -167,7 +167,11 @@ async fn undo(
     let mut response = if everywhere {
         visit.error_about(ErrorPage::SignedOut, session, "the person signed out everywhere")
     } else {
-        tracing::warn!(target: "audit", session = %session.key, "undone by the person");
+        let clients = app.clients.load();
+        let label = clients.label(session.surface, dialog.details.client_id.as_ref());
+        tracing::warn!(
+            target: "audit", session = %session.key, client_id = %label, "undone by the person"
+        );
         visit.error_about(ErrorPage::Undone, session, "the person said that it was not them")
     };
     app.forget_dialog(&mut response, &handle);

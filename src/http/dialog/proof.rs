@@ -22,7 +22,7 @@ use crate::{
             visit::{Decision, DialogForm, Posted},
         },
         error::Problem,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         methods::MethodsExt as _,
         middleware::ClientAddress,
         openapi_tags,
@@ -30,7 +30,7 @@ use crate::{
         responses::{ErrorPages, FORM, HTML, statuses},
     },
     relay::CodeCheck,
-    session::{Digest, UserCode},
+    session::{Digest, Surface, UserCode},
     signin::SignInOutcome,
     store::Peeked,
 };
@@ -179,32 +179,45 @@ async fn code(
             Some(crate::relay::CODE_ATTEMPTS),
         );
     };
-    if let Err(problem) = app.admit_guess(Guessed::DialogCode, address) {
-        return visit.too_many_guesses(session, &problem);
-    }
+    let client = dialog.details.client_id.as_ref();
+    let attempt = Attempt::new(&app, Guessed::DialogCode, address, client);
+    let attempt = match attempt.reserve().await {
+        Ok(attempt) => attempt,
+        Err(problem @ Problem::TooManyGuesses(_)) => {
+            return visit.too_many_guesses(session, &problem);
+        }
+        Err(problem) => {
+            let cause = Some("the attempt could not be counted");
+            return visit.error_of(ErrorPage::Unavailable, problem.status(), Some(session), cause);
+        }
+    };
     let checked = app.relay.in_trace(&visit.trace).check_user_code(session, &typed).await;
     match &checked {
-        Ok(CodeCheck::Right(_)) => app.guesses.right(Guessed::DialogCode, address.0),
-        Ok(CodeCheck::Wrong { .. } | CodeCheck::Exhausted) => {
-            let wrong = Problem::BadRequest(String::new());
-            // The next attempt is refused; this one was counted by its session.
-            app.wrong_guess(Guessed::DialogCode, address, wrong);
+        Ok(CodeCheck::Right(_)) => {
+            if let Err(problem) = attempt.right().await {
+                return visit.too_many_guesses(session, &problem);
+            }
         }
-        _ => {}
+        Ok(CodeCheck::Wrong { .. } | CodeCheck::Exhausted) => {
+            attempt.wrong(Problem::BadRequest(String::new())).await;
+        }
+        _ => attempt.take_back().await,
     }
     match checked {
         Ok(CodeCheck::Right(_)) => visit.onward(handle, dialog, Proven::Code, Leave::Page).await,
         Ok(CodeCheck::Wrong { remaining }) => {
+            let label = app.clients.load().label(session.surface, client);
             tracing::warn!(
-                target: "audit", session = %session.key, client = %address.0, remaining,
-                "wrong user code"
+                target: "audit", session = %session.key, client = %address.0, client_id = %label,
+                remaining, "wrong user code"
             );
             visit.first_page(handle, dialog, &policy, address, Some(remaining))
         }
         Ok(CodeCheck::Exhausted) => {
-            app.metrics.login(SignInOutcome::Denied);
+            let client = app.clients.load().label(Surface::Native, client);
+            app.metrics.login(&client, SignInOutcome::Denied);
             tracing::warn!(
-                target: "audit", session = %session.key, client = %address.0,
+                target: "audit", session = %session.key, client = %address.0, client_id = %client,
                 "wrong user code too often; the sign-in failed"
             );
             let mut response =

@@ -33,7 +33,7 @@ use crate::{
         AuthorizationOptions, AuthorizationResponse, BrowserLogin, LoginAttempt, LoginError,
         LogoutRequest, Prompt, ReturnTo,
     },
-    session::{Digest, IdTokenHint, Identity},
+    session::{Digest, IdTokenHint, Identity, Surface},
     store::StoreError,
     telemetry::{Trace, TraceContext},
     token::Purpose,
@@ -141,7 +141,7 @@ fn make_room(app: &App, response: &mut Response, headers: &HeaderMap) {
 fn log_failure(app: &App, trace: &Trace, error: &LoginError) -> (ErrorPage, String) {
     let (page, reference) = (page_of(error.kind), new_reference(trace));
     error.log(None, Some(&reference));
-    app.metrics.login(page.outcome());
+    app.metrics.login(&app.clients.load().label(Surface::Meet, None), page.outcome());
     (page, reference)
 }
 

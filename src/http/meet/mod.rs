@@ -51,7 +51,7 @@ use crate::{
         error::Problem,
         exchanges::CodeExchanges,
         extract::LimitedBody,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         handover,
         meet::account::{AccountError, PlatformAccount},
         methods::{Also, MethodsExt as _},
@@ -63,7 +63,7 @@ use crate::{
     relay::{CreateSession, Delivery, ReadError},
     session::{
         DialogId, Digest, GoneReason, Outcome, Profile, SessionDetails, SessionId, SessionRef,
-        State as SessionState, TransitToken,
+        State as SessionState, Surface, TransitToken,
     },
     settings::MeetProof,
     signin::{Admission, Candidate, HookError, NotCompleted},
@@ -286,8 +286,9 @@ impl Meet {
             Err(refused) => refused,
         };
         if refused.text == WRONG_CSRF.text
+            && let attempt = Attempt::of_meet(app, Guessed::SessionToken, address)
             && let problem @ Problem::TooManyGuesses(_) =
-                app.wrong_guess(Guessed::SessionToken, address, Problem::ReaderUnauthorized)
+                attempt.wrong(Problem::ReaderUnauthorized).await
         {
             return Err(problem.into_response());
         }
@@ -406,9 +407,16 @@ async fn try_init(
         })
         .await
         .map_err(|error| Detail::from(error).into_response())?;
-    app.metrics.session_created("meet");
+    let label = app.clients.load().label(Surface::Meet, None);
+    app.metrics.session_created(&label);
     trace.adopt(key, None);
-    tracing::info!(target: "audit", session = %key, client = %address.0, "session created");
+    tracing::info!(
+        target: "audit",
+        session = %key,
+        client = %address.0,
+        client_id = %label,
+        "session created"
+    );
     let transit_token =
         created.transit_token.map(|token| token.expose().into()).unwrap_or_default();
     let body = Json(Initialised { transit_token, csrf_token: csrf_token.into() });
@@ -643,9 +651,12 @@ async fn exchange(
     let session = SessionRef::meet(token.session());
     let key = session.key;
     let entry = Entry::TransitToken(token.digest());
-    let unknown = || match app.wrong_guess(Guessed::TransitToken, client, Problem::NotFound) {
-        problem @ Problem::TooManyGuesses(_) => Ok(problem.into_response()),
-        _ => Err(INVALID_TRANSIT),
+    let unknown = async || {
+        let attempt = Attempt::of_meet(&app, Guessed::TransitToken, client);
+        match attempt.wrong(Problem::NotFound).await {
+            problem @ Problem::TooManyGuesses(_) => Ok(problem.into_response()),
+            _ => Err(INVALID_TRANSIT),
+        }
     };
     let by_address =
         app.settings.meet.as_ref().is_some_and(|settings| settings.proof == MeetProof::Address);
@@ -671,7 +682,7 @@ async fn exchange(
             // A second exchange by somebody who is logged in ends the session, below.
             Peeked::Used => {}
             Peeked::NotPending(SessionState::Gone(_)) => return Err(SESSION_NOT_FOUND),
-            Peeked::Unknown => return unknown(),
+            Peeked::Unknown => return unknown().await,
             Peeked::TransitExpired | Peeked::NotPending(_) => return Err(INVALID_TRANSIT),
         }
     }
@@ -718,7 +729,7 @@ async fn exchange(
             relay.evict(session, GoneReason::Replayed).await?;
             return Err(INVALID_TRANSIT);
         }
-        Entered::Unknown => return unknown(),
+        Entered::Unknown => return unknown().await,
         Entered::TransitExpired | Entered::NotPending(_) => return Err(INVALID_TRANSIT),
     }
     let completed =

@@ -7,7 +7,11 @@ use http::{HeaderMap, header};
 use crate::{
     api::Secret,
     http::{
-        App, error::Problem, extract::ClientBasic, guesses::Guessed, middleware::ClientAddress,
+        App,
+        error::Problem,
+        extract::ClientBasic,
+        guesses::{Attempt, Guessed},
+        middleware::ClientAddress,
     },
     settings::{Client, ClientSetting, Grant},
 };
@@ -50,12 +54,12 @@ impl Caller {
     ///
     /// # Errors
     /// [`Problem::InvalidClient`] and [`Problem::TooManyGuesses`].
-    pub(super) fn new(
+    pub(super) async fn new(
         app: &App,
         address: ClientAddress,
         presented: &[Presented],
     ) -> Result<Self, Problem> {
-        let clients = app.clients.load();
+        let clients = app.clients.load_full();
         let named = |presented: Option<&Presented>| {
             clients.find(presented.map(|(id, _)| id.expose())).ok().map(Arc::clone)
         };
@@ -66,8 +70,8 @@ impl Caller {
         let has_secret = presented.iter().any(|(_, secret)| secret.is_some());
         let Some((client, secret)) = found else {
             return Err(if has_secret {
-                app.admit_guess(Guessed::ClientSecret, address)?;
-                app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient)
+                let attempt = Attempt::of_unknown_client(app, address);
+                attempt.admit()?.wrong(Problem::InvalidClient).await
             } else {
                 Problem::InvalidClient
             });
@@ -77,15 +81,16 @@ impl Caller {
             (false, Some(_)) | (true, None) => return Err(Problem::InvalidClient),
             (true, Some(_)) => {}
         }
-        app.admit_guess(Guessed::ClientSecret, address)?;
+        let attempt =
+            Attempt::new(app, Guessed::ClientSecret, address, Some(&client.id)).admit()?;
         let is_right = presented.iter().any(|(id, secret)| {
             id.expose() == client.id.as_str()
                 && secret.as_ref().is_some_and(|secret| client.is_authenticated_by(secret.expose()))
         });
         if !is_right {
-            return Err(app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient));
+            return Err(attempt.wrong(Problem::InvalidClient).await);
         }
-        app.guesses.right(Guessed::ClientSecret, address.0);
+        attempt.right().await?;
         Ok(Self { client, is_authenticated: true })
     }
 

@@ -29,7 +29,7 @@ use crate::{
         },
         error::Problem,
         extract::Form,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         handover,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
@@ -90,7 +90,8 @@ async fn authorize(
     Form(form): Form<DeviceRequest>,
 ) -> Result<Response, Problem> {
     let presented = presented(&headers, form.client_id, form.client_secret)?;
-    let Caller { client, is_authenticated } = Caller::new(&app, address, &presented)?
+    let Caller { client, is_authenticated } = Caller::new(&app, address, &presented)
+        .await?
         .with(Grant::Device)?
         .at_its_origin(&app, &headers)?;
     let scope = form.scope.as_deref().map(|scope| client.scope_for(Some(scope)));
@@ -145,7 +146,7 @@ async fn authorize(
         .sealing_keys
         .seal_text(Purpose::DeviceCode, b"", &code, ttl)
         .map_err(|_| Problem::Internal)?;
-    app.metrics.session_created(client.id.as_str());
+    app.metrics.session_created(&client.id);
     trace.adopt(key, None);
     tracing::info!(
         target: "audit",
@@ -185,7 +186,8 @@ pub(super) async fn token(
     let wait = preferred_wait(headers).map(|seconds| seconds.min(MAX_WAIT));
     let presented = presented(headers, form.client_id, form.client_secret);
     let redeemed = async {
-        let Caller { client, .. } = Caller::new(app, address, &presented?)?.with(Grant::Device)?;
+        let Caller { client, .. } =
+            Caller::new(app, address, &presented?).await?.with(Grant::Device)?;
         redeem(app, trace, address, &client.id, form.device_code, wait, half_close).await
     };
     let mut response = redeemed.await.into_response();
@@ -213,7 +215,8 @@ async fn redeem(
         Err(OpenError::Expired) => return Err(Problem::ExpiredToken),
         Err(_) => {
             let wrong = Problem::InvalidGrant("The device code is not valid.".to_owned());
-            return Err(app.wrong_guess(Guessed::DeviceCode, address, wrong));
+            let attempt = Attempt::new(app, Guessed::DeviceCode, address, Some(client));
+            return Err(attempt.wrong(wrong).await);
         }
     };
     let session = SessionRef::native(code.session);

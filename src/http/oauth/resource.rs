@@ -27,7 +27,7 @@ use crate::{
             Problems, types,
         },
         extract::{self, ClientBasic, Form},
-        guesses::Guessed,
+        guesses::Attempt,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         oauth::device,
@@ -132,18 +132,19 @@ impl AuthenticatedClient {
         let basic = ClientBasic::of(&parts.headers).map_err(|_| Problem::InvalidClient)?;
         let Some(basic) = basic else { return Ok(None) };
         let address = ClientAddress::from_request_parts(parts, app).await?;
-        app.admit_guess(Guessed::ClientSecret, address)?;
-        let clients = app.clients.load();
+        let clients = app.clients.load_full();
+        let attempt = Attempt::of_client(app, address, &clients, &basic).admit()?;
         let mut readings = basic.readings();
         let client = readings.find_map(|(id, secret)| {
             let client = clients.authenticate(&id, &secret)?;
             grant.is_none_or(|grant| client.may(grant)).then(|| Arc::clone(client))
         });
-        if let Some(client) = client {
-            app.guesses.right(Guessed::ClientSecret, address.0);
-            Ok(Some(Self(client)))
-        } else {
-            Err(app.wrong_guess(Guessed::ClientSecret, address, Problem::InvalidClient))
+        match client {
+            Some(client) => {
+                attempt.right().await?;
+                Ok(Some(Self(client)))
+            }
+            None => Err(attempt.wrong(Problem::InvalidClient).await),
         }
     }
 

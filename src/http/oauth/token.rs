@@ -18,7 +18,7 @@ use crate::{
         App, AppState, HalfClose,
         error::Problem,
         extract::Form,
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
         oauth::{
@@ -29,7 +29,7 @@ use crate::{
         operator::metrics::RefreshOutcome,
         responses::{FORM, OAuthErrors, statuses},
     },
-    session::{SessionId, SessionToken},
+    session::{ClientId, SessionId, SessionToken, Surface},
     signin::{HookError, NotCompleted},
     telemetry::Trace,
     token::{Presenter, RefreshError},
@@ -56,7 +56,7 @@ impl From<Problem> for Refused {
 }
 
 /// Who presents a refresh token: the creator of a session, or a registered client.
-fn presenter(
+async fn presenter(
     app: &App,
     address: ClientAddress,
     presented: &[Presented],
@@ -66,7 +66,7 @@ fn presenter(
         let secret = SessionToken::parse(secret.as_ref()?.expose()).ok()?;
         Some(Presenter::Session(id.key(), secret.digest()))
     };
-    let clients = app.clients.load();
+    let clients = app.clients.load_full();
     // A client ID may look like a session ID.
     let registered = presented.iter().any(|(id, _)| clients.find(Some(id.expose())).is_ok());
     if !registered && let Some(session) = presented.iter().find_map(as_session) {
@@ -76,7 +76,7 @@ fn presenter(
         // A refresh token alone is nobody's.
         return Err(Problem::InvalidClient);
     }
-    let Caller { client, .. } = Caller::new(app, address, presented)?;
+    let Caller { client, .. } = Caller::new(app, address, presented).await?;
     Ok(Presenter::Client(client.id.clone()))
 }
 
@@ -95,25 +95,33 @@ fn not_admitted(error: NotCompleted) -> Refused {
     Refused::Problem(problem)
 }
 
+/// `client` is set to the client of the grant as soon as that is known.
 async fn refresh(
     app: &App,
     trace: &Trace,
     address: ClientAddress,
     headers: &HeaderMap,
     form: TokenRequest,
+    client: &mut Option<ClientId>,
 ) -> Result<Response, Refused> {
     let sign_in = app.sign_in(trace);
     let refresh = sign_in.refresh.as_ref().ok_or(Problem::UnsupportedGrantType)?;
     let presented = presented(headers, form.client_id, form.client_secret)?;
-    let presenter = presenter(app, address, &presented)?;
-    if let Presenter::Session(session, _) = presenter {
-        trace.adopt(session, None);
+    let presenter = presenter(app, address, &presented).await?;
+    match &presenter {
+        Presenter::Session(session, _) => trace.adopt(*session, None),
+        Presenter::Client(id) => *client = Some(id.clone()),
     }
     let token = form
         .refresh_token
         .ok_or_else(|| Problem::BadRequest("missing field `refresh_token`".to_owned()))?;
     let now = UnixTime::now();
     let opened = refresh.open(&app.sealing_keys, token.expose(), now).ok();
+    if let Some(grant) = &opened
+        && grant.is_held_by(&presenter)
+    {
+        client.clone_from(&grant.identity.client_id);
+    }
     if let Some(grant) = &opened
         && app.logouts.in_trace(trace).cover(grant.signed_in()).await.map_err(Problem::from)?
     {
@@ -179,15 +187,18 @@ async fn token(
         }
         _ => return Problem::UnsupportedGrantType.into_response(),
     }
-    let (outcome, response) = match refresh(&app, &trace, address, &headers, form).await {
+    let mut client = None;
+    let refreshed = refresh(&app, &trace, address, &headers, form, &mut client).await;
+    let (outcome, response) = match refreshed {
         Ok(response) => (RefreshOutcome::Refreshed, response),
         Err(Refused::Grant(error)) => {
             let problem = Problem::InvalidGrant(error.to_string());
             let (outcome, problem) = match error {
                 RefreshError::Reused => (RefreshOutcome::Reused, problem),
                 RefreshError::Invalid | RefreshError::WrongClient => {
-                    let problem = app.wrong_guess(Guessed::RefreshToken, address, problem);
-                    (RefreshOutcome::Refused, problem)
+                    let attempt =
+                        Attempt::new(&app, Guessed::RefreshToken, address, client.as_ref());
+                    (RefreshOutcome::Refused, attempt.wrong(problem).await)
                 }
                 _ => (RefreshOutcome::Refused, problem),
             };
@@ -201,6 +212,7 @@ async fn token(
             (outcome, problem.into_response())
         }
     };
-    app.metrics.refresh(outcome);
+    let client = app.clients.load().label(Surface::Native, client.as_ref());
+    app.metrics.refresh(&client, outcome);
     response
 }

@@ -2,12 +2,17 @@
 //!
 //! Written by the handlers and, through [`StoreObserver`], by the store; read by `operator`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text::encode,
+        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
+        text::encode,
     },
     metrics::{
         counter::{ConstCounter, Counter},
@@ -22,7 +27,8 @@ use strum::IntoEnumIterator as _;
 use crate::{
     http::guesses::Guessed,
     relay,
-    signin::{SignInObserver, SignInOutcome},
+    session::{ClientId, Surface},
+    signin::{SignInObserver, SignInOutcome, TokenGrant},
     store::{OPERATIONS, STATES, StoreObserver},
     telemetry,
 };
@@ -80,15 +86,38 @@ pub enum ReloadOutcome {
     Failed,
 }
 
+/// A name that [`Clients::label`](crate::settings::Clients::label) gave.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ClientLabel(ClientId);
+
+impl EncodeLabelValue for ClientLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(self.0.as_str())
+    }
+}
+
+impl ClientLabel {
+    fn of(client: &ClientId) -> Self {
+        Self(client.clone())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByClient {
-    client: String,
+    client: ClientLabel,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByIssue {
+    grant: &'static str,
+    client: ClientLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByGuess {
     secret: &'static str,
     answer: &'static str,
+    client: ClientLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,17 +138,13 @@ struct ByReloadOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTransport {
     transport: &'static str,
+    client: ClientLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
     outcome: &'static str,
-}
-
-impl From<SignInOutcome> for ByOutcome {
-    fn from(outcome: SignInOutcome) -> Self {
-        Self { outcome: outcome.into() }
-    }
+    client: ClientLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,6 +165,7 @@ struct ByOperation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRefreshOutcome {
     outcome: RefreshOutcome,
+    client: ClientLabel,
 }
 
 /// The metrics of one instance.
@@ -148,8 +174,9 @@ pub struct Metrics {
     streams: Family<ByTransport, Gauge>,
     sessions_created: Family<ByClient, Counter>,
     logins: Family<ByOutcome, Counter>,
+    issued: Family<ByIssue, Counter>,
     refreshes: Family<ByRefreshOutcome, Counter>,
-    deliveries: Counter,
+    deliveries: Family<ByClient, Counter>,
     deliveries_lost: Counter,
     delivery_seconds: Histogram,
     transitions: Family<ByState, Counter>,
@@ -231,20 +258,17 @@ impl Drop for OpenStream {
 }
 
 impl Metrics {
-    /// Metrics of the instance on which `readers` wait over `transports`. `counts_sessions`: its
-    /// store can count the sessions that it holds.
-    pub fn new(
-        readers: Arc<relay::Registry>,
-        transports: &[&'static str],
-        counts_sessions: bool,
-    ) -> Self {
+    /// Metrics of the instance on which `readers` wait. `counts_sessions`: its store can count the
+    /// sessions that it holds.
+    pub fn new(readers: Arc<relay::Registry>, counts_sessions: bool) -> Self {
         let mut registry = Registry::with_prefix("token_relay");
         let metrics = Self {
             streams: Family::default(),
             sessions_created: Family::default(),
             logins: Family::default(),
+            issued: Family::default(),
             refreshes: Family::default(),
-            deliveries: Counter::default(),
+            deliveries: Family::default(),
             deliveries_lost: Counter::default(),
             delivery_seconds: latency(),
             transitions: Family::default(),
@@ -261,7 +285,7 @@ impl Metrics {
         };
         registry.register(
             "streams_open",
-            "Readers that wait now, by transport",
+            "Readers that wait now, by client and transport",
             metrics.streams.clone(),
         );
         registry.register(
@@ -269,13 +293,22 @@ impl Metrics {
             "Sessions created, by client",
             metrics.sessions_created.clone(),
         );
-        registry.register("logins", "Sign-ins by outcome", metrics.logins.clone());
+        registry.register("logins", "Sign-ins by client and outcome", metrics.logins.clone());
+        registry.register(
+            "tokens_issued",
+            "Access tokens issued, by client and grant",
+            metrics.issued.clone(),
+        );
         registry.register(
             "refreshes",
-            "Uses of refresh tokens by outcome",
+            "Uses of refresh tokens by client and outcome",
             metrics.refreshes.clone(),
         );
-        registry.register("deliveries", "Tokens delivered to a reader", metrics.deliveries.clone());
+        registry.register(
+            "deliveries",
+            "Tokens delivered to a reader, by client",
+            metrics.deliveries.clone(),
+        );
         registry.register(
             "deliveries_lost",
             "Tokens that the store handed out for a reader here and that could not be opened, sealed \
@@ -312,15 +345,9 @@ impl Metrics {
         );
         registry.register(
             "guesses",
-            "Wrong secrets, and attempts refused after too many of them",
+            "Wrong secrets, and attempts refused after too many of them, by the client that was named",
             metrics.guesses.clone(),
         );
-        for guessed in Guessed::iter() {
-            for answer in ["wrong", "refused"] {
-                let secret = guessed.into();
-                drop(metrics.guesses.get_or_create(&ByGuess { secret, answer }));
-            }
-        }
         registry.register(
             "revocations",
             "Access tokens, grants, and accounts with everything that was granted, ended before their time",
@@ -347,13 +374,7 @@ impl Metrics {
         }
         registry.register_collector(Box::new(Interrupted(readers)));
         registry.register_collector(Box::new(LostLogLines));
-        for &transport in transports {
-            drop(metrics.streams.get_or_create(&ByTransport { transport }));
-        }
         // From the start, so that the first event of a kind shows as an increase.
-        for outcome in SignInOutcome::iter() {
-            drop(metrics.logins.get_or_create(&outcome.into()));
-        }
         for state in STATES {
             drop(metrics.transitions.get_or_create(&ByState { state }));
         }
@@ -366,31 +387,65 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
+    /// Begins the counts of these clients of `surface`, which wait over `transports`, at zero.
+    pub fn begin_clients(
+        &self,
+        surface: Surface,
+        clients: &[ClientId],
+        transports: &[&'static str],
+    ) {
+        for client in clients.iter().map(ClientLabel::of) {
+            let named = || client.clone();
+            drop(self.sessions_created.get_or_create(&ByClient { client: named() }));
+            drop(self.deliveries.get_or_create(&ByClient { client: named() }));
+            for &transport in transports {
+                drop(self.streams.get_or_create(&ByTransport { client: named(), transport }));
+            }
+            for outcome in SignInOutcome::iter() {
+                let outcome = outcome.into();
+                drop(self.logins.get_or_create(&ByOutcome { client: named(), outcome }));
+            }
+            for grant in TokenGrant::iter().filter(|grant| grant.surface() == surface) {
+                let grant = grant.into();
+                drop(self.issued.get_or_create(&ByIssue { client: named(), grant }));
+            }
+            for secret in Guessed::iter().map(Into::into) {
+                for answer in ["wrong", "refused"] {
+                    let guess = ByGuess { client: named(), secret, answer };
+                    drop(self.guesses.get_or_create(&guess));
+                }
+            }
+        }
+    }
+
     /// Counts a stream as open until the guard is dropped.
-    pub fn stream_opened(&self, transport: &'static str) -> OpenStream {
-        let gauge = self.streams.get_or_create_owned(&ByTransport { transport });
+    pub fn stream_opened(&self, client: &ClientId, transport: &'static str) -> OpenStream {
+        let client = ClientLabel::of(client);
+        let gauge = self.streams.get_or_create_owned(&ByTransport { client, transport });
         gauge.inc();
         OpenStream(gauge)
     }
 
     /// Counts a session that `client` created.
-    pub fn session_created(&self, client: &str) {
-        self.sessions_created.get_or_create(&ByClient { client: client.to_string() }).inc();
+    pub fn session_created(&self, client: &ClientId) {
+        self.sessions_created.get_or_create(&ByClient { client: ClientLabel::of(client) }).inc();
     }
 
     /// Counts the end of a sign-in.
-    pub fn login(&self, outcome: SignInOutcome) {
-        self.logins.get_or_create(&outcome.into()).inc();
+    pub fn login(&self, client: &ClientId, outcome: SignInOutcome) {
+        let client = ClientLabel::of(client);
+        self.logins.get_or_create(&ByOutcome { client, outcome: outcome.into() }).inc();
     }
 
     /// Counts the use of a refresh token.
-    pub fn refresh(&self, outcome: RefreshOutcome) {
-        self.refreshes.get_or_create(&ByRefreshOutcome { outcome }).inc();
+    pub fn refresh(&self, client: &ClientId, outcome: RefreshOutcome) {
+        let client = ClientLabel::of(client);
+        self.refreshes.get_or_create(&ByRefreshOutcome { client, outcome }).inc();
     }
 
     /// Counts a token delivered to its reader, `age` after the sign-in was stored.
-    pub fn delivered(&self, age: Duration) {
-        self.deliveries.inc();
+    pub fn delivered(&self, client: &ClientId, age: Duration) {
+        self.deliveries.get_or_create(&ByClient { client: ClientLabel::of(client) }).inc();
         self.delivery_seconds.observe(age.as_secs_f64());
     }
 
@@ -400,13 +455,15 @@ impl Metrics {
     }
 
     /// Counts a wrong secret that was answered as wrong.
-    pub fn guess_wrong(&self, guessed: Guessed) {
-        self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "wrong" }).inc();
+    pub fn guess_wrong(&self, client: &ClientId, guessed: Guessed) {
+        let (client, secret) = (ClientLabel::of(client), guessed.into());
+        self.guesses.get_or_create(&ByGuess { client, secret, answer: "wrong" }).inc();
     }
 
     /// Counts an attempt that was refused with 429.
-    pub fn guess_refused(&self, guessed: Guessed) {
-        self.guesses.get_or_create(&ByGuess { secret: guessed.into(), answer: "refused" }).inc();
+    pub fn guess_refused(&self, client: &ClientId, guessed: Guessed) {
+        let (client, secret) = (ClientLabel::of(client), guessed.into());
+        self.guesses.get_or_create(&ByGuess { client, secret, answer: "refused" }).inc();
     }
 
     /// Counts what was ended before its time.
@@ -448,8 +505,13 @@ impl Metrics {
 }
 
 impl SignInObserver for Metrics {
-    fn ended(&self, outcome: SignInOutcome) {
-        self.login(outcome);
+    fn ended(&self, client: &ClientId, outcome: SignInOutcome) {
+        self.login(client, outcome);
+    }
+
+    fn issued(&self, client: &ClientId, grant: TokenGrant) {
+        let client = ClientLabel::of(client);
+        self.issued.get_or_create(&ByIssue { client, grant: grant.into() }).inc();
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
+        Entry, Failed, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
         PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
         SessionStore, StoreError, StoreHealth, Stored, StoredDetails, StoredSession, TOMBSTONE,
         Traced, ValueStore,
@@ -497,12 +497,13 @@ impl SessionStore for MemoryStore {
         Ok(stored)
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
         let stored = self.store_result(session, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
             self.publish(session.key, None);
         }
-        Ok(stored)
+        let client = self.on(session, |record, _| record.session.client.clone()).flatten();
+        Ok(Failed { stored, client })
     }
 
     async fn read(
@@ -528,7 +529,10 @@ impl SessionStore for MemoryStore {
             }
             let of_device = record.session.profile == Profile::Device;
             match &record.phase {
-                Phase::Pending => ReadResult::Pending { remaining: record.expires_at - now },
+                Phase::Pending => ReadResult::Pending {
+                    remaining: record.expires_at - now,
+                    client: record.session.client.clone(),
+                },
                 // A stream has it.
                 Phase::Delivered { .. }
                     if of_device && matches!(request.retention, Retention::Once(_)) =>
@@ -667,6 +671,14 @@ impl MarkStore for MemoryStore {
 
     async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError> {
         let now = Instant::now();
+        if amount < 0 {
+            let mut shard = self.counts.shard(&name);
+            let counted = shard.entries.get_mut(&name).filter(|(_, until)| now < *until);
+            return Ok(counted.map_or(0, |(sum, _)| {
+                *sum += amount;
+                *sum
+            }));
+        }
         if self.counts.insert(name, amount, now, now + window)? {
             return Ok(amount);
         }

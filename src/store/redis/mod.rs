@@ -47,9 +47,10 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP, PACE_TOLERANCE,
-        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, SessionStore, StoreError,
-        StoreHealth, Stored, StoredSession, TOMBSTONE, Traced, ValueStore,
+        Entry, Failed, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
+        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
+        SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
+        ValueStore,
         redis::{
             connection::Plan,
             names::Names,
@@ -467,9 +468,10 @@ impl SessionStore for RedisStore {
         self.run(&SCRIPTS.fulfil, session, arguments).await?.stored()
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Stored, StoreError> {
+    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
         let arguments = vec![failure.error.into(), failure.error_description.into()];
-        self.run(&SCRIPTS.fail, session, arguments).await?.stored()
+        let reply = self.run(&SCRIPTS.fail, session, arguments).await?;
+        Ok(Failed { stored: reply.stored()?, client: reply.client()? })
     }
 
     async fn read(
@@ -502,7 +504,10 @@ impl SessionStore for RedisStore {
         let outcome = match reply.word() {
             b"unknown" => return Ok(ReadResult::Unknown),
             b"unauthorized" => return Ok(ReadResult::Unauthorized),
-            b"pending" => return Ok(ReadResult::Pending { remaining: reply.milliseconds(1)? }),
+            b"pending" => {
+                let (remaining, client) = (reply.milliseconds(1)?, reply.client()?);
+                return Ok(ReadResult::Pending { remaining, client });
+            }
             b"too_early" => return Ok(ReadResult::TooEarly { interval: reply.milliseconds(1)? }),
             b"token" => Outcome::Token {
                 payload: SealedPayload(reply.field(1)?.clone()),

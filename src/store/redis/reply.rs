@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    session::{Digest, Failure, GoneReason, State},
+    session::{ClientId, Digest, Failure, GoneReason, State},
     store::{StoreError, Stored},
 };
 
@@ -47,6 +47,14 @@ impl Reply {
         match self.text(index)? {
             "" => Ok(None),
             text => Digest::from_base64url(text).map(Some).map_err(|_| self.unexpected()),
+        }
+    }
+
+    /// The registered client of the session, in the last field; empty where it has none.
+    pub(super) fn client(&self) -> Result<Option<ClientId>, StoreError> {
+        match self.text(self.fields.len().saturating_sub(1))? {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| self.unexpected()),
         }
     }
 

@@ -210,7 +210,7 @@ impl Harness {
     }
 
     pub async fn fail(&self, session: SessionRef, failure: Failure) -> Stored {
-        self.store.fail(session, failure).await.expect("an answer")
+        self.store.fail(session, failure).await.expect("an answer").stored
     }
 
     pub async fn read(&self, session: SessionRef, request: ReadRequest) -> ReadResult {

@@ -11,7 +11,11 @@ use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 use crate::{
     http::{
-        AppState, cookies, error::Problem, extract, guesses::Guessed, middleware::ClientAddress,
+        AppState, cookies,
+        error::Problem,
+        extract,
+        guesses::{Attempt, Guessed},
+        middleware::ClientAddress,
     },
     session::{Digest, SessionId, SessionRef, SessionToken},
     telemetry::Trace,
@@ -79,7 +83,8 @@ pub async fn count_guesses(
     match response.extensions().get::<Problem>() {
         Some(problem @ Problem::ReaderUnauthorized) if presented => {
             let problem = problem.clone();
-            app.wrong_guess(Guessed::SessionToken, address, problem).into_response()
+            let attempt = Attempt::new(&app, Guessed::SessionToken, address, None);
+            attempt.wrong(problem).await.into_response()
         }
         _ => response,
     }

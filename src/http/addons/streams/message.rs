@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     http::{App, AppState, addons::streams::Transport, operator::metrics::Reconnect},
-    session::{Failure, GoneReason, Outcome, SealedPayload, SessionKey},
+    session::{Failure, GoneReason, Outcome, SealedPayload, SessionKey, Surface},
     telemetry::{DeliverySpan, Link},
     token::TokenResponse,
 };
@@ -16,7 +16,7 @@ pub enum StreamMessage {
     /// The token.
     Authenticated {
         /// The token as the client receives it.
-        token: TokenResponse,
+        token: Box<TokenResponse>,
         /// The token as the store holds it; the event's ID derives from it.
         payload: SealedPayload,
     },
@@ -107,7 +107,7 @@ impl Encoder {
                 match TokenResponse::unseal(&self.app.sealing_keys, key, &payload) {
                     Ok(token) => {
                         self.record_delivery(key, &token, age);
-                        StreamMessage::Authenticated { token, payload }
+                        StreamMessage::Authenticated { token: Box::new(token), payload }
                     }
                     Err(error) => {
                         tracing::error!(session = %key, %error, "sealed token could not be opened");
@@ -139,16 +139,21 @@ impl Encoder {
     /// Unseals a token that is about to be written directly; `None` when it cannot be opened.
     pub fn open(&self, key: SessionKey, payload: &SealedPayload) -> Option<DirectDelivery<'_>> {
         let token = TokenResponse::unseal(&self.app.sealing_keys, key, payload).ok()?;
-        let message = StreamMessage::Authenticated { token, payload: payload.clone() };
+        let message =
+            StreamMessage::Authenticated { token: Box::new(token), payload: payload.clone() };
         Some(DirectDelivery { encoder: self, key, message })
     }
 
     /// Counts and logs a token that was delivered, `age` after its sign-in was stored.
     fn record_delivery(&self, key: SessionKey, token: &TokenResponse, age: Duration) {
-        self.app.metrics.delivered(age);
+        let client = token
+            .client()
+            .cloned()
+            .unwrap_or_else(|| self.app.clients.load().label(Surface::Native, None));
+        self.app.metrics.delivered(&client, age);
         let tracing = self.app.tracing.as_ref();
         let delivery = DeliverySpan::new(tracing, key, token.trace(), &self.opened_by);
-        delivery.log(|| tracing::info!(target: "audit", session = %key, "token delivered"));
+        delivery.log(|| tracing::info!(target: "audit", session = %key, client_id = %client, "token delivered"));
     }
 }
 

@@ -74,8 +74,12 @@ pub trait Transport: Sized + Send {
     ///
     /// # Errors
     /// `problem`, where it is.
-    fn refuse(self, _app: AppState, problem: Problem) -> Result<Response, Problem> {
-        Err(problem)
+    fn refuse(
+        self,
+        _app: AppState,
+        problem: Problem,
+    ) -> impl Future<Output = Result<Response, Problem>> + Send {
+        std::future::ready(Err(problem))
     }
 
     /// Answers a request that has no need to wait.
@@ -109,7 +113,7 @@ pub async fn serve<T: Transport>(
 ) -> Result<Response, Problem> {
     let credentials = match credentials {
         Ok(credentials) => credentials,
-        Err(problem) => return transport.refuse(app, problem),
+        Err(problem) => return transport.refuse(app, problem).await,
     };
     if let Some(response) = transport.answer_now(&app, credentials, trace).await? {
         return Ok(response);
@@ -120,7 +124,7 @@ pub async fn serve<T: Transport>(
         Ok(subscription) => {
             transport.accept(Wait::new(app, T::NAME, subscription, trace.link())).await
         }
-        Err(error) => transport.refuse(app, error.into()),
+        Err(error) => transport.refuse(app, error.into()).await,
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Wait {
     encoder: Encoder,
     subscription: Subscription,
     next_heartbeat: Instant,
-    _open: OpenStream,
+    _open: Option<OpenStream>,
 }
 
 /// What happens next in a wait.
@@ -36,10 +36,16 @@ impl Wait {
     pub fn new(
         app: AppState,
         transport: &'static str,
-        subscription: Subscription,
+        mut subscription: Subscription,
         opened_by: Link,
     ) -> Self {
-        let open = app.metrics.stream_opened(transport);
+        let client = subscription.take_client();
+        // One that has its outcome already does not wait.
+        let open = subscription.found().is_none().then(|| {
+            let surface = subscription.session().surface;
+            let client = app.clients.load().label(surface, client.as_ref());
+            app.metrics.stream_opened(&client, transport)
+        });
         let next_heartbeat = Instant::now() + app.settings.session.heartbeat;
         let encoder = Encoder::new(app, opened_by);
         Self { encoder, subscription, next_heartbeat, _open: open }

@@ -48,12 +48,12 @@ use crate::{
             ProblemType::{BadRequest, WebSocketVersion},
             Problems, types,
         },
-        guesses::Guessed,
+        guesses::{Attempt, Guessed},
         middleware::ClientAddress,
         openapi_tags,
     },
     relay::DirectWriter,
-    session::{Outcome, SealedPayload, SessionKey},
+    session::{Outcome, SealedPayload, SessionKey, Surface},
     telemetry::Trace,
 };
 
@@ -179,7 +179,7 @@ pub async fn websocket(
     trace: Trace,
 ) -> Result<Response, Problem> {
     // The answer to a wrong token is 101 as well, so that `count_guesses` does not see it.
-    let guesser = credentials::presented(&headers).then_some(address);
+    let guesser = credentials::presented(&headers).then_some((Surface::Native, address));
     streams::serve(app, credentials, Upgrade { guesser, ..upgrade }, &trace).await
 }
 
@@ -190,7 +190,7 @@ pub struct Upgrade {
     /// Completes the handshake.
     response: Response,
     /// The client whose wrong session token counts as a guess.
-    guesser: Option<ClientAddress>,
+    guesser: Option<(Surface, ClientAddress)>,
 }
 
 /// What a socket is upgraded for.
@@ -203,7 +203,7 @@ enum Purpose {
 impl Upgrade {
     /// The same, where a wrong session token counts as a guess of `guesser`.
     pub fn counting(self, guesser: ClientAddress) -> Self {
-        Self { guesser: Some(guesser), ..self }
+        Self { guesser: Some((Surface::Meet, guesser)), ..self }
     }
 
     /// Completes the handshake and serves the socket.
@@ -252,10 +252,14 @@ impl Transport for Upgrade {
 
     /// Upgrades, and closes with a code that says why: a browser cannot see the status of a refused
     /// upgrade.
-    fn refuse(self, app: AppState, problem: Problem) -> Result<Response, Problem> {
+    async fn refuse(self, app: AppState, problem: Problem) -> Result<Response, Problem> {
         let problem = match (problem, self.guesser) {
-            (problem @ Problem::ReaderUnauthorized, Some(address)) => {
-                app.wrong_guess(Guessed::SessionToken, address, problem)
+            (problem @ Problem::ReaderUnauthorized, Some((surface, address))) => {
+                let attempt = match surface {
+                    Surface::Native => Attempt::new(&app, Guessed::SessionToken, address, None),
+                    Surface::Meet => Attempt::of_meet(&app, Guessed::SessionToken, address),
+                };
+                attempt.wrong(problem).await
             }
             (problem, _) => problem,
         };

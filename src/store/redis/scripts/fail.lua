@@ -1,11 +1,13 @@
 -- ARGV: error, error description.
 local letter, reason = state()
 if not letter then
-  return {'unknown'}
+  return {'unknown', ''}
 end
 if letter ~= 'p' then
-  return not_pending(letter, reason)
+  local answer = not_pending(letter, reason)
+  table.insert(answer, get('n') or '')
+  return answer
 end
 publish('c')
 redis.call('HSET', key, 's', 'f', 'fe', ARGV[4], 'fd', ARGV[5])
-return {'done'}
+return {'done', get('n') or ''}

@@ -33,7 +33,8 @@ if letter == 'p' then
       return {'too_early', integer(interval)}
     end
   end
-  return {'pending', integer(tonumber(get('x')) - now)}
+  local waiting = redis.call('HMGET', key, 'x', 'n')
+  return {'pending', integer(tonumber(waiting[1]) - now), waiting[2] or ''}
 end
 if mode == 'claim' and get('r') ~= subscription then
   return {'superseded'}
