@@ -40,7 +40,7 @@ pub fn is_secure(url: &Url) -> bool {
 
 /// `text` on one line without characters that move a terminal's cursor, are invisible or change the
 /// direction of writing, cut to 300 characters.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let is_printable = |each: &char| {
         !each.is_control()
             && !matches!(

@@ -30,7 +30,7 @@ mod event_stream;
 mod pending;
 
 pub use crate::{
-    checks::is_secure,
+    checks::{is_secure, printable},
     client::{Client, SignIn},
     error::ClientError,
     pending::{PendingSignIn, SavedSignIn},

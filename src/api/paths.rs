@@ -64,6 +64,8 @@ pub const HEALTHZ: &str = "/healthz";
 pub const READYZ: &str = "/readyz";
 /// Metrics.
 pub const METRICS: &str = "/metrics";
+/// The operator's page.
+pub const OPERATOR: &str = "/operator/";
 /// The OpenAPI document.
 pub const OPENAPI: &str = "/openapi.json";
 /// The AsyncAPI document.

@@ -1,6 +1,7 @@
 //! The command line: reads the arguments and runs one of the commands.
 
 mod check;
+mod doctor;
 mod healthcheck;
 mod keys;
 mod login;
@@ -18,7 +19,7 @@ use token_relay_client::SignIn;
 use crate::{
     cli::login::{LoginOptions, TerminalLoginError},
     http,
-    oidc::{Finding, Severity},
+    oidc::Severity,
     server,
     settings::{EffectiveSetting, Format, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
@@ -121,6 +122,11 @@ enum Command {
         #[arg(long, conflicts_with = "online")]
         changed: bool,
     },
+    /// Examine a deployment from outside, through its proxy, and name the line that mends it
+    ///
+    /// Creates three sessions and cancels them. Exit status 1 where sign-ins fail, 3 where there are
+    /// only warnings.
+    Doctor(doctor::DoctorOptions),
     /// List every setting: a table, a file to start from, or JSON
     Settings {
         /// Form of the list
@@ -305,11 +311,21 @@ pub fn main() -> ExitCode {
                 print_error(&format!("warning: {warning}"));
             }
             if online {
-                run(async move { report(&check::online(&snapshot.settings).await, json) })
+                run(async move {
+                    let found = check::online(&snapshot.settings).await;
+                    let gravest = found.iter().map(|found| found.severity).max();
+                    report(&found, &check::lines(&found), gravest, json)
+                })
             } else {
                 print(&effective(&snapshot, changed))
             }
         }
+        Command::Doctor(options) => run(async move {
+            let json = options.json;
+            let found = doctor::examine(options).await;
+            let gravest = found.iter().map(|found| found.severity).max();
+            report(&found, &doctor::lines(&found), gravest, json)
+        }),
         Command::Keys { dir } => match keys::make(&dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
@@ -343,14 +359,19 @@ fn effective(snapshot: &Snapshot, only_changed: bool) -> String {
     lines.chain(std::iter::once("\n".to_owned())).chain(uris).collect()
 }
 
-/// Prints what a check found; the exit status is that of the gravest finding.
-fn report(found: &[Finding], json: bool) -> Result<ExitCode, serde_json::Error> {
+/// Prints what a check found, as `lines` or as JSON; the exit status is that of the gravest.
+fn report(
+    found: &[impl serde::Serialize],
+    lines: &str,
+    gravest: Option<Severity>,
+    json: bool,
+) -> Result<ExitCode, serde_json::Error> {
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(found)?));
     } else {
-        print(&check::lines(found));
+        print(lines);
     }
-    Ok(match found.iter().map(|finding| finding.severity).max() {
+    Ok(match gravest {
         Some(Severity::Error) => ExitCode::FAILURE,
         Some(Severity::Warning) => ExitCode::from(WARNINGS),
         Some(Severity::Note) | None => ExitCode::SUCCESS,

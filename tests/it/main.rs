@@ -14,6 +14,7 @@ mod clients;
 mod command_line;
 mod deployed;
 mod device;
+mod doctor;
 mod drain;
 mod fulfil;
 mod guesses;

@@ -135,7 +135,7 @@ fn deployed(name: &str) -> String {
 }
 
 /// Makes `relay.crt`, `relay.key`, and both in `relay.pem`.
-fn certificate(folder: &Path) {
+pub fn certificate(folder: &Path) {
     let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
         -subj /CN=localhost -addext subjectAltName=DNS:localhost \
         -addext basicConstraints=critical,CA:FALSE -keyout relay.key -out relay.crt";

@@ -1,0 +1,566 @@
+//! `token-relay doctor` through real proxies: nothing is found where a proxy is right, and each that
+//! is broken in one way is found to be broken in just that way, with the line that mends it.
+
+use std::{
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use axum::{body::Body, http::Response};
+use futures_util::StreamExt as _;
+use serde_json::Value;
+
+use crate::support::{Process, TIMEOUT, client, free_port, redis, text};
+
+/// An add-in's origin that the relay allows.
+const ORIGIN: &str = "https://addin.example";
+
+/// A proxy in front of a relay of its own.
+struct Deployment {
+    proxy: Child,
+    directory: redis::Directory,
+    url: String,
+    _relay: Process,
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
+
+/// What is not as it should be.
+#[derive(Clone, Copy, Default)]
+struct Broken {
+    /// Lines added where the proxy passes requests on.
+    added: &'static str,
+    /// A line of the right configuration that is missing.
+    missing: &'static str,
+    /// A setting of the relay.
+    setting: Option<(&'static str, &'static str)>,
+}
+
+fn nginx(port: u16, relay: &str, folder: &str, tls: &str) -> String {
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {folder}/{name};"))
+        .concat();
+    format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+        events {{ worker_connections 200; }}
+        http {{ {temporary} access_log off;
+        map $http_upgrade $to_relay {{ default upgrade; '' ''; }}
+        server {{
+            listen 127.0.0.1:{port} {tls};
+            ssl_certificate {folder}/relay.crt; ssl_certificate_key {folder}/relay.key;
+            location = /metrics {{ return 404; }}
+            location /operator/ {{ return 404; }}
+            location / {{
+                proxy_pass http://{relay};
+                proxy_http_version 1.1;
+                proxy_set_header Host $http_host;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection $to_relay;
+                proxy_read_timeout 75s;
+                #added
+            }}
+        }} }}"
+    )
+}
+
+fn caddy(port: u16, relay: &str, _: &str) -> String {
+    format!(
+        "{{\n admin off\n auto_https off\n default_bind 127.0.0.1\n}}
+        http://127.0.0.1:{port} {{
+            respond /metrics 404
+            respond /operator/* 404
+            reverse_proxy {relay} {{
+                #added
+            }}
+        }}\n"
+    )
+}
+
+fn haproxy(port: u16, relay: &str, _: &str) -> String {
+    format!(
+        "defaults\n mode http\n timeout connect 5s\n timeout client 75s\n timeout server 75s\n \
+        timeout tunnel 75s\n\
+        frontend public\n bind 127.0.0.1:{port}\n default_backend relay\n \
+        http-request return status 404 if {{ path /metrics }} or {{ path_beg /operator/ }}\n\
+        backend relay\n #added\n server relay {relay}\n"
+    )
+}
+
+impl Deployment {
+    async fn start(program: &'static str, broken: Broken) -> Self {
+        Self::start_with_tls(program, broken, None).await
+    }
+
+    /// The same over TLS with these words of nginx's `listen`.
+    async fn start_with_tls(
+        program: &'static str,
+        broken: Broken,
+        tls: Option<&'static str>,
+    ) -> Self {
+        let directory = redis::Directory::new();
+        crate::proxies::certificate(directory.path());
+        let port = free_port();
+        let url = match tls {
+            Some(_) => format!("https://localhost:{port}"),
+            None => format!("http://127.0.0.1:{port}"),
+        };
+        let mut settings = vec![
+            // Nothing but the proxy decides when bytes arrive.
+            ("TOKEN_RELAY_HEARTBEAT", "5m"),
+            ("TOKEN_RELAY_ALLOWED_ORIGINS", ORIGIN),
+            ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1"),
+        ];
+        settings.extend(broken.setting);
+        let relay = Process::demo_behind(&url, &settings);
+        let address = relay.url.strip_prefix("http://").unwrap();
+        let folder = directory.path().to_str().unwrap();
+        let configuration = match program {
+            "nginx" => nginx(port, address, folder, tls.unwrap_or_default()),
+            "caddy" => caddy(port, address, folder),
+            _ => haproxy(port, address, folder),
+        };
+        assert!(configuration.contains(broken.missing), "{}", broken.missing);
+        let configuration =
+            configuration.replace("#added", &broken.added.replace("RELAY", address));
+        let configuration = match broken.missing {
+            "" => configuration,
+            missing => configuration.replace(missing, ""),
+        };
+        let file = directory.file("configuration");
+        std::fs::write(&file, configuration).unwrap();
+        let arguments = match program {
+            "nginx" => vec!["-e", "stderr", "-c", &file],
+            "caddy" => vec!["run", "--adapter", "caddyfile", "--config", &file],
+            _ => vec!["-db", "-f", &file],
+        };
+        let output = std::fs::File::create(directory.file("output")).unwrap();
+        let mut proxy = Command::new(program)
+            .args(arguments)
+            .env("HOME", directory.path())
+            .env("XDG_CONFIG_HOME", directory.path())
+            .env("XDG_DATA_HOME", directory.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; see `./tests/run install`"));
+        let begun = Instant::now();
+        while !client()
+            .get(format!("{url}/healthz"))
+            .send()
+            .await
+            .is_ok_and(|it| it.status() == 200)
+        {
+            let ended = proxy.try_wait().unwrap();
+            let output = std::fs::read_to_string(directory.file("output")).unwrap();
+            assert!(ended.is_none() && begun.elapsed() < TIMEOUT, "{program}: {ended:?} {output}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { proxy, directory, url, _relay: relay }
+    }
+}
+
+async fn doctor(arguments: &[&str]) -> Output {
+    doctor_that_trusts(None, arguments).await
+}
+
+async fn doctor_that_trusts(certificate: Option<&str>, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_token-relay"));
+    command.envs(certificate.map(|path| ("SSL_CERT_FILE", path)));
+    command.arg("doctor").args(arguments).output().await.unwrap()
+}
+
+/// The exit status, and severity, check, text and line of each finding.
+async fn findings(arguments: &[&str]) -> (Option<i32>, Vec<[String; 4]>) {
+    let output = doctor(&[arguments, &["--json"]].concat()).await;
+    let found: Vec<Value> =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} {output:?}"));
+    let found = found.iter().map(|one| {
+        let line = one["mend"].as_str().unwrap_or_default().to_owned();
+        let [severity, check, said] =
+            ["severity", "check", "text"].map(|it| text(one, it).to_owned());
+        [severity, check, said, line]
+    });
+    (output.status.code(), found.collect())
+}
+
+#[tokio::test]
+async fn http2_is_looked_at_over_tls() {
+    for (tls, status) in [("ssl http2", 0), ("ssl", 3)] {
+        let deployment = Deployment::start_with_tls("nginx", Broken::default(), Some(tls)).await;
+        let certificate = deployment.directory.file("relay.crt");
+        let arguments = [deployment.url.as_str(), "--wait", "2s", "--origin", ORIGIN];
+        let output = doctor_that_trusts(Some(&certificate), &arguments).await;
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{shown}");
+        let line = format!("\n{:<21} nginx: listen 443 ssl http2;", "");
+        assert_eq!(shown.contains("HTTP/2 is not offered") && shown.contains(&line), status == 3);
+        // A certificate that nobody trusts is said, and not looked past.
+        let output = doctor(&arguments).await;
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+        assert!(shown.contains("certificate"), "{shown}");
+    }
+}
+
+fn faults(found: &[[String; 4]]) -> Vec<&[String; 4]> {
+    found.iter().filter(|[severity, ..]| severity != "note").collect()
+}
+
+#[tokio::test]
+async fn nothing_is_found_where_the_proxy_is_right() {
+    for (program, named) in [
+        ("nginx", "nginx names itself"),
+        ("caddy", "Caddy names itself"),
+        ("haproxy", "HAProxy, as"),
+    ] {
+        let deployment = Deployment::start(program, Broken::default()).await;
+        let mut arguments = vec![deployment.url.as_str(), "--wait", "2s", "--origin", ORIGIN];
+        if program == "haproxy" {
+            arguments.extend(["--proxy", "haproxy"]);
+        }
+        let (code, found) = findings(&arguments).await;
+        assert!(code == Some(0) && faults(&found).is_empty(), "{program} {code:?} {found:#?}");
+        for expected in [
+            named,
+            "an event stream opens, stays and delivers at once",
+            "opens, stays and delivers at once",
+            "a long poll of 2s is answered by the relay",
+            "https://addin.example may call",
+            "arrive at the browser and come back whole",
+            "/metrics is not reachable",
+            "ready, store up, provider discovered",
+        ] {
+            assert!(found.iter().any(|[_, _, text, _]| text.contains(expected)), "{found:#?}");
+        }
+        // Nothing stays open: a stream that was held has ended, and its session.
+        let metrics = client().get(format!("{}/metrics", deployment._relay.url)).send().await;
+        let metrics = metrics.unwrap().text().await.unwrap();
+        assert!(metrics.contains("token_relay_streams_open{transport=\"Sse\"} 0\n"), "{metrics}");
+        let cancelled = "token_relay_session_transitions_total{state=\"cancelled\"} 3\n";
+        assert!(metrics.contains("created_total{client=\"addons\"} 3\n"), "{metrics}");
+        assert!(metrics.contains(cancelled), "{metrics}");
+    }
+}
+
+/// A proxy, what is broken, the exit status, the check that finds it, words of the finding, and of the
+/// line that mends it.
+type Case = (&'static str, Broken, i32, &'static str, &'static str, &'static str);
+
+const fn added(added: &'static str) -> Broken {
+    Broken { added, missing: "", setting: None }
+}
+
+const fn missing(missing: &'static str) -> Broken {
+    Broken { added: "", missing, setting: None }
+}
+
+const CASES: [Case; 20] = [
+    (
+        "nginx",
+        // With chunks (HTTP/1.1), nginx passes on what it has in any case.
+        added(
+            "location ~ /events$ { proxy_pass http://RELAY; proxy_set_header Host $http_host;
+             proxy_http_version 1.0; proxy_ignore_headers X-Accel-Buffering; }",
+        ),
+        1,
+        "buffering",
+        "event streams are buffered",
+        "proxy_buffering off;",
+    ),
+    ("caddy", added("buffer_responses"), 1, "buffering", "are buffered", "flush_interval -1"),
+    (
+        "haproxy",
+        added("http-response wait-for-body time 60s at-least 10000"),
+        1,
+        "buffering",
+        "are buffered",
+        "wait-for-body",
+    ),
+    (
+        "nginx",
+        added("gzip on; gzip_types *; gzip_min_length 1; gzip_proxied any; gzip_http_version 1.0;"),
+        1,
+        "compression",
+        "compressed (gzip)",
+        "gzip off;",
+    ),
+    (
+        "nginx",
+        Broken {
+            added: "proxy_read_timeout 1s;",
+            missing: "proxy_read_timeout 75s;",
+            setting: None,
+        },
+        1,
+        "idle",
+        "is cut after",
+        "proxy_read_timeout 75s;",
+    ),
+    (
+        "caddy",
+        added("transport http {\n read_timeout 1s\n response_header_timeout 1s\n }"),
+        1,
+        "idle",
+        "is cut after",
+        "read_timeout",
+    ),
+    ("haproxy", added("timeout server 1s"), 1, "idle", "is cut after", "timeout server 75s"),
+    ("haproxy", added("timeout tunnel 1s"), 3, "idle", "a WebSocket is cut", "timeout tunnel 75s"),
+    (
+        "nginx",
+        missing("proxy_set_header Upgrade $http_upgrade;"),
+        3,
+        "websocket",
+        "the handshake is answered",
+        "proxy_set_header Upgrade $http_upgrade;",
+    ),
+    ("caddy", added("header_up -Upgrade"), 3, "websocket", "the handshake is", "header_up Upgrade"),
+    (
+        "haproxy",
+        added("http-request del-header upgrade"),
+        3,
+        "websocket",
+        "the handshake is",
+        "del-header Upgrade",
+    ),
+    (
+        "nginx",
+        added("add_header Access-Control-Allow-Origin '*' always;"),
+        1,
+        "cors",
+        "2 times",
+        "add_header Access-Control-",
+    ),
+    (
+        "caddy",
+        added("header_down Access-Control-Allow-Origin *"),
+        1,
+        "cors",
+        "access-control-allow-origin: * instead of https://addin.example",
+        "header Access-Control-",
+    ),
+    (
+        "haproxy",
+        added("http-request return status 405 if METH_OPTIONS"),
+        1,
+        "cors",
+        "the preflight is answered 405",
+        "what answers OPTIONS",
+    ),
+    (
+        "nginx",
+        Broken {
+            added: "",
+            missing: "",
+            setting: Some(("TOKEN_RELAY_ALLOWED_ORIGINS", "https://other.example")),
+        },
+        1,
+        "cors",
+        "https://addin.example may not call",
+        "ALLOWED_ORIGINS=https://addin.example",
+    ),
+    (
+        "nginx",
+        added("proxy_hide_header Set-Cookie;"),
+        1,
+        "cookies",
+        "does not arrive",
+        "proxy_hide_header Set-Cookie",
+    ),
+    (
+        "haproxy",
+        added("http-request del-header cookie"),
+        1,
+        "cookies",
+        "does not reach the relay",
+        "del-header Cookie",
+    ),
+    (
+        "haproxy",
+        added("http-response set-header Date \"Thu, 01 Jan 2026 00:00:00 GMT\""),
+        3,
+        "clock",
+        "behind this machine's",
+        "set-ntp",
+    ),
+    (
+        "haproxy",
+        added(
+            "http-request return status 200 content-type application/json string \
+             '{\"info\":{\"version\":\"0.0.9\"}}' if { path /openapi.json }",
+        ),
+        3,
+        "version",
+        "the relay is 0.0.9",
+        "doctor of the relay's version",
+    ),
+    (
+        "caddy",
+        missing("respond /metrics 404"),
+        3,
+        "metrics",
+        "/metrics can be read by everybody",
+        "respond /metrics 404",
+    ),
+];
+
+#[tokio::test]
+async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
+    let run = |case: Case| async move {
+        let (program, broken, status, check, words, line) = case;
+        let deployment = Deployment::start(program, broken).await;
+        let arguments =
+            [deployment.url.as_str(), "--wait", "4s", "--origin", ORIGIN, "--proxy", program];
+        let (code, found) = findings(&arguments).await;
+        let output = std::fs::read_to_string(deployment.directory.file("output")).unwrap();
+        let found_it = found.iter().any(|[severity, own, text, mend]| {
+            severity != "note" && own == check && text.contains(words) && mend.contains(line)
+        });
+        let context = format!("{program} {} {code:?} {found:#?} {output}", broken.added);
+        assert!(found_it && code == Some(status), "{context}");
+        // Nothing else is wrong: one cause, one finding, or the same one of another transport.
+        assert!(faults(&found).iter().all(|[_, own, ..]| own == check), "{context}");
+    };
+    futures_util::stream::iter(CASES).map(run).buffer_unordered(4).collect::<Vec<()>>().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_be_used_is_said_at_once() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    for (url, words) in [
+        (nobody.as_str(), "Connection refused"),
+        ("http://relay.example", "must be https"),
+        ("https://user:word@relay.example", "must be https"),
+    ] {
+        let (code, found) = findings(&[url]).await;
+        let [[severity, check, text, _]] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((code, severity.as_str(), check.as_str()), (Some(1), "error", "connection"));
+        assert!(text.contains(words) && !text.contains("word@"), "{text}");
+    }
+    // It calls itself otherwise than it is reached.
+    let relay = Process::demo_behind("https://relay.example", &[]);
+    let (code, found) = findings(&[&relay.url, "--wait", "1s"]).await;
+    assert_eq!(code, Some(1), "{found:#?}");
+    let wrong = faults(&found);
+    assert!(
+        wrong.iter().any(|[_, check, text, mend]| {
+            check == "public_url"
+                && text.contains("calls itself https://relay.example")
+                && *mend == format!("PUBLIC_URL={}", relay.url)
+        }),
+        "{found:#?}"
+    );
+    // No client without its name.
+    let clients = [("TOKEN_RELAY_CLIENTS__ADDIN__ORIGINS", ORIGIN)];
+    let relay = Process::demo(&clients);
+    let (code, found) = findings(&[&relay.url, "--wait", "1s"]).await;
+    assert_eq!(code, Some(1), "{found:#?}");
+    let said = |words: &str| found.iter().any(|[_, _, text, _]| text.contains(words));
+    assert!(said("none can be created: 400"), "{found:#?}");
+    let (code, found) =
+        findings(&[&relay.url, "--wait", "1s", "--client-id", "addin", "--origin", ORIGIN]).await;
+    // Its metrics are open, since nothing is in front of it.
+    assert_eq!((code, faults(&found).len()), (Some(3), 1), "{found:#?}");
+}
+
+/// A server that answers everything with what moves a terminal's cursor, and never ends.
+#[tokio::test]
+async fn a_hostile_server_moves_no_cursor_and_does_not_hold_the_terminal() {
+    let escape = "\u{1b}[2J\u{202e}\u{9b}1m";
+    let created = serde_json::json!({
+        "session_id": format!("{escape}x"), "expires_in": 1, "transit_url": escape,
+        "events_url": escape, "websocket_url": escape, "poll_url": escape, "session_token": escape,
+    });
+    let ready = serde_json::json!({
+        "status": escape, "store": escape, "provider": escape, "draining": false, "streams": 0,
+    });
+    let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let answer = match request.uri().path() {
+            "/healthz" => Response::new(Body::from("{}")),
+            "/readyz" => Response::new(Body::from(ready.to_string())),
+            "/openapi.json" => Response::new(Body::from(format!(
+                r#"{{"info":{{"version":"\u001b[2J{escape}"}}}}"#
+            ))),
+            "/metrics" => {
+                Response::new(Body::from_stream(futures_util::stream::repeat_with(|| {
+                    Ok::<_, std::io::Error>(vec![b'x'; 65536])
+                })))
+            }
+            "/addons/sessions" if request.method() == "OPTIONS" => Response::builder()
+                .header("access-control-allow-origin", "https://a\u{80}.example")
+                .body(Body::empty())
+                .unwrap(),
+            _ => Response::builder().status(201).body(Body::from(created.to_string())).unwrap(),
+        };
+        std::future::ready(answer)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    for more in [&[][..], &["--json"]] {
+        let output =
+            doctor(&[&[url.as_str(), "--origin", ORIGIN, "--wait", "1s"], more].concat()).await;
+        assert_eq!(output.status.code(), Some(1));
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let is_plain = |each: char| each == '\n' || !(each.is_control() || each == '\u{202e}');
+        assert!(shown.chars().all(is_plain), "{shown:?}");
+        assert!(shown.contains("what answers is no relay"), "{shown}");
+    }
+}
+
+/// A proxy that passes on the first bytes of an event stream and holds back what follows: no proxy that
+/// can be installed does so alone.
+#[tokio::test]
+async fn a_stream_whose_heartbeats_are_held_back_is_found_by_those_of_the_websocket() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let relay = Process::demo_behind(&url, &[("TOKEN_RELAY_HEARTBEAT", "1s")]);
+    let address = relay.url.strip_prefix("http://").unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let relay = tokio::net::TcpStream::connect(&address).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut from_client, mut to_client), (mut from_relay, mut to_relay)) =
+                    (client.into_split(), relay.into_split());
+                let is_stream = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+                let noticed = std::sync::Arc::clone(&is_stream);
+                let order = std::sync::atomic::Ordering::SeqCst;
+                let up = async move {
+                    let mut bytes = vec![0; 65536];
+                    while let Ok(read @ 1..) = from_client.read(&mut bytes).await {
+                        if bytes[..read].windows(8).any(|part| part == b"/events ") {
+                            noticed.store(true, order);
+                        }
+                        to_relay.write_all(&bytes[..read]).await.unwrap();
+                    }
+                };
+                let down = async move {
+                    let (mut bytes, mut held) = (vec![0; 65536], Vec::new());
+                    let mut has_begun = false;
+                    while let Ok(read @ 1..) = from_relay.read(&mut bytes).await {
+                        held.extend_from_slice(&bytes[..read]);
+                        let is_begin = held.windows(6).any(|part| part == b"retry:");
+                        let is_end = held.windows(6).any(|part| part == b"event:");
+                        if !is_stream.load(order) || is_end || (is_begin && !has_begun) {
+                            has_begun = is_begin || has_begun;
+                            to_client.write_all(&held).await.unwrap();
+                            held.clear();
+                        }
+                    }
+                };
+                tokio::join!(up, down);
+            });
+        }
+    });
+    let (code, found) = findings(&[&url, "--wait", "5s"]).await;
+    assert_eq!(code, Some(1), "{found:#?}");
+    let [_, _, text, _] = found.iter().find(|[_, check, ..]| check == "buffering").unwrap();
+    assert!(text.contains("heartbeats within 5s none arrives"), "{found:#?}");
+}
