@@ -139,7 +139,7 @@ impl Deployment {
             _ => vec!["-db", "-f", &file],
         };
         let output = std::fs::File::create(directory.file("output")).unwrap();
-        let mut proxy = Command::new(program)
+        let proxy = Command::new(program)
             .args(arguments)
             .env("HOME", directory.path())
             .env("XDG_CONFIG_HOME", directory.path())
@@ -149,19 +149,17 @@ impl Deployment {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}; see `./tests/run install`"));
+        let mut deployment = Self { proxy, directory, url, _relay: relay };
         let begun = Instant::now();
-        while !client()
-            .get(format!("{url}/healthz"))
-            .send()
-            .await
-            .is_ok_and(|it| it.status() == 200)
-        {
-            let ended = proxy.try_wait().unwrap();
-            let output = std::fs::read_to_string(directory.file("output")).unwrap();
+        // Over TLS as well: a port that answers is enough.
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            let ended = deployment.proxy.try_wait().unwrap();
+            let logs = ["output", "error.log"].map(|name| deployment.directory.file(name));
+            let output = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default()).concat();
             assert!(ended.is_none() && begun.elapsed() < TIMEOUT, "{program}: {ended:?} {output}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Self { proxy, directory, url, _relay: relay }
+        deployment
     }
 }
 
