@@ -22,6 +22,7 @@ mod instances;
 mod meet;
 mod metrics;
 mod oauth_clients;
+mod packages;
 mod platform;
 mod proofs;
 mod provider_cases;

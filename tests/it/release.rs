@@ -57,6 +57,10 @@ fn the_archive_holds_a_program_that_runs_its_manual_and_completions() {
     for file in ["LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"] {
         assert!(top.join(file).is_file(), "{file}");
     }
+    let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    for end in [".deb\n", ".rpm\n", ".tgz\n", ".cdx.json\n"] {
+        assert!(sums.contains(end), "{end} {sums}");
+    }
     output(
         Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&folder),
     );
