@@ -12,8 +12,8 @@ pub use crate::signin::hook::{Admission, Candidate, ClaimsHook, HookError};
 use crate::{
     relay::Relay,
     session::{
-        ClientId, Digest, Failure, GoneReason, GrantId, Identity, SessionKey, SessionRef, State,
-        Surface,
+        Binding, ClientId, Digest, EncryptionKey, Failure, GoneReason, GrantId, Identity,
+        SessionKey, SessionRef, State, Surface,
     },
     settings::{Client, Clients},
     store::{Failed, StoreError, Stored},
@@ -103,6 +103,15 @@ pub enum NotCompleted {
     Refused(#[from] HookError),
 }
 
+/// Who receives a token.
+#[derive(Clone, Debug, Default)]
+pub struct Recipient {
+    /// Who may refresh it, where refresh tokens are enabled; without, nobody.
+    pub holder: Option<Holder>,
+    /// The keys that it is bound to.
+    pub binding: Binding,
+}
+
 /// A completed sign-in, with what undoing it needs.
 #[derive(Clone, Debug)]
 pub struct Completed {
@@ -137,18 +146,17 @@ pub struct SignIn<'a> {
 }
 
 impl SignIn<'_> {
-    /// Issues an access token for `identity` and hands it to `session`. With a `holder` it gets a
-    /// refresh token too, where they are enabled.
+    /// Issues an access token for `identity` and hands it to `session`, whose reader is `recipient`.
     ///
     /// # Errors
     /// [`NotCompleted`].
     pub async fn complete(
         &self,
         session: SessionRef,
-        holder: Option<Holder>,
+        recipient: Recipient,
         identity: &Identity,
     ) -> Result<Completed, NotCompleted> {
-        self.complete_beside(session, holder, identity, None).await
+        self.complete_beside(session, recipient, identity, None).await
     }
 
     /// The same, with a payload beside the token.
@@ -158,17 +166,19 @@ impl SignIn<'_> {
     pub async fn complete_beside(
         &self,
         session: SessionRef,
-        holder: Option<Holder>,
+        recipient: Recipient,
         identity: &Identity,
         payload: Option<Map<String, Value>>,
     ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
+        let Recipient { holder, binding } = recipient;
         let grant_type = match &holder {
             Some(Holder { client: true, .. }) => TokenGrant::Device,
             _ => TokenGrant::Session,
         };
+        let encryption_key = binding.encryption_key.clone();
         let client = self.clients.label(session.surface, identity.client_id.as_ref());
-        let issued = self.issue(session.key, holder, identity).await;
+        let issued = self.issue(session.key, holder, binding, identity).await;
         span.end();
         match issued {
             Ok((token, grant)) => {
@@ -178,7 +188,9 @@ impl SignIn<'_> {
                     expires_at: token.expires_at(),
                     grant,
                 };
-                let handed_over = self.hand_over(session, token, &identity.subject, &client).await;
+                let key = encryption_key.as_ref();
+                let handed_over =
+                    self.hand_over(session, token, key, &identity.subject, &client).await;
                 if handed_over.is_ok() {
                     self.observer.issued(&client, grant_type);
                 }
@@ -222,7 +234,7 @@ impl SignIn<'_> {
         match issued {
             Ok(token) => {
                 let client = self.clients.label(session.surface, None);
-                self.hand_over(session, token, subject, &client).await?;
+                self.hand_over(session, token, None, subject, &client).await?;
                 self.observer.issued(&client, TokenGrant::Meet);
                 Ok(())
             }
@@ -230,7 +242,8 @@ impl SignIn<'_> {
         }
     }
 
-    /// Delivers a payload and no token to the session of `client`; `subject` is for the audit log.
+    /// Delivers a payload and no token to the session of `client`, encrypted where `recipient` has a
+    /// key; `subject` is for the audit log.
     ///
     /// # Errors
     /// [`NotCompleted`].
@@ -238,12 +251,14 @@ impl SignIn<'_> {
         &self,
         session: SessionRef,
         client: Option<&ClientId>,
+        recipient: &Recipient,
         payload: Map<String, Value>,
         subject: &str,
     ) -> Result<(), NotCompleted> {
         let response = TokenResponse::without_token(payload, UnixTime::now());
         let client = self.clients.label(session.surface, client);
-        self.hand_over(session, response, subject, &client).await
+        let encryption_key = recipient.binding.encryption_key.as_ref();
+        self.hand_over(session, response, encryption_key, subject, &client).await
     }
 
     /// Fails the sign-in on behalf of somebody who wants to know whether that worked.
@@ -336,6 +351,7 @@ impl SignIn<'_> {
         &self,
         session: SessionKey,
         holder: Option<Holder>,
+        binding: Binding,
         identity: &Identity,
     ) -> Result<(TokenResponse, Option<GrantId>), NotCompleted> {
         let admission = self.admit(identity).await?;
@@ -346,7 +362,8 @@ impl SignIn<'_> {
         let grant = match refresh.zip(holder) {
             Some((refresh, holder)) => {
                 let identity = identity.clone();
-                Some(refresh.begin(self.sealing_keys, session, holder, identity, now).await?)
+                let keys = self.sealing_keys;
+                Some(refresh.begin(keys, session, holder, binding, identity, now).await?)
             }
             None => None,
         };
@@ -363,7 +380,7 @@ impl SignIn<'_> {
     /// decided.
     ///
     /// # Errors
-    /// When it cannot be signed.
+    /// When it cannot be signed or encrypted.
     pub fn refreshed(
         &self,
         session: SessionKey,
@@ -384,18 +401,30 @@ impl SignIn<'_> {
             subject = ?Digest::of(grant.identity.subject.as_bytes()),
             "access token refreshed"
         );
-        Ok(token.with_refresh(next, grant.authenticated_at))
+        let token = token.with_refresh(next, grant.authenticated_at);
+        Ok(match &grant.binding.encryption_key {
+            Some(key) => token.encrypt(key, session)?,
+            None => token,
+        })
     }
 
-    /// Seals the token and stores it, which notifies every instance. Its delivery continues the
-    /// trace from here.
+    /// Encrypts the token where its reader has a key, seals it and stores it, which notifies every
+    /// instance. Its delivery continues the trace from here.
     async fn hand_over(
         &self,
         session: SessionRef,
         token: TokenResponse,
+        encryption_key: Option<&EncryptionKey>,
         subject: &str,
         client: &ClientId,
     ) -> Result<(), NotCompleted> {
+        let token = match encryption_key {
+            None => token,
+            Some(key) => match token.encrypt(key, session.key) {
+                Ok(encrypted) => encrypted,
+                Err(error) => return Err(self.not_issued(session, error.into()).await),
+            },
+        };
         let fulfil = self.trace.child("fulfil", Kind::Internal);
         let publish = fulfil.child("publish", Kind::Producer);
         // The implied one is known to every instance.

@@ -74,6 +74,38 @@ pub struct CreateRequest {
     /// proof decides it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
+    /// A public key of the add-in: token answers are encrypted for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key: Option<EncryptionKey>,
+}
+
+/// A public key on P-256 as a JWK (RFC 7517, RFC 7518 §6.2.1). Members that are not listed are
+/// ignored, but those of a private key are refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EncryptionKey {
+    /// `EC`.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^EC$"))]
+    pub kty: String,
+    /// `P-256`.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^P-256$"))]
+    pub crv: String,
+    /// The first coordinate, 32 bytes in base64url.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9_-]{43}$"))]
+    pub x: String,
+    /// The second one.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9_-]{43}$"))]
+    pub y: String,
+    /// `ECDH-ES`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alg: Option<String>,
+    /// `enc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#use: Option<String>,
+    /// Further members.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(additional_properties))]
+    pub further: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What the OpenID provider is to ask of the person (OpenID Connect Core §3.1.2.1).
@@ -142,6 +174,11 @@ pub struct TokenResponse {
     /// What the add-in's backend delivers (`POST /addons/fulfil`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<serde_json::Map<String, serde_json::Value>>,
+    /// All the other members, encrypted for the `encryption_key` of the creation; then it stands
+    /// alone. A compact JWE (RFC 7516): `ECDH-ES` and `A256GCM`, with SHA-256 of the session ID in
+    /// `apv`. `expires_in` counts from the issue of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<Secret>,
 }
 
 /// An error (RFC 6749 §5.2, §4.1.2.1).

@@ -10,6 +10,7 @@ use crate::{
     ClientError, PendingSignIn, SavedSignIn,
     api::{CreateRequest, CreateResponse, ProblemDetails},
     checks,
+    encryption::DecryptionKey,
 };
 
 /// Timeout of a call that answers at once, and of the first byte of a stream.
@@ -70,12 +71,14 @@ impl Client {
     pub async fn sign_in(&self, sign_in: &SignIn) -> Result<PendingSignIn, ClientError> {
         let malformed = |_| ClientError::Malformed("the created session");
         let url = self.relay.join("addons/sessions").map_err(|_| ClientError::Insecure)?;
+        let decryption_key = DecryptionKey::generate()?;
         let create = CreateRequest {
             bind: true,
             confirm: sign_in.confirm,
             client_name: sign_in.client_name.clone(),
             client_id: sign_in.client_id.clone(),
             scope: sign_in.scope.clone(),
+            encryption_key: Some(decryption_key.public()),
             ..CreateRequest::default()
         };
         let body = serde_json::to_vec(&create).map_err(malformed)?;
@@ -92,7 +95,7 @@ impl Client {
         let created: CreateResponse =
             serde_json::from_slice(&read(answer).await?).map_err(malformed)?;
         let expires_in = Duration::from_secs(created.expires_in).min(checks::MAX_EXPIRES_IN);
-        let saved = SavedSignIn::new(created, expires_in)?;
+        let saved = SavedSignIn::new(created, decryption_key, expires_in)?;
         PendingSignIn::new(self.http.clone(), &self.relay, saved, expires_in)
     }
 

@@ -44,6 +44,15 @@ pub enum ClientError {
         /// The relay's origin.
         expected: String,
     },
+    /// The token is not encrypted for the key of this sign-in.
+    #[error(
+        "the token is not encrypted for this program: something between it and the relay may have \
+         changed the sign-in"
+    )]
+    NotEncrypted,
+    /// The system has no random numbers for a key.
+    #[error("the system has no random numbers")]
+    NoRandomness,
     /// The answer is not what a relay sends.
     #[error("the relay's answer cannot be understood: {0}")]
     Malformed(&'static str),
@@ -58,7 +67,10 @@ impl ClientError {
             Self::Unreachable(_) => "temporarily_unavailable",
             Self::Refused { status, .. } if status.is_server_error() => "temporarily_unavailable",
             Self::Insecure | Self::Refused { .. } => "invalid_request",
-            Self::ForeignUrl { .. } | Self::Malformed(_) => "server_error",
+            Self::ForeignUrl { .. }
+            | Self::NotEncrypted
+            | Self::NoRandomness
+            | Self::Malformed(_) => "server_error",
         }
     }
 }

@@ -19,12 +19,15 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Tokens are encrypted for a key of the sign-in, and any other token is refused.
+//!
 //! The relay is not trusted with the terminal or the browser: every URL it names must be on its own
 //! origin, codes and tokens must have their grammar, and texts lose what is not printable.
 
 pub mod api;
 mod checks;
 mod client;
+mod encryption;
 mod error;
 mod event_stream;
 mod pending;
@@ -33,5 +36,5 @@ pub use crate::{
     checks::{is_secure, printable},
     client::{Client, SignIn},
     error::ClientError,
-    pending::{PendingSignIn, SavedSignIn},
+    pending::{PendingSignIn, PrivateKey, SavedSignIn},
 };

@@ -13,9 +13,10 @@ use url::Url;
 
 use crate::{
     ClientError,
-    api::{CreateResponse, Secret, SessionState, TokenResponse},
+    api::{CreateResponse, EncryptionKey, Secret, SessionState, TokenResponse},
     checks,
     client::{TIMEOUT, read, refusal},
+    encryption::DecryptionKey,
     event_stream::EventStream,
 };
 
@@ -45,11 +46,18 @@ pub struct SavedSignIn {
     events_url: String,
     poll_url: String,
     expires_at: u64,
+    /// Of a sign-in that an earlier version saved there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decryption_key: Option<DecryptionKey>,
 }
 
 impl SavedSignIn {
     /// The session that a relay created just now, for `expires_in`.
-    pub(crate) fn new(created: CreateResponse, expires_in: Duration) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        created: CreateResponse,
+        decryption_key: DecryptionKey,
+        expires_in: Duration,
+    ) -> Result<Self, ClientError> {
         let session_token = created.session_token.ok_or(ClientError::Malformed("session_token"))?;
         Ok(Self {
             session_id: created.session_id,
@@ -59,6 +67,7 @@ impl SavedSignIn {
             events_url: created.events_url,
             poll_url: created.poll_url,
             expires_at: (since_epoch() + expires_in).as_secs(),
+            decryption_key: Some(decryption_key),
         })
     }
 
@@ -78,6 +87,14 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// A private key on P-256 as a JWK.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrivateKey {
+    #[serde(flatten)]
+    public: EncryptionKey,
+    d: Secret,
+}
+
 /// A sign-in that waits for its person.
 pub struct PendingSignIn {
     http: reqwest::Client,
@@ -85,6 +102,7 @@ pub struct PendingSignIn {
     transit_url: Url,
     events_url: Url,
     poll_url: Url,
+    token_url: Url,
     expires_in: Duration,
     created: Instant,
 }
@@ -132,6 +150,7 @@ impl PendingSignIn {
             transit_url: checks::url(relay, "transit_url", &saved.transit_url)?,
             events_url: checks::url(relay, "events_url", &saved.events_url)?,
             poll_url: checks::url(relay, "poll_url", &saved.poll_url)?,
+            token_url: relay.join("addons/token").map_err(|_| ClientError::Insecure)?,
             saved,
             expires_in,
             created: Instant::now(),
@@ -163,6 +182,39 @@ impl PendingSignIn {
         &self.saved.session_token
     }
 
+    /// The private key for which its tokens are encrypted, as a JWK (RFC 7518 §6.2.2).
+    pub fn decryption_key(&self) -> Option<PrivateKey> {
+        let key = self.saved.decryption_key.as_ref()?;
+        Some(PrivateKey { public: key.public(), d: key.private() })
+    }
+
+    /// Exchanges a refresh token of this sign-in for the next tokens. Each works once, and a second
+    /// use ends the grant.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn refresh(&self, refresh_token: &Secret) -> Result<TokenResponse, ClientError> {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("refresh_token", refresh_token.expose())
+            .append_pair("client_id", self.saved.session_id.expose())
+            .append_pair("client_secret", self.saved.session_token.expose())
+            .finish();
+        let request = self
+            .http
+            .post(self.token_url.clone())
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form)
+            .timeout(TIMEOUT);
+        let answer = request.send().await?;
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(answer).await);
+        }
+        let answer: TokenResponse = serde_json::from_slice(&read(answer).await?)
+            .map_err(|_| ClientError::Malformed("the refreshed token"))?;
+        self.opened(answer)
+    }
+
     /// The sign-in in a form that another run of the program can resume.
     pub fn save(&self) -> SavedSignIn {
         self.saved.clone()
@@ -177,7 +229,13 @@ impl PendingSignIn {
         let end = self.created + self.expires_in + Duration::from_secs(2);
         let mut last = None;
         let settled = tokio::time::timeout_at(end, self.wait(&mut last)).await;
-        let token = settled.unwrap_or_else(|_| Err(last.unwrap_or(ClientError::Expired)))?;
+        let settled = settled.unwrap_or_else(|_| Err(last.unwrap_or(ClientError::Expired)));
+        if let Err(error @ ClientError::NotEncrypted) = settled {
+            // Whoever sees the token in the clear does not use this session further.
+            let _ = self.end().await;
+            return Err(error);
+        }
+        let token = settled?;
         // The token is here; where this is lost, the session ends by itself.
         let _ = self.end().await;
         Ok(token)
@@ -273,7 +331,7 @@ impl PendingSignIn {
                     "authenticated" | "failed" => {
                         let state: SessionState =
                             serde_json::from_str(&event.data).map_err(|_| malformed())?;
-                        if let Some(outcome) = outcome(state) {
+                        if let Some(outcome) = self.outcome(state) {
                             return outcome.map_err(Interruption::Final);
                         }
                     }
@@ -282,6 +340,22 @@ impl PendingSignIn {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// How the sign-in ended, if it has.
+    fn outcome(&self, state: SessionState) -> Option<Result<TokenResponse, ClientError>> {
+        match state {
+            SessionState::Pending => None,
+            SessionState::Authenticated(answer) => Some(self.opened(answer)),
+            SessionState::Failed(failure) => Some(Err(checks::failure(&failure))),
+        }
+    }
+
+    fn opened(&self, answer: TokenResponse) -> Result<TokenResponse, ClientError> {
+        match &self.saved.decryption_key {
+            Some(key) => key.open(&self.saved.session_id, &answer),
+            None => checks::token(answer),
         }
     }
 
@@ -296,7 +370,7 @@ impl PendingSignIn {
         let body = read(answer).await.map_err(Interruption::Final)?;
         let state: SessionState = serde_json::from_slice(&body)
             .map_err(|_| Interruption::Final(ClientError::Malformed("the poll's answer")))?;
-        match outcome(state) {
+        match self.outcome(state) {
             Some(outcome) => outcome.map_err(Interruption::Final),
             // A proxy that answers at once must not be asked in a tight loop.
             None => {
@@ -304,15 +378,6 @@ impl PendingSignIn {
                 Err(Interruption::Retry(ClientError::Expired, Some(rest)))
             }
         }
-    }
-}
-
-/// How the sign-in ended, if it has.
-fn outcome(state: SessionState) -> Option<Result<TokenResponse, ClientError>> {
-    match state {
-        SessionState::Pending => None,
-        SessionState::Authenticated(token) => Some(checks::token(token)),
-        SessionState::Failed(failure) => Some(Err(checks::failure(&failure))),
     }
 }
 

@@ -39,6 +39,10 @@ pub struct DeviceRequest {
     /// What the program calls itself; shown to the person where the client has no registered name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_name: Option<String>,
+    /// A public key of the client as JSON (an `EncryptionKey`): the answer of the token endpoint is
+    /// encrypted for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key: Option<String>,
 }
 
 /// Answer to `POST /addons/device_authorization` (RFC 8628 §3.2). There is no

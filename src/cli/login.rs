@@ -12,7 +12,9 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use token_relay_client::{Client, ClientError, PendingSignIn, SignIn, api::TokenResponse};
+use token_relay_client::{
+    Client, ClientError, PendingSignIn, PrivateKey, SignIn, api::TokenResponse,
+};
 use url::Url;
 
 use crate::util::browser;
@@ -63,6 +65,9 @@ struct Stored<'a> {
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_token: Option<&'a str>,
+    /// What the answers to the refresh token are encrypted for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decryption_key: Option<PrivateKey>,
 }
 
 /// Signs in, and prints or stores the token.
@@ -111,6 +116,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), TerminalLoginError> {
         relay: &options.relay,
         session_id: credentials.then(|| pending.session_id().expose()),
         session_token: credentials.then(|| pending.session_token().expose()),
+        decryption_key: pending.decryption_key().filter(|_| credentials),
     };
     let lifetime = humantime::format_duration(Duration::from_secs(token.expires_in));
     if let Some(path) = &options.store {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::{
     api::Prompt,
     session::{
+        binding::Binding,
         client_id::ClientId,
         digest::{Digest, InvalidIdentifier},
         key::SessionKey,
@@ -62,6 +63,9 @@ pub struct SessionDetails {
     /// The key of the opener's proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof_key: Option<ProofKey>,
+    /// The keys of its creator.
+    #[serde(skip_serializing_if = "Binding::is_empty")]
+    pub binding: Binding,
 }
 
 /// The key with which an opener proves that it holds the session token, without revealing it:

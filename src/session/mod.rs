@@ -3,6 +3,7 @@
 //! A secret that travels ([`SessionId`], [`SessionToken`], [`TransitToken`]) is redacted in logs;
 //! what is stored ([`SessionKey`], [`Digest`]) is its SHA-256 and opens nothing.
 
+mod binding;
 mod client_id;
 mod details;
 mod digest;
@@ -15,6 +16,7 @@ mod subscription_id;
 mod user_code;
 
 pub use crate::session::{
+    binding::{Binding, EncryptionKey, InvalidEncryptionKey},
     client_id::{ClientId, InvalidClientId},
     details::{ProofKey, SessionDetails, SessionInfo},
     digest::{Digest, InvalidIdentifier},

@@ -10,6 +10,7 @@ use crate::{
     session::{ClientId, GrantId, Identity},
     token::{
         error::{KeyError, SignError},
+        jwe::EncryptError,
         jws::PrivateKey,
         keys::SigningKeys,
         response::TokenResponse,
@@ -51,6 +52,9 @@ pub enum IssueError {
     /// The key does not sign.
     #[error("the access token cannot be signed: {0}")]
     Sign(#[from] SignError),
+    /// The key of the client takes no encryption.
+    #[error(transparent)]
+    Encrypt(#[from] EncryptError),
     /// The client that the person signed in to is not registered any more.
     #[error("the client is not registered any more")]
     UnknownClient,

@@ -4,6 +4,7 @@
 
 mod error;
 mod issuer;
+pub mod jwe;
 pub mod jws;
 mod keys;
 mod logouts;

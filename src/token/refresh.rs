@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{AccountId, ClientId, Digest, GrantId, Identity, Requested, SessionKey},
+    session::{AccountId, Binding, ClientId, Digest, GrantId, Identity, Requested, SessionKey},
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
@@ -52,6 +52,8 @@ pub struct RefreshGrant {
     session: SessionKey,
     /// Who may use it.
     holder: Holder,
+    /// The keys of the client, to which its tokens are bound.
+    pub binding: Binding,
     /// The person.
     pub identity: Identity,
     /// When the person signed in.
@@ -111,6 +113,9 @@ struct Sealed {
     b: Option<ClientId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     q: Option<Requested>,
+    /// The keys of the client.
+    #[serde(default, skip_serializing_if = "Binding::is_empty")]
+    w: Binding,
 }
 
 /// Why a refresh token is refused.
@@ -177,6 +182,7 @@ impl Refresh {
         keys: &KeyRing,
         session: SessionKey,
         holder: Holder,
+        binding: Binding,
         identity: Identity,
         now: UnixTime,
     ) -> Result<(GrantId, RefreshToken), StoreError> {
@@ -186,6 +192,7 @@ impl Refresh {
             generation: 1,
             session,
             holder,
+            binding,
             identity,
             authenticated_at: now,
             expires_at: now + self.token_ttl.min(self.grant_ttl),
@@ -295,6 +302,7 @@ impl RefreshGrant {
             b: self.identity.idp.clone(),
             q: Some((*self.identity.requested).clone())
                 .filter(|said| *said != Requested::default()),
+            w: self.binding.clone(),
         };
         // Strings, numbers and JSON always serialise.
         let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -322,6 +330,7 @@ impl RefreshGrant {
             generation: sealed.g,
             session: sealed.s,
             holder: Holder { session_token: sealed.k, client: sealed.d },
+            binding: sealed.w,
             identity,
             authenticated_at: UnixTime::from_millis(sealed.a),
             expires_at: UnixTime::from_secs(sealed.x),
@@ -363,7 +372,10 @@ mod tests {
     async fn tokens_rotate_and_a_second_use_ends_the_grant() {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, holder) = (SessionId::generate().key(), holder());
-        let (id, first) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
+        let (id, first) = refresh
+            .begin(&keys, session, holder, Binding::default(), identity(), NOW)
+            .await
+            .unwrap();
         let presenter = Presenter::Session(session, holder.session_token);
         let rotate = async |token: &RefreshToken, now| {
             refresh.rotate(&keys, token.expose(), &presenter, now).await
@@ -383,12 +395,18 @@ mod tests {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, holder) = (SessionId::generate().key(), holder());
         let presenter = Presenter::Session(session, holder.session_token);
-        let (_, before) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
+        let (_, before) = refresh
+            .begin(&keys, session, holder, Binding::default(), identity(), NOW)
+            .await
+            .unwrap();
         let at = NOW + Duration::from_secs(1);
         let alice = AccountId::new("https://relay.example", "alice");
         refresh.store.end_account(alice, at, 30 * HOUR).await.unwrap();
         let later = NOW + HOUR;
-        let (_, after) = refresh.begin(&keys, session, holder, identity(), later).await.unwrap();
+        let (_, after) = refresh
+            .begin(&keys, session, holder, Binding::default(), identity(), later)
+            .await
+            .unwrap();
         let rotate = async |token: &RefreshToken| {
             refresh.rotate(&keys, token.expose(), &presenter, later).await
         };
@@ -401,7 +419,10 @@ mod tests {
         let (refresh, keys) = (refresh(), KeyRing::random());
         let (session, holder) = (SessionId::generate().key(), holder());
         let client = holder.session_token;
-        let (_, token) = refresh.begin(&keys, session, holder, identity(), NOW).await.unwrap();
+        let (_, token) = refresh
+            .begin(&keys, session, holder, Binding::default(), identity(), NOW)
+            .await
+            .unwrap();
         let rotate = async |keys, session, client, now| {
             let presenter = Presenter::Session(session, client);
             refresh.rotate(keys, token.expose(), &presenter, now).await
@@ -441,7 +462,10 @@ mod tests {
             issuer: "https://id.example".to_owned(),
             ..identity().signed_in_to("cli".parse().ok(), None)
         };
-        let (_, first) = refresh.begin(&keys, session, holder, signed_in, NOW).await.unwrap();
+        let (_, first) = refresh
+            .begin(&keys, session, holder, Binding::default(), signed_in, NOW)
+            .await
+            .unwrap();
         let rotate = async |token: &RefreshToken, presenter| {
             refresh.rotate(&keys, token.expose(), &presenter, NOW).await
         };

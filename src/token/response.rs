@@ -1,4 +1,4 @@
-//! The token response, as it is sealed in the store and as a reader receives it.
+//! The token response, as it is encrypted for its reader, sealed for the store, and delivered.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Map, Value};
 
 use crate::{
-    session::{ClientId, SealedPayload, SessionKey},
+    session::{ClientId, EncryptionKey, SealedPayload, SessionKey},
     telemetry::TraceContext,
     token::{
+        jwe::{self, EncryptError},
         sealing::{KeyRing, OpenError, Purpose},
         secret::{AccessToken, RefreshToken},
     },
@@ -18,7 +19,7 @@ use crate::{
 /// The members of RFC 6749 §5.1, when the person signed in, and the payload of a backend.
 #[derive(Clone, Debug)]
 pub struct TokenResponse {
-    /// Empty where a backend delivers a payload alone.
+    /// Empty where a backend delivers a payload alone, and once it is encrypted.
     access_token: AccessToken,
     refresh_token: Option<RefreshToken>,
     token_type: String,
@@ -27,7 +28,9 @@ pub struct TokenResponse {
     scope: String,
     /// When the person signed in, in milliseconds since the Unix epoch.
     authenticated_at: u64,
-    payload: Option<Map<String, Value>>,
+    payload: Option<Box<Map<String, Value>>>,
+    /// All of the above as JWE, in its place.
+    encrypted: Option<Box<str>>,
     /// `jti` of the access token, until it is sealed.
     id: Option<String>,
     expires_at: u64,
@@ -39,6 +42,11 @@ pub struct TokenResponse {
 
 impl Serialize for TokenResponse {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(encrypted) = &self.encrypted {
+            let mut response = serializer.serialize_struct("TokenResponse", 1)?;
+            response.serialize_field("encrypted", encrypted)?;
+            return response.end();
+        }
         let has_token = !self.access_token.expose().is_empty();
         let (token, refresh) = (usize::from(has_token) * 4, self.refresh_token.is_some());
         let members = token + usize::from(refresh) + 1 + usize::from(self.payload.is_some());
@@ -79,6 +87,9 @@ struct Sealed {
     /// The client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     n: Option<ClientId>,
+    /// All of it as JWE for the reader's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    j: Option<String>,
 }
 
 impl TokenResponse {
@@ -98,6 +109,7 @@ impl TokenResponse {
             scope: scope.to_owned(),
             authenticated_at: now.as_millis(),
             payload: None,
+            encrypted: None,
             id: None,
             expires_at: now.as_secs() + ttl.as_secs(),
             trace: None,
@@ -108,13 +120,13 @@ impl TokenResponse {
     /// A payload that a backend delivers at `now`, and no token.
     pub fn without_token(payload: Map<String, Value>, now: UnixTime) -> Self {
         let none = AccessToken::new(String::new());
-        Self { payload: Some(payload), ..Self::new(none, "", Duration::ZERO, "", now) }
+        Self { payload: Some(Box::new(payload)), ..Self::new(none, "", Duration::ZERO, "", now) }
     }
 
     /// Adds the payload of a backend, if there is one.
     #[must_use]
     pub fn with_payload(self, payload: Option<Map<String, Value>>) -> Self {
-        Self { payload, ..self }
+        Self { payload: payload.map(Box::new), ..self }
     }
 
     /// Adds a refresh token, for a person who signed in at `authenticated_at`.
@@ -181,6 +193,27 @@ impl TokenResponse {
         self.client.as_ref()
     }
 
+    /// Encrypts the response for the key of its reader: from here on neither the store nor the bus
+    /// nor this service can open it.
+    ///
+    /// # Errors
+    /// [`EncryptError`].
+    pub fn encrypt(self, key: &EncryptionKey, session: SessionKey) -> Result<Self, EncryptError> {
+        // Strings and numbers always serialise.
+        let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&self).unwrap_or_default());
+        let encrypted = jwe::encrypt(key, session.digest().as_bytes(), &plaintext)?;
+        let none = AccessToken::new(String::new());
+        Ok(Self {
+            access_token: none,
+            refresh_token: None,
+            token_type: String::new(),
+            scope: String::new(),
+            payload: None,
+            encrypted: Some(encrypted.into()),
+            ..self
+        })
+    }
+
     /// Seals the response for its session.
     pub fn seal(&self, keys: &KeyRing, session: SessionKey) -> SealedPayload {
         let sealed = Sealed {
@@ -191,8 +224,9 @@ impl TokenResponse {
             e: self.expires_at,
             r: self.refresh_token.as_ref().map(|token| token.expose().to_owned()),
             c: self.trace,
-            p: self.payload.clone(),
+            p: self.payload.as_deref().cloned(),
             n: self.client.clone(),
+            j: self.encrypted.as_deref().map(str::to_owned),
         };
         // Strings and numbers always serialise.
         let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
@@ -218,7 +252,8 @@ impl TokenResponse {
             expires_in: sealed.e.saturating_sub(UnixTime::now().as_secs()),
             scope: sealed.s,
             authenticated_at: sealed.a,
-            payload: sealed.p,
+            payload: sealed.p.map(Box::new),
+            encrypted: sealed.j.map(Into::into),
             id: None,
             expires_at: sealed.e,
             trace: sealed.c,
@@ -263,6 +298,7 @@ mod tests {
             c: trace,
             p: None,
             n: None,
+            j: None,
         };
         let plaintext = serde_json::to_vec(&sealed).unwrap();
         assert_eq!(serde_json::from_slice::<Earlier>(&plaintext).unwrap().t, "token");

@@ -34,13 +34,14 @@ export interface Token {
  * - `network`: the relay cannot be reached, or no usable transport gets through;
  * - `origin_not_allowed`: the relay's operator has not allowed the origin of this page; the message
  *   names the origin and the setting;
+ * - `not_encrypted`: the token is not encrypted for the key of this sign-in, so it is refused;
  * - `unauthorized`, `not_found`, `gone`, `invalid_request`: the session cannot be read (any more).
  *
  * A code that this version does not know becomes `server_error`, and begins the message.
  */
 export type SignInErrorCode =
   | 'aborted' | 'dialog_failed' | 'expired' | 'gone' | 'network' | 'not_found' | 'origin_not_allowed' | 'popup_blocked' | 'unauthorized'
-  | 'cancelled' | 'superseded' | 'transit_token_replayed'
+  | 'cancelled' | 'superseded' | 'transit_token_replayed' | 'not_encrypted'
   | 'access_denied' | 'invalid_request' | 'invalid_scope' | 'server_error' | 'temporarily_unavailable' | 'unauthorized_client'
   | 'unsupported_response_type'
   | 'invalid_client' | 'invalid_grant' | 'unsupported_grant_type'
@@ -126,6 +127,12 @@ export interface SignInOptions extends WithDialog {
   prompt?: 'login' | 'select_account' | 'consent';
   /** Keep the session in IndexedDB until it ends, for `resumeSignIn`. Default true. */
   resumable?: boolean;
+  /**
+   * Have every token encrypted for a key that no script can read and that is deleted with the sign-in,
+   * and refuse any other. Default: with `bind`, wherever the page has WebCrypto, which is in secure
+   * contexts. `true` fails elsewhere; `false` does without.
+   */
+  encrypt?: boolean;
 }
 
 /** Creates a session, opens the dialog, waits for the token and acknowledges it. */
@@ -171,6 +178,10 @@ export interface WaitOptions extends Common {
   eventsUrl?: string;
   websocketUrl?: string;
   pollUrl?: string;
+  /** A session that was created with an `encryption_key`: its private key (`ECDH`, `deriveBits`). */
+  decryptionKey?: CryptoKey;
+  /** With it: the `session_id` of its creation. */
+  sessionId?: string;
   /** Seconds until the session expires. Default: the relay says when. */
   expiresIn?: number;
 }

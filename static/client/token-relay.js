@@ -6,12 +6,14 @@ const ORDER = ['sse', 'websocket', 'long-poll'];
 const FIRST_BYTE_TIMEOUT = 5000; // ms until the first byte of a stream, then it counts as buffered by a proxy
 const HEARTBEAT_TIMEOUT = 50000; // ms without a heartbeat (one every 15 s), then the connection is dead
 const LONG_POLL = 25; // s that one long poll hangs
+const EARLIER_RELAY = 3; // creations until one is not answered by an earlier relay, which a deploy has not replaced yet
 const CODE_DELAY = 2000; // ms after which the dialog may ask for the code instead of a proof by message
 
 // Every `code` of a SignInError; a later relay's others become `server_error`.
 const CODES = new Set([
   'aborted', 'dialog_failed', 'expired', 'gone', 'network', 'not_found', 'origin_not_allowed', 'popup_blocked', 'unauthorized',
   'cancelled', 'superseded', 'transit_token_replayed', // ends of a session
+  'not_encrypted',
   'access_denied', 'invalid_request', 'invalid_scope', 'server_error', 'temporarily_unavailable', 'unauthorized_client',
   'unsupported_response_type', // RFC 6749 §4.1.2.1
   'invalid_client', 'invalid_grant', 'unsupported_grant_type', // RFC 6749 §5.2
@@ -308,9 +310,9 @@ export async function waitForToken(options) {
       onProgress({ step: 'connecting', transport: name });
       try {
         if (stop.signal.aborted) throw stop.signal.reason;
-        const token = await READERS[name](channel, run);
+        const answer = await READERS[name](channel, run);
         if (!run.acknowledged) channel.end();
-        return { ...token, transport: name };
+        return { ...await opened(answer, options), transport: name };
       } catch (error) {
         // A service without streams, such as Django's, has no such path: `poll/` knows the session.
         const absent = channel.meet && transport === 'auto' && name !== 'long-poll' && error.code === 'not_found';
@@ -387,17 +389,49 @@ async function post(root, path, { headers, body, ...init }) {
 }
 
 const ascii = (text) => new TextEncoder().encode(text);
+const utf8 = (bytes) => new TextDecoder().decode(bytes);
+const decoded = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').replace(/_/g, '/')), (character) => character.charCodeAt(0));
+const base64url = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, '-').replace(/\//g, '_').replace(/=/g, '');
 const sha256 = (bytes) => crypto.subtle.digest('SHA-256', bytes);
 const joined = async (...parts) => new Blob(await Promise.all(parts)).arrayBuffer();
 
 // Shows the relay's dialog at `challenge` that its window belongs to the reader of this session:
 // base64url(HMAC-SHA256(K, label ‖ session key ‖ challenge)).
 async function prove({ sessionId, sessionToken }, challenge) {
-  const bytes = Uint8Array.from(atob(challenge.replace(/-/g, '+').replace(/_/g, '/')), (character) => character.charCodeAt(0));
   const secret = await sha256(await joined(ascii('token-relay proof key v1'), ascii(sessionToken)));
   const key = await crypto.subtle.importKey('raw', secret, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
-  const mac = await crypto.subtle.sign('HMAC', key, await joined(ascii('token-relay proof v1'), sha256(ascii(sessionId)), bytes));
-  return btoa(String.fromCharCode(...new Uint8Array(mac))).replace(/\+/g, '-').replace(/\//g, '_').replace(/=/g, '');
+  const mac = await crypto.subtle.sign('HMAC', key, await joined(ascii('token-relay proof v1'), sha256(ascii(sessionId)), decoded(challenge)));
+  return base64url(mac);
+}
+
+// A key pair of one sign-in. No script can read the private key, only use it.
+async function encryptionKey() {
+  if (!globalThis.crypto?.subtle) throw new SignInError('invalid_request', 'Encryption needs a secure context (https).');
+  const { privateKey, publicKey } = await crypto.subtle.generateKey({ name: 'ECDH', namedCurve: 'P-256' }, false, ['deriveBits']);
+  const { kty, crv, x, y } = await crypto.subtle.exportKey('jwk', publicKey);
+  return { privateKey, jwk: { kty, crv, x, y } };
+}
+
+// Opens a token answer that the relay encrypted for `decryptionKey` (RFC 7516; RFC 7518 §4.6, `ECDH-ES`
+// with `A256GCM`). Where there is such a key, nothing else is a token.
+async function opened(answer, { decryptionKey, sessionId }) {
+  if (!decryptionKey) return answer;
+  try {
+    const [head, wrapped, iv, text, tag] = answer.encrypted.split('.');
+    const { alg, enc, apv, epk: { kty, crv, x, y }, zip, crit } = JSON.parse(utf8(decoded(head)));
+    const session = await sha256(ascii(sessionId));
+    if (alg !== 'ECDH-ES' || enc !== 'A256GCM' || apv !== base64url(session) || wrapped || zip || crit) throw new Error(alg);
+    const theirs = await crypto.subtle.importKey('jwk', { kty, crv, x, y }, { name: 'ECDH', namedCurve: 'P-256' }, false, []);
+    const agreed = await crypto.subtle.deriveBits({ name: 'ECDH', public: theirs }, decryptionKey, 256);
+    // Concat KDF: round 1, the secret, the lengths with the algorithm, `apu` and `apv`, the bits of the key.
+    const number = (value) => new Uint8Array([0, 0, value >> 8, value]);
+    const secret = await sha256(await joined(number(1), agreed, number(7), ascii(enc), number(0), number(32), session, number(256)));
+    const key = await crypto.subtle.importKey('raw', secret, 'AES-GCM', false, ['decrypt']);
+    const content = await joined(decoded(text), decoded(tag));
+    return JSON.parse(utf8(await crypto.subtle.decrypt({ name: 'AES-GCM', iv: decoded(iv), additionalData: ascii(head) }, key, content)));
+  } catch {
+    throw new SignInError('not_encrypted', 'The token is not encrypted for this page: something between it and the relay may have changed the sign-in.');
+  }
 }
 
 const isWindow = (handle) => typeof handle?.postMessage === 'function';
@@ -546,7 +580,9 @@ function refreshable(token, root, session) {
       const body = new URLSearchParams({
         grant_type: 'refresh_token', refresh_token: token.refresh_token, client_id: session.sessionId, client_secret: session.sessionToken,
       });
-      next ||= post(root, '/addons/token', { body, credentials: 'omit' }).then((answer) => refreshable({ ...token, ...answer }, root, session));
+      next ||= post(root, '/addons/token', { body, credentials: 'omit' })
+        .then((answer) => opened(answer, session))
+        .then((answer) => refreshable({ ...token, ...answer }, root, session));
       return next;
     },
   };
@@ -566,14 +602,27 @@ async function remembered(name, session, wait) {
 }
 
 export function signIn(options = {}) {
-  const { baseUrl, bind = true, confirm, clientName, clientId, scope, loginHint, prompt, resumable = true } = options;
+  const { baseUrl, bind = true, confirm, clientName, clientId, scope, loginHint, prompt, resumable = true, encrypt } = options;
   const root = base(baseUrl);
   const name = nameOf(root, clientId);
   let session = {};
   return remembered(bind && resumable && name, session, async () => {
     const token = await withDialog(options, async (signal) => {
-      const body = bind ? { bind, confirm, client_name: clientName, client_id: clientId, scope, login_hint: loginHint, prompt } : undefined;
-      const create = (credentials) => post(root, '/addons/sessions', { body, credentials, signal });
+      // WebCrypto is there in secure contexts alone.
+      const encrypted = bind && encrypt !== false && (encrypt || globalThis.crypto?.subtle);
+      const key = encrypted ? await encryptionKey() : {};
+      const body = bind ? {
+        bind, confirm, client_name: clientName, client_id: clientId, scope, login_hint: loginHint, prompt, encryption_key: key.jwk,
+      } : undefined;
+      const create = async (credentials, rest = EARLIER_RELAY - 1) => {
+        try {
+          return await post(root, '/addons/sessions', { body, credentials, signal });
+        } catch (error) {
+          if (error.status !== 400 || !encrypted || !rest) throw error;
+          await pause(1000, signal);
+          return create(credentials, rest - 1);
+        }
+      };
       // The relay's cookie shows that the dialog opens in this browser, where the pane is on its site.
       let credentials = isSameSite(root) ? 'include' : 'omit';
       const created = await create(credentials).catch((error) => {
@@ -593,6 +642,7 @@ export function signIn(options = {}) {
         expiresAt: Date.now() + created.expires_in * 1000,
         userCode: created.user_code,
         credentials,
+        decryptionKey: key.privateKey,
       });
       if (bind && resumable) remember(name, session);
       return session;

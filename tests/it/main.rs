@@ -16,6 +16,7 @@ mod deployed;
 mod device;
 mod doctor;
 mod drain;
+mod encrypted_delivery;
 mod fulfil;
 mod guesses;
 mod instances;

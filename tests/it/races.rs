@@ -11,7 +11,7 @@ use token_relay::{
     server::Server,
     session::{Identity, Outcome, SessionId, SessionRef},
     settings::Settings,
-    signin::NotCompleted,
+    signin::{NotCompleted, Recipient},
     telemetry::Trace,
 };
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
@@ -44,7 +44,12 @@ fn key(session: &Value) -> SessionRef {
 /// Completes the sign-in of a session, as the dialog does.
 async fn fulfil(server: &Server, session: SessionRef) -> Result<(), NotCompleted> {
     let identity = Identity::new("alice", serde_json::Map::new());
-    server.app().sign_in(&Trace::none()).complete(session, None, &identity).await.map(drop)
+    server
+        .app()
+        .sign_in(&Trace::none())
+        .complete(session, Recipient::default(), &identity)
+        .await
+        .map(drop)
 }
 
 #[derive(Clone, Copy, Debug)]

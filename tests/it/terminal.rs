@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -15,6 +15,11 @@ use axum::{body::Body, extract::Request};
 use http_body_util::BodyExt as _;
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
+use token_relay::{
+    api,
+    session::{Digest, EncryptionKey},
+    token::jwe,
+};
 use token_relay_client::{Client, ClientError, SignIn};
 
 /// `token-relay login`, ended when dropped.
@@ -361,6 +366,18 @@ async fn the_example_does_what_it_says() {
     assert_eq!(text(&claims, "sub"), "bob");
 }
 
+/// An event whose token is encrypted for the key of the creation.
+fn encrypted(event: &str, created: &Value) -> String {
+    let head = "event: authenticated\ndata: ";
+    let Some(content) = event.strip_prefix(head) else { return event.to_owned() };
+    let jwk: api::EncryptionKey =
+        serde_json::from_value(created["encryption_key"].clone()).unwrap();
+    let key = EncryptionKey::try_from(&jwk).unwrap();
+    let session = Digest::of("s".repeat(43).as_bytes());
+    let encrypted = jwe::encrypt(&key, session.as_bytes(), content.trim().as_bytes()).unwrap();
+    format!("{head}{}\n\n", json!({"state": "authenticated", "encrypted": encrypted}))
+}
+
 /// A server that answers the creation of a session with what `session` makes of an honest answer, and
 /// events and polls with `outcome`.
 async fn hostile(
@@ -382,20 +399,25 @@ async fn hostile(
     change(&mut session);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
+    let created = Arc::<Mutex<Value>>::default();
     let router = axum::Router::new().fallback(move |request: Request| {
         let (session, count) = (session.to_string(), Arc::clone(&count));
+        let created = Arc::clone(&created);
         async move {
             let json = |status: u16, body: String| {
                 let response = axum::http::Response::builder().status(status);
                 response.header(header::CONTENT_TYPE, "application/json").body(Body::from(body))
             };
             if request.method() == "POST" {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                *created.lock().unwrap() = serde_json::from_slice(&body).unwrap();
                 return json(201, session).unwrap();
             }
             count.fetch_add(1, Ordering::SeqCst);
             if request.uri().path().ends_with("/events") {
                 let response = axum::http::Response::builder();
                 let response = response.header(header::CONTENT_TYPE, "text/event-stream");
+                let outcome = encrypted(outcome, &created.lock().unwrap());
                 return response.body(Body::from(outcome)).unwrap();
             }
             json(200, "{}".to_owned()).unwrap()

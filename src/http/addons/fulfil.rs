@@ -43,7 +43,7 @@ use crate::{
         State as SessionState, TransitToken, UserCode,
     },
     settings::Client,
-    signin::{NotCompleted, SignInOutcome},
+    signin::{NotCompleted, Recipient, SignInOutcome},
     store::{Entry, Peeked},
     telemetry::Trace,
     token::Holder,
@@ -313,11 +313,18 @@ async fn perform(
     act: Act,
 ) -> Result<(), Problem> {
     let sign_in = app.sign_in(trace);
+    let client = info.profile == Profile::Device;
+    let recipient = Recipient {
+        holder: info.session_token.map(|session_token| Holder { session_token, client }),
+        binding: info.details.binding.clone(),
+    };
     let completed = match act {
         Act::Fail(failure) => sign_in.reject(session, failure, SignInOutcome::Denied).await,
         Act::Complete { account: None, payload } => {
             let client = info.details.client_id.as_ref();
-            sign_in.deliver(session, client, payload.unwrap_or_default(), backend.id.as_str()).await
+            let payload = payload.unwrap_or_default();
+            let backend = backend.id.as_str();
+            sign_in.deliver(session, client, &recipient, payload, backend).await
         }
         Act::Complete { account: Some(account), payload } => {
             let scope = scope(app, &info, account.scope.as_deref())?;
@@ -326,9 +333,7 @@ async fn perform(
                 ..Identity::new(account.subject, account.claims)
                     .signed_in_to(info.details.client_id, scope)
             };
-            let client = info.profile == Profile::Device;
-            let holder = info.session_token.map(|session_token| Holder { session_token, client });
-            let completed = sign_in.complete_beside(session, holder, &identity, payload);
+            let completed = sign_in.complete_beside(session, recipient, &identity, payload);
             completed.await.map(|_| ())
         }
     };

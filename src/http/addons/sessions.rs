@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    api::{CreateRequest, CreateResponse, paths},
+    api::{CreateRequest, CreateResponse, EncryptionKey, paths},
     http::{
         App, AppState,
         addons::streams::{Credentials, long_poll},
@@ -33,12 +33,13 @@ use crate::{
     },
     relay::{CreateSession, Created},
     session::{
-        Digest, EventId, GoneReason, Profile, ProofKey, SECRET_BYTES, SessionDetails, SessionId,
-        SessionKey, SessionRef, SessionToken, UserCode,
+        self, Binding, Digest, EventId, GoneReason, InvalidEncryptionKey, Profile, ProofKey,
+        SECRET_BYTES, SessionDetails, SessionId, SessionKey, SessionRef, SessionToken, UserCode,
     },
     settings::{Client, ClientSetting, Grant},
     store::{Acknowledged, Ended},
     telemetry::Trace,
+    token::jwe,
     util::{clock::UnixTime, network::Network},
 };
 
@@ -88,6 +89,17 @@ pub(crate) fn check_client_name(name: &str) -> Result<(), Problem> {
             "`client_name` has 1 to {MAX_CLIENT_NAME} printable characters."
         ))
     })
+}
+
+/// The keys of a creator, checked.
+pub(crate) fn binding(encryption_key: Option<&EncryptionKey>) -> Result<Binding, Problem> {
+    let check = |jwk| {
+        let key = session::EncryptionKey::try_from(jwk)?;
+        jwe::check(&key).map(|()| key)
+    };
+    let encryption_key = encryption_key.map(check).transpose();
+    let refuse = |error: InvalidEncryptionKey| Problem::BadRequest(error.to_string());
+    Ok(Binding { encryption_key: encryption_key.map_err(refuse)? })
 }
 
 /// The client that creates a session.
@@ -241,6 +253,7 @@ pub async fn create(
         return Err(Problem::BoundSessionRequired);
     }
     app.admit_creation(address)?;
+    let binding = binding(request.encryption_key.as_ref())?;
     let session_id = SessionId::generate();
     let key = session_id.key();
     let session_token = request.bind.then(SessionToken::generate);
@@ -267,6 +280,7 @@ pub async fn create(
             prompt: request.prompt,
             proof_key: session_token.as_ref().map(ProofKey::of),
             created_at: Some(UnixTime::now().as_secs()),
+            binding,
         },
         ttl: client.session_ttl,
         transit_token_ttl: app.settings.session.transit_token_ttl,

@@ -472,7 +472,7 @@ impl Visit {
             }),
         };
         let completed =
-            app.sign_in(&self.trace).complete(session, dialog.holder(), &identity).await;
+            app.sign_in(&self.trace).complete(session, dialog.recipient(), &identity).await;
         if matches!(
             completed,
             Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate | NotCompleted::Refused(_))

@@ -22,6 +22,7 @@ use crate::{
         SessionToken,
     },
     settings::Confirmation,
+    signin::Recipient,
     store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{Holder, OpenError, Purpose},
@@ -251,10 +252,10 @@ impl Dialog {
         Self { device: true, ..Self::new(session, key, session_token, details, trace, false) }
     }
 
-    /// Who may use its refresh tokens.
-    pub(super) fn holder(&self) -> Option<Holder> {
+    /// Who receives its token.
+    pub(super) fn recipient(&self) -> Recipient {
         let holder = |session_token| Holder { session_token, client: self.device };
-        self.session_token.map(holder)
+        Recipient { holder: self.session_token.map(holder), binding: self.details.binding.clone() }
     }
 
     pub(super) fn session(&self) -> SessionRef {

@@ -21,7 +21,7 @@ use crate::{
     http::{
         App, AppState, HalfClose,
         addons::{
-            sessions::{MAX_ORIGIN, check_client_name},
+            sessions::{MAX_ORIGIN, binding, check_client_name},
             streams::{
                 Encoder, StreamMessage, Transport as _, Wait,
                 long_poll::{LongPoll, MAX_WAIT, preferred_wait},
@@ -103,6 +103,11 @@ async fn authorize(
         check_client_name(name)?;
     }
     app.admit_creation(address)?;
+    let encryption_key = form.encryption_key.as_deref().map(serde_json::from_str).transpose();
+    let encryption_key = encryption_key.map_err(|_| {
+        Problem::BadRequest("`encryption_key` is a public key as JSON (RFC 7517).".to_owned())
+    })?;
+    let binding = binding(encryption_key.as_ref())?;
     let session_id = SessionId::generate();
     let key = session_id.key();
     let session_token = SessionToken::generate();
@@ -128,6 +133,7 @@ async fn authorize(
                 origin,
                 network: Some(Network::of(address.0).to_string()),
                 created_at: Some(UnixTime::now().as_secs()),
+                binding,
                 ..SessionDetails::default()
             },
             ttl,

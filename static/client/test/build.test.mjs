@@ -18,9 +18,9 @@ test('the script-tag build is what `npm run build` makes of the source', async (
   assert.equal(await read('token-relay.global.js'), built, 'run "npm run build" in static/client');
 });
 
-test('the script-tag build stays below 6.5 kB compressed', async () => {
+test('the script-tag build stays below 7.5 kB compressed', async () => {
   const size = gzipSync(await readFile(at('token-relay.global.js')), { level: 9 }).length;
-  assert.ok(size < 6500, `${size} bytes`);
+  assert.ok(size < 7500, `${size} bytes`);
 });
 
 test('the script-tag build offers what the module exports', async () => {

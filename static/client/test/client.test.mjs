@@ -5,7 +5,8 @@ import { meetExchange, meetSignIn, resumeSignIn, signIn, SignInError, waitForTok
 import { closeFrame, EVENT, json, relay, stream, textFrame, TOKEN } from './relay-double.mjs';
 
 const openDialog = () => {};
-const fast = { openDialog, firstByteTimeout: 150 };
+// The double sends tokens in the clear; encrypted.test.mjs is about others.
+const fast = { openDialog, firstByteTimeout: 150, encrypt: false };
 const failsWith = (code) => (error) => error instanceof SignInError && (assert.equal(error.code, code), true);
 
 test('event stream: bearer in the header, token, acknowledge', async (t) => {
@@ -13,6 +14,7 @@ test('event stream: bearer in the header, token, acknowledge', async (t) => {
   const opened = [];
   const steps = [];
   const token = await signIn({
+    encrypt: false,
     baseUrl: `${server.baseUrl}/`, confirm: true, clientName: 'Notes',
     openDialog: (url, { userCode }) => { opened.push([url, userCode]); },
     onProgress: ({ step }) => steps.push(step),
@@ -35,7 +37,7 @@ test('legacy profile: empty body, no credentials', async (t) => {
     websocket_url: `${server.baseUrl}/addons/sessions/s1/ws`,
   });
   const server = await relay(t, { create: legacy, events: (_, response) => stream(response, EVENT) });
-  await signIn({ ...fast, baseUrl: server.baseUrl, bind: false });
+  await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, bind: false });
   assert.equal(server.called('create')[0].body, '');
   assert.equal(server.called('events')[0].headers.authorization, undefined);
 });
@@ -48,7 +50,7 @@ test('a stream that ends is reconnected after `retry`, with Last-Event-ID', asyn
       else stream(response, EVENT);
     },
   });
-  const token = await signIn({ ...fast, baseUrl: server.baseUrl });
+  const token = await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl });
   assert.equal(token.transport, 'sse');
   assert.deepEqual(server.called('events').map(({ headers }) => headers['last-event-id']), [undefined, '0', '0']);
 });
@@ -61,7 +63,7 @@ test('a connection that dies in the middle of the token costs a reconnect', asyn
       setTimeout(() => response.destroy(), 20);
     },
   });
-  assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).access_token, TOKEN.access_token);
+  assert.equal((await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl })).access_token, TOKEN.access_token);
 });
 
 test('a proxy that buffers the stream: WebSocket takes over', async (t) => {
@@ -74,7 +76,7 @@ test('a proxy that buffers the stream: WebSocket takes over', async (t) => {
     },
   });
   const steps = [];
-  const token = await signIn({ ...fast, baseUrl: server.baseUrl, onProgress: (progress) => steps.push(progress) });
+  const token = await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, onProgress: (progress) => steps.push(progress) });
   assert.deepEqual(token, { ...TOKEN, transport: 'websocket' });
   assert.deepEqual(steps.filter(({ step }) => step === 'fallback').map(({ transport }) => transport), ['websocket']);
   assert.equal(server.called('ws')[0].headers['sec-websocket-protocol'].replace(/ /g, ''), 'token-relay.v1,bearer.secret');
@@ -88,7 +90,7 @@ test('a proxy that withholds even the headers, and blocks WebSocket: long poll',
     events: () => {},
     poll: (_, response, count) => (count === 1 ? json(response, 202, { state: 'pending' }) : json(response, 200, TOKEN)),
   });
-  const token = await signIn({ ...fast, baseUrl: server.baseUrl });
+  const token = await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl });
   assert.deepEqual(token, { ...TOKEN, transport: 'long-poll' });
   const [poll] = server.called('poll');
   assert.deepEqual([poll.method, poll.url, poll.headers.authorization], ['GET', '/addons/sessions/s1?wait=25', 'Bearer secret']);
@@ -101,7 +103,7 @@ test('a proxy that turns the stream into something else, or forbids it', async (
     (_, response) => response.writeHead(405).end(),
   ]) {
     const server = await relay(t, { events, ws: (socket) => socket.write(textFrame({ type: 'authenticated', ...TOKEN })) });
-    assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
+    assert.equal((await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
     assert.equal(server.called('events').length, 1);
   }
 });
@@ -111,7 +113,7 @@ test('a proxy that cuts every stream at once: moves on after three', async (t) =
     events: (_, response) => stream(response, 'retry: 1\n\n').end(),
     ws: (socket) => socket.write(textFrame({ type: 'authenticated', ...TOKEN })),
   });
-  assert.equal((await signIn({ ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
+  assert.equal((await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl })).transport, 'websocket');
   assert.equal(server.called('events').length, 3);
 });
 
@@ -128,7 +130,7 @@ test('WebSocket: close 1012 is a restart', async (t) => {
   const server = await relay(t, {
     ws: (socket, _, count) => socket.write(count === 1 ? closeFrame(1012) : textFrame({ type: 'authenticated', ...TOKEN })),
   });
-  const token = await signIn({ ...fast, baseUrl: server.baseUrl, transport: 'websocket' });
+  const token = await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, transport: 'websocket' });
   assert.equal(token.transport, 'websocket');
   assert.equal(server.called('ws').length, 2);
 });
@@ -136,7 +138,7 @@ test('WebSocket: close 1012 is a restart', async (t) => {
 for (const [close, code] of [[4401, 'unauthorized'], [4404, 'not_found'], [4408, 'expired']]) {
   test(`WebSocket: close ${close} is final`, async (t) => {
     const server = await relay(t, { ws: (socket) => socket.write(closeFrame(close)) });
-    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl, transport: 'websocket' }), failsWith(code));
+    await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, transport: 'websocket' }), failsWith(code));
     assert.equal(server.called('ws').length, 1);
   });
 }
@@ -149,7 +151,7 @@ for (const transport of ['sse', 'websocket', 'long-poll']) {
       ws: (socket) => socket.write(textFrame({ type: 'failed', ...failure })),
       poll: (_, response) => json(response, 200, failure),
     });
-    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl, transport }), (error) => {
+    await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, transport }), (error) => {
       assert.equal(error.message, 'The person said no.');
       return failsWith('access_denied')(error);
     });
@@ -158,23 +160,23 @@ for (const transport of ['sse', 'websocket', 'long-poll']) {
 
 test('an expired session', async (t) => {
   const server = await relay(t, { events: (_, response) => stream(response, 'event: expired\ndata: {"state":"expired"}\n\n') });
-  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('expired'));
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl }), failsWith('expired'));
 });
 
 for (const [status, code] of [[204, 'gone'], [401, 'unauthorized'], [404, 'not_found'], [410, 'expired']]) {
   test(`events answered ${status} is final`, async (t) => {
     const server = await relay(t, { events: (_, response) => response.writeHead(status).end() });
-    await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith(code));
+    await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl }), failsWith(code));
     assert.equal(server.called('events').length, 1);
   });
 }
 
 test('create: refused, unavailable, unreachable', async (t) => {
   const server = await relay(t, { create: (_, response) => json(response, 503, { title: 'Store down' }) });
-  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('temporarily_unavailable'));
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl }), failsWith('temporarily_unavailable'));
   const strict = await relay(t, { create: (_, response) => json(response, 400, { detail: 'bind it' }) });
-  await assert.rejects(signIn({ ...fast, baseUrl: strict.baseUrl }), failsWith('invalid_request'));
-  await assert.rejects(signIn({ ...fast, baseUrl: 'http://127.0.0.1:1' }), failsWith('network'));
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: strict.baseUrl }), failsWith('invalid_request'));
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: 'http://127.0.0.1:1' }), failsWith('network'));
 });
 
 test('abort ends the session at the relay and closes the dialog', async (t) => {
@@ -182,6 +184,7 @@ test('abort ends the session at the relay and closes the dialog', async (t) => {
   const controller = new AbortController();
   let closed = 0;
   const waiting = signIn({
+    encrypt: false,
     baseUrl: server.baseUrl, signal: controller.signal,
     openDialog: () => ({ close: () => { closed += 1; } }),
     onProgress: ({ step }) => step === 'dialog' && controller.abort(),
@@ -190,14 +193,14 @@ test('abort ends the session at the relay and closes the dialog', async (t) => {
   await server.until('end');
   await new Promise((resolve) => setTimeout(resolve, 10));
   assert.equal(closed, 1);
-  await assert.rejects(signIn({ baseUrl: server.baseUrl, signal: controller.signal, openDialog }), failsWith('aborted'));
+  await assert.rejects(signIn({ encrypt: false, baseUrl: server.baseUrl, signal: controller.signal, openDialog }), failsWith('aborted'));
   assert.equal(server.called('create').length, 1, 'an aborted signal creates nothing');
 });
 
 test('a blocked popup ends the session at the relay', async (t) => {
   const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); } });
   const blocked = () => { throw new SignInError('popup_blocked'); };
-  await assert.rejects(signIn({ baseUrl: server.baseUrl, openDialog: blocked }), failsWith('popup_blocked'));
+  await assert.rejects(signIn({ encrypt: false, baseUrl: server.baseUrl, openDialog: blocked }), failsWith('popup_blocked'));
   await server.until('end');
 });
 
@@ -206,6 +209,7 @@ test('a closed dialog is reported, and the login may still arrive', async (t) =>
   const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
   const steps = [];
   const token = await signIn({
+    encrypt: false,
     baseUrl: server.baseUrl, openDialog: () => ({ closed: true }),
     onProgress: ({ step }) => { steps.push(step); if (step === 'dialog-closed') finish(); },
   });
@@ -219,13 +223,13 @@ test('default dialog: opened within the call, before anything is sent', async (t
   const opened = { opener: 1, closed: false, close: () => log.push('close'), location: { replace: (url) => log.push(url) } };
   Object.assign(globalThis, { screenX: 0, screenY: 0, outerWidth: 800, outerHeight: 600, window: { open: (url) => { log.push(url); return opened; } } });
   t.after(() => { delete globalThis.window; });
-  const waiting = signIn({ baseUrl: server.baseUrl });
+  const waiting = signIn({ encrypt: false, baseUrl: server.baseUrl });
   assert.deepEqual(log, ['about:blank']);
   await waiting;
   assert.deepEqual([log[1], opened.opener], [`${server.baseUrl}/addons/transit/?transit_token=t`, 1], 'it keeps its opener, which asks for the proof');
   globalThis.window.open = () => null;
   const before = server.called('create').length;
-  await assert.rejects(signIn({ baseUrl: server.baseUrl }), failsWith('popup_blocked'));
+  await assert.rejects(signIn({ encrypt: false, baseUrl: server.baseUrl }), failsWith('popup_blocked'));
   assert.equal(server.called('create').length, before, 'a blocked popup creates no session');
 });
 
@@ -291,6 +295,7 @@ test('the proof is the MAC of the protocol, and only for the relay', async (t) =
   const replies = [];
   const steps = [];
   await signIn({
+    encrypt: false,
     baseUrl: server.baseUrl,
     async openDialog(url, { answer }) {
       replies.push(await answer(ready, 'https://elsewhere.example'));
@@ -322,6 +327,7 @@ test('only the dialog of this sign-in is answered, whatever else has its origin'
   globalThis.window = window;
   t.after(() => { delete globalThis.window; });
   await signIn({
+    encrypt: false,
     baseUrl: server.baseUrl,
     openDialog: () => own,
     onProgress({ step }) {
@@ -341,6 +347,7 @@ test('only the dialog of this sign-in is answered, whatever else has its origin'
 
   // Without a handle, as in Office on the web: the window that was opened by this one.
   await signIn({
+    encrypt: false,
     baseUrl: server.baseUrl,
     openDialog: () => {},
     onProgress({ step }) {
@@ -358,20 +365,20 @@ test('the code is shown when no proof is asked for', async (t) => {
   let finish;
   const server = await relay(t, { events: (_, response) => { stream(response, 'retry: 10\n\n'); finish = () => response.write(EVENT); } });
   const steps = [];
-  await signIn({ baseUrl: server.baseUrl, openDialog, onProgress(progress) { steps.push(progress); if (progress.step === 'code') finish(); } });
+  await signIn({ encrypt: false, baseUrl: server.baseUrl, openDialog, onProgress(progress) { steps.push(progress); if (progress.step === 'code') finish(); } });
   assert.deepEqual(steps.find(({ step }) => step === 'code'), { step: 'code', userCode: 'BCDF-GHJK' });
 });
 
 test('what the client asks for goes into the session', async (t) => {
   const server = await relay(t, { events: (_, response) => stream(response, EVENT) });
-  await signIn({ ...fast, baseUrl: server.baseUrl, clientId: 'notes', scope: 'read write', loginHint: 'a@example.com', prompt: 'consent' });
+  await signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl, clientId: 'notes', scope: 'read write', loginHint: 'a@example.com', prompt: 'consent' });
   assert.deepEqual(JSON.parse(server.called('create')[0].body), { bind: true, client_id: 'notes', scope: 'read write', login_hint: 'a@example.com', prompt: 'consent' });
 });
 
 test('a superseded reader neither comes back nor ends the session', async (t) => {
   const failure = { state: 'failed', error: 'superseded', error_description: 'Another connection reads this session now.' };
   const server = await relay(t, { events: (_, response) => stream(response, `event: failed\nid: x\ndata: ${JSON.stringify(failure)}\n\n`).end() });
-  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), failsWith('superseded'));
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl }), failsWith('superseded'));
   await new Promise((resolve) => { setTimeout(resolve, 50); });
   assert.deepEqual([server.called('events').length, server.called('end')], [1, []]);
 });
@@ -379,7 +386,7 @@ test('a superseded reader neither comes back nor ends the session', async (t) =>
 test('an error that this version does not know keeps its name in the message', async (t) => {
   const failure = { state: 'failed', error: 'moon_phase', error_description: 'Wrong one.' };
   const server = await relay(t, { events: (_, response) => stream(response, `event: failed\ndata: ${JSON.stringify(failure)}\n\n`) });
-  await assert.rejects(signIn({ ...fast, baseUrl: server.baseUrl }), (error) => {
+  await assert.rejects(signIn({ encrypt: false,  ...fast, baseUrl: server.baseUrl }), (error) => {
     assert.equal(error.message, 'moon_phase: Wrong one.');
     return failsWith('server_error')(error);
   });

@@ -2,13 +2,15 @@
 
 One module on the standard library, Python 3.9 or later: `sign_in` begins a sign-in and returns at
 once, `resume` continues one that an earlier run began. What waits for the network runs on a daemon
-thread; callbacks run on the host's thread.
+thread; callbacks run on the host's thread. Where the package `cryptography` is there, tokens are
+encrypted for a key of the sign-in, and any other token is refused.
 """
 
 from __future__ import annotations
 
 import base64
 import concurrent.futures
+import hashlib
 import json
 import os
 import queue
@@ -23,6 +25,14 @@ import urllib.request
 import webbrowser
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Optional, Union
+
+try:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+except ImportError:
+    _HAS_CRYPTOGRAPHY = False
+else:
+    _HAS_CRYPTOGRAPHY = True
 
 __all__ = ["Prompt", "SignIn", "SignInError", "Token", "resume", "sign_in"]
 __version__ = "0.1.0"
@@ -53,8 +63,8 @@ class SignInError(Exception):
     """The sign-in ended without a token.
 
     `error` is the relay's code (`access_denied`, `server_error`, …) or one of `expired`, `cancelled`,
-    `superseded`, `unavailable` (the relay cannot be reached) and `invalid_response` (what answers is
-    no relay). `description` is for people and holds no control characters.
+    `superseded`, `unavailable` (the relay cannot be reached), `not_encrypted` (the token is not
+    encrypted for this program) and `invalid_response` (what answers is no relay). `description` is for people and holds no control characters.
     """
 
     def __init__(self, error: str, description: str) -> None:
@@ -206,7 +216,15 @@ def sign_in(
     file for `resume`. Raises `ValueError` for a URL that is no relay's.
     """
     there = _Relay(relay, ssl_context)
-    body = {"bind": True, "client_id": client_id, "client_name": client_name, "scope": scope}
+    body: dict[str, Any] = {
+        "bind": True,
+        "client_id": client_id,
+        "client_name": client_name,
+        "scope": scope,
+    }
+    key = _Key.generate() if _HAS_CRYPTOGRAPHY else None
+    if key is not None:
+        body["encryption_key"] = key.public()
     body = {name: value for name, value in body.items() if value is not None}
     pending = SignIn(
         there,
@@ -216,7 +234,7 @@ def sign_in(
         store=store,
         open_browser=open_browser,
     )
-    _start(lambda: pending._run(lambda: there.create(body)))
+    _start(lambda: pending._run(lambda: there.create(body, key)))
     return pending
 
 
@@ -232,7 +250,11 @@ def resume(
         with open(store, encoding="utf-8") as file:
             state = json.load(file)
         relay = _Relay(state["relay"], ssl_context)
-        session = _Session(relay, state, float(state["expires_at"]) - time.time())
+        saved = state.get("decryption_key")
+        if saved is not None and not _HAS_CRYPTOGRAPHY:
+            return None
+        key = None if saved is None else _Key.saved(saved)
+        session = _Session(relay, state, float(state["expires_at"]) - time.time(), key)
     except (OSError, ValueError, KeyError, TypeError, SignInError):
         return None
     pending = SignIn(
@@ -281,7 +303,7 @@ class _Relay:
         request = urllib.request.Request(url, data, headers or {}, method=method)
         return self._opener.open(request, timeout=timeout)
 
-    def create(self, body: dict[str, Any]) -> "_Session":
+    def create(self, body: dict[str, Any], key: Optional["_Key"]) -> "_Session":
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         try:
@@ -292,7 +314,7 @@ class _Relay:
             raise _refused(error) from None
         except (OSError, ValueError) as error:
             raise SignInError("unavailable", f"the relay cannot be reached: {error}") from None
-        return _Session(self, created, created.get("expires_in", 0))
+        return _Session(self, created, created.get("expires_in", 0), key)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -305,8 +327,15 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _Session:
     """A bound session at the relay."""
 
-    def __init__(self, relay: _Relay, members: dict[str, Any], remaining: object) -> None:
+    def __init__(
+        self,
+        relay: _Relay,
+        members: dict[str, Any],
+        remaining: object,
+        key: Optional["_Key"],
+    ) -> None:
         self.relay = relay
+        self._key = key
         self.session_id = _match(_SECRET, members.get("session_id"), "session_id")
         self.session_token = _match(_SECRET, members.get("session_token"), "session_token")
         self.transit_url = relay.own(members.get("transit_url"), "transit_url")
@@ -333,6 +362,8 @@ class _Session:
             "user_code": self.user_code,
             "expires_at": time.time() + self._ends - time.monotonic(),
         }
+        if self._key is not None:
+            state["decryption_key"] = self._key.text()
         try:
             new = f"{os.fspath(path)}.new"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -419,6 +450,16 @@ class _Session:
         return None
 
     def _token(self, data: dict[str, Any]) -> Token:
+        if self._key is not None:
+            try:
+                data = self._key.opened(self.session_id, data)
+            except Exception:  # of many kinds, and all mean the same
+                self.end()
+                raise SignInError(
+                    "not_encrypted",
+                    "The token is not encrypted for this program: something between it and the "
+                    "relay may have changed the sign-in.",
+                ) from None
         refresh_token = data.get("refresh_token")
         expires_in = data.get("expires_in")
         return Token(
@@ -458,6 +499,67 @@ class _Session:
             ).close()
         except (OSError, ValueError):
             pass  # it ends by itself
+
+
+class _Key:
+    """The key of one sign-in, for which the relay encrypts (RFC 7518 §4.6: `ECDH-ES`, `A256GCM`)."""
+
+    def __init__(self, private: "ec.EllipticCurvePrivateKey") -> None:
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> "_Key":
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def saved(cls, text: str) -> "_Key":
+        return cls(ec.derive_private_key(int.from_bytes(_decoded(text), "big"), ec.SECP256R1()))
+
+    def text(self) -> str:
+        """`d` of its JWK."""
+        return _encoded(self._private.private_numbers().private_value.to_bytes(32, "big"))
+
+    def public(self) -> dict[str, str]:
+        numbers = self._private.public_key().public_numbers()
+        x, y = (_encoded(each.to_bytes(32, "big")) for each in (numbers.x, numbers.y))
+        return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+    def opened(self, session_id: str, answer: dict[str, Any]) -> dict[str, Any]:
+        """What is in a token answer. Raises where it is not encrypted for this key and session."""
+        head, wrapped, nonce, text, tag = answer["encrypted"].split(".")
+        header = json.loads(_decoded(head))
+        session = hashlib.sha256(session_id.encode()).digest()
+        expected = {"alg": "ECDH-ES", "enc": "A256GCM", "apv": _encoded(session)}
+        found = {name: header.get(name) for name in expected}
+        if found != expected or wrapped or "zip" in header or "crit" in header:
+            raise ValueError("another kind of encryption")
+        x, y = (int.from_bytes(_decoded(header["epk"][each]), "big") for each in "xy")
+        theirs = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+        secret = self._private.exchange(ec.ECDH(), theirs)
+        # Concat KDF: round 1, the secret, algorithm, `apu` and `apv` with their lengths, the key's bits.
+        round_1 = b"".join(
+            (
+                (1).to_bytes(4, "big") + secret,
+                (7).to_bytes(4, "big") + b"A256GCM",
+                (0).to_bytes(4, "big"),
+                (32).to_bytes(4, "big") + session,
+                (256).to_bytes(4, "big"),
+            )
+        )
+        key = AESGCM(hashlib.sha256(round_1).digest())
+        content = key.decrypt(_decoded(nonce), _decoded(text) + _decoded(tag), head.encode())
+        opened = json.loads(content)
+        if not isinstance(opened, dict):
+            raise ValueError("no object")
+        return opened
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 class _HeldBack(Exception):
