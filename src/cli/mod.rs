@@ -21,7 +21,7 @@ use crate::{
     http,
     oidc::Severity,
     server,
-    settings::{EffectiveSetting, Format, LogFormat, Settings, Snapshot, environment},
+    settings::{EffectiveSetting, ListFormat, LogFormat, Settings, Snapshot, environment},
     telemetry::log::Log,
 };
 
@@ -130,8 +130,8 @@ enum Command {
     /// List every setting: a table, a file to start from, or JSON
     Settings {
         /// Form of the list
-        #[arg(long, value_enum, default_value_t = Format::Markdown)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = ListFormat::Markdown)]
+        format: ListFormat,
     },
     /// Generate the keys of a deployment: cookie_keys, sealing_keys, signing_key
     Keys {

@@ -13,7 +13,7 @@ use crate::settings::{
 
 /// Form of the list of settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ListFormat {
     /// A table for documentation
     Markdown,
     /// A settings file with everything commented out but what is required
@@ -31,12 +31,12 @@ const WIDTH: usize = 98;
 const CLIENT: &str = "my-addin";
 
 /// Every setting in this form.
-pub fn list(format: Format) -> String {
+pub fn list(format: ListFormat) -> String {
     match format {
-        Format::Markdown => markdown(),
-        Format::Toml => toml(),
-        Format::Env => env(),
-        Format::Json => {
+        ListFormat::Markdown => markdown(),
+        ListFormat::Toml => toml(),
+        ListFormat::Env => env(),
+        ListFormat::Json => {
             // An array of texts always serialises.
             let text = serde_json::to_string_pretty(&json()).unwrap_or_default();
             format!("{text}\n")

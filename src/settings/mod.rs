@@ -33,7 +33,7 @@ pub use crate::settings::{
     client::{ClientSettings, Grant, Proof},
     clients::{Client, ClientSetting, Clients, InvalidScope, UnknownClient},
     dialog::{Confirmation, DialogSettings},
-    formats::{Format, list},
+    formats::{ListFormat, list},
     hook::HookSettings,
     limits::Limits,
     meet::{MeetProof, MeetSettings, MeetSwitch, TrustedOrigin},

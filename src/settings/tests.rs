@@ -332,9 +332,12 @@ fn every_setting_has_a_name_of_its_own_and_a_meaning() {
         assert!(names.insert(name), "{name} is declared twice");
         assert!(!help.trim().is_empty() && !help.ends_with('.'), "{name}: {help}");
     }
-    assert!(list(Format::Markdown).contains("| `HEARTBEAT` | `15s` | Interval between heartbeats"));
     assert!(
-        list(Format::Markdown).contains("| `COOKIE_KEYS``[_FILE]` | random; required with Redis |")
+        list(ListFormat::Markdown).contains("| `HEARTBEAT` | `15s` | Interval between heartbeats")
+    );
+    assert!(
+        list(ListFormat::Markdown)
+            .contains("| `COOKIE_KEYS``[_FILE]` | random; required with Redis |")
     );
 }
 

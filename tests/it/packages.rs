@@ -243,7 +243,8 @@ fn the_rpm_holds_the_same_files() {
     of_deb.push("/etc/token-relay");
     let moved = of_deb.iter_mut().find(|path| path.contains("/zsh/")).unwrap();
     *moved = "/usr/share/zsh/site-functions/_token-relay";
-    (of_rpm.sort_unstable(), of_deb.sort_unstable());
+    of_rpm.sort_unstable();
+    of_deb.sort_unstable();
     assert_eq!(of_rpm, of_deb);
     for path in [PROGRAM, UNIT, SETTINGS, "/usr/share/man/man1/token-relay-serve.1.gz"] {
         assert!(of_rpm.contains(&path), "{path}");
