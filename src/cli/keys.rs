@@ -1,9 +1,7 @@
 //! `token-relay keys`: generates the keys that a deployment needs.
 
 use std::{
-    fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +12,7 @@ use ring::{
 };
 use zeroize::Zeroizing;
 
-use crate::util::random::random_bytes;
+use crate::util::{private_file, random::random_bytes};
 
 /// Characters of a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
@@ -56,7 +54,7 @@ pub fn make(folder: &Path) -> Result<(), KeysError> {
         let path = path.to_owned();
         move |source| KeysError::Write { path, source }
     };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    private_file::create_folder(folder).map_err(failed(folder))?;
     for path in files.iter().map(|(name, _)| folder.join(name)) {
         if path.symlink_metadata().is_ok() {
             return Err(KeysError::Exists(path));
@@ -64,10 +62,9 @@ pub fn make(folder: &Path) -> Result<(), KeysError> {
     }
     for (name, text) in &files {
         let path = folder.join(name);
-        fs::OpenOptions::new()
+        private_file::options()
             .write(true)
             .create_new(true)
-            .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(failed(&path))?;

@@ -3,7 +3,7 @@
 //! Text for people goes to standard error, results for programs to standard output.
 
 use std::{
-    fs::{OpenOptions, rename},
+    fs::rename,
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -17,7 +17,7 @@ use token_relay_client::{
 };
 use url::Url;
 
-use crate::util::browser;
+use crate::util::{browser, private_file};
 
 /// Options of `token-relay login`.
 #[derive(Debug)]
@@ -187,14 +187,12 @@ fn print(value: &impl Serialize) {
 
 /// Writes a file that only its owner can read, all or nothing.
 fn store(path: &Path, stored: &Stored<'_>) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(name);
-    let written = OpenOptions::new()
+    let written = private_file::options()
         .write(true)
         .create_new(true)
-        .mode(0o600)
         .open(&beside)
         .and_then(|mut file| {
             file.write_all(&serde_json::to_vec_pretty(stored)?)?;

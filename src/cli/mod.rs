@@ -297,7 +297,10 @@ pub fn main() -> ExitCode {
                 match login::login(&options).await {
                     // The status that a shell reports for a program that SIGINT ended.
                     Err(TerminalLoginError::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
-                    Err(error) => Err(format!("{}: {error}", options.relay)),
+                    // The origin alone: somebody may have written a password into the URL.
+                    Err(error) => {
+                        Err(format!("{error} ({})", options.relay.origin().ascii_serialization()))
+                    }
                     Ok(()) => Ok(ExitCode::SUCCESS),
                 }
             })

@@ -76,6 +76,7 @@ impl Reloader {
     }
 
     /// Reloads on request.
+    #[cfg(unix)]
     pub(crate) async fn reload(&mut self) {
         self.seen = Some(self.contents().await);
         if self.reload_all().await == ReloadOutcome::Unchanged {

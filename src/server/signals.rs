@@ -1,22 +1,80 @@
 //! Signals: SIGTERM and SIGINT shut down, SIGHUP reloads the settings.
 
-use std::{
-    io::{self, IsTerminal as _},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+#[cfg(unix)]
+use tokio::signal::unix;
+#[cfg(windows)]
+use tokio::signal::windows;
 
 use crate::{
     server::{ReadSettings, Server, error::AppError, reload::Reloader},
     settings::Snapshot,
 };
 
+/// What a signal asks for.
+enum Wish {
+    /// To end: SIGTERM and SIGINT; on Windows Ctrl+C, a closed console, and the end of the machine.
+    End,
+    /// SIGHUP, which Windows does not have.
+    #[cfg(unix)]
+    HangUp,
+}
+
 /// The signals that the service handles.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
+pub struct Signals(Handlers);
+
+#[cfg(unix)]
+struct Handlers {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hang_up: unix::Signal,
+}
+
+#[cfg(unix)]
+impl Handlers {
+    fn install() -> io::Result<Self> {
+        let listen = unix::signal;
+        Ok(Self {
+            terminate: listen(unix::SignalKind::terminate())?,
+            interrupt: listen(unix::SignalKind::interrupt())?,
+            hang_up: listen(unix::SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.hang_up.recv() => Wish::HangUp,
+        }
+    }
+}
+
+#[cfg(windows)]
+struct Handlers {
+    interrupt: windows::CtrlC,
+    close: windows::CtrlClose,
+    shutdown: windows::CtrlShutdown,
+}
+
+#[cfg(windows)]
+impl Handlers {
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: windows::ctrl_c()?,
+            close: windows::ctrl_close()?,
+            shutdown: windows::ctrl_shutdown()?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.close.recv() => Wish::End,
+            _ = self.shutdown.recv() => Wish::End,
+        }
+    }
 }
 
 impl Signals {
@@ -25,21 +83,12 @@ impl Signals {
     /// # Errors
     /// When a handler cannot be installed.
     pub fn listen() -> Result<Self, AppError> {
-        let listen = |kind| signal(kind).map_err(AppError::Signals);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
+        Handlers::install().map(Self).map_err(AppError::Signals)
     }
 
     /// Waits for any of the signals, for a process that has nothing to reload.
     pub async fn any(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hang_up.recv() => {}
-        }
+        self.0.next().await;
     }
 }
 
@@ -47,25 +96,24 @@ impl Signals {
 /// settings.
 pub async fn run_until_signal(
     server: Server,
-    signals: Signals,
+    mut signals: Signals,
     snapshot: Snapshot,
     read_settings: ReadSettings,
 ) {
-    let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
     // A closed terminal sends the same signal as an operator who wants a reload.
-    let has_terminal = io::stdin().is_terminal();
+    #[cfg(unix)]
+    let has_terminal = io::IsTerminal::is_terminal(&io::stdin());
     let identities = server.identities.clone();
     let mut reloader = Reloader::new(snapshot, read_settings, Arc::clone(&server.app), identities);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hang_up.recv() => {
-                if has_terminal {
-                    break;
-                }
-                reloader.reload().await;
-            }
+            wish = signals.0.next() => match wish {
+                Wish::End => break,
+                #[cfg(unix)]
+                Wish::HangUp if has_terminal => break,
+                #[cfg(unix)]
+                Wish::HangUp => reloader.reload().await,
+            },
             () = reloader.files_changed() => reloader.reload_changes().await,
         }
     }

@@ -18,6 +18,7 @@ use crate::{
         declarations,
         value::Field,
     },
+    util::private_file::access_of_others,
 };
 
 /// Prefix of environment variables.
@@ -573,17 +574,6 @@ fn is_service_link(name: &str, value: &str) -> bool {
     words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
         || (0..words.len()).any(|at| is_port(at) && words.get(at + 1).is_some_and(is_number))
         || (words.last() == Some(&"PORT") && value.contains("://"))
-}
-
-/// What every user of this machine may do with a file, where it is too much for a secret.
-fn access_of_others(path: &Path) -> Option<&'static str> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    match (mode & 0o002 != 0, mode & 0o004 != 0) {
-        (true, _) => Some("written"),
-        (false, true) => Some("read"),
-        (false, false) => None,
-    }
 }
 
 /// The declaration of the setting with this key.

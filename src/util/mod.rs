@@ -4,6 +4,7 @@ pub mod browser;
 pub mod clock;
 pub mod http_client;
 pub mod network;
+pub(crate) mod private_file;
 pub(crate) mod random;
 pub(crate) mod redacted;
 pub mod tls;

@@ -50,7 +50,7 @@ pub(super) struct DoctorOptions {
     /// Client ID with which sessions are created, where the relay has clients registered
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
-    /// Duration for which a stream, a WebSocket and a long poll are held; shorter idle time-outs are
+    /// Duration for which a stream, a WebSocket and a long poll are held; shorter idle timeouts are
     /// found
     #[arg(long, value_name = "DURATION", default_value = "65s", value_parser = duration)]
     wait: Duration,

@@ -4,7 +4,6 @@
 //! then while it is in use.
 
 use std::{
-    fs::OpenOptions,
     path::Path,
     sync::{
         Arc,
@@ -14,7 +13,10 @@ use std::{
 
 use redb::{Database, ReadableTable as _, TableDefinition};
 
-use crate::{store::StoreError, util::clock::UnixTime};
+use crate::{
+    store::StoreError,
+    util::{clock::UnixTime, private_file},
+};
 
 /// EndedKind and digest, to the time up to which it has ended and that of the expiry, both in milliseconds
 /// since the Unix epoch.
@@ -83,10 +85,8 @@ impl Journal {
         let failed = |error: &dyn std::fmt::Display| {
             StoreError::Unavailable(format!("STATE_FILE {}: {error}", path.display()))
         };
-        let mut options = OpenOptions::new();
+        let mut options = private_file::options();
         options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(path).map_err(|error| failed(&error))?;
         let database = Database::builder().create_file(file).map_err(|error| failed(&error))?;
         let journal = Self { database: Arc::new(database), written: Arc::default() };
