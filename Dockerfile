@@ -10,11 +10,12 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock askama.toml ./
 COPY client/Cargo.toml client/
-# Cargo wants the file of each benchmark that Cargo.toml names, built or not; none is built here.
+# With the features of the program, or some would be compiled twice. Cargo wants the file of each
+# benchmark that Cargo.toml names, built or not; none is built here.
 RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && mkdir -p src client/src static/pages && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs client/src/lib.rs \
-    && cargo build --profile dist --locked --package token-relay --no-default-features --features opentelemetry \
+    && cargo build --profile dist --locked --package token-relay \
     && rm -rf src client/src static
 COPY client/src client/src
 COPY build.rs build.rs
@@ -33,7 +34,6 @@ ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="token-relay" \
       org.opencontainers.image.description="Pushes the result of a browser sign-in to the add-in that waits for it" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.source="https://github.com/token-relay/token-relay" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${COMMIT}"
 COPY --from=build /build/target/dist/token-relay /usr/local/bin/token-relay

@@ -7,10 +7,12 @@
 use std::{collections::BTreeMap, process::Command, process::Stdio};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::StreamExt as _;
 use reqwest::{Client, Method, Response, StatusCode, Url, header, redirect::Policy};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use token_relay::token::{Format, KeyRing, Purpose};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{
     COOKIE_KEY, Events, MEET_KEY, Process, SEALING_KEY, SIGNING_KEY, TIMEOUT, attribute, client,
@@ -611,4 +613,126 @@ async fn a_dialog_that_0_1_began_is_completed_and_its_cookies_are_readable_there
     let poll = client().get(format!("{}/addons/sessions/{id}", deployment.new.url));
     let poll: Value = poll.bearer_auth(&token).send().await.unwrap().json().await.unwrap();
     assert_eq!(poll["state"], "authenticated");
+}
+
+/// A reader that waits at an instance.
+enum Reader {
+    Stream(Events),
+    Socket(Box<WebSocket>),
+    LongPoll(tokio::task::JoinHandle<Option<Value>>),
+}
+
+type WebSocket =
+    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+impl Reader {
+    /// Waits for `session` at an instance, the `number`th of a mixture.
+    async fn open(
+        deployment: &Deployment,
+        version: Version,
+        session: &Value,
+        number: usize,
+    ) -> Self {
+        let token = text(session, "session_token");
+        match number % 4 {
+            0 => {
+                let url = text(session, "websocket_url").replace("ws://", "http://");
+                let url = deployment.url_at(version, &url).replace("http://", "ws://");
+                let mut request = url.into_client_request().unwrap();
+                let protocols = format!("token-relay.v1, bearer.{token}").parse().unwrap();
+                request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+                let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+                Self::Socket(Box::new(socket))
+            }
+            1 => {
+                let url = deployment.url_at(version, text(session, "poll_url"));
+                let request = client().get(format!("{url}?wait=25")).bearer_auth(token);
+                Self::LongPoll(tokio::spawn(async move {
+                    request.send().await.ok()?.json::<Value>().await.ok()
+                }))
+            }
+            _ => {
+                let url = deployment.url_at(version, text(session, "events_url"));
+                Self::Stream(Events::open(&url, Some(token)).await)
+            }
+        }
+    }
+
+    /// The access token, or nothing where the instance ended first.
+    async fn token(self) -> Option<String> {
+        let token = |body: &Value| body["access_token"].as_str().map(str::to_owned);
+        let read = async {
+            match self {
+                Self::Stream(mut events) => token(&events.next().await?.data),
+                Self::LongPoll(answer) => token(&answer.await.unwrap()?),
+                Self::Socket(mut socket) => loop {
+                    let message = socket.next().await?.ok()?;
+                    if let Some(body) =
+                        message.to_text().ok().and_then(|text| serde_json::from_str(text).ok())
+                    {
+                        return token(&body);
+                    }
+                },
+            }
+        };
+        tokio::time::timeout(2 * TIMEOUT, read).await.expect("an answer or an end")
+    }
+}
+
+/// A deploy: the instance of 0.1 is told to end while readers wait at it, and while it has delivered
+/// tokens that nobody has acknowledged. They come again at the new version, and all get their token.
+#[tokio::test]
+#[ignore = "needs the binary of version 0.1; run tests/upgrade"]
+async fn streams_that_are_open_at_0_1_get_their_token_from_the_new_version() {
+    const SESSIONS: usize = 40;
+    let mut deployment = Deployment::start(Some(&old_binary()), &[]).await;
+    let (at_old, at_new) = (|_: &str| Old, |_: &str| New);
+    let mut waiting = Vec::new();
+    for number in 0..SESSIONS {
+        let version = BOTH[number % 2];
+        let session = create(deployment.at(version), Some(json!({"bind": true}))).await;
+        let reader = Reader::open(&deployment, Old, &session, number / 2).await;
+        waiting.push((number, session, reader));
+    }
+
+    // A quarter signs in before the deploy; their readers get the token and are cut off at once.
+    let early = waiting.split_off(SESSIONS / 4 * 3);
+    let mut delivered = Vec::new();
+    for (number, session, reader) in early {
+        let mut browser = Browser::new(&deployment, &at_old);
+        let code = session["user_code"].as_str();
+        let (url, ..) = browser.go(text(&session, "transit_url"), code).await;
+        assert_eq!(url.path(), "/addons/success", "{:?}", browser.trail);
+        let token = reader.token().await.expect("0.1 delivers");
+        delivered.push((number, session, token));
+    }
+
+    let old = deployment.old.as_ref().unwrap();
+    old.signal("TERM");
+    let mut again = Vec::new();
+    for (number, session, reader) in waiting {
+        assert_eq!(reader.token().await, None, "0.1 ends before the login");
+        let reader = Reader::open(&deployment, New, &session, number / 2).await;
+        again.push((number, session, reader));
+    }
+    assert!(deployment.old.as_mut().unwrap().wait().success(), "0.1 drains");
+
+    for (number, session, token) in &delivered {
+        let reader = Reader::open(&deployment, New, session, number / 2).await;
+        assert_eq!(reader.token().await.as_deref(), Some(token.as_str()), "session {number}");
+    }
+    let mut arrived = delivered.len();
+    for (number, session, reader) in again {
+        let mut browser = Browser::new(&deployment, &at_new);
+        let code = session["user_code"].as_str();
+        let (url, _, page) = browser.go(text(&session, "transit_url"), code).await;
+        assert_eq!(url.path(), "/addons/success", "{:?} {page}", browser.trail);
+        let token = reader.token().await.unwrap_or_else(|| panic!("session {number} lost"));
+        assert_eq!(deployment.verify(New, &token).await, StatusCode::OK);
+        arrived += 1;
+    }
+    println!(
+        "{arrived} tokens of {SESSIONS} sessions, read at 0.1 when it was told to end, arrived at the new version"
+    );
+    assert_eq!(arrived, SESSIONS);
 }
