@@ -86,23 +86,36 @@ fn the_archive_holds_a_program_that_runs_its_manual_and_completions() {
     assert!(bytes(&folder) == bytes(&again), "the archive is not reproducible");
 }
 
+/// The files of a crate as it would be published.
+fn packed(name: &str) -> String {
+    output(
+        Command::new(env!("CARGO"))
+            .args(["package", "--package", name, "--list", "--allow-dirty", "--offline"])
+            .current_dir(root()),
+    )
+}
+
+#[test]
+fn the_client_crate_holds_its_sources_and_example() {
+    for file in packed("token-relay-client").lines() {
+        let is_source = ["src/", "examples/"].iter().any(|folder| file.starts_with(folder));
+        assert!(is_source || file.starts_with("Cargo.") || file.starts_with(".cargo"), "{file}");
+    }
+}
+
 #[test]
 fn the_crate_holds_what_it_is_built_of_and_nothing_else() {
-    let list = output(
-        Command::new(env!("CARGO"))
-            .args(["package", "--package", "token-relay", "--list", "--allow-dirty", "--offline"])
-            .current_dir(root()),
-    );
-    let packed: Vec<&str> = list.lines().collect();
+    let list = packed("token-relay");
+    let files: Vec<&str> = list.lines().collect();
     let tracked =
         output(Command::new("git").args(["ls-files", "src", "static"]).current_dir(root()));
     let needed = tracked.lines().filter(|file| {
         !file.starts_with("static/client/test/") && !file.starts_with("static/examples/")
     });
     for file in needed {
-        assert!(packed.contains(&file), "{file} is missing");
+        assert!(files.contains(&file), "{file} is missing");
     }
-    for file in packed {
+    for file in files {
         let folder = file.split('/').next().unwrap();
         assert!(!["tests", "benches", "deploy", "docs", "target"].contains(&folder), "{file}");
         assert!(!file.contains("node_modules"), "{file}");
