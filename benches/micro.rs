@@ -8,11 +8,16 @@ mod support;
 
 use std::hint::black_box;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use divan::{Bencher, counter::ItemsCount};
 use jsonwebtoken::Algorithm;
 use token_relay::{
-    session::{SessionId, TransitToken},
-    token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
+    api,
+    session::{EncryptionKey, SessionId, TransitToken},
+    token::{
+        DpopProof, KeyRing, ProvenRequest, Purpose, SigningKeys, TokenResponse, Verifier, dpop,
+        jwe, jws::PrivateKey,
+    },
     util::clock::UnixTime,
 };
 
@@ -77,6 +82,64 @@ mod tokens {
         let (keys, token) = token(algorithm);
         let verifier = Verifier::new(keys, ISSUER.to_owned(), vec![ISSUER.to_owned()]);
         bencher.bench(|| verifier.verify(black_box(token.access_token().expose())).unwrap());
+    }
+}
+
+/// What keys of the add-in cost: encrypted delivery (RFC 7516) and DPoP (RFC 9449).
+mod keys_of_the_add_in {
+    use super::*;
+
+    fn encryption_key() -> EncryptionKey {
+        // Bob's of RFC 7518 appendix C.
+        let jwk = serde_json::json!({
+            "kty": "EC", "crv": "P-256",
+            "x": "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ",
+            "y": "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck",
+        });
+        let jwk: api::EncryptionKey = serde_json::from_value(jwk).expect("a JWK");
+        EncryptionKey::try_from(&jwk).expect("a key")
+    }
+
+    #[divan::bench]
+    fn check_encryption_key(bencher: Bencher<'_, '_>) {
+        let key = encryption_key();
+        bencher.bench(|| jwe::check(black_box(&key)).unwrap());
+    }
+
+    #[divan::bench]
+    fn encrypt_token(bencher: Bencher<'_, '_>) {
+        let (_, token) = token(Algorithm::ES256);
+        let (key, session) = (encryption_key(), SessionId::generate().key());
+        bencher
+            .with_inputs(|| token.clone())
+            .bench_values(|token| token.encrypt(black_box(&key), session).unwrap());
+    }
+
+    #[divan::bench]
+    fn check_proof(bencher: Bencher<'_, '_>) {
+        let key = PrivateKey::generate(Algorithm::ES256).expect("a key");
+        let encode = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let jwk = key.public().expect("a public key");
+        let header = serde_json::json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk});
+        let now = UnixTime::now();
+        let claims = serde_json::json!({
+            "jti": "1", "htm": "GET", "htu": ISSUER, "iat": now.as_secs(),
+        });
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature = key.sign(message.as_bytes()).expect("a signature");
+        let proof = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+        let uri = ISSUER.parse().expect("a URL");
+        let request = ProvenRequest { method: "GET".to_owned(), uri };
+        bencher.bench(|| {
+            let proof = DpopProof::parse(black_box(&proof)).unwrap();
+            proof.check(&request, None, now).unwrap();
+        });
+    }
+
+    #[divan::bench]
+    fn make_nonce(bencher: Bencher<'_, '_>) {
+        let keys = KeyRing::random();
+        bencher.bench(|| dpop::nonce(black_box(&keys), UnixTime::now()));
     }
 }
 

@@ -359,6 +359,7 @@ impl SignIn<'_> {
         let (client, issuer) = self.issuer_for(identity)?;
         let (issuer, admitted) = Self::admitted(issuer, identity, admission.as_ref());
         let refresh = self.refresh.as_ref().filter(|_| client.refresh);
+        let bound_to = binding.dpop_key.or(client.bound_without_key());
         let grant = match refresh.zip(holder) {
             Some((refresh, holder)) => {
                 let identity = identity.clone();
@@ -368,7 +369,7 @@ impl SignIn<'_> {
             None => None,
         };
         let id = grant.as_ref().map(|(id, _)| *id);
-        let token = issuer.issue_under(id, self.signing_keys, &admitted, now)?;
+        let token = issuer.issue_under(id, bound_to, self.signing_keys, &admitted, now)?;
         let token = match grant {
             Some((_, refresh_token)) => token.with_refresh(refresh_token, now),
             None => token,
@@ -391,7 +392,8 @@ impl SignIn<'_> {
         let (_, issuer) = self.issuer_for(&grant.identity)?;
         let (issuer, admitted) = Self::admitted(issuer, &grant.identity, admission);
         let now = UnixTime::now();
-        let token = issuer.issue_under(Some(grant.id), self.signing_keys, &admitted, now)?;
+        let (id, bound_to) = (Some(grant.id), grant.binding.dpop_key);
+        let token = issuer.issue_under(id, bound_to, self.signing_keys, &admitted, now)?;
         let client = self.clients.label(Surface::Native, grant.identity.client_id.as_ref());
         self.observer.issued(&client, TokenGrant::Refresh);
         tracing::info!(

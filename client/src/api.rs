@@ -77,6 +77,11 @@ pub struct CreateRequest {
     /// A public key of the add-in: token answers are encrypted for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<EncryptionKey>,
+    /// SHA-256 thumbprint of a key of the add-in (RFC 7638): its tokens are of use with proofs of this
+    /// key alone (DPoP, RFC 9449 §10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9_-]{43}$"))]
+    pub dpop_jkt: Option<String>,
 }
 
 /// A public key on P-256 as a JWK (RFC 7517, RFC 7518 §6.2.1). Members that are not listed are
@@ -159,7 +164,7 @@ pub struct TokenResponse {
     /// For the next access token, where the relay issues refresh tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Secret>,
-    /// `Bearer`.
+    /// `Bearer`, or `DPoP` where it is bound to a key.
     #[serde(default)]
     pub token_type: String,
     /// Remaining lifetime in seconds at the time of delivery.

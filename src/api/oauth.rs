@@ -43,6 +43,10 @@ pub struct DeviceRequest {
     /// encrypted for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<String>,
+    /// Thumbprint of the client's key (RFC 7638), to which its tokens are bound (RFC 9449). Where it is
+    /// left out, a proof at the token endpoint binds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpop_jkt: Option<String>,
 }
 
 /// Answer to `POST /addons/device_authorization` (RFC 8628 §3.2). There is no
@@ -156,6 +160,8 @@ pub struct ServerMetadata {
     pub scopes_supported: Vec<String>,
     /// Languages of the pages.
     pub ui_locales_supported: Vec<String>,
+    /// Algorithms of DPoP proofs (RFC 9449 §5.1).
+    pub dpop_signing_alg_values_supported: Vec<String>,
     /// Resources whose metadata name this server (RFC 9728 §4).
     pub protected_resources: Vec<String>,
     /// The documentation.
@@ -173,6 +179,8 @@ pub struct ResourceMetadata {
     pub scopes_supported: Vec<String>,
     /// How a token is sent (RFC 6750 §2): `header`.
     pub bearer_methods_supported: Vec<String>,
+    /// Algorithms of DPoP proofs (RFC 9728 §2).
+    pub dpop_signing_alg_values_supported: Vec<String>,
     /// What it is called.
     pub resource_name: String,
     /// The documentation.

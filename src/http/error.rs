@@ -22,6 +22,7 @@ use crate::{
     relay::ReadError,
     session::{Failure, GoneReason},
     store::StoreError,
+    token::{InvalidProof, dpop::ALGORITHMS},
 };
 
 /// Media type of problem details.
@@ -141,6 +142,12 @@ problems! {
     InvalidClient = UNAUTHORIZED, "invalid-client", "Client credentials missing or wrong";
     /// The client may not do this; `detail` names the setting that would allow it (RFC 6749 §5.2).
     UnauthorizedClient(String) = BAD_REQUEST, "unauthorized-client", "The client may not do this";
+    /// The DPoP proof is missing or not valid; `detail` says why (RFC 9449 §5).
+    InvalidDpopProof(String) = BAD_REQUEST, "invalid-dpop-proof", "DPoP proof missing or not valid";
+    /// The DPoP proof needs the nonce that the answer carries as `DPoP-Nonce` (RFC 9449 §8).
+    UseDpopNonce = BAD_REQUEST, "use-dpop-nonce", "DPoP proof without a valid nonce";
+    /// The access token is bound to a key, and the request proves no possession of it (RFC 9449 §7.1).
+    ProofRequired(InvalidProof) = UNAUTHORIZED, "proof-required", "Access token without a valid DPoP proof";
     /// The grant presented is not valid (RFC 6749 §5.2).
     InvalidGrant(String) = BAD_REQUEST, "invalid-grant", "Grant not valid";
     /// The person has not decided yet (RFC 8628 §3.5).
@@ -175,9 +182,12 @@ impl Problem {
         match self {
             Self::BadRequest(detail)
             | Self::InvalidGrant(detail)
+            | Self::InvalidDpopProof(detail)
             | Self::OriginRefused(detail)
             | Self::UnauthorizedClient(detail)
             | Self::InvalidScope(detail) => Some(detail.clone()),
+            Self::UseDpopNonce => Some(InvalidProof::Nonce.to_string()),
+            Self::ProofRequired(reason) => Some(reason.to_string()),
             Self::AuthorizationPending => Some(
                 "Poll again after `interval`, or wait at `events_url` for the token.".to_owned(),
             ),
@@ -248,6 +258,20 @@ impl Problem {
                 let challenge = format!(
                     "Bearer realm=\"addons\", error=\"invalid_token\", \
                      error_description=\"{description}\""
+                );
+                return HeaderValue::from_str(&challenge).ok();
+            }
+            Self::ProofRequired(reason) => {
+                let error = match reason {
+                    InvalidProof::Nonce => "use_dpop_nonce",
+                    // The scheme is another, so there is no proof to find fault with.
+                    InvalidProof::Missing => "invalid_token",
+                    _ => "invalid_dpop_proof",
+                };
+                let challenge = format!(
+                    "DPoP realm=\"addons\", error=\"{error}\", error_description=\"{reason}\", \
+                     algs=\"{}\"",
+                    ALGORITHMS.map(|(name, _)| name).join(" ")
                 );
                 return HeaderValue::from_str(&challenge).ok();
             }

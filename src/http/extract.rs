@@ -203,6 +203,31 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<String>, MalformedAuthorizat
     Ok(credentials.map(|bearer| bearer.token().trim().to_owned()))
 }
 
+/// The access token of a request to a protected resource, as its scheme says it is used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AccessToken {
+    /// `Authorization: Bearer` (RFC 6750 §2.1).
+    Bearer(String),
+    /// `Authorization: DPoP` (RFC 9449 §7.1).
+    Dpop(String),
+}
+
+/// The access token of a request.
+///
+/// # Errors
+/// When there is an `Authorization` that holds none.
+pub fn access_token(headers: &HeaderMap) -> Result<Option<AccessToken>, MalformedAuthorization> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next().filter(|_| fields.next().is_none());
+    let dpop = field.and_then(|value| value.to_str().ok()?.split_once(' '));
+    match dpop {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("dpop") => {
+            Ok(Some(AccessToken::Dpop(token.trim().to_owned())))
+        }
+        _ => Ok(bearer(headers)?.map(AccessToken::Bearer)),
+    }
+}
+
 /// Client ID and secret of `Authorization: Basic` (RFC 6749 §2.3.1).
 #[derive(Clone)]
 pub struct ClientBasic(Basic);

@@ -81,7 +81,13 @@ pub fn cors(app: &AppState) -> CorsLayer {
         // Event source polyfills and tracing libraries add headers of their own; what a page of an
         // allowed origin sends is not restricted.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("preference-applied")])
+        .expose_headers([
+            header::RETRY_AFTER,
+            HeaderName::from_static("preference-applied"),
+            // For the next proof, and whether it is the nonce that is missing (RFC 9449 §8).
+            HeaderName::from_static("dpop-nonce"),
+            header::WWW_AUTHENTICATE,
+        ])
         .max_age(Duration::from_secs(600))
 }
 

@@ -5,7 +5,10 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use crate::api;
+use crate::{
+    api,
+    session::digest::{Digest, digest_identifier},
+};
 
 /// Bytes of a coordinate on P-256.
 const COORDINATE: usize = 32;
@@ -14,7 +17,7 @@ const COORDINATE: usize = 32;
 const UNCOMPRESSED: u8 = 4;
 
 /// Members of a JWK that no public key has (RFC 7518 §6.2.2, §6.3.2, §6.4.1).
-const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+pub(crate) const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// What is wrong with an `encryption_key`; never what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +106,23 @@ impl<'de> Deserialize<'de> for EncryptionKey {
     }
 }
 
+digest_identifier! {
+    /// SHA-256 thumbprint of a public key (RFC 7638).
+    Thumbprint
+}
+
+impl Thumbprint {
+    /// That of no key: what is bound to it can be used by nobody.
+    pub fn unknown() -> Self {
+        Self(Digest::from_bytes([0; 32]))
+    }
+
+    /// Whether it is that of no key.
+    pub fn is_unknown(self) -> bool {
+        self == Self::unknown()
+    }
+}
+
 /// The keys of a session's creator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -110,6 +130,9 @@ pub struct Binding {
     /// Every token answer is encrypted for it.
     #[serde(rename = "e", skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<EncryptionKey>,
+    /// Access tokens and refresh tokens are of use with proofs of this key alone (RFC 9449).
+    #[serde(rename = "d", skip_serializing_if = "Option::is_none")]
+    pub dpop_key: Option<Thumbprint>,
 }
 
 impl Binding {

@@ -15,8 +15,9 @@ mod state;
 mod subscription_id;
 mod user_code;
 
+pub(crate) use crate::session::binding::PRIVATE_MEMBERS;
 pub use crate::session::{
-    binding::{Binding, EncryptionKey, InvalidEncryptionKey},
+    binding::{Binding, EncryptionKey, InvalidEncryptionKey, Thumbprint},
     client_id::{ClientId, InvalidClientId},
     details::{ProofKey, SessionDetails, SessionInfo},
     digest::{Digest, InvalidIdentifier},

@@ -70,6 +70,9 @@ section! {
         /// Whether it may create sessions without a session token
         legacy: Option<bool> =
             setting("legacy").optional("`LEGACY_SESSIONS`").reload(Reloadable::Clients), flag;
+        /// Whether its tokens must be bound to a key of the client (DPoP, RFC 9449)
+        dpop_required: Option<bool> =
+            setting("dpop_required").optional("`DPOP_REQUIRED`").reload(Reloadable::Clients), flag;
         /// Secrets of 32 characters or more that authenticate it, separated by commas or lines
         secrets: Vec<Secret> =
             secret("secret").optional("none; a public client").reload(Reloadable::Clients),

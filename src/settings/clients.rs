@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     oidc::{AuthParams, RequiredClaims},
-    session::{ClientId, Digest, Surface},
+    session::{ClientId, Digest, Surface, Thumbprint},
     settings::{
         Settings,
         client::{ClientSettings, Grant, Proof},
@@ -45,6 +45,8 @@ pub struct Client {
     pub refresh: bool,
     /// Whether it may create legacy sessions.
     pub legacy: bool,
+    /// Whether its tokens must be bound to a key.
+    pub dpop_required: bool,
     /// What it may do.
     pub grants: BTreeSet<Grant>,
     /// Backends that may fulfil its sessions.
@@ -77,6 +79,12 @@ impl Client {
     /// Whether its dialogs accept this proof.
     pub fn accepts(&self, proof: Proof) -> bool {
         self.proofs.contains(&proof)
+    }
+
+    /// What its tokens are bound to while it has shown no key: nothing, or, where they must be bound, a
+    /// key that nobody has.
+    pub fn bound_without_key(&self) -> Option<Thumbprint> {
+        self.dpop_required.then(Thumbprint::unknown)
     }
 
     /// Whether it calls from this origin.
@@ -116,6 +124,7 @@ impl Client {
             ClientSetting::Scope => ("scope", "TOKEN_SCOPE"),
             ClientSetting::Legacy => ("legacy", "LEGACY_SESSIONS"),
             ClientSetting::Grants => ("grants", "PROOFS"),
+            ClientSetting::DpopRequired => ("dpop_required", "DPOP_REQUIRED"),
         };
         if self.is_implied { global.to_owned() } else { format!("clients.{}.{own}", self.id) }
     }
@@ -134,6 +143,8 @@ pub enum ClientSetting {
     Legacy,
     /// What it may do.
     Grants,
+    /// Whether its tokens must be bound to a key.
+    DpopRequired,
 }
 
 /// No such client, or none named where one must be.
@@ -269,6 +280,7 @@ fn implied(global: &Settings, public_url: &Url) -> Client {
         auth_params: AuthParams::default(),
         refresh: global.token.refresh_token_ttl.is_some(),
         legacy: global.session.legacy(),
+        dpop_required: global.token.dpop_required,
         grants: [Grant::Session].into_iter().chain(device).collect(),
         fulfilled_by: Vec::new(),
         secrets: Vec::new(),
@@ -295,6 +307,7 @@ fn client(id: &ClientId, settings: &ClientSettings, global: &Client) -> Client {
         auth_params: settings.auth_params.clone(),
         refresh: settings.refresh.unwrap_or(global.refresh),
         legacy: settings.legacy.unwrap_or(global.legacy),
+        dpop_required: settings.dpop_required.unwrap_or(global.dpop_required),
         grants: settings.grants.clone(),
         fulfilled_by: settings.fulfilled_by.clone(),
         secrets: settings

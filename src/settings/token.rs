@@ -14,7 +14,7 @@ use crate::{
     settings::{
         declaration::{Reloadable, secret, section, setting},
         source::Source,
-        value::{DAY, MINUTE, SECOND, choice, duration, list, secret_of, secrets_of, text},
+        value::{DAY, MINUTE, SECOND, choice, duration, flag, list, secret_of, secrets_of, text},
     },
     token::{Format, SigningKeys},
 };
@@ -78,6 +78,9 @@ section! {
         /// Time for which refresh tokens may follow one login
         refresh_grant_ttl: Duration =
             setting("REFRESH_GRANT_TTL").default("30days"), duration(MINUTE, 3650 * DAY);
+        /// Whether access tokens must be bound to a key of the client (DPoP, RFC 9449), which a client
+        /// may always ask for
+        dpop_required: bool = setting("DPOP_REQUIRED").default("false"), flag;
     }
 }
 

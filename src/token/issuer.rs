@@ -7,8 +7,9 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, Header};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    session::{ClientId, GrantId, Identity},
+    session::{ClientId, GrantId, Identity, Thumbprint},
     token::{
+        dpop::{BEARER, DPOP, KeyConfirmation},
         error::{KeyError, SignError},
         jwe::EncryptError,
         jws::PrivateKey,
@@ -88,16 +89,18 @@ impl Issuer {
         identity: &Identity,
         now: UnixTime,
     ) -> Result<TokenResponse, IssueError> {
-        self.issue_under(None, keys, identity, now)
+        self.issue_under(None, None, keys, identity, now)
     }
 
-    /// Issues a token that ends with `grant` and names it as `sid`.
+    /// Issues a token that ends with `grant`, which it names as `sid`, and that is of use with proofs
+    /// of the key `bound_to` alone (RFC 9449 §6).
     ///
     /// # Errors
     /// When the key does not sign.
     pub fn issue_under(
         &self,
         grant: Option<GrantId>,
+        bound_to: Option<Thumbprint>,
         keys: &SigningKeys,
         identity: &Identity,
         now: UnixTime,
@@ -139,11 +142,10 @@ impl Issuer {
         if let Some(grant) = grant {
             claims.insert("sid".to_owned(), json!(grant));
         }
-        let key = keys.current();
-        let mut header = Header::new(key.algorithm);
-        header.typ = Some("at+jwt".to_owned());
-        header.kid = Some(key.id.clone());
-        let signed = key.sign(&header, &claims)?;
+        if let Some(key) = bound_to {
+            claims.insert("cnf".to_owned(), json!(KeyConfirmation { jkt: key }));
+        }
+        let signed = keys.sign_access_token(&claims)?;
         if signed.len() > LARGE {
             let bytes = signed.len();
             tracing::warn!(
@@ -153,7 +155,8 @@ impl Issuer {
             );
         }
         let token = AccessToken::new(signed);
-        Ok(TokenResponse::new(token, "Bearer", self.ttl, &self.scope, now).with_id(jti))
+        let token_type = if bound_to.is_some() { DPOP } else { BEARER };
+        Ok(TokenResponse::new(token, token_type, self.ttl, &self.scope, now).with_id(jti))
     }
 }
 

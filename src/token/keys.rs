@@ -11,6 +11,7 @@ use jsonwebtoken::{
     jwk::{CommonParameters, Jwk, JwkSet, PublicKeyUse},
 };
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -170,6 +171,18 @@ impl SigningKeys {
             _ => SigningKey::key_pair(PrivateKey::generate(algorithm)?)?,
         };
         Ok(Self::of(current))
+    }
+
+    /// Signs the claims of an access token (RFC 9068 §2.1).
+    pub(super) fn sign_access_token(
+        &self,
+        claims: &Map<String, Value>,
+    ) -> Result<String, SignError> {
+        let key = self.current();
+        let mut header = Header::new(key.algorithm);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(key.id.clone());
+        key.sign(&header, claims)
     }
 
     pub(crate) fn current(&self) -> Arc<SigningKey> {

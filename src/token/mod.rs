@@ -2,6 +2,7 @@
 //!
 //! No other module sees a token in clear between its issue and its delivery.
 
+pub mod dpop;
 mod error;
 mod issuer;
 pub mod jwe;
@@ -17,6 +18,7 @@ mod upgrade;
 mod verify;
 
 pub use crate::token::{
+    dpop::{DpopProof, InvalidProof, KeyConfirmation, ProvenRequest},
     error::{KeyError, SignError},
     issuer::{IssueError, Issuer, MeetClaims, MeetIssuer, MeetSubject, is_registered_claim},
     keys::SigningKeys,

@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
-    session::{AccountId, Binding, ClientId, Digest, GrantId, Identity, Requested, SessionKey},
+    session::{
+        AccountId, Binding, ClientId, Digest, GrantId, Identity, Requested, SessionKey, Thumbprint,
+    },
     store::{self, Rotated, Store, StoreError},
     telemetry::Trace,
     token::{
@@ -217,7 +219,8 @@ impl Refresh {
             .ok_or(RefreshError::Invalid)
     }
 
-    /// Exchanges a refresh token for the next one.
+    /// Exchanges a refresh token for the next one, which is bound to `dpop_key` from now on where that
+    /// is named.
     ///
     /// # Errors
     /// [`RefreshError`].
@@ -226,6 +229,7 @@ impl Refresh {
         keys: &KeyRing,
         text: &str,
         presenter: &Presenter,
+        dpop_key: Option<Thumbprint>,
         now: UnixTime,
     ) -> Result<(RefreshGrant, RefreshToken), RefreshError> {
         let mut grant = self.open(keys, text, now)?;
@@ -247,6 +251,7 @@ impl Refresh {
         }
         grant.generation = grant.generation.saturating_add(1);
         grant.expires_at = expires_at;
+        grant.binding.dpop_key = dpop_key.or(grant.binding.dpop_key);
         let next = grant.seal(keys);
         Ok((grant, next))
     }
@@ -278,6 +283,13 @@ impl RefreshGrant {
                 self.holder.client && own == client
             }
         }
+    }
+
+    /// The same refresh token bound to `key`; `None` where it cannot be opened.
+    pub(super) fn bind(keys: &KeyRing, text: &str, key: Thumbprint) -> Option<RefreshToken> {
+        let mut grant = Self::open(keys, text)?;
+        grant.binding.dpop_key = Some(key);
+        Some(grant.seal(keys))
     }
 
     fn seal(&self, keys: &KeyRing) -> RefreshToken {
@@ -378,7 +390,7 @@ mod tests {
             .unwrap();
         let presenter = Presenter::Session(session, holder.session_token);
         let rotate = async |token: &RefreshToken, now| {
-            refresh.rotate(&keys, token.expose(), &presenter, now).await
+            refresh.rotate(&keys, token.expose(), &presenter, None, now).await
         };
         let (grant, second) = rotate(&first, NOW + HOUR).await.unwrap();
         assert_eq!((grant.id, grant.identity.subject.as_str()), (id, "alice"));
@@ -408,7 +420,7 @@ mod tests {
             .await
             .unwrap();
         let rotate = async |token: &RefreshToken| {
-            refresh.rotate(&keys, token.expose(), &presenter, later).await
+            refresh.rotate(&keys, token.expose(), &presenter, None, later).await
         };
         assert!(matches!(rotate(&before).await, Err(RefreshError::Ended)));
         assert!(rotate(&after).await.is_ok());
@@ -425,11 +437,11 @@ mod tests {
             .unwrap();
         let rotate = async |keys, session, client, now| {
             let presenter = Presenter::Session(session, client);
-            refresh.rotate(keys, token.expose(), &presenter, now).await
+            refresh.rotate(keys, token.expose(), &presenter, None, now).await
         };
         // Nor is it the client's without its session.
         let client_alone = Presenter::Client(ClientId::implied());
-        let alone = refresh.rotate(&keys, token.expose(), &client_alone, NOW).await;
+        let alone = refresh.rotate(&keys, token.expose(), &client_alone, None, NOW).await;
         assert!(matches!(alone, Err(RefreshError::WrongClient)));
         let other = Digest::of(b"another");
         assert!(matches!(rotate(&keys, session, other, NOW).await, Err(RefreshError::WrongClient)));
@@ -447,7 +459,7 @@ mod tests {
         // The grant ends, whenever its last token was issued.
         let end = NOW + 30 * HOUR;
         let presenter = Presenter::Session(session, client);
-        let late = refresh.rotate(&keys, next.expose(), &presenter, end).await;
+        let late = refresh.rotate(&keys, next.expose(), &presenter, None, end).await;
         assert!(matches!(late, Err(RefreshError::Invalid)));
     }
 
@@ -467,7 +479,7 @@ mod tests {
             .await
             .unwrap();
         let rotate = async |token: &RefreshToken, presenter| {
-            refresh.rotate(&keys, token.expose(), &presenter, NOW).await
+            refresh.rotate(&keys, token.expose(), &presenter, None, NOW).await
         };
         let other = Presenter::Client("other".parse().unwrap());
         assert!(matches!(rotate(&first, other).await, Err(RefreshError::WrongClient)));

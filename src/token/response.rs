@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Map, Value};
 
 use crate::{
-    session::{ClientId, EncryptionKey, SealedPayload, SessionKey},
+    session::{ClientId, EncryptionKey, SealedPayload, SessionKey, Thumbprint},
     telemetry::TraceContext,
     token::{
+        dpop::{DPOP, KeyConfirmation},
+        error::SignError,
         jwe::{self, EncryptError},
+        keys::SigningKeys,
+        refresh::RefreshGrant,
         sealing::{KeyRing, OpenError, Purpose},
         secret::{AccessToken, RefreshToken},
     },
@@ -191,6 +196,40 @@ impl TokenResponse {
     /// The client, where it is not the implied one.
     pub fn client(&self) -> Option<&ClientId> {
         self.client.as_ref()
+    }
+
+    /// Whether it can be opened by its reader alone.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted.is_some()
+    }
+
+    /// The same tokens bound to `key`, for a client that shows it when it fetches them (RFC 9449 §5).
+    /// A payload and tokens that are bound already stay as they are.
+    ///
+    /// # Errors
+    /// When the access token cannot be signed.
+    pub fn bind(
+        self,
+        key: Thumbprint,
+        signing_keys: &SigningKeys,
+        sealing_keys: &KeyRing,
+    ) -> Result<Self, SignError> {
+        let claims = self.access_token.expose().split('.').nth(1);
+        let claims = claims.and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+        let claims = claims.and_then(|json| serde_json::from_slice::<Map<_, _>>(&json).ok());
+        let Some(mut claims) = claims else { return Ok(self) };
+        let confirmation = serde_json::to_value(KeyConfirmation { jkt: key })?;
+        match claims.insert("cnf".to_owned(), confirmation) {
+            Some(bound) if bound["jkt"] != Thumbprint::unknown().to_base64url() => return Ok(self),
+            _ => {}
+        }
+        let bind = |token: &RefreshToken| RefreshGrant::bind(sealing_keys, token.expose(), key);
+        Ok(Self {
+            access_token: AccessToken::new(signing_keys.sign_access_token(&claims)?),
+            refresh_token: self.refresh_token.as_ref().and_then(bind),
+            token_type: DPOP.to_owned(),
+            ..self
+        })
     }
 
     /// Encrypts the response for the key of its reader: from here on neither the store nor the bus

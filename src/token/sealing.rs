@@ -90,6 +90,8 @@ pub enum Purpose {
     DeviceCode,
     /// The CSRF token of the page that asks for a device's user code.
     DevicePage,
+    /// A nonce of DPoP proofs.
+    DpopNonce,
     /// A user code of the device authorization grant, as the store knows it.
     UserCode,
 }
@@ -112,6 +114,7 @@ impl Purpose {
             Self::LogoutState => b"logout-state",
             Self::DeviceCode => b"device-code",
             Self::DevicePage => b"device-page",
+            Self::DpopNonce => b"dpop-nonce",
             Self::UserCode => b"user-code",
         }
     }

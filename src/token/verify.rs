@@ -9,7 +9,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     session::{ClientId, GrantId},
-    token::{jws, keys::SigningKeys},
+    token::{
+        dpop::{BEARER, DPOP, KeyConfirmation},
+        jws,
+        keys::SigningKeys,
+    },
     util::clock::UnixTime,
 };
 
@@ -60,6 +64,9 @@ pub struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub sid: Option<GrantId>,
+    /// The key that the token is bound to, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<KeyConfirmation>,
     /// Claims copied from the provider.
     #[serde(flatten)]
     #[schema(additional_properties)]
@@ -67,6 +74,11 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// `token_type`: `DPoP` where it is bound to a key.
+    pub fn token_type(&self) -> &'static str {
+        if self.cnf.is_some() { DPOP } else { BEARER }
+    }
+
     /// How long the token will still be accepted, at least a second.
     pub fn remaining(&self) -> Duration {
         let end = UnixTime::from_secs(self.exp.saturating_add(LEEWAY));

@@ -21,6 +21,11 @@ export interface Token {
    * when the person has to sign in again.
    */
   refresh?: () => Promise<Token>;
+  /**
+   * Present with `dpop`, after `signIn` and `resumeSignIn`: `fetch` with this token and a fresh proof of the
+   * page's key, once more where the answer names the nonce that the proof must have.
+   */
+  fetch?: (url: string | URL | Request, init?: RequestInit) => Promise<Response>;
 }
 
 /**
@@ -34,6 +39,7 @@ export interface Token {
  * - `network`: the relay cannot be reached, or no usable transport gets through;
  * - `origin_not_allowed`: the relay's operator has not allowed the origin of this page; the message
  *   names the origin and the setting;
+ * - `not_bound`: the token is not bound to the key of this sign-in (`dpop`), so it is refused;
  * - `not_encrypted`: the token is not encrypted for the key of this sign-in, so it is refused;
  * - `unauthorized`, `not_found`, `gone`, `invalid_request`: the session cannot be read (any more).
  *
@@ -41,7 +47,7 @@ export interface Token {
  */
 export type SignInErrorCode =
   | 'aborted' | 'dialog_failed' | 'expired' | 'gone' | 'network' | 'not_found' | 'origin_not_allowed' | 'popup_blocked' | 'unauthorized'
-  | 'cancelled' | 'superseded' | 'transit_token_replayed' | 'not_encrypted'
+  | 'cancelled' | 'superseded' | 'transit_token_replayed' | 'not_bound' | 'not_encrypted'
   | 'access_denied' | 'invalid_request' | 'invalid_scope' | 'server_error' | 'temporarily_unavailable' | 'unauthorized_client'
   | 'unsupported_response_type'
   | 'invalid_client' | 'invalid_grant' | 'unsupported_grant_type'
@@ -133,6 +139,11 @@ export interface SignInOptions extends WithDialog {
    * contexts. `true` fails elsewhere; `false` does without.
    */
   encrypt?: boolean;
+  /**
+   * Bind the token to a key that no script can read (DPoP, RFC 9449): it is of no use without it, and used
+   * by `token.fetch`. Needs WebCrypto. Default false.
+   */
+  dpop?: boolean;
 }
 
 /** Creates a session, opens the dialog, waits for the token and acknowledges it. */

@@ -13,7 +13,7 @@ const CODE_DELAY = 2000; // ms after which the dialog may ask for the code inste
 const CODES = new Set([
   'aborted', 'dialog_failed', 'expired', 'gone', 'network', 'not_found', 'origin_not_allowed', 'popup_blocked', 'unauthorized',
   'cancelled', 'superseded', 'transit_token_replayed', // ends of a session
-  'not_encrypted',
+  'not_bound', 'not_encrypted',
   'access_denied', 'invalid_request', 'invalid_scope', 'server_error', 'temporarily_unavailable', 'unauthorized_client',
   'unsupported_response_type', // RFC 6749 §4.1.2.1
   'invalid_client', 'invalid_grant', 'unsupported_grant_type', // RFC 6749 §5.2
@@ -312,7 +312,7 @@ export async function waitForToken(options) {
         if (stop.signal.aborted) throw stop.signal.reason;
         const answer = await READERS[name](channel, run);
         if (!run.acknowledged) channel.end();
-        return { ...await opened(answer, options), transport: name };
+        return { ...bound(await opened(answer, options), options), transport: name };
       } catch (error) {
         // A service without streams, such as Django's, has no such path: `poll/` knows the session.
         const absent = channel.meet && transport === 'auto' && name !== 'long-poll' && error.code === 'not_found';
@@ -370,11 +370,11 @@ function isSameSite(root) {
   return there.protocol === here.protocol && site(there) === site(here);
 }
 
-async function post(root, path, { headers, body, ...init }) {
+async function post(root, path, { headers, body, send = fetch, ...init }) {
   let response;
   const json = body && !(body instanceof URLSearchParams);
   try {
-    response = await fetch(`${root}${path}`, {
+    response = await send(`${root}${path}`, {
       method: 'POST', cache: 'no-store', body: json ? JSON.stringify(body) : body,
       headers: { ...(json && { 'Content-Type': 'application/json' }), ...headers }, ...init,
     });
@@ -410,6 +410,48 @@ async function encryptionKey() {
   const { privateKey, publicKey } = await crypto.subtle.generateKey({ name: 'ECDH', namedCurve: 'P-256' }, false, ['deriveBits']);
   const { kty, crv, x, y } = await crypto.subtle.exportKey('jwk', publicKey);
   return { privateKey, jwk: { kty, crv, x, y } };
+}
+
+// A key pair that proves who uses a token (DPoP, RFC 9449).
+async function proofKey() {
+  if (!globalThis.crypto?.subtle) throw new SignInError('invalid_request', 'DPoP needs a secure context (https).');
+  const { privateKey, publicKey } = await crypto.subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign']);
+  const { x, y } = await crypto.subtle.exportKey('jwk', publicKey);
+  return { privateKey, jwk: { crv: 'P-256', kty: 'EC', x, y } }; // in the order of RFC 7638
+}
+
+const nonces = new Map(); // the newest of each origin
+
+async function proof({ privateKey, jwk }, { method, url }, token) {
+  const { origin, pathname } = new URL(url);
+  const claims = {
+    jti: base64url(crypto.getRandomValues(new Uint8Array(16))), htm: method, htu: origin + pathname, iat: Math.floor(Date.now() / 1000),
+    nonce: nonces.get(origin), ath: token && base64url(await sha256(ascii(token))),
+  };
+  const message = [{ typ: 'dpop+jwt', alg: 'ES256', jwk }, claims].map((part) => base64url(ascii(JSON.stringify(part)))).join('.');
+  return `${message}.${base64url(await crypto.subtle.sign({ name: 'ECDSA', hash: 'SHA-256' }, privateKey, ascii(message)))}`;
+}
+
+// Sends a request with a proof, and once more where the answer names the nonce that it must have.
+async function proven(key, url, init, token) {
+  const request = new Request(typeof url === 'string' ? new URL(url, globalThis.location?.href) : url, init);
+  const { origin } = new URL(request.url);
+  for (let last = false; ; last = true) {
+    const attempt = last ? request : request.clone();
+    attempt.headers.set('DPoP', await proof(key, request, token));
+    if (token) attempt.headers.set('Authorization', `DPoP ${token}`);
+    const used = nonces.get(origin);
+    const response = await fetch(attempt);
+    const nonce = response.headers.get('DPoP-Nonce');
+    if (nonce) nonces.set(origin, nonce);
+    if (last || !nonce || nonce === used || ![400, 401].includes(response.status)) return response;
+  }
+}
+
+// Where the token must be bound to a key, no other is one.
+function bound(token, { dpopKey }) {
+  if (!dpopKey || !token.access_token || /^dpop$/i.test(token.token_type)) return token;
+  throw new SignInError('not_bound', 'The token is not bound to the key of this page: something between it and the relay may have changed the sign-in.');
 }
 
 // Opens a token answer that the relay encrypted for `decryptionKey` (RFC 7516; RFC 7518 §4.6, `ECDH-ES`
@@ -572,6 +614,8 @@ async function withDialog(options, create) {
 // A token that comes with a refresh token can be exchanged for the next one. The relay takes a second
 // use for a theft, so there is one exchange, however often it is asked for.
 function refreshable(token, root, session) {
+  const { dpopKey } = session;
+  if (dpopKey) token = { ...token, fetch: (url, init) => proven(dpopKey, url, init, token.access_token) };
   if (!token.refresh_token) return token;
   let next;
   return {
@@ -580,8 +624,9 @@ function refreshable(token, root, session) {
       const body = new URLSearchParams({
         grant_type: 'refresh_token', refresh_token: token.refresh_token, client_id: session.sessionId, client_secret: session.sessionToken,
       });
-      next ||= post(root, '/addons/token', { body, credentials: 'omit' })
-        .then((answer) => opened(answer, session))
+      const send = dpopKey && ((url, init) => proven(dpopKey, url, init));
+      next ||= post(root, '/addons/token', { body, credentials: 'omit', send })
+        .then(async (answer) => bound(await opened(answer, session), session))
         .then((answer) => refreshable({ ...token, ...answer }, root, session));
       return next;
     },
@@ -602,7 +647,7 @@ async function remembered(name, session, wait) {
 }
 
 export function signIn(options = {}) {
-  const { baseUrl, bind = true, confirm, clientName, clientId, scope, loginHint, prompt, resumable = true, encrypt } = options;
+  const { baseUrl, bind = true, confirm, clientName, clientId, scope, loginHint, prompt, resumable = true, encrypt, dpop } = options;
   const root = base(baseUrl);
   const name = nameOf(root, clientId);
   let session = {};
@@ -611,14 +656,17 @@ export function signIn(options = {}) {
       // WebCrypto is there in secure contexts alone.
       const encrypted = bind && encrypt !== false && (encrypt || globalThis.crypto?.subtle);
       const key = encrypted ? await encryptionKey() : {};
+      const dpopKey = bind && dpop ? await proofKey() : undefined;
+      const thumbprint = dpopKey && base64url(await sha256(ascii(JSON.stringify(dpopKey.jwk))));
       const body = bind ? {
-        bind, confirm, client_name: clientName, client_id: clientId, scope, login_hint: loginHint, prompt, encryption_key: key.jwk,
+        bind, confirm, client_name: clientName, client_id: clientId, scope, login_hint: loginHint, prompt,
+        dpop_jkt: thumbprint, encryption_key: key.jwk,
       } : undefined;
       const create = async (credentials, rest = EARLIER_RELAY - 1) => {
         try {
           return await post(root, '/addons/sessions', { body, credentials, signal });
         } catch (error) {
-          if (error.status !== 400 || !encrypted || !rest) throw error;
+          if (error.status !== 400 || !(encrypted || dpop) || !rest) throw error;
           await pause(1000, signal);
           return create(credentials, rest - 1);
         }
@@ -643,6 +691,7 @@ export function signIn(options = {}) {
         userCode: created.user_code,
         credentials,
         decryptionKey: key.privateKey,
+        dpopKey,
       });
       if (bind && resumable) remember(name, session);
       return session;

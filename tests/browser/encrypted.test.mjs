@@ -1,4 +1,4 @@
-// Tokens encrypted for the pane, in Chromium, behind a proxy that records what the relay answers or takes
+// Tokens encrypted for the pane, and bound to its key, in Chromium, behind a proxy that records what the relay answers or takes
 // the pane's key out of the creation.
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -130,6 +130,27 @@ for (const transport of ['sse', 'websocket', 'long-poll']) {
     await context.close();
   });
 }
+
+test('a token bound to the key of a pane that was reloaded is used with proofs, across origins', async () => {
+  const { context, page, dialog } = await begin(pane, { dpop: true });
+  await dialog.waitForSelector('input[name=username]');
+  await page.reload();
+  await page.waitForFunction(() => window.client);
+  await page.evaluate((baseUrl) => {
+    window.outcome = window.client.resumeSignIn({ baseUrl }).then((token) => { window.token = token; return token.token_type; }, ({ code }) => code);
+  }, proxy.address);
+  await logIn(dialog, 'bob');
+  assert.equal(await page.evaluate(() => window.outcome), 'DPoP');
+  const ask = () => page.evaluate(async (url) => {
+    const bearer = await fetch(url, { headers: { Authorization: `Bearer ${window.token.access_token}` } });
+    const proven = await window.token.fetch(url);
+    return { bearer: bearer.status, sub: (await proven.json()).sub };
+  }, `${proxy.address}/addons/me`);
+  assert.deepEqual(await ask(), { bearer: 401, sub: 'bob' });
+  await page.evaluate(async () => { window.token = await window.token.refresh(); });
+  assert.deepEqual(await ask(), { bearer: 401, sub: 'bob' });
+  await context.close();
+});
 
 test('a proxy that strips the key gives the pane an error and no token', async () => {
   strips = true;

@@ -277,6 +277,7 @@ async fn oauth_clients_of_others_sign_in_by_the_device_grant_over_two_instances(
     for (name, program, script) in [
         ("openid-client (npm)", &node, "openid_client.mjs"),
         ("oauth4webapi (npm)", &node, "oauth4webapi.mjs"),
+        ("oauth4webapi (npm), DPoP", &node, "oauth4webapi_dpop.mjs"),
         ("Authlib (PyPI)", &python, "authlib_client.py"),
         ("requests-oauthlib (PyPI)", &python, "requests_oauthlib_client.py"),
     ] {

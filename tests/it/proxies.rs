@@ -9,9 +9,9 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{Browser, Events, Process, TIMEOUT, redis, text};
+use crate::support::{Browser, Events, Process, TIMEOUT, dpop_key::Key, redis, text};
 use futures_util::{SinkExt as _, StreamExt as _};
-use reqwest::{Certificate, Client, StatusCode, Url, Version, header, redirect::Policy};
+use reqwest::{Certificate, Client, Method, StatusCode, Url, Version, header, redirect::Policy};
 use serde_json::{Value, json};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -527,6 +527,7 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
         assert!(seen.get("HTTP_X_AUTH_NAME").is_none_or(|name| name == ""), "{trick:?}: {seen}");
     }
     assert!(passed >= 6, "{passed}");
+    asks_which_request_a_proof_is_for(relay, client, url).await;
     let revoke = crate::support::client().post(format!("{}/addons/revoke", relay.url));
     let revoke = revoke.form(&[("token", token)]).send().await.unwrap();
     assert_eq!(revoke.status(), StatusCode::OK);
@@ -534,8 +535,63 @@ async fn asks_who_may_pass(relay: &Process, client: &Client, url: &str) {
     assert_eq!(late.status(), StatusCode::UNAUTHORIZED, "revoked");
 }
 
+/// A proof is for the request that the client sent, whatever it says of that request besides.
+async fn asks_which_request_a_proof_is_for(relay: &Process, client: &Client, url: &str) {
+    let key = Key::generate();
+    let body = json!({"dpop_jkt": key.thumbprint()});
+    let session = crate::support::create(&relay.url, Some(body)).await;
+    Browser::default().sign_in(&session, "alice").await;
+    let answer = crate::support::client().get(text(&session, "poll_url")).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    let token = text(&answer, "access_token");
+    let ask = |method: Method, proof: String| {
+        let request = client.request(method, format!("{url}?a=b"));
+        request.header(header::AUTHORIZATION, format!("DPoP {token}")).header("dpop", proof)
+    };
+    let proof = |nonce: &str, method: &str, url: &str| {
+        key.proof(method, url, nonce, Some(token), &json!({}))
+    };
+    let bearer = client.get(url).bearer_auth(token).send().await.unwrap();
+    assert_eq!(bearer.status(), StatusCode::UNAUTHORIZED, "a bound token as a bearer token");
+    let demanded = ask(Method::GET, proof("", "GET", url)).send().await.unwrap();
+    assert_eq!(demanded.status(), StatusCode::UNAUTHORIZED);
+    let challenge = demanded.headers()[header::WWW_AUTHENTICATE].to_str().unwrap();
+    assert!(challenge.contains("use_dpop_nonce"), "{challenge}");
+    let nonce = demanded.headers()["dpop-nonce"].to_str().unwrap().to_owned();
+    for method in [Method::GET, Method::POST] {
+        let own = proof(&nonce, method.as_str(), url);
+        let answer = ask(method.clone(), own.clone()).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{method}: {:?}", relay.log().lines().last());
+        let again = ask(method, own).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "a replay");
+    }
+    let elsewhere = url.replace("/resource", "/elsewhere");
+    for (fields, method, proven) in [
+        (&[][..], "POST", url),
+        (&[], "GET", elsewhere.as_str()),
+        (&[("x-forwarded-method", "POST")], "POST", url),
+        (&[("x_forwarded_method", "POST")], "POST", url),
+        (&[("x-forwarded-uri", "/elsewhere")], "GET", &elsewhere),
+        (&[("x_forwarded_uri", "/elsewhere")], "GET", &elsewhere),
+        (
+            &[("x-forwarded-host", "evil.example")],
+            "GET",
+            &url.replace("localhost", "evil.example").replace("127.0.0.1", "evil.example"),
+        ),
+    ] {
+        let request = ask(Method::GET, proof(&nonce, method, proven));
+        let request =
+            fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let status = request.send().await.unwrap().status();
+        assert!(!status.is_success(), "{fields:?} {method} {proven}");
+    }
+}
+
 fn guard() -> (Process, String) {
-    let relay = Process::demo(&[("TOKEN_RELAY_TOKEN_CLAIMS", "email")]);
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_TOKEN_CLAIMS", "email"),
+        ("TOKEN_RELAY_TRUSTED_PROXIES", "127.0.0.1/32"),
+    ]);
     let address = relay.url.strip_prefix("http://").unwrap().to_owned();
     (relay, address)
 }

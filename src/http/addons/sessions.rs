@@ -34,7 +34,8 @@ use crate::{
     relay::{CreateSession, Created},
     session::{
         self, Binding, Digest, EventId, GoneReason, InvalidEncryptionKey, Profile, ProofKey,
-        SECRET_BYTES, SessionDetails, SessionId, SessionKey, SessionRef, SessionToken, UserCode,
+        SECRET_BYTES, SessionDetails, SessionId, SessionKey, SessionRef, SessionToken, Thumbprint,
+        UserCode,
     },
     settings::{Client, ClientSetting, Grant},
     store::{Acknowledged, Ended},
@@ -92,14 +93,27 @@ pub(crate) fn check_client_name(name: &str) -> Result<(), Problem> {
 }
 
 /// The keys of a creator, checked.
-pub(crate) fn binding(encryption_key: Option<&EncryptionKey>) -> Result<Binding, Problem> {
+pub(crate) fn binding(
+    encryption_key: Option<&EncryptionKey>,
+    dpop_jkt: Option<&str>,
+) -> Result<Binding, Problem> {
     let check = |jwk| {
         let key = session::EncryptionKey::try_from(jwk)?;
         jwe::check(&key).map(|()| key)
     };
     let encryption_key = encryption_key.map(check).transpose();
     let refuse = |error: InvalidEncryptionKey| Problem::BadRequest(error.to_string());
-    Ok(Binding { encryption_key: encryption_key.map_err(refuse)? })
+    let thumbprint = |text| {
+        let key = Thumbprint::from_base64url(text).ok().filter(|key| !key.is_unknown());
+        key.ok_or_else(|| {
+            let detail = "`dpop_jkt` is the SHA-256 thumbprint of a key in base64url (RFC 7638).";
+            Problem::BadRequest(detail.to_owned())
+        })
+    };
+    Ok(Binding {
+        encryption_key: encryption_key.map_err(refuse)?,
+        dpop_key: dpop_jkt.map(thumbprint).transpose()?,
+    })
 }
 
 /// The client that creates a session.
@@ -253,7 +267,13 @@ pub async fn create(
         return Err(Problem::BoundSessionRequired);
     }
     app.admit_creation(address)?;
-    let binding = binding(request.encryption_key.as_ref())?;
+    let binding = binding(request.encryption_key.as_ref(), request.dpop_jkt.as_deref())?;
+    if client.dpop_required && binding.dpop_key.is_none() {
+        return Err(Problem::BadRequest(format!(
+            "`dpop_jkt` is needed: `{}` has every token bound to a key (RFC 9449).",
+            client.setting(ClientSetting::DpopRequired)
+        )));
+    }
     let session_id = SessionId::generate();
     let key = session_id.key();
     let session_token = request.bind.then(SessionToken::generate);

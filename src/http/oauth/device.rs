@@ -33,18 +33,21 @@ use crate::{
         handover,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
-        oauth::client::{Caller, presented},
+        oauth::{
+            client::{Caller, presented},
+            dpop,
+        },
         openapi_tags,
         responses::{FORM, OAuthErrors, statuses},
     },
     relay::{CreateSession, Delivery, PacedPoll, ReadError},
     session::{
-        ClientId, Digest, GoneReason, Outcome, Profile, SECRET_BYTES, SessionDetails, SessionId,
-        SessionKey, SessionRef, SessionToken,
+        Binding, ClientId, Digest, GoneReason, Outcome, Profile, SECRET_BYTES, SessionDetails,
+        SessionId, SessionKey, SessionRef, SessionToken, Thumbprint,
     },
-    settings::{ClientSetting, Grant},
+    settings::{Client, ClientSetting, Grant},
     telemetry::Trace,
-    token::{OpenError, Purpose},
+    token::{InvalidProof, OpenError, Purpose},
     util::{clock::UnixTime, network::Network},
 };
 
@@ -65,6 +68,8 @@ struct DeviceCode {
     session_token: Digest,
     #[serde(rename = "c")]
     client: ClientId,
+    #[serde(rename = "b", default, skip_serializing_if = "Binding::is_empty")]
+    binding: Binding,
 }
 
 /// Begins a sign-in on another device (RFC 8628 §3.1)
@@ -107,7 +112,12 @@ async fn authorize(
     let encryption_key = encryption_key.map_err(|_| {
         Problem::BadRequest("`encryption_key` is a public key as JSON (RFC 7517).".to_owned())
     })?;
-    let binding = binding(encryption_key.as_ref())?;
+    let binding = binding(encryption_key.as_ref(), form.dpop_jkt.as_deref())?;
+    if client.dpop_required && binding.encryption_key.is_some() && binding.dpop_key.is_none() {
+        let detail = "`encryption_key` needs `dpop_jkt` where tokens must be bound to a key.";
+        return Err(Problem::BadRequest(detail.to_owned()));
+    }
+    let binding_of_code = binding.clone();
     let session_id = SessionId::generate();
     let key = session_id.key();
     let session_token = SessionToken::generate();
@@ -147,6 +157,7 @@ async fn authorize(
         session: key,
         session_token: session_token.digest(),
         client: client.id.clone(),
+        binding: binding_of_code,
     };
     let device_code = app
         .sealing_keys
@@ -194,9 +205,17 @@ pub(super) async fn token(
     let redeemed = async {
         let Caller { client, .. } =
             Caller::new(app, address, &presented?).await?.with(Grant::Device)?;
-        redeem(app, trace, address, &client.id, form.device_code, wait, half_close).await
+        let proof = dpop::presented(app, headers, &dpop::token_request(app)?, None)?;
+        let code = device_code(app, trace, address, &client.id, form.device_code).await?;
+        let bind_to = proven(&client, &code, proof.as_ref())?;
+        if let Some(proof) = &proof {
+            proof.use_up(app, trace).await??;
+        }
+        let mut response = redeem(app, trace, code, wait, bind_to, half_close).await?;
+        dpop::set_nonce(&mut response, proof.and_then(|proof| proof.next_nonce(app)));
+        Ok::<_, Problem>(response)
     };
-    let mut response = redeemed.await.into_response();
+    let mut response = dpop::with_nonce(app, redeemed.await.into_response());
     let applied = wait.and_then(|seconds| HeaderValue::from_str(&format!("wait={seconds}")).ok());
     if let Some(applied) = applied {
         response.headers_mut().insert("preference-applied", applied);
@@ -204,15 +223,35 @@ pub(super) async fn token(
     response
 }
 
-async fn redeem(
+/// The key that the tokens of this code are bound to when they are fetched, if any (RFC 9449 §5).
+fn proven(
+    client: &Client,
+    code: &DeviceCode,
+    proof: Option<&dpop::PresentedProof>,
+) -> Result<Option<Thumbprint>, Problem> {
+    match (code.binding.dpop_key, proof.map(|presented| presented.proof.key)) {
+        (Some(own), Some(key)) if own == key => Ok(None),
+        (Some(_), Some(_)) => Err(InvalidProof::Key.into()),
+        (Some(_), None) => Err(InvalidProof::Missing.into()),
+        (None, None) if client.dpop_required => Err(InvalidProof::Missing.into()),
+        (None, None) => Ok(None),
+        (None, Some(_)) if code.binding.encryption_key.is_some() => {
+            let detail =
+                "With `encryption_key`, the key is named by `dpop_jkt` from the beginning.";
+            Err(Problem::InvalidDpopProof(detail.to_owned()))
+        }
+        (None, Some(key)) => Ok(Some(key)),
+    }
+}
+
+/// Opens the device code of a client.
+async fn device_code(
     app: &AppState,
     trace: &Trace,
     address: ClientAddress,
     client: &ClientId,
     device_code: Option<Secret>,
-    wait: Option<u64>,
-    half_close: HalfClose,
-) -> Result<Response, Problem> {
+) -> Result<DeviceCode, Problem> {
     let code =
         device_code.ok_or_else(|| Problem::BadRequest("missing field `device_code`".to_owned()))?;
     let code: DeviceCode = match app.sealing_keys.open_text(Purpose::DeviceCode, b"", code.expose())
@@ -225,16 +264,27 @@ async fn redeem(
             return Err(attempt.wrong(wrong).await);
         }
     };
-    let session = SessionRef::native(code.session);
     trace.adopt(code.session, None);
     if code.client != *client {
         tracing::warn!(
-            target: "audit", session = %session.key, client_id = %client,
+            target: "audit", session = %code.session, client_id = %client,
             "a device code was presented by another client"
         );
         let detail = "The device code was issued to another client.";
         return Err(Problem::InvalidGrant(detail.to_owned()));
     }
+    Ok(code)
+}
+
+async fn redeem(
+    app: &AppState,
+    trace: &Trace,
+    code: DeviceCode,
+    wait: Option<u64>,
+    bind_to: Option<Thumbprint>,
+    half_close: HalfClose,
+) -> Result<Response, Problem> {
+    let session = SessionRef::native(code.session);
     let relay = app.relay.in_trace(trace);
     let (interval, session_token) = (app.settings.session.device_interval, code.session_token);
     let polled = relay.paced_poll(session, Some(session_token), interval).await;
@@ -260,7 +310,7 @@ async fn redeem(
         Err(ReadError::Unknown) => return Err(Problem::ExpiredToken),
         Err(error) => return Err(error.into()),
     };
-    let response = answer(app, session.key, outcome, trace)?;
+    let response = answer(app, session.key, outcome, bind_to, trace)?;
     Ok(handover::completing(response, handover, &half_close))
 }
 
@@ -268,6 +318,7 @@ fn answer(
     app: &AppState,
     key: SessionKey,
     outcome: Outcome,
+    bind_to: Option<Thumbprint>,
     trace: &Trace,
 ) -> Result<Response, Problem> {
     match outcome {
@@ -281,6 +332,13 @@ fn answer(
         }
         outcome => match Encoder::new(AppState::clone(app), trace.link()).message(key, outcome) {
             StreamMessage::Authenticated { token, .. } => {
+                let token = match bind_to {
+                    None => token,
+                    Some(key) => token
+                        .bind(key, &app.signing_keys, &app.sealing_keys)
+                        .map(Box::new)
+                        .map_err(|_| Problem::Internal)?,
+                };
                 Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
             }
             StreamMessage::Failed(failure) => Err(Problem::SignInFailed(failure)),

@@ -2,6 +2,7 @@
 
 mod client;
 mod device;
+mod dpop;
 mod logout;
 mod resource;
 mod token;
@@ -56,6 +57,8 @@ fn code(problem: &Problem) -> &'static str {
     match problem {
         Problem::InvalidClient => "invalid_client",
         Problem::InvalidGrant(_) => "invalid_grant",
+        Problem::InvalidDpopProof(_) => "invalid_dpop_proof",
+        Problem::UseDpopNonce => "use_dpop_nonce",
         Problem::UnsupportedGrantType => "unsupported_grant_type",
         Problem::InvalidScope(_) => "invalid_scope",
         Problem::UnauthorizedClient(_) => "unauthorized_client",

@@ -23,14 +23,14 @@ use crate::{
         App, AppState,
         error::{
             Problem,
-            ProblemType::{InvalidToken, StoreUnavailable},
+            ProblemType::{InvalidToken, ProofRequired, StoreUnavailable},
             Problems, types,
         },
         extract::{self, ClientBasic, Form},
         guesses::Attempt,
         methods::{Also, MethodsExt as _},
         middleware::ClientAddress,
-        oauth::device,
+        oauth::{device, dpop},
         openapi_tags,
         operator::metrics::Revoked,
         responses::{FORM, OAuthErrors, statuses},
@@ -38,7 +38,7 @@ use crate::{
     session::Digest,
     settings::{Client, ClientSetting, Grant},
     telemetry::Trace,
-    token::Claims,
+    token::{Claims, InvalidProof},
     util::clock::UnixTime,
 };
 
@@ -68,18 +68,20 @@ pub fn well_known() -> OpenApiRouter<AppState> {
 /// Media type of a key set (RFC 7517 §8.5.2).
 const KEY_SET: &str = "application/jwk-set+json";
 
-/// The claims of the request's access token (RFC 6750 §2.1).
-struct AccessToken(Claims);
+/// The claims of the request's access token (RFC 6750 §2.1, RFC 9449 §7.1), and the nonce for the next
+/// proof where it is time for one.
+struct AccessToken(Claims, Option<HeaderValue>);
 
 /// Why a request to a protected resource is refused, with where its metadata are (RFC 9728 §5.1).
 struct Refused {
     problem: Problem,
     resource_metadata: Option<String>,
+    app: AppState,
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let mut response = self.problem.into_response();
+        let mut response = dpop::with_nonce(&self.app, self.problem.into_response());
         if let Some(url) = self.resource_metadata
             && let Some(challenge) = response.headers_mut().get_mut(header::WWW_AUTHENTICATE)
         {
@@ -100,21 +102,45 @@ impl FromRequestParts<AppState> for AccessToken {
         // For `/addons/verify` the resource is what the proxy protects; its metadata are the API's.
         let resource_metadata =
             (parts.uri.path() == paths::ME).then(|| app.public(paths::ME_METADATA));
-        Self::of(app, parts).await.map_err(|problem| Refused { problem, resource_metadata })
+        let refused = |problem| Refused { problem, resource_metadata, app: AppState::clone(app) };
+        Self::of(app, parts).await.map_err(refused)
     }
 }
 
 impl AccessToken {
     async fn of(app: &AppState, parts: &mut Parts) -> Result<Self, Problem> {
         let invalid = |detail: String| Problem::InvalidToken(Some(detail));
-        let token =
-            extract::bearer(&parts.headers).ok().flatten().ok_or(Problem::InvalidToken(None))?;
+        let token = extract::access_token(&parts.headers).ok().flatten();
+        let (token, by_proof) = match token.ok_or(Problem::InvalidToken(None))? {
+            extract::AccessToken::Bearer(token) => (token, false),
+            extract::AccessToken::Dpop(token) => (token, true),
+        };
         let claims = app.verifier.verify(&token).map_err(|error| invalid(error.to_string()))?;
+        let presented = match (claims.cnf, by_proof) {
+            (None, false) => None,
+            (None, true) => return Err(invalid("The token is not bound to a key".to_owned())),
+            (Some(_), false) => return Err(Problem::ProofRequired(InvalidProof::Missing)),
+            (Some(confirmation), true) => {
+                let request = dpop::resource_request(app, parts).map_err(Problem::ProofRequired)?;
+                let presented = dpop::presented(app, &parts.headers, &request, Some(&token))
+                    .and_then(|presented| presented.ok_or(InvalidProof::Missing))
+                    .and_then(|presented| match presented.proof.key == confirmation.jkt {
+                        true => Ok(presented),
+                        false => Err(InvalidProof::Key),
+                    });
+                Some(presented.map_err(Problem::ProofRequired)?)
+            }
+        };
         let Ok(trace) = Trace::from_request_parts(parts, app).await;
-        match app.revocations.in_trace(&trace).is_revoked(&claims).await? {
-            false => Ok(Self(claims)),
-            true => Err(invalid("The token was revoked".to_owned())),
+        if app.revocations.in_trace(&trace).is_revoked(&claims).await? {
+            return Err(invalid("The token was revoked".to_owned()));
         }
+        let mut nonce = None;
+        if let Some(presented) = presented {
+            presented.use_up(app, &trace).await?.map_err(Problem::ProofRequired)?;
+            nonce = presented.next_nonce(app);
+        }
+        Ok(Self(claims, nonce))
     }
 }
 
@@ -187,11 +213,13 @@ impl OptionalFromRequestParts<AppState> for AuthenticatedClient {
     security(("access_token" = [])),
     responses(
         (status = 200, description = "The claims.", body = Claims),
-        Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
+        Problems<{ types(&[InvalidToken, ProofRequired, StoreUnavailable]) }>,
     ),
 )]
-async fn me(AccessToken(claims): AccessToken) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response()
+async fn me(AccessToken(claims, nonce): AccessToken) -> Response {
+    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(claims)).into_response();
+    dpop::set_nonce(&mut response, nonce);
+    response
 }
 
 /// Forward authentication for a proxy
@@ -213,12 +241,10 @@ async fn me(AccessToken(claims): AccessToken) -> Response {
                 ("X-Auth-Email", description = "`email`; empty without, and where it is not verified."),
             ),
         ),
-        Problems<{ types(&[InvalidToken, StoreUnavailable]) }>,
+        Problems<{ types(&[InvalidToken, ProofRequired, StoreUnavailable]) }>,
     ),
 )]
-async fn verify(
-    AccessToken(claims): AccessToken,
-) -> Result<AppendHeaders<[(HeaderName, HeaderValue); 6]>, Problem> {
+async fn verify(AccessToken(claims, nonce): AccessToken) -> Result<Response, Problem> {
     let unfit = |name| {
         Problem::InvalidToken(Some(format!("The claim `{name}` cannot be sent in a header")))
     };
@@ -229,14 +255,17 @@ async fn verify(
     let email = claims.extra.get("email").filter(|_| is_email_verified(&claims));
     // All are always there: a proxy that copies one which is not may pass on something else in its
     // place, such as what the client sent.
-    Ok(AppendHeaders([
+    let mut response = AppendHeaders([
         (HeaderName::from_static("x-auth-subject"), subject),
         (HeaderName::from_static("x-auth-scope"), scope),
         (HeaderName::from_static("x-auth-token-id"), token_id),
         (HeaderName::from_static("x-auth-name"), shown(claims.extra.get("name"))),
         (HeaderName::from_static("x-auth-email"), shown(email)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ]))
+    ])
+    .into_response();
+    dpop::set_nonce(&mut response, nonce);
+    Ok(response)
 }
 
 /// `text` as a header value that every recipient reads as the same text: visible ASCII, and spaces
@@ -293,7 +322,7 @@ async fn introspect(
             Ok(Value::Object(claims)) => answer.claims = claims,
             _ => return Err(Problem::Internal),
         }
-        answer.claims.insert("token_type".to_owned(), "Bearer".into());
+        answer.claims.insert("token_type".to_owned(), claims.token_type().into());
     }
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
@@ -429,6 +458,7 @@ async fn metadata(State(app): State<AppState>) -> Response {
             .collect(),
         scopes_supported: scopes(&app),
         ui_locales_supported: app.pages.languages(),
+        dpop_signing_alg_values_supported: dpop::algorithms(),
         protected_resources: vec![app.public(paths::ME)],
         service_documentation: app.public(paths::DOCS),
     };
@@ -462,6 +492,7 @@ async fn me_metadata(State(app): State<AppState>) -> Response {
         authorization_servers: vec![app.issuer.issuer.clone()],
         scopes_supported: scopes(&app),
         bearer_methods_supported: vec!["header".to_owned()],
+        dpop_signing_alg_values_supported: dpop::algorithms(),
         resource_name: "The claims of the access token".to_owned(),
         resource_documentation: app.public(paths::DOCS),
     };

@@ -23,7 +23,7 @@ use crate::{
         middleware::ClientAddress,
         oauth::{
             client::{Caller, Presented, presented},
-            device,
+            device, dpop,
         },
         openapi_tags,
         operator::metrics::RefreshOutcome,
@@ -32,7 +32,7 @@ use crate::{
     session::{ClientId, SessionId, SessionToken, Surface},
     signin::{HookError, NotCompleted},
     telemetry::Trace,
-    token::{Presenter, RefreshError},
+    token::{InvalidProof, Presenter, RefreshError},
     util::clock::UnixTime,
 };
 
@@ -131,13 +131,35 @@ async fn refresh(
         return Err(Refused::Grant(RefreshError::Ended));
     }
     // Asked before the refresh token is used up, so that it works again when the hook does.
+    let proof = dpop::presented(app, headers, &dpop::token_request(app)?, None);
+    let proof = proof.map_err(Problem::from)?;
+    if let Some(grant) = opened.as_ref().filter(|grant| grant.is_held_by(&presenter)) {
+        let clients = app.clients.load();
+        let own = clients.find(grant.identity.client_id.as_ref().map(ClientId::as_str));
+        let must_be_bound = own.is_ok_and(|client| client.dpop_required);
+        match (grant.binding.dpop_key, proof.as_ref().map(|presented| presented.proof.key)) {
+            (Some(own), Some(key)) if own != key => {
+                return Err(Problem::from(InvalidProof::Key).into());
+            }
+            (Some(_), None) => return Err(Problem::from(InvalidProof::Missing).into()),
+            (None, None) if must_be_bound => {
+                return Err(Problem::from(InvalidProof::Missing).into());
+            }
+            _ => {}
+        }
+        if let Some(proof) = &proof {
+            proof.use_up(app, trace).await?.map_err(Problem::from)?;
+        }
+    }
+    let dpop_key = proof.as_ref().map(|presented| presented.proof.key);
     let admission = match opened {
         Some(grant) if grant.is_held_by(&presenter) => {
             sign_in.admit(&grant.identity).await.map_err(not_admitted)?
         }
         _ => None,
     };
-    let rotated = refresh.rotate(&app.sealing_keys, token.expose(), &presenter, now).await;
+    let keys = &app.sealing_keys;
+    let rotated = refresh.rotate(keys, token.expose(), &presenter, dpop_key, now).await;
     let (grant, next) = match rotated {
         Ok(rotated) => rotated,
         Err(RefreshError::Store(error)) => return Err(Problem::from(error).into()),
@@ -153,7 +175,9 @@ async fn refresh(
             tracing::error!(%error, "access token not issued");
             Problem::Internal
         })?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response())
+    let mut response = ([(header::CACHE_CONTROL, "no-store")], Json(token)).into_response();
+    dpop::set_nonce(&mut response, proof.and_then(|proof| proof.next_nonce(app)));
+    Ok(response)
 }
 
 /// An access token for a refresh token (RFC 6749 §6) or a device code (RFC 8628 §3.4)
@@ -214,5 +238,5 @@ async fn token(
     };
     let client = app.clients.load().label(Surface::Native, client.as_ref());
     app.metrics.refresh(&client, outcome);
-    response
+    dpop::with_nonce(&app, response)
 }

@@ -2,6 +2,7 @@
 //!
 
 pub mod certificate;
+pub mod dpop_key;
 pub mod man_in_the_middle;
 pub mod provider;
 pub mod redis;
