@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::{
     oidc::{
-        http_client::{Failed as _, Received},
+        http_client::{FailedCall as _, Received},
         provider_error::ProviderError,
     },
     session::{Failure, SessionKey},

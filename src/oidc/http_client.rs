@@ -23,7 +23,7 @@ pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const MAX_CONTENT_TYPE: usize = 80;
 
 /// What a failed call means.
-pub(crate) trait Failed {
+pub(crate) trait FailedCall {
     /// Whether the same request may succeed later without anybody changing anything.
     fn may_pass(&self) -> bool;
 
@@ -41,7 +41,7 @@ pub(crate) trait Failed {
     fn kind(&self) -> &'static str;
 }
 
-impl Failed for CallError {
+impl FailedCall for CallError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Request(error) => !error.is_builder() && certificate_error(error).is_none(),
