@@ -55,6 +55,8 @@ pub enum Guessed {
     TransitToken,
     /// A device code (RFC 8628).
     DeviceCode,
+    /// The token of the operator's page.
+    OperatorToken,
 }
 
 impl Guessed {
@@ -63,7 +65,7 @@ impl Guessed {
 
     /// Whether people or operators chose it, so that it may be short; all else has 256 random bits.
     fn is_chosen(self) -> bool {
-        matches!(self, Self::ClientSecret | Self::UserCode | Self::DialogCode)
+        matches!(self, Self::ClientSecret | Self::UserCode | Self::DialogCode | Self::OperatorToken)
     }
 
     /// Failed attempts per minute of all addresses together.

@@ -93,6 +93,10 @@ pub fn router(app: AppState) -> Router {
         .merge(docs::with(documents, endpoints.docs.into()))
         .merge(assets::router())
         .merge(app.pages.router());
+    if app.settings.server.metrics_listen.is_none() && app.settings.server.operator_token.is_some()
+    {
+        router = router.merge(operator::page::router(&app));
+    }
     if app.meet.is_some() {
         router = router.merge(assets::meet_router());
     }
@@ -113,10 +117,12 @@ pub fn router(app: AppState) -> Router {
         .with_state(app)
 }
 
-/// What is served on the separate metrics listener, health checks included: they answer there also
+/// What is served on the separate metrics listener, the operator's page and health checks included: they
+/// answer there also
 /// when the main listener is full.
 pub fn metrics_router(app: AppState) -> Router {
     Router::from(operator::endpoints(true))
+        .merge(operator::page::router(&app))
         .fallback(async || Problem::NotFound)
         .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
         .with_state(app)

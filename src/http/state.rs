@@ -14,7 +14,10 @@ use crate::{
         guesses::GuessLimiter,
         meet,
         middleware::ClientAddress,
-        operator::metrics::{self, Revoked},
+        operator::{
+            metrics::{self, Revoked},
+            recent::Recent,
+        },
         pages,
         quota::CreationQuota,
     },
@@ -65,6 +68,8 @@ pub struct App {
     pub pages: Arc<pages::Pages>,
     /// Metrics.
     pub metrics: Arc<metrics::Metrics>,
+    /// What happened lately.
+    pub recent: Recent,
     /// Traces, where they are enabled.
     pub tracing: Option<Tracing>,
     /// `PUBLIC_URL`, ending in `/`.
@@ -211,6 +216,7 @@ impl App {
     ) -> Result<(), StoreError> {
         self.revocations.in_trace(trace).end_account(subject).await?;
         self.metrics.revoked(Revoked::Account);
+        self.recent.ended(subject, by);
         let subject = Digest::of(subject.as_bytes());
         tracing::info!(target: "audit", ?subject, by, "everything of the person revoked");
         Ok(())

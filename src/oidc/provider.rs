@@ -228,6 +228,11 @@ impl Provider {
         }
     }
 
+    /// Time since metadata and keys were fetched, where they are there.
+    pub fn known_for(&self) -> Option<std::time::Duration> {
+        self.known().map(|known| known.since.elapsed())
+    }
+
     fn known(&self) -> Option<Known> {
         self.inner.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

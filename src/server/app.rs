@@ -10,7 +10,7 @@ use crate::{
     http::{
         self, App, AppState, CreationQuota,
         meet::{Accounts, CsrfKeys, Meet},
-        operator::metrics::Metrics,
+        operator::{metrics::Metrics, recent::Recent},
         pages::Pages,
     },
     oidc::{self, ProviderOptions},
@@ -195,6 +195,7 @@ pub(crate) async fn build(
             &settings.dialog.frame_ancestors,
         )?),
         metrics,
+        recent: Recent::default(),
         tracing: settings
             .traces
             .as_ref()

@@ -123,6 +123,7 @@ impl Reloader {
             return ReloadOutcome::Unchanged;
         }
         tracing::info!(settings = names(&applied), "changed settings applied");
+        self.app.recent.loaded();
         self.app.metrics.reloaded(ReloadOutcome::Succeeded);
         ReloadOutcome::Succeeded
     }

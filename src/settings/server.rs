@@ -10,11 +10,13 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::{
+    api::Secret,
     settings::{
-        declaration::{Reloadable, section, setting},
+        declaration::{Reloadable, secret, section, setting},
         source::Source,
         value::{
-            DAY, HOUR, SECOND, address, choice, duration, flag, list_of, network, path, secure_url,
+            DAY, HOUR, SECOND, address, choice, duration, flag, list_of, network, path, secret_of,
+            secure_url,
         },
     },
     util::tls::TlsIdentity,
@@ -33,9 +35,12 @@ section! {
             setting("TLS_CERTIFICATE").reload(Reloadable::Tls), path;
         /// PEM file with the certificate's private key
         tls_key: Option<PathBuf> = setting("TLS_KEY").reload(Reloadable::Tls), path;
-        /// Separate address for `/metrics`, in plain HTTP
+        /// Separate address for `/metrics` and `/operator/`, in plain HTTP
         metrics_listen: Option<SocketAddr> =
             setting("METRICS_LISTEN").optional("`LISTEN`"), address;
+        /// Password of the operator's page at `/operator/`, 32 characters or more. Without it the page is at
+        /// `METRICS_LISTEN` only, and ends no tokens
+        operator_token: Option<Secret> = secret("OPERATOR_TOKEN").optional("none"), secret_of(32);
         /// Networks whose `X-Forwarded-For` is believed
         trusted_proxies: Vec<IpNet> = setting("TRUSTED_PROXIES").optional("none"), list_of(network);
         /// `max-age` of `Strict-Transport-Security`

@@ -24,6 +24,7 @@ mod instances;
 mod meet;
 mod metrics;
 mod oauth_clients;
+mod operator;
 mod packages;
 mod platform;
 mod proofs;

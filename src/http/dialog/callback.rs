@@ -20,9 +20,9 @@ use crate::{
         App, AppState,
         dialog::{
             cookie::{Account, Dialog, Finished, Handle, Proven, Stage},
-            found, new_reference, page_of,
+            found,
             policy::{self, Policy},
-            reference, see_other,
+            see_other,
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
@@ -142,8 +142,7 @@ async fn exchange(
             CodeExchange::Identity(Arc::new(Identity { id_token: None, ..identity }))
         }
         Err(error) => {
-            let (page, reference) = (page_of(error.kind), new_reference(trace));
-            error.log(Some(session.key), Some(&reference));
+            let (page, reference) = app.login_reference(trace, Some(session.key), &error);
             app.sign_in(trace).fail(session, error.failure(), page.outcome()).await;
             CodeExchange::Failed(page, reference)
         }
@@ -440,7 +439,8 @@ impl Visit {
             HookError::Denied { description } => (ErrorPage::Refused, description.as_deref()),
             HookError::Unavailable => (ErrorPage::Unavailable, None),
         };
-        let reference = reference(&self.trace, page, Some(session), Some(&error.to_string()));
+        let cause = error.to_string();
+        let reference = self.app.reference(&self.trace, page, Some(session), Some(&cause));
         let language = self.app.pages.language(&self.headers);
         self.app.pages.error(page.status(), language, page, detail, &reference, self.window)
     }

@@ -17,7 +17,7 @@ use crate::{
             cookie::{Dialog, EntryKey, Handle, Proven, Stage},
             found,
             policy::{self, Policy},
-            reference, see_other,
+            see_other,
             visit::{PageQuery, Visit},
         },
         error::Problem,
@@ -387,7 +387,7 @@ impl Visit {
         session: SessionRef,
         cause: &str,
     ) -> Response {
-        let reference = reference(&self.trace, page, Some(session), Some(cause));
+        let reference = self.app.reference(&self.trace, page, Some(session), Some(cause));
         self.refuse_with(leave, page, page.status(), &reference)
     }
 

@@ -29,8 +29,8 @@ use crate::{
         App, AppState,
         pages::{ErrorPage, Window},
     },
-    oidc::{FailureKind, LoginAttempt},
-    session::{Digest, SessionRef, UserCode},
+    oidc::{FailureKind, LoginAttempt, LoginError},
+    session::{Digest, SessionKey, SessionRef, UserCode},
     signin::SignInOutcome,
     store::StoreError,
     telemetry::Trace,
@@ -63,7 +63,7 @@ impl App {
     ) -> Response {
         // It may be a dialog of Office; nothing in its requests says so.
         let (window, language) = (self.office_window(), self.pages.language(headers));
-        let reference = reference(trace, page, None, None);
+        let reference = self.reference(trace, page, None, None);
         self.pages.error(status, language, page, None, &reference, window)
     }
 
@@ -154,23 +154,41 @@ pub(crate) fn new_reference(trace: &Trace) -> String {
     reference
 }
 
-/// A reference under which the log has the cause and the session.
-fn reference(
-    trace: &Trace,
-    page: ErrorPage,
-    session: Option<SessionRef>,
-    cause: Option<&str>,
-) -> String {
-    let reference = new_reference(trace);
-    let session = session.map(|session| session.key.to_string());
-    tracing::info!(
-        reference,
-        session,
-        cause,
-        page = page.as_str(),
-        "dialog ended with an error page"
-    );
-    reference
+impl App {
+    /// A reference under which the log and the operator's page have the cause and the session.
+    fn reference(
+        &self,
+        trace: &Trace,
+        page: ErrorPage,
+        session: Option<SessionRef>,
+        cause: Option<&str>,
+    ) -> String {
+        let reference = new_reference(trace);
+        let session = session.map(|session| session.key.to_string());
+        tracing::info!(
+            reference,
+            session,
+            cause,
+            page = page.as_str(),
+            "dialog ended with an error page"
+        );
+        self.recent.failed(&reference, page.as_str(), session, cause.unwrap_or_default());
+        reference
+    }
+
+    /// Likewise for a login that failed at the provider.
+    pub(crate) fn login_reference(
+        &self,
+        trace: &Trace,
+        session: Option<SessionKey>,
+        error: &LoginError,
+    ) -> (ErrorPage, String) {
+        let (page, reference) = (page_of(error.kind), new_reference(trace));
+        error.log(session, Some(&reference));
+        let session = session.map(|session| session.to_string());
+        self.recent.failed(&reference, page.as_str(), session, &error.to_string());
+        (page, reference)
+    }
 }
 
 /// 302 that no cache stores.

@@ -12,10 +12,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     http::{
         App, AppState,
-        dialog::{
-            cookie::{Dialog, Handle},
-            new_reference, page_of, reference,
-        },
+        dialog::cookie::{Dialog, Handle},
         error::Problem,
         extract::{Form, Query},
         pages::{ErrorPage, Window},
@@ -237,7 +234,7 @@ impl Visit {
         session: Option<SessionRef>,
         cause: Option<&str>,
     ) -> Response {
-        let reference = reference(&self.trace, page, session, cause);
+        let reference = self.app.reference(&self.trace, page, session, cause);
         let language = self.app.pages.language(&self.headers);
         self.app.pages.error(status, language, page, None, &reference, self.window)
     }
@@ -279,8 +276,7 @@ impl Visit {
         session: SessionRef,
         error: &LoginError,
     ) -> (ErrorPage, String) {
-        let (page, reference) = (page_of(error.kind), new_reference(&self.trace));
-        error.log(Some(session.key), Some(&reference));
+        let (page, reference) = self.app.login_reference(&self.trace, Some(session.key), error);
         self.app.sign_in(&self.trace).fail(session, error.failure(), page.outcome()).await;
         (page, reference)
     }
@@ -292,7 +288,7 @@ impl Visit {
         session: SessionRef,
         cause: &str,
     ) -> Response {
-        let reference = reference(&self.trace, page, Some(session), Some(cause));
+        let reference = self.app.reference(&self.trace, page, Some(session), Some(cause));
         self.app.to_error_page_with(page, &reference, self.window)
     }
 }

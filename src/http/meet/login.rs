@@ -139,8 +139,7 @@ fn make_room(app: &App, response: &mut Response, headers: &HeaderMap) {
 
 /// Logs a failed login; gives its page and the reference under which the log has the cause.
 fn log_failure(app: &App, trace: &Trace, error: &LoginError) -> (ErrorPage, String) {
-    let (page, reference) = (page_of(error.kind), new_reference(trace));
-    error.log(None, Some(&reference));
+    let (page, reference) = app.login_reference(trace, None, error);
     app.metrics.login(&app.clients.load().label(Surface::Meet, None), page.outcome());
     (page, reference)
 }
@@ -284,6 +283,8 @@ pub(super) async fn callback(
         let reference = new_reference(&trace);
         let claim = meet.user_id_claim.as_str();
         tracing::error!(reference, claim, "the provider gave no such claim (MEET_USER_ID_CLAIM)");
+        let page = ErrorPage::LoginFailed.as_str();
+        app.recent.failed(&reference, page, None, "the provider gave no claim MEET_USER_ID_CLAIM");
         let window = app.office_window();
         return Ok(app.to_error_page_with(ErrorPage::LoginFailed, &reference, window));
     };

@@ -3,6 +3,7 @@
 //! Written by the handlers and, through [`StoreObserver`], by the store; read by `operator`.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     sync::Arc,
     time::Duration,
@@ -25,7 +26,7 @@ use prometheus_client::{
 use strum::IntoEnumIterator as _;
 
 use crate::{
-    http::guesses::Guessed,
+    http::{guesses::Guessed, operator::recent::LastHour},
     relay,
     session::{ClientId, Surface},
     signin::{SignInObserver, SignInOutcome, TokenGrant},
@@ -171,6 +172,7 @@ struct ByRefreshOutcome {
 /// The metrics of one instance.
 pub struct Metrics {
     registry: Registry,
+    logins_last_hour: LastHour,
     streams: Family<ByTransport, Gauge>,
     sessions_created: Family<ByClient, Counter>,
     logins: Family<ByOutcome, Counter>,
@@ -282,6 +284,7 @@ impl Metrics {
             store_errors: Family::default(),
             store_sessions: Gauge::default(),
             registry: Registry::default(),
+            logins_last_hour: LastHour::default(),
         };
         registry.register(
             "streams_open",
@@ -434,7 +437,13 @@ impl Metrics {
     /// Counts the end of a sign-in.
     pub fn login(&self, client: &ClientId, outcome: SignInOutcome) {
         let client = ClientLabel::of(client);
+        self.logins_last_hour.count(outcome.into());
         self.logins.get_or_create(&ByOutcome { client, outcome: outcome.into() }).inc();
+    }
+
+    /// Sign-ins of the last hour, by outcome.
+    pub fn logins_last_hour(&self) -> BTreeMap<&'static str, u64> {
+        self.logins_last_hour.counts()
     }
 
     /// Counts the use of a refresh token.

@@ -1,6 +1,8 @@
 //! The operator's surface: health, readiness, metrics, and whom to tell of a vulnerability.
 
 pub mod metrics;
+pub mod page;
+pub mod recent;
 
 use std::time::SystemTime;
 
