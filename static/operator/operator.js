@@ -99,12 +99,19 @@ function show(state) {
   element('operator-only').hidden = !state.may_revoke;
 }
 
-const events = new EventSource('events');
-events.addEventListener('state', ({ data }) => {
-  show(JSON.parse(data));
-  element('connection').textContent = 'Live.';
-});
-events.addEventListener('error', () => { element('connection').textContent = 'Not connected; trying again.'; });
+function connect() {
+  const events = new EventSource('events');
+  events.addEventListener('state', ({ data }) => {
+    show(JSON.parse(data));
+    element('connection').textContent = 'Live.';
+  });
+  events.addEventListener('error', () => {
+    element('connection').textContent = 'Not connected; trying again.';
+    // An answer that is no stream ends the attempts of the browser.
+    if (events.readyState === EventSource.CLOSED) setTimeout(connect, 3000);
+  });
+}
+connect();
 
 element('end').addEventListener('submit', async (submitted) => {
   submitted.preventDefault();
