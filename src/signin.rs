@@ -16,7 +16,7 @@ use crate::{
         SessionKey, SessionRef, State, Surface,
     },
     settings::{Client, Clients},
-    store::{Failed, StoreError, Stored},
+    store::{FailedSession, StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
         Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
@@ -272,7 +272,7 @@ impl SignIn<'_> {
         outcome: SignInOutcome,
     ) -> Result<(), NotCompleted> {
         let error = failure.error.clone();
-        let Failed { stored, client } = self.relay.fail(session, failure).await?;
+        let FailedSession { stored, client } = self.relay.fail(session, failure).await?;
         match stored {
             Stored::Done => {
                 self.failed(session, client.as_ref(), &error, outcome);

@@ -10,7 +10,8 @@
 //! A right secret that people or operators chose is counted too, and then taken back, where its
 //! address has guessed wrong here in the last minute: otherwise a burst at several instances would
 //! have as many tries as fit in before the first of them is counted. Codes, which are short, are
-//! counted before they are looked up ([`Attempt::reserve`]).
+//! counted before they are looked up ([`Attempt::reserve`]), but for one at a time of an address that
+//! has typed right ones.
 //!
 //! The allowance in all protects against many addresses. An address that presented a right secret in
 //! the last hour is not refused because of it, so that strangers cannot lock known clients out.
@@ -210,6 +211,26 @@ impl GuessLimiter {
         standing.is_some_and(|standing| standing.guessed_until > Some(Instant::now()))
     }
 
+    /// Marks an address that is known and has not guessed as if it had; `None` for any other.
+    fn mark_known(&self, guessed: Guessed, address: IpAddr) -> Option<Instant> {
+        let now = Instant::now();
+        let mut standings = self.allowances.get(&guessed)?.standings();
+        let standing = standings.get_mut(&Network::of(address))?;
+        if standing.known_until <= Some(now) || standing.guessed_until > Some(now) {
+            return None;
+        }
+        standing.guessed_until = Some(now + WINDOW);
+        standing.guessed_until
+    }
+
+    /// Removes a mark, unless the address has guessed wrong since.
+    fn clear(&self, guessed: Guessed, address: IpAddr, mark: Instant) {
+        let Some(allowance) = self.allowances.get(&guessed) else { return };
+        if let Some(standing) = allowance.standings().get_mut(&Network::of(address)) {
+            standing.guessed_until.take_if(|until| *until == mark);
+        }
+    }
+
     /// Counts a wrong secret of this instance.
     fn wrong(&self, guessed: Guessed, address: IpAddr) -> Verdict {
         let Some(allowance) = self.allowances.get(&guessed) else { return Verdict::Wrong };
@@ -307,6 +328,8 @@ pub struct Attempt<'a> {
     client: ClientId,
     /// Whether it is counted in the store already.
     is_reserved: bool,
+    /// The mark of an attempt that is not, set while it lasts.
+    mark: Option<Instant>,
 }
 
 impl<'a> Attempt<'a> {
@@ -318,7 +341,7 @@ impl<'a> Attempt<'a> {
         client: Option<&ClientId>,
     ) -> Self {
         let client = app.clients.load().label(Surface::Native, client);
-        Self { app, guessed, address, client, is_reserved: false }
+        Self { app, guessed, address, client, is_reserved: false, mark: None }
     }
 
     /// An attempt to authenticate as a client.
@@ -364,13 +387,17 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts the attempt in the store before the secret is looked at, so that attempts in parallel
-    /// gain nothing wherever they are made.
+    /// gain nothing wherever they are made. The only one of an address that presented right secrets
+    /// in the last hour, and no wrong one in the last minute, is not counted.
     ///
     /// # Errors
     /// [`Problem::TooManyGuesses`], and [`Problem::StoreUnavailable`].
     pub async fn reserve(self) -> Result<Self, Problem> {
         let mut attempt = self.admit()?;
-        attempt.count_first().await?;
+        attempt.mark = attempt.app.guesses.mark_known(attempt.guessed, attempt.address);
+        if attempt.mark.is_none() {
+            attempt.count_first().await?;
+        }
         Ok(attempt)
     }
 
@@ -390,9 +417,9 @@ impl<'a> Attempt<'a> {
     /// [`Problem::TooManyGuesses`] where it is one try too many, see the module.
     pub async fn right(mut self) -> Result<(), Problem> {
         let (guessed, address) = (self.guessed, self.address);
-        let is_shared = self.app.settings.store.url.is_some();
         if !self.is_reserved
-            && is_shared
+            && self.mark.is_none()
+            && self.is_counted_together()
             && guessed.is_chosen()
             && self.app.guesses.has_guessed(guessed, address)
         {
@@ -408,6 +435,9 @@ impl<'a> Attempt<'a> {
 
     /// The attempt was none: the count is taken back, where there is one.
     pub async fn take_back(self) {
+        if let Some(mark) = self.mark {
+            self.app.guesses.clear(self.guessed, self.address, mark);
+        }
         if !self.is_reserved {
             return;
         }
@@ -424,7 +454,7 @@ impl<'a> Attempt<'a> {
         if self.is_reserved {
             // The count that was taken before decides alone.
             verdict = Verdict::Wrong;
-        } else if verdict == Verdict::Wrong && app.settings.store.url.is_some() {
+        } else if verdict == Verdict::Wrong && self.is_counted_together() {
             let store = app.relay.store();
             match app.guesses.count_together(&**store, guessed, address).await {
                 Ok(together) => verdict = together,
@@ -445,6 +475,11 @@ impl<'a> Attempt<'a> {
             }
             Verdict::Refused { retry_after, first } => self.refused(retry_after, first),
         }
+    }
+
+    fn is_counted_together(&self) -> bool {
+        let is_code = matches!(self.guessed, Guessed::UserCode | Guessed::DialogCode);
+        is_code || self.app.settings.store.url.is_some()
     }
 
     fn refused(&self, retry_after: Duration, first: bool) -> Problem {

@@ -38,9 +38,9 @@ use crate::{
         UserCode,
     },
     store::{
-        self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Failed, NewSession,
-        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError, Stored,
-        StoredDetails, StoredSession,
+        self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, FailedSession,
+        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError,
+        Stored, StoredDetails, StoredSession,
     },
     telemetry::{Trace, TraceContext},
     token::{KeyRing, Purpose},
@@ -553,7 +553,11 @@ impl Relay {
     ///
     /// # Errors
     /// When the store is unavailable.
-    pub async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
+    pub async fn fail(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+    ) -> Result<FailedSession, StoreError> {
         self.store.fail(session, failure).await
     }
 

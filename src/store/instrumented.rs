@@ -15,7 +15,7 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, Failed, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest,
+        Entry, FailedSession, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest,
         ReadResult, Retention, Rotated, SessionStore, Store, StoreError, StoreHealth, Stored,
         StoredSession, Traced, ValueStore,
     },
@@ -174,7 +174,11 @@ impl SessionStore for Instrumented {
         Ok(stored)
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
+    async fn fail(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+    ) -> Result<FailedSession, StoreError> {
         let failed = self.call("fail", self.store.fail(session, failure)).await?;
         if failed.stored == Stored::Done {
             self.observer.state_entered("failed");

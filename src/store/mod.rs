@@ -17,7 +17,7 @@ pub use crate::store::{
     instrumented::{OPERATIONS, STATES, StoreObserver},
     redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
-        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, Failed, Fulfilled,
+        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, FailedSession, Fulfilled,
         NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, Stored,
         StoredDetails, StoredSession,
     },
@@ -215,7 +215,11 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> Result<Stored, StoreError>;
 
     /// Pending → failed.
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError>;
+    async fn fail(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+    ) -> Result<FailedSession, StoreError>;
 
     /// Reads the session and, where mode and state call for it, delivers the token.
     async fn read(

@@ -139,7 +139,7 @@ pub enum Stored {
 
 /// Result of failing a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct FailedSession {
     /// Whether it has failed now.
     pub stored: Stored,
     /// The registered client that created it.

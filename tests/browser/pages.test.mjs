@@ -201,6 +201,43 @@ describe('the page of the code', () => {
     await context.close();
   });
 
+  // What Chromium hands to a screen reader. None was run.
+  test('has a label, an error and a live region in the accessibility tree', async () => {
+    const { context, page } = await open({ viewport: SMALL });
+    const cdp = await context.newCDPSession(page);
+    const tree = async () => {
+      const { nodes } = await cdp.send('Accessibility.getFullAXTree');
+      return nodes.filter((node) => !node.ignored).map(({ role, name, description, properties = [] }) => ({
+        role: role.value, name: name?.value, description: description?.value,
+        ...Object.fromEntries(properties.map((property) => [property.name, property.value.value])),
+      }));
+    };
+    const find = (nodes, wanted) => nodes.filter((node) => Object.entries(wanted).every(([key, value]) => node[key] === value));
+    const code = { role: 'textbox', name: texts.en.proof.code_label };
+    const [asked, ...others] = find(await tree(), code);
+    assert.deepEqual(others, [], 'one field');
+    assert.equal(asked.focused, true);
+    assert.ok(!asked.invalid || asked.invalid === 'false', 'nothing is wrong yet');
+    assert.deepEqual(find(await tree(), { role: 'alert' }), [], 'nothing to interrupt for');
+    await page.fill('#user-code', 'BBBB-BBBB');
+    await page.press('#user-code', 'Enter');
+    await page.waitForSelector('#wrong:visible');
+    const nodes = await tree();
+    const [wrong] = find(nodes, code);
+    assert.equal(wrong.invalid, 'true');
+    assert.match(wrong.description, /4 more tries/);
+    assert.equal(wrong.focused, true);
+    const [alert] = find(nodes, { role: 'alert' });
+    assert.equal(alert.live, 'assertive');
+    assert.equal(alert.atomic, true);
+    for (const name of [texts.en.proof.code_button, texts.en.not_me_button]) {
+      assert.equal(find(nodes, { role: 'button', name }).length, 1, name);
+    }
+    assert.equal(find(nodes, { role: 'region', name: texts.en.proof.code_title }).length, 1);
+    assert.equal(find(nodes, { role: 'heading', level: 1 }).length, 1);
+    await context.close();
+  });
+
   test('needs no scrolling at 478 × 460', async () => {
     const { context, page } = await open({ viewport: SMALL });
     const height = () => page.evaluate(() => document.documentElement.scrollHeight - innerHeight);

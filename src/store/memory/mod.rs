@@ -19,8 +19,8 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, Failed, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
-        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
+        Entry, FailedSession, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier,
+        PACE_STEP, PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
         SessionStore, StoreError, StoreHealth, Stored, StoredDetails, StoredSession, TOMBSTONE,
         Traced, ValueStore,
         memory::{
@@ -497,13 +497,17 @@ impl SessionStore for MemoryStore {
         Ok(stored)
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
+    async fn fail(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+    ) -> Result<FailedSession, StoreError> {
         let stored = self.store_result(session, |_, _| Phase::Failed(failure));
         if stored == Stored::Done {
             self.publish(session.key, None);
         }
         let client = self.on(session, |record, _| record.session.client.clone()).flatten();
-        Ok(Failed { stored, client })
+        Ok(FailedSession { stored, client })
     }
 
     async fn read(

@@ -47,7 +47,7 @@ use crate::{
     },
     store::{
         AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, Failed, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
+        Entry, FailedSession, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
         PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
         SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         ValueStore,
@@ -468,10 +468,14 @@ impl SessionStore for RedisStore {
         self.run(&SCRIPTS.fulfil, session, arguments).await?.stored()
     }
 
-    async fn fail(&self, session: SessionRef, failure: Failure) -> Result<Failed, StoreError> {
+    async fn fail(
+        &self,
+        session: SessionRef,
+        failure: Failure,
+    ) -> Result<FailedSession, StoreError> {
         let arguments = vec![failure.error.into(), failure.error_description.into()];
         let reply = self.run(&SCRIPTS.fail, session, arguments).await?;
-        Ok(Failed { stored: reply.stored()?, client: reply.client()? })
+        Ok(FailedSession { stored: reply.stored()?, client: reply.client()? })
     }
 
     async fn read(
