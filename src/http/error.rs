@@ -120,6 +120,8 @@ problems! {
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "Body too large";
     /// The body is not of the expected media type.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type";
+    /// The body has a transfer coding other than `chunked` (RFC 9112 §6.1).
+    TransferCoding = NOT_IMPLEMENTED, "transfer-coding", "Transfer coding not supported";
     /// The WebSocket protocol's version is not 13 (RFC 6455 §4.4).
     WebSocketVersion = UPGRADE_REQUIRED, "websocket-version", "WebSocket version not supported";
     /// This client address created too many sessions.

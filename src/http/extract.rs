@@ -11,7 +11,7 @@ use headers::{
     Authorization, HeaderMapExt as _,
     authorization::{Basic, Credentials},
 };
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -34,6 +34,9 @@ impl FromRequest<AppState> for LimitedBody {
 
 impl LimitedBody {
     async fn up_to(max: usize, request: Request) -> Result<Self, Problem> {
+        if is_encoded(request.headers()) {
+            return Err(Problem::UnsupportedMediaType);
+        }
         // Before the body is asked for by `100 Continue` (RFC 9110 §10.1.1).
         if request.body().size_hint().lower() > u64::try_from(max).unwrap_or(u64::MAX) {
             return Err(Problem::BodyTooLarge);
@@ -46,6 +49,12 @@ impl LimitedBody {
             Err(_) => Err(Problem::BadRequest("The body took too long.".to_owned())),
         }
     }
+}
+
+/// Whether the body has a content coding, none of which is understood (RFC 9110 §8.4).
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    codings.map(HeaderValue::as_bytes).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Whether `Content-Type` is `media_type`, whatever its parameters.

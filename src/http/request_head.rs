@@ -18,6 +18,8 @@ pub enum HeadError {
     TooLarge,
     /// The host that is asked for is not clear; says why.
     Host(&'static str),
+    /// The body has a transfer coding other than `chunked`, or has it twice.
+    TransferCoding,
 }
 
 impl IntoResponse for HeadError {
@@ -28,19 +30,31 @@ impl IntoResponse for HeadError {
                 let close = [(header::CONNECTION, "close")];
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, close).into_response()
             }
+            // What follows is not understood, so that no other request can be found in it.
+            Self::TransferCoding => {
+                ([(header::CONNECTION, "close")], Problem::TransferCoding).into_response()
+            }
             Self::Host(detail) => Problem::BadRequest(detail.to_owned()).into_response(),
         }
     }
 }
 
-/// Checks size and `Host` of a request.
+/// Checks size, `Host` and `Transfer-Encoding` of a request.
 ///
 /// # Errors
 /// 431 when the head is too large, 400 when the request does not name exactly one host
-/// (RFC 9112 §3.2, RFC 9113 §8.3.1).
+/// (RFC 9112 §3.2, RFC 9113 §8.3.1), 501 when its body is coded in another way than by `chunked`
+/// (RFC 9112 §6.1).
 pub fn check<B>(request: &Request<B>) -> Result<(), HeadError> {
     if request.headers().len() > MAX_FIELDS || size(request) > MAX_HEAD {
         return Err(HeadError::TooLarge);
+    }
+    // hyper has refused those that do not end with `chunked`.
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (!coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some())
+    {
+        return Err(HeadError::TransferCoding);
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next().is_some());
@@ -66,7 +80,10 @@ pub fn check<B>(request: &Request<B>) -> Result<(), HeadError> {
 
 /// `uri-host [ ":" port ]`; empty where the target has no authority.
 fn is_host(text: &str) -> bool {
-    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+    let Ok(authority) = text.parse::<Authority>() else { return text.is_empty() };
+    let port = text.strip_prefix(authority.host()).unwrap_or(text);
+    port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Bytes of the head in HTTP/1.1, without optional whitespace.
@@ -105,6 +122,13 @@ mod tests {
             (V::HTTP_11, "/", &[], false),
             (V::HTTP_11, "/", &["a", "a"], false),
             (V::HTTP_11, "/", &["user@a"], false),
+            (V::HTTP_11, "/", &["a:b@a"], false),
+            (V::HTTP_11, "/", &["a:"], true),
+            (V::HTTP_11, "/", &["a:80a"], false),
+            (V::HTTP_11, "/", &["a:+80"], false),
+            (V::HTTP_11, "/", &["[::1]:x"], false),
+            (V::HTTP_11, "/", &["::1"], false),
+            (V::HTTP_11, "/", &[":80"], false),
             (V::HTTP_11, "/", &["a b"], false),
             (V::HTTP_11, "/", &["a/b"], false),
             (V::HTTP_11, "http://a/", &[], false),
@@ -118,6 +142,25 @@ mod tests {
         ] {
             let checked = check(&request(version, uri, hosts));
             assert_eq!(checked.is_ok(), fits, "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_coded_once_and_by_chunked_alone() {
+        for (codings, fits) in [
+            (&["chunked"][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+        ] {
+            let mut head = request(Version::HTTP_11, "/", &["a"]);
+            for coding in codings {
+                head.headers_mut()
+                    .append(header::TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            }
+            let expected = if fits { Ok(()) } else { Err(HeadError::TransferCoding) };
+            assert_eq!(check(&head), expected, "{codings:?}");
         }
     }
 

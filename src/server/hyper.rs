@@ -1,20 +1,24 @@
 //! Serves a connection with hyper, HTTP/1.1 or HTTP/2.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
+    pin::Pin,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use ::http::{Request, Response};
-use ::hyper::{body::Incoming, service::service_fn};
+use ::hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use axum::{body::Body, extract::ConnectInfo};
 use bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
@@ -33,11 +37,26 @@ pub(crate) const MAX_BUFFERED_HEAD: usize = MAX_HEAD + 8 * 1024;
 /// Requests open at the same time on one HTTP/2 connection; at least 100 (RFC 9113 §6.5.2).
 const MAX_CONCURRENT_STREAMS: u32 = 128;
 
-/// The beginning of a connection: the bytes that were read already, and the response to the first
-/// request where there is one.
-#[derive(Default)]
+/// What a client of HTTP/2 sends first (RFC 9113 §3.4).
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The version that a connection speaks from its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, or malformed.
+    Http1,
+    /// HTTP/2, by ALPN or with prior knowledge.
+    Http2,
+}
+
+/// Bytes that were read already, in the pieces in which they came.
+pub(crate) type Segments = VecDeque<Bytes>;
+
+/// The beginning of a connection: what was read already, and the response to the first request where
+/// there is one.
 pub(crate) struct Begun {
-    pub(crate) read: Bytes,
+    pub(crate) protocol: Protocol,
+    pub(crate) read: Segments,
     pub(crate) response: Option<Response<Body>>,
 }
 
@@ -50,7 +69,7 @@ where
     let Connection { peer, router, limits, slot, shutdown, tracker: _ } = connection;
     let header_timeout = limits.header_timeout;
     let requests = Requests::new();
-    let Begun { read, response } = begun;
+    let Begun { protocol, read, response } = begun;
     let socket = ClientSocket::new(read, socket, requests.clone(), slot, shutdown.clone());
     let (opened, first) = (requests.clone(), Mutex::new(response));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -72,43 +91,69 @@ where
             Ok::<_, Infallible>(open.answer(response))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_BUFFERED_HEAD)
-        .max_headers(MAX_FIELDS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        // WebSockets over HTTP/2 (RFC 8441).
-        .enable_connect_protocol()
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_BUFFERED_HEAD).unwrap_or(u32::MAX))
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection =
-        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
+    let (io, until) = (TokioIo::new(socket), Until { requests, header_timeout, shutdown });
+    // Which of the two is known already; where hyper finds out, it parses what it has looked at apart
+    // from the rest.
+    let served = match protocol {
+        Protocol::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_timeout)
+                .max_buf_size(MAX_BUFFERED_HEAD)
+                .max_headers(MAX_FIELDS);
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, until).await
+        }
+        Protocol::Http2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                // WebSockets over HTTP/2 (RFC 8441).
+                .enable_connect_protocol()
+                .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+                .max_header_list_size(u32::try_from(MAX_BUFFERED_HEAD).unwrap_or(u32::MAX))
+                .keep_alive_interval(Duration::from_secs(30))
+                .keep_alive_timeout(Duration::from_secs(20));
+            let connection = builder.serve_connection(io, service);
+            drive(connection, http2::Connection::graceful_shutdown, until).await
+        }
+    };
+    if let Err(error) = served {
+        tracing::trace!(%error, "connection failed");
+    }
+}
+
+/// When a connection is closed from here.
+struct Until {
+    requests: Requests,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+}
+
+/// Serves until the connection ends, or is abandoned.
+async fn drive<C>(connection: C, close: fn(Pin<&mut C>), until: Until) -> ::hyper::Result<()>
+where
+    C: Future<Output = ::hyper::Result<()>>,
+{
+    let Until { requests, header_timeout, shutdown } = until;
+    let mut connection = std::pin::pin!(connection);
     let mut closing = false;
-    let served = loop {
+    loop {
         tokio::select! {
-            served = connection.as_mut() => break served,
+            served = connection.as_mut() => return served,
             () = shutdown.cancelled(), if !closing => {
-                connection.as_mut().graceful_shutdown();
+                close(connection.as_mut());
                 closing = true;
             }
             abandoned = requests.abandoned(header_timeout) => {
                 if closing || abandoned == Abandoned::Stalled {
                     tracing::trace!(?abandoned, "connection dropped");
-                    break Ok(());
+                    return Ok(());
                 }
-                connection.as_mut().graceful_shutdown();
+                close(connection.as_mut());
                 closing = true;
             }
         }
-    };
-    if let Err(error) = served {
-        tracing::trace!(%error, "connection failed");
     }
 }

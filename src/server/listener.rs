@@ -12,7 +12,7 @@ use crate::{
         connection_slots::ConnectionSlots,
         direct_write::NetworkStream,
         error::AppError,
-        hyper::{self, Begun},
+        hyper::{self, Begun, Protocol, Segments},
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
     },
@@ -107,7 +107,9 @@ async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
     };
     let Some(socket) = handshake.map(Box::new) else { return };
     if socket.get_ref().1.alpn_protocol() == Some(util::tls::HTTP2) {
-        Box::pin(hyper::serve(connection, socket, Begun::default())).await;
+        let (protocol, read) = (Protocol::Http2, Segments::new());
+        let begun = Begun { protocol, read, response: None };
+        Box::pin(hyper::serve(connection, socket, begun)).await;
     } else {
         Box::pin(serve_connection(connection, socket)).await;
     }
@@ -123,9 +125,9 @@ async fn serve_connection<S: NetworkStream>(connection: Connection, mut socket: 
         Ok(Ok(FirstRequest::EventStream(request))) => {
             sse_fast_path::serve(connection, socket, request).await;
         }
-        Ok(Ok(FirstRequest::Other(read))) if read.is_empty() => {}
-        Ok(Ok(FirstRequest::Other(read))) => {
-            let begun = Begun { read, response: None };
+        Ok(Ok(FirstRequest::Other(_, read))) if read.is_empty() => {}
+        Ok(Ok(FirstRequest::Other(protocol, read))) => {
+            let begun = Begun { protocol, read, response: None };
             Box::pin(hyper::serve(connection, socket, begun)).await;
         }
         Ok(Err(error)) => tracing::trace!(%error, "connection closed before a request"),

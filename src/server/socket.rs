@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{connection_slots::ConnectionSlot, requests::Requests};
+use crate::server::{connection_slots::ConnectionSlot, hyper::Segments, requests::Requests};
 
 /// Idle timeout after the server has closed its side.
 const LINGER_IDLE: Duration = Duration::from_secs(2);
@@ -32,7 +31,7 @@ const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// A connection's socket.
 pub(crate) struct ClientSocket<S> {
     /// Bytes that were read before and are still to be returned.
-    read: Bytes,
+    read: Segments,
     socket: S,
     requests: Requests,
     /// Whether the client has shut down its sending side.
@@ -54,7 +53,7 @@ impl<S> ClientSocket<S> {
     /// Reads of the socket yield `read` first. The connection counts as open, and keeps its `slot`,
     /// until the socket is dropped. A lingering close ends early on `shutdown`.
     pub(crate) fn new(
-        read: Bytes,
+        read: Segments,
         socket: S,
         requests: Requests,
         slot: ConnectionSlot,
@@ -70,9 +69,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientSocket<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.read.is_empty() {
-            let length = self.read.len().min(buffer.remaining());
-            buffer.put_slice(&self.read.split_to(length));
+        if let Some(segment) = self.read.front_mut() {
+            let length = segment.len().min(buffer.remaining());
+            buffer.put_slice(&segment.split_to(length));
+            if segment.is_empty() {
+                self.read.pop_front();
+            }
+            if self.read.is_empty() {
+                self.read = Segments::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if !self.ended {

@@ -17,7 +17,7 @@ use crate::{
     server::{
         connection::Connection,
         direct_write::{NetworkStream, StreamSocket, chunk},
-        hyper::{self, Begun, MAX_BUFFERED_HEAD},
+        hyper::{self, Begun, HTTP2_PREFACE, MAX_BUFFERED_HEAD, Protocol, Segments},
     },
 };
 
@@ -26,14 +26,15 @@ pub(crate) enum FirstRequest {
     /// Opens an event stream over HTTP/1.1.
     EventStream(FirstEventStream),
     /// Anything else, or too little to decide: the bytes read so far.
-    Other(Bytes),
+    Other(Protocol, Segments),
 }
+
 
 /// A first request for an event stream.
 pub(crate) struct FirstEventStream {
     request: Box<Request<Body>>,
     /// Its bytes.
-    read: Bytes,
+    read: Segments,
 }
 
 /// Answers the request. Its event stream runs here; hyper sends any other response and serves the
@@ -49,7 +50,7 @@ pub(crate) async fn serve<S: NetworkStream>(
     request.extensions_mut().insert(handoff.clone());
     let Ok(response) = connection.router.clone().oneshot(request).await;
     let Some(mut events) = handoff.take() else {
-        let begun = Begun { read, response: Some(response) };
+        let begun = Begun { protocol: Protocol::Http1, read, response: Some(response) };
         Box::pin(hyper::serve(connection, socket, begun)).await;
         return;
     };
@@ -92,35 +93,54 @@ where
     S: AsyncRead + Unpin,
 {
     let mut read = BytesMut::with_capacity(1024);
+    let mut ends = Vec::new();
     loop {
-        if socket.read_buf(&mut read).await? == 0 {
-            return Ok(FirstRequest::Other(read.freeze()));
-        }
-        match classify(&read) {
-            Classified::Incomplete if read.len() < MAX_BUFFERED_HEAD => {}
-            Classified::Incomplete | Classified::Other => {
-                return Ok(FirstRequest::Other(read.freeze()));
-            }
+        let ended = socket.read_buf(&mut read).await? == 0;
+        ends.push(read.len());
+        let first = match classify(&read) {
+            Classified::Incomplete if !ended && read.len() < MAX_BUFFERED_HEAD => continue,
             Classified::EventStream(request) => {
-                let read = read.freeze();
-                return Ok(FirstRequest::EventStream(FirstEventStream { request, read }));
+                let read = segments(read.freeze(), &ends);
+                FirstRequest::EventStream(FirstEventStream { request, read })
             }
-        }
+            Classified::Incomplete | Classified::Http1 => {
+                FirstRequest::Other(Protocol::Http1, segments(read.freeze(), &ends))
+            }
+            Classified::Http2 => {
+                FirstRequest::Other(Protocol::Http2, segments(read.freeze(), &ends))
+            }
+        };
+        return Ok(first);
     }
+}
+
+/// Cuts bytes where reads ended: hyper waits for the rest of a head by other rules than it parses one,
+/// so that it must get the pieces that it would have read itself.
+fn segments(mut bytes: Bytes, ends: &[usize]) -> Segments {
+    let all = bytes.len();
+    let segments = ends.iter().map(|end| bytes.split_to(end + bytes.len() - all));
+    segments.filter(|segment| !segment.is_empty()).collect()
 }
 
 enum Classified {
     Incomplete,
-    Other,
+    /// HTTP/1.1 that asks for something else, or is malformed.
+    Http1,
+    Http2,
     EventStream(Box<Request<Body>>),
 }
 
 /// Distinguishes a request for an event stream from everything else, as early as the bytes allow.
 fn classify(read: &[u8]) -> Classified {
     const METHOD: &[u8] = b"GET ";
-    let known = read.len().min(METHOD.len());
-    if read[..known] != METHOD[..known] {
-        return Classified::Other;
+    if read.starts_with(HTTP2_PREFACE) {
+        return Classified::Http2;
+    }
+    if [METHOD, HTTP2_PREFACE].iter().any(|start| start.starts_with(read)) {
+        return Classified::Incomplete;
+    }
+    if !read.starts_with(METHOD) {
+        return Classified::Http1;
     }
     // The request line must be complete; of it, only the path matters.
     let Some(line) = read.iter().position(|byte| *byte == b'\n') else {
@@ -129,16 +149,21 @@ fn classify(read: &[u8]) -> Classified {
     let target = read[METHOD.len()..line].split(|byte| *byte == b' ').next().unwrap_or_default();
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     if !(path.ends_with(b"/events") || path.ends_with(b"/events/")) {
-        return Classified::Other;
+        return Classified::Http1;
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(read) {
         Ok(httparse::Status::Partial) => Classified::Incomplete,
-        // What follows the head is a body or a second request, which hyper handles.
-        Ok(httparse::Status::Complete(length)) if length == read.len() => build(&head)
-            .map_or(Classified::Other, |request| Classified::EventStream(Box::new(request))),
-        _ => Classified::Other,
+        // What follows the head is a body or a second request, which hyper handles, as it does line
+        // ends that it may wait behind.
+        Ok(httparse::Status::Complete(length))
+            if length == read.len() && read.ends_with(b"\r\n\r\n") =>
+        {
+            build(&head)
+                .map_or(Classified::Http1, |request| Classified::EventStream(Box::new(request)))
+        }
+        _ => Classified::Http1,
     }
 }
 
@@ -171,7 +196,8 @@ mod tests {
     fn kind(bytes: &[u8]) -> &'static str {
         match classify(bytes) {
             Classified::Incomplete => "incomplete",
-            Classified::Other => "other",
+            Classified::Http1 => "other",
+            Classified::Http2 => "HTTP/2",
             Classified::EventStream(_) => "event stream",
         }
     }
@@ -185,7 +211,9 @@ mod tests {
         }
         for other in [
             "POST /addons/sessions HTTP/1.1\r\n",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSN",
+            "GET /a/events HTTP/1.1\nHost: a\n\n",
+            "GET /a/events HTTP/1.1\r\nHost: a\n\r\n",
             "GET /addons/me HTTP/1.1\r\n",
             "GET /a/events HTTP/1.0\r\nHost: a\r\n\r\n",
             "GET /a/events HTTP/1.1\r\n\r\n",
@@ -198,5 +226,10 @@ mod tests {
         ] {
             assert_eq!(kind(other.as_bytes()), "other", "{other:?}");
         }
+        for length in 0..=HTTP2_PREFACE.len() {
+            let expected = if length == HTTP2_PREFACE.len() { "HTTP/2" } else { "incomplete" };
+            assert_eq!(kind(&HTTP2_PREFACE[..length]), expected);
+        }
+        assert_eq!(kind(&[HTTP2_PREFACE, b"\0\0"].concat()), "HTTP/2");
     }
 }

@@ -262,6 +262,54 @@ async fn heads_have_one_limit() {
     }
 }
 
+/// Bodies that are not understood: a transfer coding (RFC 9112 §6.1), a content coding (RFC 9110
+/// §15.5.16).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_coded_by_chunked_alone() {
+    let relay = Relay::start(Transport::Tcp, &[]);
+    const CHUNKED: &str = "d\r\n{\"bind\":true}\r\n0\r\n\r\n";
+    for (fields, status) in [
+        ("Transfer-Encoding: chunked\r\n", 201),
+        ("Transfer-Encoding: CHUNKED\r\nContent-Encoding: identity\r\n", 201),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n", 415),
+    ] {
+        for (name, mut wire) in relay.both().await {
+            let head = "POST /addons/sessions HTTP/1.1\r\nHost: relay\r\n\
+                        Content-Type: application/json\r\n";
+            wire.send(format!("{head}{fields}\r\n{CHUNKED}").as_bytes()).await.unwrap();
+            let answer = wire.answer().await.unwrap();
+            assert_eq!(answer.status, status, "{name} {fields} {}", answer.text());
+            // No second request is found in what was not understood.
+            if status == 501 {
+                assert!(wire.rest().await.is_empty(), "{name} {fields}");
+            }
+        }
+    }
+}
+
+/// hyper parses a malformed head that came whole, and waits for the rest of one that came in parts.
+/// Either way the first request of a connection fares as a later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_head_is_refused_on_a_new_connection_too() {
+    let relay = Relay::start(Transport::Tcp, &[]);
+    let events = "/addons/sessions/abcdefghijklmnopqrstuvwxyz/events";
+    for head in [
+        format!("GET {events}\r\n"),
+        format!("GET {events} HTTP/1.1\r\nHost: a\r\n\r\r\n"),
+        format!("GET {events} HTTP/1.1\r\nHo\0st: a\r\n"),
+        "POST /addons/sessions-and-more HTTP/1.1\r\nHost: a\r\n\r\r\n".to_owned(),
+    ] {
+        for (name, mut wire) in relay.both().await {
+            wire.send(head.as_bytes()).await.unwrap();
+            assert_eq!(wire.head().await.expect(name).status, 400, "{name} {head:?}");
+        }
+    }
+}
+
 // Field case 15.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_route_wants_exactly_one_host() {
@@ -270,7 +318,13 @@ async fn every_route_wants_exactly_one_host() {
         let session = relay.create(None).await;
         let events = path(text(&session, "events_url"));
         for target in ["/healthz", "/addons/sessions/x", "/nowhere", "/", "/metrics", &events] {
-            for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n", "Host: a@b\r\n"] {
+            for hosts in [
+                "",
+                "Host: a\r\nHost: a\r\n",
+                "Host: a\r\nhost: b\r\n",
+                "Host: a@b\r\n",
+                "Host: a:x\r\n",
+            ] {
                 for (name, mut wire) in relay.both().await {
                     let request = format!("GET {target} HTTP/1.1\r\n{hosts}\r\n");
                     wire.send(request.as_bytes()).await.unwrap();

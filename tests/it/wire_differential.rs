@@ -42,6 +42,8 @@ struct Case {
     version: &'static str,
     fields: Vec<String>,
     line_end: &'static str,
+    /// What ends the head.
+    blank: &'static str,
     body: &'static str,
     pipelined: Option<&'static str>,
     /// Where the bytes are cut, in thousandths.
@@ -68,6 +70,13 @@ fn field() -> impl Strategy<Value = String> {
         "Origin: https://evil.example",
         "Last-Event-ID: 7",
         "Sec-Fetch-Mode: cors",
+        "Host: other.example:8080",
+        "Connection: keep-alive, Upgrade\r\nUpgrade: websocket",
+        "Cookie: a=b\r\nCookie: c=d",
+        "Sec-Fetch-Site: cross-site\r\nOrigin: null",
+        "X-Forwarded-For: 203.0.113.7",
+        "Content-Encoding: gzip",
+        "TE: trailers",
         "X-Empty:",
         "X-Folded: a",
     ];
@@ -75,6 +84,13 @@ fn field() -> impl Strategy<Value = String> {
         "Host: other",
         "host:relay",
         "Host: a@b",
+        "Host: a:x",
+        "Host : relay",
+        "Transfer-Encoding: gzip, chunked",
+        "Content-Length: 3\r\nContent-Length: 4",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "X-Nul: \0",
+        "X-Return: a\rb",
         "Ho st: relay",
         "Content-Length: x",
         "Content-Length: +3",
@@ -121,6 +137,7 @@ fn case() -> impl Strategy<Value = Case> {
             fields
         });
     let line_end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n")];
+    let blank = prop_oneof![12 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r\r\n"), 1 => Just("")];
     let body = prop_oneof![6 => Just(""), 1 => Just("abc"), 1 => Just("3\r\nabc\r\n0\r\n\r\n")];
     let pipelined = proptest::option::weighted(
         0.3,
@@ -137,8 +154,8 @@ fn case() -> impl Strategy<Value = Case> {
     );
     let cuts = proptest::collection::vec(0_usize..1000, 0..4);
     let line = (prelude, method, target, version);
-    (line, fields, line_end, body, pipelined, cuts, any::<bool>()).prop_map(
-        |(line, fields, line_end, body, pipelined, cuts, half_close)| {
+    (line, fields, (line_end, blank), body, pipelined, cuts, any::<bool>()).prop_map(
+        |(line, fields, (line_end, blank), body, pipelined, cuts, half_close)| {
             let (prelude, method, target, version) = line;
             Case {
                 prelude,
@@ -147,6 +164,7 @@ fn case() -> impl Strategy<Value = Case> {
                 version,
                 fields,
                 line_end,
+                blank,
                 body,
                 pipelined,
                 cuts,
@@ -173,7 +191,7 @@ impl Case {
             request.push_str(field);
             request.push_str(end);
         }
-        request.push_str(end);
+        request.push_str(self.blank);
         request.push_str(self.body);
         request.push_str(self.pipelined.unwrap_or_default());
         request.into_bytes()

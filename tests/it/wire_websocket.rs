@@ -12,6 +12,10 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 const PROTOCOL: &str = "Sec-WebSocket-Protocol: token-relay.v1\r\n";
 
+// Over HTTP/2, where the rest is said by pseudo-header fields (RFC 8441 §5).
+const HTTP2_VERSION: (&str, &str) = ("sec-websocket-version", "13");
+const HTTP2_PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "token-relay.v1");
+
 fn path(session: &serde_json::Value) -> String {
     let url = reqwest::Url::parse(text(session, "websocket_url")).unwrap();
     url.path().to_owned()
@@ -86,7 +90,8 @@ async fn open(relay: &Relay, way: Way) -> (Wire, serde_json::Value) {
         Way::First => relay.connect().await,
         Way::Later => relay.connect_used().await,
         Way::Http2 => {
-            let (status, wire) = relay.connect_http2(&path, "token-relay.v1").await;
+            let fields = [HTTP2_VERSION, HTTP2_PROTOCOL];
+            let (status, wire) = relay.connect_http2(&path, &fields).await;
             assert_eq!(status, 200);
             return (wire, session);
         }
@@ -102,8 +107,13 @@ async fn open(relay: &Relay, way: Way) -> (Wire, serde_json::Value) {
 // Field case 12; RFC 6455 §4.2.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_opening_handshake_is_read_as_rfc_6455_writes_it() {
-    let many = [("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000")];
-    let relay = Relay::start(Transport::Tcp, &many);
+    for transport in [Transport::Tcp, Transport::Tls] {
+        let many = [("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000")];
+        opening_handshakes(&Relay::start(transport, &many)).await;
+    }
+}
+
+async fn opening_handshakes(relay: &Relay) {
     let all = format!("{UPGRADE}{VERSION}{KEY}{PROTOCOL}");
     let with = |part: &str, other: &str| all.replace(part, other);
     let two_lines = "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
@@ -129,6 +139,10 @@ async fn the_opening_handshake_is_read_as_rfc_6455_writes_it() {
         (with(VERSION, "Sec-WebSocket-Version: 8\r\n"), 426),
         (with(VERSION, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8\r\n"), 426),
         (with(VERSION, ""), 426),
+        // A request that has a body, whose bytes are no frames (RFC 9110 §7.8).
+        (with(PROTOCOL, &format!("{PROTOCOL}Content-Length: 0\r\n")), 101),
+        (with(PROTOCOL, &format!("{PROTOCOL}Content-Length: 3\r\n")), 400),
+        (with(PROTOCOL, &format!("{PROTOCOL}Transfer-Encoding: chunked\r\n")), 400),
     ] {
         for (name, mut wire) in relay.both().await {
             let session = relay.create(None).await;
@@ -139,6 +153,33 @@ async fn the_opening_handshake_is_read_as_rfc_6455_writes_it() {
             assert_eq!(answer.field("sec-websocket-version"), version, "{name} {fields}");
         }
     }
+}
+
+// RFC 8441 §5.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http2_the_version_and_the_subprotocol_count_as_over_http1() {
+    let relay = Relay::start(Transport::Tls, &[]);
+    let (version, protocol) = (HTTP2_VERSION, HTTP2_PROTOCOL);
+    for (fields, status) in [
+        (&[version, protocol][..], 200),
+        (&[version, ("sec-websocket-protocol", "other"), protocol], 200),
+        // There is no key, and one that is sent means nothing.
+        (&[version, protocol, ("sec-websocket-key", "short")], 200),
+        (&[version], 400),
+        (&[version, ("sec-websocket-protocol", "other")], 400),
+        (&[("sec-websocket-version", "8"), protocol], 426),
+        (&[version, ("sec-websocket-version", "8"), protocol], 426),
+        (&[protocol], 426),
+    ] {
+        let session = relay.create(None).await;
+        let (answered, _) = relay.connect_http2(&path(&session), fields).await;
+        assert_eq!(answered, status, "{fields:?}");
+    }
+    // It is no WebSocket elsewhere.
+    let session = relay.create(None).await;
+    let events = path(&session).replace("/ws", "/events");
+    let (answered, _) = relay.connect_http2(&events, &[version, protocol]).await;
+    assert_eq!(answered, 405);
 }
 
 // Field case 13; RFC 6455 §5.1, §5.2, §5.5, §7.4.1, §8.1.

@@ -117,7 +117,7 @@ impl Relay {
     }
 
     /// A WebSocket over HTTP/2 and TLS (RFC 8441 §5): the status, and the bytes of its stream.
-    pub async fn connect_http2(&self, path: &str, protocols: &str) -> (u16, Wire) {
+    pub async fn connect_http2(&self, path: &str, fields: &[(&str, &str)]) -> (u16, Wire) {
         let address = format!("localhost:{}", self.address().port());
         let socket = connect(&address, "h2", &[&self.certificate()]).await.unwrap();
         let (client, connection) = h2::client::handshake(socket).await.unwrap();
@@ -128,11 +128,11 @@ impl Relay {
             client.is_extended_connect_protocol_enabled()
         })
         .await;
-        let mut request = http::Request::connect(format!("https://{address}{path}"))
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-protocol", protocols)
-            .body(())
-            .unwrap();
+        let mut request = http::Request::connect(format!("https://{address}{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
         request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
         let (answer, to_relay) = client.send_request(request, false).unwrap();
         let answer = tokio::time::timeout(TIMEOUT, answer).await.unwrap().unwrap();

@@ -298,6 +298,12 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             {
                 return Err(refused("This is a WebSocket endpoint (RFC 6455 §4.1)."));
             }
+            // What comes after the head are frames.
+            if headers.contains_key(header::TRANSFER_ENCODING)
+                || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+            {
+                return Err(refused("The request has a body."));
+            }
             version(headers)?;
             let accept = accept_key(headers).ok_or_else(|| {
                 refused("`Sec-WebSocket-Key` is 16 bytes in Base64, once (RFC 6455 §4.1).")
