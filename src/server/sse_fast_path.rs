@@ -29,7 +29,6 @@ pub(crate) enum FirstRequest {
     Other(Protocol, Segments),
 }
 
-
 /// A first request for an event stream.
 pub(crate) struct FirstEventStream {
     request: Box<Request<Body>>,

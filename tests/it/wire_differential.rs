@@ -8,13 +8,18 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 
+use serde_json::{Value, json};
+
 use crate::support::{
     text,
     wire::{Relay, Transport, Wire},
 };
 
-/// Generated cases.
-const CASES: u32 = 200;
+/// Generated cases over each transport.
+const CASES: [(Transport, u32); 2] = [(Transport::Tcp, 240), (Transport::Tls, 60)];
+
+/// An origin that may read the relay's answers.
+const ALLOWED_ORIGIN: &str = "https://add-in.example";
 
 /// Silence after which an answer counts as complete, and the same when in doubt.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(3)];
@@ -25,6 +30,8 @@ enum Target {
     Events,
     /// With a query.
     EventsWithQuery,
+    /// That of a session that has ended, with the ID of the event that said so.
+    EventsAfterTheEnd,
     /// As an absolute URI.
     AbsoluteEvents,
     UnknownEvents,
@@ -35,6 +42,8 @@ enum Target {
 
 #[derive(Clone, Debug)]
 struct Case {
+    /// Whether the session has a session token.
+    bound: bool,
     /// What comes before the request line.
     prelude: &'static str,
     method: &'static str,
@@ -64,10 +73,13 @@ fn field() -> impl Strategy<Value = String> {
         "Content-Length: 3",
         "Accept: text/event-stream",
         "Accept: */*",
+        "Authorization: Bearer {session_token}",
+        "Authorization: Bearer {session_token}",
         "Authorization: Bearer wrong",
         "Authorization: Basic wrong",
         "Cookie: a=b; c=d",
         "Origin: https://evil.example",
+        "Origin: https://add-in.example",
         "Last-Event-ID: 7",
         "Sec-Fetch-Mode: cors",
         "Host: other.example:8080",
@@ -114,31 +126,33 @@ fn field() -> impl Strategy<Value = String> {
 
 fn case() -> impl Strategy<Value = Case> {
     let target = prop_oneof![
-        5 => Just(Target::Events),
+        8 => Just(Target::Events),
         1 => Just(Target::EventsWithQuery),
-        1 => Just(Target::AbsoluteEvents),
+        1 => Just(Target::EventsAfterTheEnd),
+        2 => Just(Target::AbsoluteEvents),
         3 => Just(Target::UnknownEvents),
         1 => Just(Target::Poll),
         1 => Just(Target::Healthz),
         1 => Just(Target::Nowhere),
     ];
     let method = prop_oneof![
-        16 => Just("GET"), 2 => Just("HEAD"), 2 => Just("POST"), 1 => Just("get"), 1 => Just("PUT"),
+        24 => Just("GET"), 2 => Just("HEAD"), 2 => Just("POST"), 1 => Just("get"), 1 => Just("PUT"),
         1 => Just("DELETE"), 1 => Just("OPTIONS"), 1 => Just("GET "),
     ];
-    let prelude = prop_oneof![20 => Just(""), 1 => Just("\r\n"), 1 => Just("\n"), 1 => Just(" ")];
+    let prelude = prop_oneof![40 => Just(""), 1 => Just("\r\n"), 1 => Just("\n"), 1 => Just(" ")];
     let version = prop_oneof![8 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2")];
-    let fields =
-        (any::<bool>(), proptest::collection::vec(field(), 0..5)).prop_map(|(host, mut fields)| {
-            // Most requests are well-formed so far.
-            if host {
-                fields.insert(0, "Host: relay".to_owned());
-            }
-            fields
-        });
+    let fields = (proptest::bool::weighted(0.9), proptest::collection::vec(field(), 0..5));
+    let fields = fields.prop_map(|(host, mut fields)| {
+        // Most requests are well-formed so far.
+        if host {
+            fields.insert(0, "Host: relay".to_owned());
+        }
+        fields
+    });
     let line_end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n")];
-    let blank = prop_oneof![12 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r\r\n"), 1 => Just("")];
-    let body = prop_oneof![6 => Just(""), 1 => Just("abc"), 1 => Just("3\r\nabc\r\n0\r\n\r\n")];
+    let blank =
+        prop_oneof![20 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r\r\n"), 1 => Just("")];
+    let body = prop_oneof![10 => Just(""), 1 => Just("abc"), 1 => Just("3\r\nabc\r\n0\r\n\r\n")];
     let pipelined = proptest::option::weighted(
         0.3,
         proptest::sample::select(vec![
@@ -153,11 +167,12 @@ fn case() -> impl Strategy<Value = Case> {
         ]),
     );
     let cuts = proptest::collection::vec(0_usize..1000, 0..4);
-    let line = (prelude, method, target, version);
+    let line = (any::<bool>(), prelude, method, target, version);
     (line, fields, (line_end, blank), body, pipelined, cuts, any::<bool>()).prop_map(
         |(line, fields, (line_end, blank), body, pipelined, cuts, half_close)| {
-            let (prelude, method, target, version) = line;
+            let (bound, prelude, method, target, version) = line;
             Case {
+                bound,
                 prelude,
                 method,
                 target,
@@ -175,10 +190,15 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    fn bytes(&self, session: &str) -> Vec<u8> {
+    fn bytes(&self, session: &Value, last_event: &str) -> Vec<u8> {
+        let session_token = session["session_token"].as_str().unwrap_or("none");
+        let session = text(session, "session_id");
         let path = match self.target {
             Target::Events => format!("/addons/sessions/{session}/events"),
             Target::EventsWithQuery => format!("/addons/sessions/{session}/events?_=1"),
+            Target::EventsAfterTheEnd => {
+                format!("/addons/sessions/{session}/events?lastEventId={last_event}")
+            }
             Target::AbsoluteEvents => format!("http://relay/addons/sessions/{session}/events"),
             Target::UnknownEvents => "/addons/sessions/unknown/events".to_owned(),
             Target::Poll => format!("/addons/sessions/{session}"),
@@ -188,7 +208,7 @@ impl Case {
         let end = self.line_end;
         let mut request = format!("{}{} {path} {}{end}", self.prelude, self.method, self.version);
         for field in &self.fields {
-            request.push_str(field);
+            request.push_str(&field.replace("{session_token}", session_token));
             request.push_str(end);
         }
         request.push_str(self.blank);
@@ -199,8 +219,12 @@ impl Case {
 
     /// What is answered, and whether the connection has ended.
     async fn answer(&self, relay: &Relay, mut wire: Wire, pause: Duration) -> (String, bool) {
-        let session = relay.create(None).await;
-        let bytes = self.bytes(text(&session, "session_id"));
+        let session = relay.create(self.bound.then(|| json!({"bind": true}))).await;
+        let last_event = match self.target {
+            Target::EventsAfterTheEnd => ended(relay, &session).await,
+            _ => String::new(),
+        };
+        let bytes = self.bytes(&session, &last_event);
         let mut cuts: Vec<_> = self.cuts.iter().map(|cut| cut * bytes.len() / 1000).collect();
         cuts.sort_unstable();
         cuts.push(bytes.len());
@@ -219,8 +243,23 @@ impl Case {
     }
 }
 
-/// An answer without what differs from one to the next: times, random pauses, heartbeats, the order
-/// of the fields.
+/// Ends a session; the ID of the event that says so.
+async fn ended(relay: &Relay, session: &Value) -> String {
+    let token = session["session_token"].as_str().unwrap_or_default();
+    let authorized = |request: reqwest::RequestBuilder| match token {
+        "" => request,
+        token => request.bearer_auth(token),
+    };
+    let delete = authorized(relay.client().delete(text(session, "poll_url")));
+    assert_eq!(delete.send().await.unwrap().status(), 204);
+    let events = authorized(relay.client().get(text(session, "events_url")));
+    let events = events.send().await.unwrap().text().await.unwrap();
+    let id = events.lines().find_map(|line| line.strip_prefix("id: "));
+    id.unwrap_or_else(|| panic!("no ID in {events}")).to_owned()
+}
+
+/// An answer without what differs from one to the next: times, random pauses, heartbeats, names
+/// and IDs made of a session's, the order of the fields.
 fn normal(answer: &str) -> String {
     let answer = answer.replace("3\r\n:\n\n\r\n", "");
     let (mut normal, mut head) = (Vec::new(), None::<Vec<String>>);
@@ -237,22 +276,41 @@ fn normal(answer: &str) -> String {
                 normal.push(String::new());
             }
             Some(_) if line.to_lowercase().starts_with("date:") => {}
+            Some(fields) if line.starts_with("set-cookie: token-relay-reader-") => {
+                fields.push("set-cookie: reader".to_owned());
+            }
             Some(fields) => fields.push(line.to_owned()),
-            None if line.starts_with("retry: ") => normal.push("retry".to_owned()),
+            None if line.starts_with("retry: ") || line.starts_with("event: ") => {
+                normal.push(without_random(line));
+            }
             None => normal.push(line.replace(":\n\n", "")),
         }
     }
     normal.join("\n")
 }
 
+/// The lines of an event stream that are the same for every session.
+fn without_random(stream: &str) -> String {
+    let same = |line: &&str| !line.starts_with("id: ") && !line.starts_with("retry: ");
+    stream.lines().filter(same).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn the_first_request_of_a_connection_is_answered_as_a_later_one() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let relay = runtime.block_on(async {
-        Relay::start(Transport::Tcp, &[("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000")])
-    });
-    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    for (transport, cases) in CASES {
+        compare_over(&runtime, transport, cases);
+    }
+}
+
+fn compare_over(runtime: &tokio::runtime::Runtime, transport: Transport, cases: u32) {
+    let settings = [
+        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
+        ("TOKEN_RELAY_ALLOWED_ORIGINS", ALLOWED_ORIGIN),
+    ];
+    let relay = runtime.block_on(async { Relay::start(transport, &settings) });
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let statuses = Cell::new(BTreeMap::<String, u32>::new());
     let compare = |case: Case| {
         runtime.block_on(async {
@@ -277,7 +335,7 @@ fn the_first_request_of_a_connection_is_answered_as_a_later_one() {
     };
     TestRunner::new(config).run(&case(), compare).unwrap_or_else(|error| panic!("{error}"));
     let statuses = statuses.take();
-    println!("{CASES} cases: {statuses:?}");
+    println!("{transport:?}, {cases} cases: {statuses:?}");
     for status in ["HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request", "HTTP/1.1 404 Not Found"] {
         assert!(statuses.contains_key(status), "no case ends with {status}");
     }
