@@ -1,7 +1,7 @@
 //! Same bytes, same answer: generated requests are sent as the first and as a later request of a
 //! connection. The first one may take the SSE fast path, the later one goes through hyper.
 
-use std::{cell::Cell, collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use proptest::{
     prelude::*,
@@ -16,7 +16,10 @@ use crate::support::{
 };
 
 /// Generated cases over each transport.
-const CASES: [(Transport, u32); 2] = [(Transport::Tcp, 240), (Transport::Tls, 60)];
+const CASES: [(Transport, u32); 2] = [(Transport::Tcp, 800), (Transport::Tls, 160)];
+
+/// Cases that are tried at the same time.
+const PARALLEL: u32 = 4;
 
 /// An origin that may read the relay's answers.
 const ALLOWED_ORIGIN: &str = "https://add-in.example";
@@ -226,6 +229,11 @@ impl Case {
         };
         let bytes = self.bytes(&session, &last_event);
         let mut cuts: Vec<_> = self.cuts.iter().map(|cut| cut * bytes.len() / 1000).collect();
+        if self.blank != self.line_end {
+            // hyper parses such a head when it comes whole, and waits for more of one that comes in
+            // parts; which of them it sees is a matter of time.
+            cuts.clear();
+        }
         cuts.sort_unstable();
         cuts.push(bytes.len());
         let mut start = 0;
@@ -300,43 +308,51 @@ fn the_first_request_of_a_connection_is_answered_as_a_later_one() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for (transport, cases) in CASES {
-        compare_over(&runtime, transport, cases);
+        let settings = [
+            ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
+            ("TOKEN_RELAY_ALLOWED_ORIGINS", ALLOWED_ORIGIN),
+        ];
+        let relay = runtime.block_on(async { Relay::start(transport, &settings) });
+        let statuses = Mutex::new(BTreeMap::new());
+        // Most of the time is silence.
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                scope.spawn(|| compare(&runtime, &relay, cases / PARALLEL, &statuses));
+            }
+        });
+        let statuses = statuses.into_inner().unwrap();
+        println!("{transport:?}, {cases} cases: {statuses:?}");
+        for status in ["HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request", "HTTP/1.1 404 Not Found"] {
+            assert!(statuses.contains_key(status), "no case ends with {status}");
+        }
     }
 }
 
-fn compare_over(runtime: &tokio::runtime::Runtime, transport: Transport, cases: u32) {
-    let settings = [
-        ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
-        ("TOKEN_RELAY_ALLOWED_ORIGINS", ALLOWED_ORIGIN),
-    ];
-    let relay = runtime.block_on(async { Relay::start(transport, &settings) });
+/// Compares generated cases; counts the status lines.
+fn compare(
+    runtime: &tokio::runtime::Runtime,
+    relay: &Relay,
+    cases: u32,
+    statuses: &Mutex<BTreeMap<String, u32>>,
+) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let statuses = Cell::new(BTreeMap::<String, u32>::new());
     let compare = |case: Case| {
         runtime.block_on(async {
             let mut answers = Vec::new();
             for pause in PAUSES {
                 let (first, later) = tokio::join!(
-                    async { case.answer(&relay, relay.connect().await, pause).await },
-                    async { case.answer(&relay, relay.connect_used().await, pause).await },
+                    async { case.answer(relay, relay.connect().await, pause).await },
+                    async { case.answer(relay, relay.connect_used().await, pause).await },
                 );
                 if first == later {
-                    let mut seen = statuses.take();
-                    *seen
-                        .entry(first.0.lines().next().unwrap_or("none").to_owned())
-                        .or_default() += 1;
-                    statuses.set(seen);
+                    let status = first.0.lines().next().unwrap_or("none").to_owned();
+                    *statuses.lock().unwrap().entry(status).or_default() += 1;
                     return Ok(());
                 }
                 answers = vec![first, later];
             }
-            Err(TestCaseError::fail(format!("{:#?}", answers)))
+            Err(TestCaseError::fail(format!("{answers:#?}")))
         })
     };
     TestRunner::new(config).run(&case(), compare).unwrap_or_else(|error| panic!("{error}"));
-    let statuses = statuses.take();
-    println!("{transport:?}, {cases} cases: {statuses:?}");
-    for status in ["HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request", "HTTP/1.1 404 Not Found"] {
-        assert!(statuses.contains_key(status), "no case ends with {status}");
-    }
 }
