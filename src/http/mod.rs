@@ -9,6 +9,7 @@ pub(crate) mod cookies;
 pub mod dialog;
 pub mod docs;
 pub mod error;
+mod exchange_handover;
 pub mod exchanges;
 pub mod extract;
 pub mod guesses;

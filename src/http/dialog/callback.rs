@@ -1,18 +1,18 @@
 //! The way back from the provider: `GET /callback`, the page about the account, and `GET /addons/redirect`,
 //! which completes the sign-in.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{RawQuery, State},
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use utoipa::{
+    PartialSchema as _,
+    openapi::path::{Parameter, ParameterBuilder, ParameterIn},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use zeroize::Zeroizing;
 
 use crate::{
     api::paths,
@@ -26,6 +26,7 @@ use crate::{
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
         error::{Problem, ProblemType, Problems, types},
+        exchange_handover::exchange_once,
         exchanges::CodeExchange,
         extract::LimitedBody,
         methods::MethodsExt as _,
@@ -36,8 +37,7 @@ use crate::{
     },
     oidc::{AuthorizationResponse, LoginAttempt, MAX_FORM, RequiredClaims},
     session::{
-        ClientId, Digest, Failure, GoneReason, Identity, Requested, SessionRef,
-        State as SessionState,
+        ClientId, Failure, GoneReason, Identity, Requested, SessionRef, State as SessionState,
     },
     signin::{HookError, NotCompleted, SignInOutcome},
     store::Peeked,
@@ -53,70 +53,6 @@ pub(super) fn endpoints() -> OpenApiRouter<AppState> {
         .routes(routes!(account).answering(&[]))
 }
 
-/// How long the result of an exchange is left for other instances.
-const HANDOVER_TTL: Duration = Duration::from_secs(60);
-
-/// Interval at which an instance looks for the result of an exchange at another one.
-const HANDOVER_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What one instance leaves for the others, where the browser repeats the callback.
-#[derive(Serialize, Deserialize)]
-enum Handover {
-    Identity(Box<Identity>),
-    /// Name of the error page, and the reference.
-    Failed(String, String),
-}
-
-/// The name of the result of the exchange for this `state`.
-fn handover_name(state: &str) -> Digest {
-    Digest::of(format!("exchanged:{state}").as_bytes())
-}
-
-impl CodeExchange {
-    /// Leaves it for the other instances, sealed. What is not left is missed only by a browser that
-    /// repeats the callback elsewhere.
-    async fn leave(&self, app: &App, trace: &Trace, name: Digest) {
-        let handover = match self {
-            Self::Identity(identity) => Handover::Identity(Box::new((**identity).clone())),
-            Self::Failed(page, reference) => {
-                Handover::Failed(page.as_str().to_owned(), reference.clone())
-            }
-            Self::Elsewhere | Self::Unavailable => return,
-        };
-        let Ok(plaintext) = serde_json::to_vec(&handover).map(Zeroizing::new) else { return };
-        let sealed = app.sealing_keys.seal(Purpose::Exchanged, name.as_bytes(), &plaintext);
-        let relay = app.relay.in_trace(trace);
-        if let Err(error) = relay.store().put_value(name, sealed.into(), HANDOVER_TTL).await {
-            tracing::debug!(%error, "result of a login not left for other instances");
-        }
-    }
-
-    /// Waits for the result of the exchange at another instance.
-    async fn elsewhere(app: &App, trace: &Trace, name: Digest) -> Self {
-        let relay = app.relay.in_trace(trace);
-        let deadline = Instant::now() + app.settings.oidc.timeout * 2;
-        while Instant::now() < deadline {
-            match relay.store().value(name).await {
-                Ok(Some(sealed)) => {
-                    let opened =
-                        app.sealing_keys.open(Purpose::Exchanged, name.as_bytes(), &sealed).ok();
-                    let handover = opened.and_then(|text| serde_json::from_slice(&text).ok());
-                    return match handover {
-                        Some(Handover::Identity(identity)) => Self::Identity(Arc::from(identity)),
-                        Some(Handover::Failed(page, reference)) => {
-                            Self::Failed(page.parse().unwrap_or(ErrorPage::LoginFailed), reference)
-                        }
-                        None => Self::Elsewhere,
-                    };
-                }
-                Ok(None) => tokio::time::sleep(HANDOVER_INTERVAL).await,
-                Err(_) => return Self::Unavailable,
-            }
-        }
-        Self::Elsewhere
-    }
-}
-
 async fn exchange(
     app: &App,
     trace: &Trace,
@@ -125,16 +61,6 @@ async fn exchange(
     answer: AuthorizationResponse,
     required: RequiredClaims,
 ) -> CodeExchange {
-    match app.use_state_once(trace, &attempt).await {
-        Ok(true) => {}
-        Ok(false) => {
-            return CodeExchange::elsewhere(app, trace, handover_name(attempt.state())).await;
-        }
-        Err(error) => {
-            tracing::warn!(session = %session.key, %error, "callback deferred");
-            return CodeExchange::Unavailable;
-        }
-    }
     let provider = app.login.in_trace(trace).requiring(required);
     match provider.finish(attempt, answer).await {
         Ok(identity) => {
@@ -152,11 +78,41 @@ async fn exchange(
 /// How long a posted form waits for the GET that fetches it.
 const FORM_TTL: Duration = Duration::from_secs(60);
 
-/// The query of the callback, beside what the provider sends.
+/// The query of a callback, beside what the provider sends.
 #[derive(Deserialize)]
-struct CallbackQuery {
-    /// What [`callback_form`] sealed.
+pub(crate) struct CallbackQuery {
+    /// What [`see_sealed_form`] sealed.
     form: Option<String>,
+}
+
+impl CallbackQuery {
+    /// What the provider sent, in the query or in the form that was sealed.
+    pub(crate) fn answer(&self, app: &App, query: Option<String>) -> AuthorizationResponse {
+        let form = self.form.as_deref().and_then(|sealed| open_sealed_form(app, sealed));
+        AuthorizationResponse::parse(&form.or(query).unwrap_or_default())
+    }
+}
+
+/// What the provider sends (RFC 6749 §4.1.2, §4.1.2.1), for the OpenAPI document.
+impl utoipa::IntoParams for CallbackQuery {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        [
+            ("state", "As sent to the provider."),
+            ("code", "The authorization code."),
+            ("iss", "The provider's issuer (RFC 9207)."),
+            ("error", "Why the provider sends no code."),
+            ("error_description", "The same for people."),
+        ]
+        .map(|(name, description)| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .description(Some(description))
+                .schema(Some(Option::<String>::schema()))
+                .build()
+        })
+        .into()
+    }
 }
 
 /// The provider lets the browser post the response (`response_mode=form_post`)
@@ -193,7 +149,7 @@ pub(crate) fn see_sealed_form(app: &App, path: &str, form: &[u8]) -> Result<Resp
 }
 
 /// The form that [`see_sealed_form`] sealed.
-pub(crate) fn open_sealed_form(app: &App, sealed: &str) -> Option<String> {
+fn open_sealed_form(app: &App, sealed: &str) -> Option<String> {
     app.cookie_keys.open_text(Purpose::CallbackForm, b"", sealed).ok()
 }
 
@@ -202,13 +158,7 @@ pub(crate) fn open_sealed_form(app: &App, sealed: &str) -> Option<String> {
     get,
     path = paths::CALLBACK,
     tag = openapi_tags::DIALOG,
-    params(
-        ("state" = Option<String>, Query, description = "As sent to the provider."),
-        ("code" = Option<String>, Query, description = "The authorization code."),
-        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
-        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
-        ("error_description" = Option<String>, Query, description = "The same for people."),
-    ),
+    params(CallbackQuery),
     responses(
         (status = 302, description = "To the next step."),
         ErrorPages<{ statuses(&[400, 410, 500, 503]) }>,
@@ -216,12 +166,11 @@ pub(crate) fn open_sealed_form(app: &App, sealed: &str) -> Option<String> {
 )]
 async fn callback(
     State(app): State<AppState>,
-    PageQuery(CallbackQuery { form }): PageQuery<CallbackQuery>,
+    PageQuery(parameters): PageQuery<CallbackQuery>,
     RawQuery(query): RawQuery,
     visit: Visit,
 ) -> Response {
-    let form = form.and_then(|sealed| open_sealed_form(&app, &sealed));
-    let answer = AuthorizationResponse::parse(&form.or(query).unwrap_or_default());
+    let answer = parameters.answer(&app, query);
     let Some(state) = answer.state() else {
         return visit.error_of(
             ErrorPage::BadRequest,
@@ -267,13 +216,8 @@ async fn callback(
     let exchanged = app.exchanges.share(&state, || {
         let (app, trace) = (Arc::clone(&app), visit.trace.clone());
         async move {
-            let name = handover_name(attempt.state());
-            let exchanged = exchange(&app, &trace, session, attempt, answer, required).await;
-            if app.settings.store.url.is_some() {
-                let result = exchanged.clone();
-                tokio::spawn(async move { result.leave(&app, &trace, name).await });
-            }
-            exchanged
+            let exchange = |attempt| exchange(&app, &trace, session, attempt, answer, required);
+            exchange_once(&app, &trace, attempt, exchange).await
         }
     });
     let identity = match exchanged.await {

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use crate::http::dialog::callback::{open_sealed_form, see_sealed_form};
+pub(crate) use crate::http::dialog::callback::{CallbackQuery, see_sealed_form};
 pub(crate) use crate::http::dialog::cookie::{Handle, MAX_DIALOGS};
 pub(crate) use crate::http::dialog::policy::Policy;
 

@@ -18,10 +18,11 @@ use crate::{
     http::{
         App, AppState, cookies,
         dialog::{
-            DIALOG_TTL, Handle, MAX_DIALOGS, found, new_reference, open_sealed_form, page_of,
+            CallbackQuery, DIALOG_TTL, Handle, MAX_DIALOGS, found, new_reference, page_of,
             see_sealed_form,
         },
         error::Problem,
+        exchange_handover::exchange_once,
         exchanges::CodeExchange,
         extract::{LimitedBody, Query},
         meet::{CSRF_TTL, Detail, Meet, NOT_LOGGED_IN, UNAVAILABLE, csrf, set_cookie},
@@ -60,13 +61,6 @@ pub(super) struct AuthenticateQuery {
     #[serde(rename = "returnTo")]
     return_to: Option<String>,
     silent: Option<String>,
-}
-
-/// The query of the callback, beside what the provider sends.
-#[derive(Deserialize)]
-pub(super) struct CallbackQuery {
-    /// What [`callback_form`] sealed.
-    form: Option<String>,
 }
 
 /// The query of `logout`.
@@ -229,13 +223,7 @@ pub(super) async fn callback_form(
     get,
     path = paths::MEET_CALLBACK,
     tag = openapi_tags::MEET,
-    params(
-        ("state" = Option<String>, Query, description = "As sent to the provider."),
-        ("code" = Option<String>, Query, description = "The authorization code."),
-        ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)."),
-        ("error" = Option<String>, Query, description = "Why the provider sends no code."),
-        ("error_description" = Option<String>, Query, description = "The same for people."),
-    ),
+    params(CallbackQuery),
     responses(
         (status = 302, description = "To `returnTo`, or to the error page."),
         ErrorPages<{ statuses(&[400]) }>,
@@ -245,13 +233,12 @@ pub(super) async fn callback_form(
 pub(super) async fn callback(
     State(app): State<AppState>,
     trace: Trace,
-    Query(CallbackQuery { form }): Query<CallbackQuery>,
+    Query(parameters): Query<CallbackQuery>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Detail> {
     let meet = app.meet()?;
-    let form = form.and_then(|sealed| open_sealed_form(&app, &sealed));
-    let answer = AuthorizationResponse::parse(&form.or(query).unwrap_or_default());
+    let answer = parameters.answer(&app, query);
     let refused = |page| app.error_page(&trace, &headers, StatusCode::BAD_REQUEST, page);
     let Some(state) = answer.state().map(str::to_owned) else {
         return Ok(refused(ErrorPage::BadRequest));
@@ -268,7 +255,10 @@ pub(super) async fn callback(
     };
     let exchanged = meet.exchanges.share(&state, || {
         let (app, trace) = (Arc::clone(&app), trace.clone());
-        async move { exchange(&app, &trace, attempt, answer, silent).await }
+        async move {
+            let exchange = |attempt| exchange(&app, &trace, attempt, answer, silent);
+            exchange_once(&app, &trace, attempt, exchange).await
+        }
     });
     let identity = match exchanged.await {
         CodeExchange::Identity(identity) => identity,
@@ -302,14 +292,6 @@ async fn exchange(
     answer: AuthorizationResponse,
     silent: bool,
 ) -> CodeExchange {
-    match app.use_state_once(trace, &attempt).await {
-        Ok(true) => {}
-        Ok(false) => return CodeExchange::Elsewhere,
-        Err(error) => {
-            tracing::warn!(%error, "callback deferred");
-            return CodeExchange::Unavailable;
-        }
-    }
     let login = app.login.in_trace(trace);
     match login.finish_at(&app.public(paths::MEET_CALLBACK), attempt, answer).await {
         Ok(identity) => CodeExchange::Identity(Arc::new(identity)),
