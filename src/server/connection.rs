@@ -1,8 +1,9 @@
 //! An accepted connection and its limits.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use axum::Router;
+use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::server::connection_slots::ConnectionSlot;
@@ -15,6 +16,9 @@ pub(crate) struct ConnectionLimits {
     /// Time for a request head to arrive, and for the next one on an idle connection.
     pub(crate) header_timeout: Duration,
 }
+
+/// Bytes that were read already, in the pieces in which they came.
+pub(crate) type Segments = VecDeque<Bytes>;
 
 /// An accepted connection.
 pub(crate) struct Connection {

@@ -1,7 +1,6 @@
 //! Serves a connection with hyper, HTTP/1.1 or HTTP/2.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::{Mutex, PoisonError},
@@ -15,7 +14,6 @@ use ::hyper::{
     service::service_fn,
 };
 use axum::{body::Body, extract::ConnectInfo};
-use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +22,7 @@ use tower::ServiceExt as _;
 use crate::{
     http::{MAX_FIELDS, MAX_HEAD},
     server::{
-        connection::Connection,
+        connection::{Connection, Segments},
         requests::{Abandoned, Requests},
         socket::ClientSocket,
     },
@@ -42,20 +40,17 @@ pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The version that a connection speaks from its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
+pub(crate) enum HttpVersion {
     /// HTTP/1.1, or malformed.
     Http1,
     /// HTTP/2, by ALPN or with prior knowledge.
     Http2,
 }
 
-/// Bytes that were read already, in the pieces in which they came.
-pub(crate) type Segments = VecDeque<Bytes>;
-
 /// The beginning of a connection: what was read already, and the response to the first request where
 /// there is one.
 pub(crate) struct Begun {
-    pub(crate) protocol: Protocol,
+    pub(crate) version: HttpVersion,
     pub(crate) read: Segments,
     pub(crate) response: Option<Response<Body>>,
 }
@@ -69,7 +64,7 @@ where
     let Connection { peer, router, limits, slot, shutdown, tracker: _ } = connection;
     let header_timeout = limits.header_timeout;
     let requests = Requests::new();
-    let Begun { protocol, read, response } = begun;
+    let Begun { version, read, response } = begun;
     let socket = ClientSocket::new(read, socket, requests.clone(), slot, shutdown.clone());
     let (opened, first) = (requests.clone(), Mutex::new(response));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -94,8 +89,8 @@ where
     let (io, until) = (TokioIo::new(socket), Until { requests, header_timeout, shutdown });
     // Which of the two is known already; where hyper finds out, it parses what it has looked at apart
     // from the rest.
-    let served = match protocol {
-        Protocol::Http1 => {
+    let served = match version {
+        HttpVersion::Http1 => {
             let mut builder = http1::Builder::new();
             builder
                 .timer(TokioTimer::new())
@@ -105,7 +100,7 @@ where
             let connection = builder.serve_connection(io, service).with_upgrades();
             drive(connection, http1::UpgradeableConnection::graceful_shutdown, until).await
         }
-        Protocol::Http2 => {
+        HttpVersion::Http2 => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())

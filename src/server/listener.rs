@@ -8,11 +8,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     server::{
-        connection::{Connection, ConnectionLimits},
+        connection::{Connection, ConnectionLimits, Segments},
         connection_slots::ConnectionSlots,
         direct_write::NetworkStream,
         error::AppError,
-        hyper::{self, Begun, Protocol, Segments},
+        hyper::{self, Begun, HttpVersion},
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
     },
@@ -107,8 +107,8 @@ async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
     };
     let Some(socket) = handshake.map(Box::new) else { return };
     if socket.get_ref().1.alpn_protocol() == Some(util::tls::HTTP2) {
-        let (protocol, read) = (Protocol::Http2, Segments::new());
-        let begun = Begun { protocol, read, response: None };
+        let (version, read) = (HttpVersion::Http2, Segments::new());
+        let begun = Begun { version, read, response: None };
         Box::pin(hyper::serve(connection, socket, begun)).await;
     } else {
         Box::pin(serve_connection(connection, socket)).await;
@@ -126,8 +126,8 @@ async fn serve_connection<S: NetworkStream>(connection: Connection, mut socket: 
             sse_fast_path::serve(connection, socket, request).await;
         }
         Ok(Ok(FirstRequest::Other(_, read))) if read.is_empty() => {}
-        Ok(Ok(FirstRequest::Other(protocol, read))) => {
-            let begun = Begun { protocol, read, response: None };
+        Ok(Ok(FirstRequest::Other(version, read))) => {
+            let begun = Begun { version, read, response: None };
             Box::pin(hyper::serve(connection, socket, begun)).await;
         }
         Ok(Err(error)) => tracing::trace!(%error, "connection closed before a request"),

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{connection_slots::ConnectionSlot, hyper::Segments, requests::Requests};
+use crate::server::{connection::Segments, connection_slots::ConnectionSlot, requests::Requests};
 
 /// Idle timeout after the server has closed its side.
 const LINGER_IDLE: Duration = Duration::from_secs(2);

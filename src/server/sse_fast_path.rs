@@ -15,9 +15,9 @@ use tower::ServiceExt as _;
 use crate::{
     http::{MAX_FIELDS, addons::streams::sse::Handoff},
     server::{
-        connection::Connection,
+        connection::{Connection, Segments},
         direct_write::{NetworkStream, StreamSocket, chunk},
-        hyper::{self, Begun, HTTP2_PREFACE, MAX_BUFFERED_HEAD, Protocol, Segments},
+        hyper::{self, Begun, HTTP2_PREFACE, HttpVersion, MAX_BUFFERED_HEAD},
     },
 };
 
@@ -26,7 +26,7 @@ pub(crate) enum FirstRequest {
     /// Opens an event stream over HTTP/1.1.
     EventStream(FirstEventStream),
     /// Anything else, or too little to decide: the bytes read so far.
-    Other(Protocol, Segments),
+    Other(HttpVersion, Segments),
 }
 
 /// A first request for an event stream.
@@ -49,7 +49,7 @@ pub(crate) async fn serve<S: NetworkStream>(
     request.extensions_mut().insert(handoff.clone());
     let Ok(response) = connection.router.clone().oneshot(request).await;
     let Some(mut events) = handoff.take() else {
-        let begun = Begun { protocol: Protocol::Http1, read, response: Some(response) };
+        let begun = Begun { version: HttpVersion::Http1, read, response: Some(response) };
         Box::pin(hyper::serve(connection, socket, begun)).await;
         return;
     };
@@ -103,10 +103,10 @@ where
                 FirstRequest::EventStream(FirstEventStream { request, read })
             }
             Classified::Incomplete | Classified::Http1 => {
-                FirstRequest::Other(Protocol::Http1, segments(read.freeze(), &ends))
+                FirstRequest::Other(HttpVersion::Http1, segments(read.freeze(), &ends))
             }
             Classified::Http2 => {
-                FirstRequest::Other(Protocol::Http2, segments(read.freeze(), &ends))
+                FirstRequest::Other(HttpVersion::Http2, segments(read.freeze(), &ends))
             }
         };
         return Ok(first);

@@ -211,6 +211,10 @@ impl Case {
         let end = self.line_end;
         let mut request = format!("{}{} {path} {}{end}", self.prelude, self.method, self.version);
         for field in &self.fields {
+            // Wrong session tokens are limited for all connections together.
+            if self.bound && field.contains("Bearer") && !field.contains("{session_token}") {
+                continue;
+            }
             request.push_str(&field.replace("{session_token}", session_token));
             request.push_str(end);
         }
