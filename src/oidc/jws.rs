@@ -135,6 +135,19 @@ pub(crate) struct Key {
     key: DecodingKey,
 }
 
+/// Base64 in the alphabet and without the padding that RFC 7515 §2 wants; some providers write the
+/// usual one.
+fn unpadded(value: &str) -> String {
+    value.trim_end_matches('=').replace('+', "-").replace('/', "_")
+}
+
+/// A number without leading zero bytes (RFC 7518 §6.3.1.1), which some libraries write as a sign.
+fn unsigned(value: &str) -> Option<String> {
+    let bytes = URL_SAFE_NO_PAD.decode(unpadded(value)).ok()?;
+    let start = bytes.iter().position(|byte| *byte != 0)?;
+    Some(URL_SAFE_NO_PAD.encode(&bytes[start..]))
+}
+
 impl Key {
     /// Reads a JWK; nothing for one that cannot verify a signature of a supported algorithm.
     fn parse(jwk: &Value) -> Option<Self> {
@@ -156,7 +169,15 @@ impl Key {
         // Only what makes the key, so that nothing beside it can be of a wrong type.
         let only = parameters
             .iter()
-            .map(|name| Some(((*name).to_owned(), Value::String(text(name)?))))
+            .map(|name| {
+                let value = text(name)?;
+                let value = match *name {
+                    "n" | "e" => unsigned(&value)?,
+                    "x" | "y" => unpadded(&value),
+                    _ => value,
+                };
+                Some(((*name).to_owned(), Value::String(value)))
+            })
             .collect::<Option<Map<_, _>>>()?;
         let algorithm = match text("alg") {
             Some(name) => Some(algorithm(&name)?),

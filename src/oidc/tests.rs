@@ -1320,3 +1320,129 @@ async fn a_logout_token_is_verified() {
         assert_eq!(error.field.as_deref(), Some(field), "{change}: {error}");
     }
 }
+
+/// Key sets as providers write them, whether or not RFC 7518 would have it.
+#[tokio::test]
+async fn keys_are_found_as_providers_write_them() {
+    let rsa = Key::new(Algorithm::RS256, "k");
+    let plain = serde_json::to_value(&rsa.public).unwrap();
+    let with = |change: Value| {
+        let mut key = plain.clone();
+        key.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        key
+    };
+    let modulus = plain["n"].as_str().unwrap();
+    let bytes = URL_SAFE_NO_PAD.decode(modulus).unwrap();
+    let sign_byte = URL_SAFE_NO_PAD.encode([&[0], &bytes[..]].concat());
+    let padding = ["", "=", "==", "="][modulus.len() * 3 % 4];
+    let other = serde_json::to_value(&Key::new(Algorithm::RS256, "k").public).unwrap();
+    for (name, published, found) in [
+        ("nothing optional", json!([{"kty": "RSA", "n": plain["n"], "e": plain["e"]}]), true),
+        ("a numeric kid", json!([with(json!({"kid": 7}))]), true),
+        ("x5c, x5t", json!([with(json!({"x5c": ["MIIB"], "x5t": 1, "x5u": null}))]), true),
+        ("use, key_ops", json!([with(json!({"use": "sig", "key_ops": ["verify"]}))]), true),
+        ("a sign byte", json!([with(json!({"n": sign_byte}))]), true),
+        ("padding", json!([with(json!({"n": format!("{modulus}{padding}")}))]), true),
+        ("base64", json!([with(json!({"n": STANDARD.encode(&bytes)}))]), true),
+        ("the same kid twice", json!([other, plain, other]), true),
+        (
+            "unknown kinds beside",
+            json!([{"kty": "AKP"}, {}, 1, null, "x", {"kty": "RSA"}, plain]),
+            true,
+        ),
+        (
+            "another curve beside",
+            json!([{"kty": "EC", "crv": "secp256k1", "kid": "k"}, plain]),
+            true,
+        ),
+        ("another kid", json!([with(json!({"kid": "other"}))]), false),
+        ("for encryption", json!([with(json!({"use": "enc"}))]), false),
+        ("of another algorithm", json!([with(json!({"alg": "RS512"}))]), false),
+        ("none", json!([]), false),
+    ] {
+        let fake = Fake::start().await;
+        fake.sign_with(&rsa);
+        fake.set(|behaviour| behaviour.published = published.as_array().unwrap().clone());
+        let result = fake.sign_in().await;
+        assert_eq!(result.is_ok(), found, "{name}: {result:?}");
+        if !found {
+            assert_eq!(wrong_field(&result), Some("kid"), "{name}: {result:?}");
+        }
+    }
+}
+
+/// Bodies and statuses of the token endpoint that say the same in other ways.
+#[tokio::test]
+async fn the_token_endpoints_answer_is_read_as_providers_write_it() {
+    let fake = Fake::start().await;
+    for (name, change, wrong) in [
+        ("other case", json!({"token_type": "BEARER"}), None),
+        ("no type", json!({"token_type": null}), None),
+        ("negative lifetime", json!({"expires_in": -1}), None),
+        ("fraction", json!({"expires_in": 3599.5, "scope": null}), None),
+        ("objects", json!({"scope": {}, "refresh_token": [], "id_token_type": 1}), None),
+        ("MAC", json!({"token_type": "mac"}), Some("token_type")),
+        ("a list", json!({"id_token": ["x"]}), Some("id_token")),
+        ("a number", json!({"access_token": 5}), Some("access_token")),
+        ("empty", json!({"access_token": ""}), Some("access_token")),
+        ("an ID token that is none", json!({"id_token": "opaque"}), None),
+    ] {
+        for (status, mark) in [(StatusCode::OK, "\u{feff}"), (StatusCode::CREATED, "")] {
+            let provider = fake.relying_party();
+            let attempt = fake.begin(&provider).await.unwrap().1;
+            let mut answer = {
+                let behaviour = fake.shared.behaviour.lock().unwrap();
+                let id_token =
+                    behaviour.signer.sign(&Fake::honest_claims(&fake.shared, &behaviour));
+                json!({"access_token": ACCESS_TOKEN, "token_type": "Bearer", "id_token": id_token})
+            };
+            answer.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let body = format!("{mark}{answer}");
+            fake.fault("/token", Fault::Answer(status, body));
+            let query = fake.callback(&attempt, &format!("&iss={}", fake.shared.issuer));
+            let result = provider.finish(attempt, query).await;
+            fake.set(|behaviour| behaviour.claims.remove("nonce"));
+            if name.starts_with("an ID token") {
+                assert!(refused_id_token(&result), "{name}: {result:?}");
+            } else {
+                assert_eq!(result.is_ok(), wrong.is_none(), "{name} {status}: {result:?}");
+                assert_eq!(wrong_field(&result), wrong, "{name} {status}: {result:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn claims_of_other_shapes_are_read_or_named() {
+    let now = Utc::now().timestamp();
+    for (change, wrong) in [
+        (json!({"aud": [CLIENT_ID]}), None),
+        (json!({"aud": [CLIENT_ID, CLIENT_ID]}), None),
+        (json!({"iat": now + 30, "nbf": now + 30}), None),
+        (json!({"iat": format!("{now}.5"), "exp": (now + 300) as f64 + 0.5}), None),
+        (json!({"at_hash": null}), None),
+        (json!({"sid": 7, "acr": [], "amr": {}, "auth_time": "yesterday"}), None),
+        (json!({"email_verified": "TRUE", "name": {"x": 1}, "locale": []}), None),
+        (json!({"sub": ""}), Some("sub")),
+        (json!({"sub": null}), Some("sub")),
+        (json!({"sub": ["subject-1"]}), Some("sub")),
+        (json!({"aud": []}), Some("aud")),
+        (json!({"aud": {"x": CLIENT_ID}}), Some("aud")),
+        (json!({"aud": [CLIENT_ID, 7]}), Some("aud[]")),
+        (json!({"azp": 7}), Some("azp")),
+        (json!({"iss": 7}), Some("iss")),
+        (json!({"iat": "soon"}), Some("iat")),
+        (json!({"iat": null}), Some("iat")),
+        (json!({"exp": true}), Some("exp")),
+        (json!({"nonce": null}), Some("nonce")),
+        (json!({"nonce": 7}), Some("nonce")),
+        (json!({"at_hash": 7}), Some("at_hash")),
+        (json!({"at_hash": "AAAA"}), Some("at_hash")),
+    ] {
+        let fake = Fake::start().await;
+        claims(&fake, change.clone());
+        let result = fake.sign_in().await;
+        assert_eq!(result.is_ok(), wrong.is_none(), "{change}: {result:?}");
+        assert_eq!(wrong_field(&result), wrong, "{change}: {result:?}");
+    }
+}

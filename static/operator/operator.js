@@ -1,6 +1,8 @@
 // Shows the states that /operator/events sends. Everything is set as text, never as markup.
 
 const element = (id) => document.getElementById(id);
+// Without a password that the page's own address may hold.
+const address = (name) => new URL(name, location.origin + location.pathname).href;
 const NAMESPACE = 'http://www.w3.org/2000/svg';
 
 function age(seconds) {
@@ -100,7 +102,7 @@ function show(state) {
 }
 
 function connect() {
-  const events = new EventSource('events');
+  const events = new EventSource(address('events'));
   events.addEventListener('state', ({ data }) => {
     show(JSON.parse(data));
     element('connection').textContent = 'Live.';
@@ -117,7 +119,7 @@ element('end').addEventListener('submit', async (submitted) => {
   submitted.preventDefault();
   const sub = element('sub').value.trim();
   if (!window.confirm(`End every token and login of ${sub}?`)) return;
-  const answer = await fetch('revoke', { method: 'POST', body: new URLSearchParams({ sub }) });
+  const answer = await fetch(address('revoke'), { method: 'POST', body: new URLSearchParams({ sub }) });
   element('result').textContent = answer.ok ? `Everything of ${sub} has ended.` : `Not done: ${await answer.text()}`;
   if (answer.ok) element('end').reset();
 });

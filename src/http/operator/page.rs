@@ -55,6 +55,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 const HTML: &str = include_str!("../../../static/operator/index.html");
 const SCRIPT: &str = include_str!("../../../static/operator/operator.js");
 const STYLE: &str = include_str!("../../../static/operator/operator.css");
+const ICON: &str = include_str!("../../../static/icon.svg");
 
 /// The page and what it needs.
 pub fn router(app: &AppState) -> Router<AppState> {
@@ -67,6 +68,7 @@ pub fn router(app: &AppState) -> Router<AppState> {
         .route(paths::OPERATOR, file("text/html; charset=utf-8", HTML))
         .route(&path("operator.js"), file("text/javascript; charset=utf-8", SCRIPT))
         .route(&path("operator.css"), file("text/css; charset=utf-8", STYLE))
+        .route(&path("icon.svg"), file("image/svg+xml", ICON))
         .route(&path("events"), get(async move |State(app): State<AppState>| events(app, watchers)))
         .route(&path("revoke"), post(revoke))
         .layer(from_fn_with_state(Arc::clone(app), admit))
