@@ -21,7 +21,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -109,6 +109,14 @@ impl Standing {
         self.refused_until.max(self.known_until).max(self.guessed_until)
     }
 }
+
+/// Pauses before an attempt is taken back again where the store was unavailable.
+const TAKE_BACK_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
 
 /// The result of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,6 +326,17 @@ async fn count(
     )
 }
 
+/// Takes an attempt back once the store is available again, while it still counts.
+async fn take_back_later(store: Arc<dyn Store>, guessed: Guessed, network: Network) {
+    for pause in TAKE_BACK_PAUSES {
+        tokio::time::sleep(pause).await;
+        if count(&*store, guessed, network, -1).await.is_ok() {
+            return;
+        }
+    }
+    tracing::debug!("an attempt stays counted for a minute");
+}
+
 /// An attempt to present a secret.
 #[must_use]
 pub struct Attempt<'a> {
@@ -442,8 +461,10 @@ impl<'a> Attempt<'a> {
             return;
         }
         let (store, network) = (self.app.relay.store(), Network::of(self.address));
-        if let Err(error) = count(&**store, self.guessed, network, -1).await {
-            tracing::debug!(%error, "an attempt stays counted for a minute");
+        if count(&**store, self.guessed, network, -1).await.is_err() {
+            // Otherwise the people of one address who try again after the store was unavailable would
+            // be refused for attempts that were none.
+            tokio::spawn(take_back_later(Arc::clone(store), self.guessed, network));
         }
     }
 

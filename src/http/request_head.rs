@@ -81,9 +81,13 @@ pub fn check<B>(request: &Request<B>) -> Result<(), HeadError> {
 /// `uri-host [ ":" port ]`; empty where the target has no authority.
 fn is_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<Authority>() else { return text.is_empty() };
-    let port = text.strip_prefix(authority.host()).unwrap_or(text);
+    let host = authority.host();
+    let port = text.strip_prefix(host).unwrap_or(text);
     port.is_empty()
-        || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+        || !host.is_empty()
+            && port
+                .strip_prefix(':')
+                .is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Bytes of the head in HTTP/1.1, without optional whitespace.

@@ -161,8 +161,11 @@ async fn five_hundred_sign_ins_across_three_instances_arrive_once_each() {
 
 /// Signs in by the code. While the relay answers that it is unavailable, the person tries the page
 /// again, or the link where a form was refused.
-async fn sign_in_with_retries(url: &str, session: &Value, attempts: usize) -> Page {
-    let browser = Browser::default();
+/// The person has an address of their own, since the codes that one address may try are limited.
+async fn sign_in_with_retries(url: &str, session: &Value, person: usize, attempts: usize) -> Page {
+    let address = [127, 0, 4, u8::try_from(1 + person % 250).unwrap()];
+    let browser =
+        Browser::with(reqwest::Client::builder().local_address(std::net::IpAddr::from(address)));
     let mut page = browser.to_login_at(url, session).await;
     for _ in 0..attempts {
         if !page.status.is_server_error() {
@@ -214,7 +217,7 @@ async fn redis_killed_among_two_hundred_streams_loses_no_login_silently() {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(10 * number as u64)).await;
             // The person tries again when the page says so.
-            let page = sign_in_with_retries(&url, &session, 10).await;
+            let page = sign_in_with_retries(&url, &session, number, 10).await;
             page.url.path() == "/addons/success"
         })
     });
@@ -401,7 +404,7 @@ async fn a_killed_cluster_primary_is_replaced_and_every_stream_gets_its_token() 
     for (session, wait) in waits {
         // The person tries again until the replica has taken over.
         let url = at(&second, text(&session, "transit_url"));
-        let page = sign_in_with_retries(&url, &session, 60).await;
+        let page = sign_in_with_retries(&url, &session, 0, 60).await;
         assert_eq!(page.url.path(), "/addons/success", "{}", page.status);
         assert_eq!(text(&wait.await.unwrap().unwrap(), "state"), "authenticated");
         arrived += 1;
