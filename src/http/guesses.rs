@@ -391,7 +391,7 @@ impl<'a> Attempt<'a> {
         Self { client, ..Self::new(app, guessed, address, None) }
     }
 
-    /// Refuses the attempt before the secret is looked at, see [`GuessLimiter::admit`].
+    /// Refuses the attempt before the secret is looked at, see `GuessLimiter::admit`.
     ///
     /// # Errors
     /// [`Problem::TooManyGuesses`].

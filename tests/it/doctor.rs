@@ -239,7 +239,8 @@ async fn nothing_is_found_where_the_proxy_is_right() {
         // Nothing stays open: a stream that was held has ended, and its session.
         let metrics = client().get(format!("{}/metrics", deployment._relay.url)).send().await;
         let metrics = metrics.unwrap().text().await.unwrap();
-        assert!(metrics.contains("token_relay_streams_open{transport=\"Sse\"} 0\n"), "{metrics}");
+        let open = "token_relay_streams_open{transport=\"Sse\",client=\"addons\"} 0\n";
+        assert!(metrics.contains(open), "{metrics}");
         let cancelled = "token_relay_session_transitions_total{state=\"cancelled\"} 3\n";
         assert!(metrics.contains("created_total{client=\"addons\"} 3\n"), "{metrics}");
         assert!(metrics.contains(cancelled), "{metrics}");

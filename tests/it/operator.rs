@@ -70,7 +70,9 @@ fn ordered(samples: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
         }
         None => series,
     };
-    samples.into_iter().map(|(series, value)| (order(series), value)).collect()
+    // JSON is read with an error in the last digit of a sum.
+    let rounded = |value: f64| format!("{value:.12e}").parse().unwrap();
+    samples.into_iter().map(|(series, value)| (order(series), rounded(value))).collect()
 }
 
 async fn create(relay: &Process) -> Value {
