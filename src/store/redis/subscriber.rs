@@ -6,7 +6,8 @@
 //! a session that was left and joined again in the meantime costs nothing.
 //!
 //! `fred` answers `SUBSCRIBE` as soon as it is written, hence the `PING` after each batch: its
-//! answer follows those of the batch. It answers `SSUBSCRIBE` when the server confirms, but takes
+//! answer follows those of the batch. An error it matches to another command or to none, hence the
+//! message that [`Task::probe`] waits for on each new connection. It answers `SSUBSCRIBE` when the server confirms, but takes
 //! one channel per command; there many commands are in flight instead. It does not report that a
 //! slot moved (the server then drops the subscription), hence the regular check of the slot map.
 
@@ -17,14 +18,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::{Client, SubscriberClient};
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, ClusterInterface, EventInterface, PubsubInterface};
 use fred::types::config::{Options, Server};
 use fred::types::{Message, Value};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -47,6 +48,9 @@ const MAP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval between two pings on a connection that may receive nothing for hours.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Pause between two messages that try whether subscriptions receive.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Pause before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -134,6 +138,7 @@ impl Subscriber {
         let task = Task {
             cluster: plan.is_cluster(),
             plan,
+            commands: commands.clone(),
             names,
             notifier,
             timeout,
@@ -208,6 +213,8 @@ struct Connection {
     errors: Receiver<(Error, Option<Server>)>,
     /// Reports that messages were lost within this process.
     lagged: mpsc::Receiver<()>,
+    /// Notified of each message on the channel of the health check.
+    probed: Arc<Notify>,
     _driver: AbortOnDropHandle<()>,
     _messages: AbortOnDropHandle<()>,
 }
@@ -218,14 +225,21 @@ impl Connection {
         // Before connecting, so that the first event is not missed.
         let (reconnects, errors) = (client.reconnect_rx(), client.error_rx());
         let (lag, lagged) = mpsc::channel(1);
-        let messages =
-            tokio::spawn(forward(client.message_rx(), names.clone(), Arc::clone(notifier), lag));
+        let probed = Arc::new(Notify::new());
+        let messages = tokio::spawn(forward(
+            client.message_rx(),
+            names.clone(),
+            Arc::clone(notifier),
+            Arc::clone(&probed),
+            lag,
+        ));
         let driver = tokio::spawn(keep_connected(client.to_client()));
         Ok(Self {
             client,
             reconnects,
             errors,
             lagged,
+            probed,
             _driver: AbortOnDropHandle::new(driver),
             _messages: AbortOnDropHandle::new(messages),
         })
@@ -247,12 +261,16 @@ async fn forward(
     mut messages: Receiver<Message>,
     names: Names,
     notifier: Arc<dyn Notifier>,
+    probed: Arc<Notify>,
     lag: mpsc::Sender<()>,
 ) {
     loop {
         match messages.recv().await {
             Ok(message) => {
-                let Some(key) = names.session_of(&message.channel) else { continue };
+                let Some(key) = names.session_of(&message.channel) else {
+                    probed.notify_one();
+                    continue;
+                };
                 let payload = match message.value {
                     Value::Bytes(bytes) => bytes,
                     Value::String(text) => text.into_inner(),
@@ -271,6 +289,8 @@ async fn forward(
 
 struct Task {
     plan: Plan,
+    /// Publishes the messages of [`Self::probe`].
+    commands: Client,
     cluster: bool,
     names: Names,
     notifier: Arc<dyn Notifier>,
@@ -387,17 +407,48 @@ impl Task {
         Ok(())
     }
 
-    /// Subscribes to the channel of the health check and leaves it, so that a missing right shows
-    /// before a session needs it.
+    /// Receives a message on the channel of the health check, so that a missing right shows before
+    /// a session needs it.
     async fn probe(&self) -> Result<(), Error> {
         let (client, name) = (&self.connection.client, self.names.probe_channel());
         if self.cluster {
             client.ssubscribe(name.clone()).await?;
-            client.sunsubscribe(name).await
         } else {
             client.subscribe(name.clone()).await?;
-            client.unsubscribe(name).await
         }
+        let mut refused = None;
+        let received = async {
+            // The subscription may come into force after the first message, and the connection that
+            // publishes may be established after this one.
+            loop {
+                if let Err(error) = self.publish_probe(name.clone()).await {
+                    refused = Some(error);
+                }
+                let received = self.connection.probed.notified();
+                if tokio::time::timeout(PROBE_PAUSE, received).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(self.timeout, received).await.is_err() {
+            let silent = || {
+                let reason = "a subscription received nothing; is SUBSCRIBE or SSUBSCRIBE allowed?";
+                Error::new(ErrorKind::Unknown, reason)
+            };
+            return Err(refused.unwrap_or_else(silent));
+        }
+        if self.cluster { client.sunsubscribe(name).await } else { client.unsubscribe(name).await }
+    }
+
+    async fn publish_probe(&self, name: String) -> Result<(), Error> {
+        let options =
+            Options { timeout: Some(self.timeout), fail_fast: true, ..Options::default() };
+        let client = self.commands.with_options(&options);
+        let _: Value = match self.cluster {
+            true => client.spublish(name, "").await?,
+            false => client.publish(name, "").await?,
+        };
+        Ok(())
     }
 
     /// Subscribes and marks the channels as confirmed.
