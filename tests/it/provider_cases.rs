@@ -318,6 +318,39 @@ async fn the_reference_on_an_error_page_finds_cause_and_session() {
     }
 }
 
+/// ProConnect's codes live for 30 seconds; a browser that sleeps meanwhile brings them too late.
+#[tokio::test]
+async fn a_code_that_has_expired_is_named_and_the_person_starts_again() {
+    let provider = OidcProvider::configured(&json!({
+        "configuration": "short_code", "secret": "a secret of the tests alone",
+    }));
+    let relay = provider.relay(&[]).await;
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    let token = text(&session, "session_token").to_owned();
+    let mut events = Events::open(text(&session, "events_url"), Some(&token)).await;
+    let browser = Browser::default();
+    let login = browser.to_login(&session).await;
+    let callback = to_callback(&browser, &login, "alice").await;
+    // The lifetime of the code, and the second to which the provider rounds.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let page = browser.open(&callback).await;
+    assert_eq!(page.url.path(), "/addons/error", "{:?}", page.trail);
+    logged_with_reference(&relay, &page, &["invalid_grant", "expired", "token endpoint"]).await;
+    let event = events.next().await.unwrap();
+    assert_eq!((event.name.as_str(), text(&event.data, "error")), ("failed", "server_error"));
+    // Reloading the page asks the provider no second time.
+    let again = browser.open(&callback).await;
+    assert!(again.status.is_client_error(), "{} {}", again.status, again.body);
+    assert_eq!(provider.seen("/token").await.len(), 1);
+    // The person begins again from the add-in.
+    let session = create(&relay.url, Some(json!({"bind": true}))).await;
+    let token = text(&session, "session_token").to_owned();
+    let mut events = Events::open(text(&session, "events_url"), Some(&token)).await;
+    let page = browser.open(text(&session, "transit_url")).await;
+    assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
+    assert_eq!(events.next().await.unwrap().name, "authenticated");
+}
+
 #[tokio::test]
 async fn what_client_and_session_ask_for_reaches_the_provider() {
     let provider = OidcProvider::start();

@@ -58,6 +58,10 @@ export const configurations = {
     client: { userinfo_signed_response_alg: 'RS256' },
     provider: { features: { jwtUserinfo: { enabled: true } } },
   },
+  short_code: {
+    client: { token_endpoint_auth_method: 'client_secret_basic' },
+    provider: { ttl: { AuthorizationCode: 1, AccessToken: 60 } },
+  },
   proconnect: proconnect('RS256'),
   proconnect_es256: { ...proconnect('ES256'), key: ['ec', { namedCurve: 'P-256' }, 'ES256'] },
   proconnect_hs256: proconnect('HS256'),
