@@ -345,8 +345,15 @@ fn compare(
             let mut answers = Vec::new();
             for pause in PAUSES {
                 let (first, later) = tokio::join!(
-                    async { case.answer(relay, relay.connect().await, pause).await },
-                    async { case.answer(relay, relay.connect_used().await, pause).await },
+                    async { case.answer(relay, relay.connect_from_elsewhere().await, pause).await },
+                    async {
+                        case.answer(
+                            relay,
+                            Relay::used(relay.connect_from_elsewhere().await).await,
+                            pause,
+                        )
+                        .await
+                    },
                 );
                 if first == later {
                     let status = first.0.lines().next().unwrap_or("none").to_owned();

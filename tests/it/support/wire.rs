@@ -108,9 +108,29 @@ impl Relay {
         Wire { socket, received: Vec::new() }
     }
 
+    /// A new connection over TCP from an address that no other has, since wrong secrets are limited
+    /// by address.
+    pub async fn connect_from_elsewhere(&self) -> Wire {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        if self.certificates.is_some() {
+            return self.connect().await;
+        }
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let from = std::net::Ipv4Addr::from_bits(0x7f07_0000 + number);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let socket = socket.connect(self.address()).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        Wire { socket: Box::new(socket), received: Vec::new() }
+    }
+
     /// A new connection on which a request has been answered already.
     pub async fn connect_used(&self) -> Wire {
-        let mut wire = self.connect().await;
+        Self::used(self.connect().await).await
+    }
+
+    /// Uses a connection for a request.
+    pub async fn used(mut wire: Wire) -> Wire {
         wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert_eq!(wire.answer().await.unwrap().status, 200);
         wire
