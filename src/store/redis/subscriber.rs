@@ -7,9 +7,10 @@
 //!
 //! `fred` answers `SUBSCRIBE` as soon as it is written, hence the `PING` after each batch: its
 //! answer follows those of the batch. An error it matches to another command or to none, hence the
-//! message that [`Task::probe`] waits for on each new connection. It answers `SSUBSCRIBE` when the server confirms, but takes
-//! one channel per command; there many commands are in flight instead. It does not report that a
-//! slot moved (the server then drops the subscription), hence the regular check of the slot map.
+//! message that [`Task::probe`] waits for on each new connection. It answers `SSUBSCRIBE` when the
+//! server confirms, but takes one channel per command; there many commands are in flight instead. It
+//! does not report that a slot moved (the server then drops the subscription), hence the regular
+//! check of the slot map.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -268,7 +269,7 @@ async fn forward(
         match messages.recv().await {
             Ok(message) => {
                 let Some(key) = names.session_of(&message.channel) else {
-                    probed.notify_one();
+                    probed.notify_waiters();
                     continue;
                 };
                 let payload = match message.value {
@@ -417,6 +418,8 @@ impl Task {
             client.subscribe(name.clone()).await?;
         }
         let mut refused = None;
+        // From now on: a message of an earlier probe shows nothing.
+        let mut message = std::pin::pin!(self.connection.probed.notified());
         let received = async {
             // The subscription may come into force after the first message, and the connection that
             // publishes may be established after this one.
@@ -424,8 +427,7 @@ impl Task {
                 if let Err(error) = self.publish_probe(name.clone()).await {
                     refused = Some(error);
                 }
-                let received = self.connection.probed.notified();
-                if tokio::time::timeout(PROBE_PAUSE, received).await.is_ok() {
+                if tokio::time::timeout(PROBE_PAUSE, message.as_mut()).await.is_ok() {
                     return;
                 }
             }
