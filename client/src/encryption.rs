@@ -134,7 +134,7 @@ impl DecryptionKey {
         }
         let theirs = PublicKey::from_sec1_bytes(&[&[4], &x[..], &y[..]].concat()).ok()?;
         let secret = self.0.diffie_hellman(&theirs);
-        let key = derive(secret.raw_secret_bytes(), "A256GCM", b"", session.as_ref(), 256);
+        let key = concat_kdf(secret.raw_secret_bytes(), "A256GCM", b"", session.as_ref(), 256);
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).ok()?);
         let nonce = Nonce::try_assume_unique_for_key(&decode(nonce)?).ok()?;
         let mut content = Zeroizing::new(decode(text)?);
@@ -146,8 +146,8 @@ impl DecryptionKey {
 }
 
 /// The Concat KDF (NIST SP 800-56A §5.8.1) as RFC 7518 §4.6.2 profiles it, in one round of SHA-256: the
-/// first `bits` of it are the key.
-fn derive(
+/// first `bits` of it are the key. `producer` and `recipient` are `apu` and `apv`, decoded.
+pub fn concat_kdf(
     secret: &[u8],
     algorithm: &str,
     producer: &[u8],
@@ -158,6 +158,7 @@ fn derive(
     hash.update(&1u32.to_be_bytes());
     hash.update(secret);
     for part in [algorithm.as_bytes(), producer, recipient] {
+        // Parts are short: constants, and the key of a session.
         hash.update(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -188,7 +189,7 @@ mod tests {
         );
         let alice = PublicKey::from_sec1_bytes(&[&[4], &x[..], &y[..]].concat()).unwrap();
         let secret = bob.0.diffie_hellman(&alice);
-        let derived = derive(secret.raw_secret_bytes(), "A128GCM", b"Alice", b"Bob", 128);
+        let derived = concat_kdf(secret.raw_secret_bytes(), "A128GCM", b"Alice", b"Bob", 128);
         assert_eq!(URL_SAFE_NO_PAD.encode(&derived[..16]), "VqqN6vgjbSBcIijNcacQGg");
     }
 

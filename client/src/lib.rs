@@ -35,6 +35,7 @@ mod pending;
 pub use crate::{
     checks::{is_secure, printable},
     client::{Client, SignIn},
+    encryption::concat_kdf,
     error::ClientError,
     pending::{PendingSignIn, PrivateKey, SavedSignIn},
 };

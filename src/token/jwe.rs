@@ -5,11 +5,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
-    digest,
     error::Unspecified,
     rand::SystemRandom,
 };
-use zeroize::Zeroizing;
+use token_relay_client::concat_kdf;
 
 use crate::{
     session::{EncryptionKey, InvalidEncryptionKey},
@@ -68,7 +67,7 @@ pub fn encrypt(
     let mut text = encode(header.to_string().as_bytes());
     let point = UnparsedPublicKey::new(&ECDH_P256, key.point());
     let content_key = agree_ephemeral(own, &point, |secret| {
-        derive(secret, ENCRYPTION, b"", recipient, KEY_BITS)
+        concat_kdf(secret, ENCRYPTION, b"", recipient, KEY_BITS)
     })?;
     let content_key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*content_key)?);
     let nonce = random_bytes::<NONCE_LEN>();
@@ -86,29 +85,6 @@ pub fn encrypt(
         text.push_str(end);
     }
     Ok(text)
-}
-
-/// The Concat KDF (NIST SP 800-56A §5.8.1) as RFC 7518 §4.6.2 profiles it, in one round of SHA-256: the
-/// first `bits` of it are the key.
-fn derive(
-    secret: &[u8],
-    algorithm: &str,
-    producer: &[u8],
-    recipient: &[u8],
-    bits: u32,
-) -> Zeroizing<[u8; digest::SHA256_OUTPUT_LEN]> {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    hash.update(&1u32.to_be_bytes());
-    hash.update(secret);
-    for part in [algorithm.as_bytes(), producer, recipient] {
-        // Parts are short: constants, and the key of a session.
-        hash.update(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-        hash.update(part);
-    }
-    hash.update(&bits.to_be_bytes());
-    let mut key = Zeroizing::new([0; digest::SHA256_OUTPUT_LEN]);
-    key.copy_from_slice(hash.finish().as_ref());
-    key
 }
 
 #[cfg(test)]
@@ -138,7 +114,7 @@ mod tests {
             158, 86, 217, 29, 129, 113, 53, 211, 114, 131, 66, 131, 191, 132, 38, 156, 251, 49,
             110, 163, 218, 128, 106, 72, 246, 218, 167, 121, 140, 254, 144, 196,
         ];
-        let derived = derive(&secret, "A128GCM", b"Alice", b"Bob", 128);
+        let derived = concat_kdf(&secret, "A128GCM", b"Alice", b"Bob", 128);
         assert_eq!(URL_SAFE_NO_PAD.encode(&derived[..16]), "VqqN6vgjbSBcIijNcacQGg");
     }
 
