@@ -164,6 +164,11 @@ impl Allowance {
     fn standings(&self) -> MutexGuard<'_, HashMap<Network, Standing>> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Until when addresses that are not known are refused.
+    fn refused_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.refused_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The allowances for every kind of secret.
@@ -189,9 +194,7 @@ impl GuessLimiter {
     fn admit(&self, guessed: Guessed, address: IpAddr) -> Result<(), Problem> {
         let Some(allowance) = self.allowances.get(&guessed) else { return Ok(()) };
         let now = Instant::now();
-        let standing =
-            allowance.standings().get(&Network::of(address)).copied().unwrap_or_default();
-        let in_all = *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let (standing, in_all) = (self.standing(guessed, address), *allowance.refused_until());
         let is_known = standing.known_until.is_some_and(|until| until > now);
         let refused_until =
             standing.refused_until.max(if is_known { None } else { in_all }).filter(|at| *at > now);
@@ -201,22 +204,22 @@ impl GuessLimiter {
         }
     }
 
+    /// What is recorded of the address.
+    fn standing(&self, guessed: Guessed, address: IpAddr) -> Standing {
+        let allowance = self.allowances.get(&guessed);
+        allowance
+            .and_then(|allowance| allowance.standings().get(&Network::of(address)).copied())
+            .unwrap_or_default()
+    }
+
     /// Whether the address presented a right secret of this kind in the last hour.
     fn knows(&self, guessed: Guessed, address: IpAddr) -> bool {
-        let standing = self
-            .allowances
-            .get(&guessed)
-            .and_then(|allowance| allowance.standings().get(&Network::of(address)).copied());
-        standing.is_some_and(|standing| standing.known_until > Some(Instant::now()))
+        self.standing(guessed, address).known_until > Some(Instant::now())
     }
 
     /// Whether the address presented a wrong secret of this kind here in the last minute.
     fn has_guessed(&self, guessed: Guessed, address: IpAddr) -> bool {
-        let standing = self
-            .allowances
-            .get(&guessed)
-            .and_then(|allowance| allowance.standings().get(&Network::of(address)).copied());
-        standing.is_some_and(|standing| standing.guessed_until > Some(Instant::now()))
+        self.standing(guessed, address).guessed_until > Some(Instant::now())
     }
 
     /// Marks an address that is known and has not guessed as if it had; `None` for any other.
@@ -244,8 +247,7 @@ impl GuessLimiter {
         let Some(allowance) = self.allowances.get(&guessed) else { return Verdict::Wrong };
         let (network, now) = (Network::of(address), Instant::now());
         if let Err(wait) = allowance.in_all.check().map_err(|not_until| wait(&not_until)) {
-            *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(now + wait);
+            *allowance.refused_until() = Some(now + wait);
         }
         let Err(wait) =
             allowance.by_network.check_key(&network).map_err(|not_until| wait(&not_until))
@@ -278,8 +280,7 @@ impl GuessLimiter {
         let (by_network, in_all) = count(store, guessed, network, 1).await?;
         let now = Instant::now();
         if in_all >= i64::from(guessed.in_all().get()) {
-            *allowance.refused_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(now + WINDOW);
+            *allowance.refused_until() = Some(now + WINDOW);
         }
         let allowed = i64::from(Guessed::BY_ADDRESS.get());
         if by_network > allowed {
