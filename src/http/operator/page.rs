@@ -33,6 +33,7 @@ use crate::{
     api::paths,
     http::{
         AppState,
+        error::Problem,
         extract::ClientBasic,
         guesses::{Attempt, Guessed},
         middleware::ClientAddress,
@@ -40,6 +41,7 @@ use crate::{
     oidc::ProviderStatus,
     session::Digest,
     telemetry::Trace,
+    util::clock::UnixTime,
 };
 
 /// Interval between two states on the page.
@@ -98,10 +100,9 @@ async fn admit(
                     if is_right {
                         attempt.right().await.err().map(IntoResponse::into_response)
                     } else {
-                        let wrong = crate::http::error::Problem::InvalidClient;
                         // Its answer would name another way to authenticate.
-                        Some(match attempt.wrong(wrong).await {
-                            crate::http::error::Problem::InvalidClient => unauthorized(),
+                        Some(match attempt.wrong(Problem::InvalidClient).await {
+                            Problem::InvalidClient => unauthorized(),
                             limited => limited.into_response(),
                         })
                     }
@@ -184,7 +185,7 @@ async fn revoke(
     }
     match app.end_account(&trace, form.sub.trim(), "operator").await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => crate::http::error::Problem::from(error).into_response(),
+        Err(error) => Problem::from(error).into_response(),
     }
 }
 
@@ -229,12 +230,12 @@ async fn state(app: &AppState) -> Value {
         ProviderStatus::Outdated(reason) => ("discovered, but not reached lately", Some(reason)),
         ProviderStatus::Failed(reason) => ("discovery failed", Some(reason)),
     };
-    let keys: Vec<_> = app.signing_keys.jwks().keys.iter().map(|key| json!(key)).collect();
-    let key_ids: Vec<_> = keys.iter().filter_map(|key| key["kid"].as_str()).collect();
+    let jwks = app.signing_keys.jwks();
+    let key_ids: Vec<_> = jwks.keys.iter().filter_map(|key| key.common.key_id.as_ref()).collect();
     let may_revoke = app.settings.server.operator_token.is_some();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "now": crate::util::clock::UnixTime::now().as_secs(),
+        "now": UnixTime::now().as_secs(),
         "started_at": app.recent.started_at.as_secs(),
         "samples": samples(&text),
         "logins_last_hour": app.metrics.logins_last_hour(),
