@@ -51,13 +51,7 @@ fn missing_and_wrong_settings_are_named_and_end_with_2() {
 fn a_redis_url_that_cannot_be_used_ends_with_2() {
     for url in ["redis://:confidential@localhost:port", "redis-sentinel://:confidential@localhost"]
     {
-        let shared = [
-            ("TOKEN_RELAY_REDIS_URL", url),
-            ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-            ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-            ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-            ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-        ];
+        let shared = crate::support::shared(url);
         for command in ["serve", "check-config"] {
             let output = run(&[command], &[&PROVIDER[..], &shared].concat());
             assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -2,7 +2,7 @@
 //! is broken in one way is found to be broken in just that way, with the line that mends it.
 
 use std::{
-    process::{Child, Command, Output, Stdio},
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -10,24 +10,17 @@ use axum::{body::Body, http::Response};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
-use crate::support::{Process, TIMEOUT, client, free_port, redis, text};
+use crate::support::{Process, Program, TIMEOUT, client, free_port, redis, text};
 
 /// An add-in's origin that the relay allows.
 const ORIGIN: &str = "https://addin.example";
 
 /// A proxy in front of a relay of its own.
 struct Deployment {
-    proxy: Child,
+    proxy: Program,
     directory: redis::Directory,
     url: String,
     _relay: Process,
-}
-
-impl Drop for Deployment {
-    fn drop(&mut self) {
-        let _ = self.proxy.kill();
-        let _ = self.proxy.wait();
-    }
 }
 
 /// What is not as it should be.
@@ -138,24 +131,14 @@ impl Deployment {
             "caddy" => vec!["run", "--adapter", "caddyfile", "--config", &file],
             _ => vec!["-db", "-f", &file],
         };
-        let output = std::fs::File::create(directory.file("output")).unwrap();
-        let proxy = Command::new(program)
-            .args(arguments)
-            .env("HOME", directory.path())
-            .env("XDG_CONFIG_HOME", directory.path())
-            .env("XDG_DATA_HOME", directory.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}; see `./tests/run install`"));
+        let proxy = Program::start(program, arguments, &directory);
         let mut deployment = Self { proxy, directory, url, _relay: relay };
         let begun = Instant::now();
         // Over TLS as well: a port that answers is enough.
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            let ended = deployment.proxy.try_wait().unwrap();
-            let logs = ["output", "error.log"].map(|name| deployment.directory.file(name));
-            let output = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default()).concat();
+            let ended = deployment.proxy.ended();
+            let log = std::fs::read_to_string(deployment.directory.file("error.log"));
+            let output = deployment.proxy.output() + &log.unwrap_or_default();
             assert!(ended.is_none() && begun.elapsed() < TIMEOUT, "{program}: {ended:?} {output}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -417,7 +400,7 @@ async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
         let arguments =
             [deployment.url.as_str(), "--wait", "4s", "--origin", ORIGIN, "--proxy", program];
         let (code, found) = findings(&arguments).await;
-        let output = std::fs::read_to_string(deployment.directory.file("output")).unwrap();
+        let output = deployment.proxy.output();
         let found_it = found.iter().any(|[severity, own, text, mend]| {
             severity != "note" && own == check && text.contains(words) && mend.contains(line)
         });

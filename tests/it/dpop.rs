@@ -9,12 +9,7 @@ use crate::support::{Browser, Events, Process, client, dpop_key::Key, redis, tex
 const API_SECRET: &str = "a secret of the tests of 32 characters or more";
 
 fn instance(redis_url: &str, more: &[(&str, &str)]) -> Process {
-    let shared = [
-        ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
+    let clients = [
         ("TOKEN_RELAY_CLIENTS__NOTES__FULFILLED_BY", "portal"),
         ("TOKEN_RELAY_CLIENTS__NOTES__GRANTS", "session device"),
         ("TOKEN_RELAY_CLIENTS__STRICT__FULFILLED_BY", "portal"),
@@ -25,7 +20,8 @@ fn instance(redis_url: &str, more: &[(&str, &str)]) -> Process {
         ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
         ("TOKEN_RELAY_DEVICE_INTERVAL", "1s"),
     ];
-    Process::demo_behind(PUBLIC, &[&shared, more].concat())
+    let shared = crate::support::shared(redis_url);
+    Process::demo_behind(PUBLIC, &[&shared[..], &clients, more].concat())
 }
 
 /// Behind a path prefix, which the proxy in front takes away.

@@ -98,13 +98,7 @@ const CLIENTS: [(&str, &str); 7] = [
 ];
 
 fn over_redis(url: &str) -> Process {
-    let shared = [
-        ("TOKEN_RELAY_REDIS_URL", url),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ];
+    let shared = crate::support::shared(url);
     Process::demo(&[&CLIENTS[..], &shared].concat())
 }
 

@@ -40,13 +40,7 @@ async fn relays(more: &[(&str, &str)]) -> Vec<(Process, Option<redis::Server>)> 
 }
 
 fn instance(redis_url: &str, more: &[(&str, &str)]) -> Process {
-    let shared = [
-        ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ];
+    let shared = crate::support::shared(redis_url);
     Process::demo(&[&CLIENTS[..], &shared, more].concat())
 }
 

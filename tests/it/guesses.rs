@@ -120,6 +120,21 @@ async fn meet_cookie(relay: &Process) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
+/// Wrong secrets from one address, at each instance in turn.
+fn guesses(
+    kind: &str,
+    count: usize,
+    address: &str,
+    relays: &[Process],
+    session: &Value,
+    meet: &str,
+) -> impl Iterator<Item = RequestBuilder> {
+    (0..count).map(move |number| {
+        let (request, _) = wrong(kind, &relays[number % relays.len()], session, meet);
+        from(address, request)
+    })
+}
+
 #[tokio::test]
 async fn an_address_guesses_thirty_times_on_each_transport_at_two_instances_together() {
     let (_server, relays) = instances(None).await;
@@ -139,10 +154,7 @@ async fn an_address_guesses_thirty_times_on_each_transport_at_two_instances_toge
     .enumerate()
     {
         let address = format!("192.0.2.{}", place + 1);
-        let requests = (0..2 * BY_ADDRESS + 10).map(|number| {
-            let (request, _) = wrong(kind, &relays[number % 2], &session, &meet);
-            from(&address, request)
-        });
+        let requests = guesses(kind, 2 * BY_ADDRESS + 10, &address, &relays, &session, &meet);
         let tally = tally(1, requests).await;
         let (_, status) = wrong(kind, &relays[0], &session, &meet);
         let answered = tally.get(&status).copied().unwrap_or_default();
@@ -178,10 +190,7 @@ async fn a_burst_at_two_instances_has_thirty_tries_of_each_kind() {
     .enumerate()
     {
         let address = format!("192.0.2.{}", place + 1);
-        let requests = (0..4 * BY_ADDRESS).map(|number| {
-            let (request, _) = wrong(kind, &relays[number % 2], &session, &meet);
-            from(&address, request)
-        });
+        let requests = guesses(kind, 4 * BY_ADDRESS, &address, &relays, &session, &meet);
         // All of them under way at once.
         let tally = tally(4 * BY_ADDRESS, requests).await;
         let (_, status) = wrong(kind, &relays[0], &session, &meet);

@@ -27,13 +27,7 @@ async fn fixtures() -> Vec<Fixture> {
     ];
     let server = redis::Server::start(&[]).await;
     let url = server.url();
-    let shared = [
-        ("TOKEN_RELAY_REDIS_URL", url.as_str()),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ];
+    let shared = crate::support::shared(url.as_str());
     let with_redis = [&surface[..], &shared[..]].concat();
     vec![
         Fixture { relay: Process::demo(&surface), redis: None },

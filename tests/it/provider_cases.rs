@@ -12,19 +12,8 @@ use crate::support::{
     Browser, Events, Page, Process, client, create, form_action, free_port, hidden_inputs,
     provider::OidcProvider,
     redis::{self, command, eventually},
-    text,
+    shared, text,
 };
-
-/// What instances that share a Redis have in common.
-fn shared(redis_url: &str) -> [(&str, &str); 5] {
-    [
-        ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ]
-}
 
 /// The same address at another instance.
 fn at(base: &str, url: &str) -> String {

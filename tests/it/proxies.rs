@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{Browser, Events, Process, TIMEOUT, dpop_key::Key, redis, text};
+use crate::support::{Browser, Events, Process, Program, TIMEOUT, dpop_key::Key, redis, text};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Certificate, Client, Method, StatusCode, Url, Version, header, redirect::Policy};
 use serde_json::{Value, json};
@@ -18,19 +18,12 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 
-/// A proxy's process, ended when dropped.
+/// A proxy.
 struct Proxy {
-    child: Child,
+    program: Program,
     directory: redis::Directory,
     port: u16,
     plain_port: u16,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Proxy {
@@ -57,39 +50,24 @@ impl Proxy {
             configuration = configuration.replace(from, &to);
         }
         std::fs::write(&places.configuration, configuration).unwrap();
-        let output = std::fs::File::create(directory.file("output")).unwrap();
-        let child = Command::new(program)
-            .args(arguments(&places))
-            .env("HOME", directory.path())
-            .env("XDG_CONFIG_HOME", directory.path())
-            .env("XDG_DATA_HOME", directory.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("{program}: {error}; install it with `./tests/run install`")
-            });
-        let mut proxy = Self { child, directory, port: places.port, plain_port: places.plain_port };
+        let running = Program::start(program, arguments(&places), &directory);
+        let (port, plain_port) = (places.port, places.plain_port);
+        let mut proxy = Self { program: running, directory, port, plain_port };
         let ready = Instant::now();
         let url = proxy.url("/readyz");
         let client = proxy.client(false);
         // An API that asks for a token has started, too.
         let answers = [StatusCode::OK, StatusCode::UNAUTHORIZED];
         while !client.get(&url).send().await.is_ok_and(|it| answers.contains(&it.status())) {
-            let ended = proxy.child.try_wait().unwrap();
+            let ended = proxy.program.ended();
             assert!(
                 ended.is_none() && ready.elapsed() < TIMEOUT,
                 "{program} does not pass on: {ended:?} {}",
-                proxy.output()
+                proxy.program.output()
             );
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         proxy
-    }
-
-    fn output(&self) -> String {
-        std::fs::read_to_string(self.directory.file("output")).unwrap()
     }
 
     fn url(&self, path: &str) -> String {
@@ -224,7 +202,7 @@ async fn lets_everything_pass(relay: &Process, proxy: &Proxy) {
     }
     secrets.push(web_socket(proxy).await);
     tells_clients_apart(proxy).await;
-    let output = proxy.output();
+    let output = proxy.program.output();
     for secret in secrets {
         assert!(!output.contains(&secret), "a session ID in the log of the proxy: {output}");
         assert!(!relay.log().contains(&secret));
@@ -617,13 +595,8 @@ async fn nginx_asks_the_relay_who_may_pass() {
          events {{}} http {{ access_log off; {temporary} {site} }}"
     );
     std::fs::write(directory.file("nginx.conf"), whole).unwrap();
-    let child = Command::new("nginx")
-        .args(["-c", &directory.file("nginx.conf"), "-e", &directory.file("error.log")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nginx starts; install the package nginx");
-    let _proxy = Proxy { child, directory, port, plain_port: port };
+    let files = [directory.file("nginx.conf"), directory.file("error.log")];
+    let _nginx = Program::start("nginx", ["-c", &files[0], "-e", &files[1]], &directory);
     let (url, client) = (format!("http://127.0.0.1:{port}/resource"), crate::support::client());
     redis::eventually("nginx answers", || async { client.get(&url).send().await.is_ok() }).await;
     asks_who_may_pass(&relay, &client, &url).await;

@@ -151,13 +151,7 @@ fn exporting(receiver: &str) -> Vec<(&str, &str)> {
 
 fn sharing<'a>(redis_url: &'a str, receiver: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut environment = exporting(receiver);
-    environment.extend([
-        ("TOKEN_RELAY_REDIS_URL", redis_url),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ]);
+    environment.extend(crate::support::shared(redis_url));
     environment
 }
 

@@ -341,13 +341,7 @@ async fn every_client_that_reconnects_gets_its_token_once_and_comes_to_rest() {
         ("TOKEN_RELAY_DELIVERY_GRACE", "10m"),
         ("TOKEN_RELAY_HEARTBEAT", "1s"),
     ];
-    let shared = [
-        ("TOKEN_RELAY_REDIS_URL", redis_url.as_str()),
-        ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
-        ("TOKEN_RELAY_SEALING_KEYS", crate::support::SEALING_KEY),
-        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
-        ("TOKEN_RELAY_SIGNING_KEY", crate::support::SIGNING_KEY),
-    ];
+    let shared = crate::support::shared(redis_url.as_str());
     let instance = || Process::demo(&[&common[..], &shared[..]].concat());
     // Dialogs go to the new one, streams to the old one as long as it is there.
     let (mut old, new) = (instance(), instance());

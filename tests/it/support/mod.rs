@@ -31,6 +31,65 @@ pub const MEET_KEY: &str = "8ccb033c0e48b27ff91e1ab948367e3bbc6921487c97624ed7ad
 pub const OLD_KEY: &str = "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4";
 pub const NEW_KEY: &str = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
 
+/// A program beside the relay, ended when dropped. What it prints goes to a file.
+pub struct Program {
+    child: Child,
+    output: String,
+}
+
+impl Program {
+    /// Starts one that is at home in `directory`.
+    pub fn start<I: AsRef<std::ffi::OsStr>>(
+        name: &str,
+        arguments: impl IntoIterator<Item = I>,
+        directory: &redis::Directory,
+    ) -> Self {
+        let output = directory.file("output");
+        let file = std::fs::File::create(&output).unwrap();
+        let child = Command::new(name)
+            .args(arguments)
+            .env("HOME", directory.path())
+            .env("XDG_CONFIG_HOME", directory.path())
+            .env("XDG_DATA_HOME", directory.path())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{name}: {error}; install it with `./tests/run install`")
+            });
+        Self { child, output }
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// What it has printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Settings of instances that share the Redis at this URL.
+pub fn shared(redis_url: &str) -> [(&str, &str); 5] {
+    [
+        ("TOKEN_RELAY_REDIS_URL", redis_url),
+        ("TOKEN_RELAY_COOKIE_KEYS", COOKIE_KEY),
+        ("TOKEN_RELAY_SEALING_KEYS", SEALING_KEY),
+        ("TOKEN_RELAY_SIGNING_ALGORITHM", "HS256"),
+        ("TOKEN_RELAY_SIGNING_KEY", SIGNING_KEY),
+    ]
+}
+
 /// Longer than anything takes that works.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
