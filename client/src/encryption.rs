@@ -8,6 +8,7 @@ use p256::{PublicKey, SecretKey};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest},
+    rand::{SecureRandom as _, SystemRandom},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -68,7 +69,7 @@ impl DecryptionKey {
     pub(crate) fn generate() -> Result<Self, ClientError> {
         let mut bytes = Zeroizing::new([0; SIZE]);
         loop {
-            getrandom::fill(&mut *bytes).map_err(|_| ClientError::NoRandomness)?;
+            SystemRandom::new().fill(&mut *bytes).map_err(|_| ClientError::NoRandomness)?;
             // All but one in 2³² numbers are below the order of the curve.
             if let Ok(key) = SecretKey::from_slice(&*bytes) {
                 return Ok(Self(key));

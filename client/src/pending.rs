@@ -7,6 +7,7 @@ use std::{
 
 use http::{StatusCode, header};
 use reqwest::{RequestBuilder, Response};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use url::Url;
@@ -386,7 +387,7 @@ impl PendingSignIn {
 fn jittered(wait: Duration) -> Duration {
     let mut byte = [0];
     // Without randomness the pause is merely the same for all.
-    let _ = getrandom::fill(&mut byte);
+    let _ = SystemRandom::new().fill(&mut byte);
     wait.mul_f64(0.75 + f64::from(byte[0]) / 512.0)
 }
 

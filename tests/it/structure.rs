@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use syn::visit::{self, Visit};
@@ -370,4 +371,19 @@ fn links_in_the_documentation_lead_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// An add-in in Rust pays for its client library with less than the relay itself is made of.
+#[test]
+fn the_client_library_brings_fewer_than_120_crates() {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--locked", "--package", "token-relay-client"]);
+    tree.args(["--edges", "normal,build", "--prefix", "none", "--no-dedupe"]);
+    let output = tree.current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let crates: BTreeSet<&str> =
+        printed.lines().map(|line| line.trim_end_matches(" (proc-macro)")).collect();
+    println!("{} crates, with the client itself", crates.len());
+    assert!(crates.len() > 10 && crates.len() <= 120, "{} crates", crates.len());
 }
