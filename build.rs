@@ -8,6 +8,7 @@ fn main() {
     // Only for what is shipped: a development build would be compiled again after each commit.
     let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = std::env::var("RELAY_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = commit.or_else(packed_from);
     let commit = commit.or_else(|| if is_release { head() } else { Some("development".into()) });
     // Not by the setting-like name: cargo hands it to the tests too, and the relay refuses a
     // TOKEN_RELAY_ variable that is no setting.
@@ -30,6 +31,13 @@ fn head() -> Option<String> {
         }
     }
     git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+/// The commit that a published crate was packed from, in the file that `cargo package` adds.
+fn packed_from() -> Option<String> {
+    let file = std::fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    let (_, rest) = file.split_once("\"sha1\": \"")?;
+    rest.get(..12).map(str::to_owned)
 }
 
 /// What a git command prints, if it succeeds.

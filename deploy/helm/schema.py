@@ -9,15 +9,37 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = HERE / "token-relay/values.schema.json"
-# Set by the chart itself, or files in the pod that the chart mounts.
-BY_THE_CHART = {"TLS_CERTIFICATE", "TLS_KEY"}
+# Files in the pod: the chart mounts these two, and the third would go with the pod, on a file system that
+# nothing can write to.
+NOT_SETTABLE = {"TLS_CERTIFICATE", "TLS_KEY", "STATE_FILE"}
+# The log filter, which is no setting.
+FILTER = "LOG"
+# Truth values without a default.
+FLAGS = {"REQUIRE_BOUND_SESSIONS": "`false`"}
 
 
-def names():
-    """Settings of the table: plain ones, and those that may come from a file since they are secret."""
-    rows = re.findall(r"^\| `([A-Z0-9_]+)`(?:`?(\[_FILE\])`)? \|", (HERE.parent.parent / "docs/settings.md").read_text(), re.M)
-    plain = [name for name, file in rows if not file and name not in BY_THE_CHART]
-    return plain, [name for name, file in rows if file]
+def settings():
+    """Settings of the table with their defaults: plain ones, and those that may come from a file since they are secret."""
+    rows = re.findall(r"^\| `([A-Z0-9_]+)`(?:`?(\[_FILE\])`)? \| (.*?) \|", (HERE.parent.parent / "docs/settings.md").read_text(), re.M)
+    plain = {name: default for name, file, default in rows if not file and name not in NOT_SETTABLE}
+    return plain | FLAGS | {FILTER: ""}, [name for name, file, _ in rows if file]
+
+
+def kind(name, default):
+    """What a setting takes, by its default; the relay knows the rest. Text must be text: of a client ID in digits, as a
+    number, Helm would keep the first sixteen, and of `off` the truth value."""
+    value = re.match("`([^`]*)`", default)
+    value = value[1] if value else None
+    if value in ("true", "false"):
+        return {"type": ["boolean", "string"], "pattern": "^(true|false|1|0|yes|no|on|off|)$"}
+    if value and re.fullmatch("[0-9]+", value):
+        return {"type": ["number", "string"], "pattern": "^[0-9.]*$"}
+    if value and re.fullmatch("[0-9]+(s|m|h|days)", value):
+        # Those that a Django service has too are seconds there.
+        if name.startswith("ADDONS_"):
+            return {"type": ["integer", "string"], "pattern": "^([0-9]+ *(ms|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?)? *)*$"}
+        return {"type": "string", "pattern": "^([0-9]+ *(ms|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?) *)*$"}
+    return {"type": "string"}
 
 
 def closed(properties, **more):
@@ -25,7 +47,7 @@ def closed(properties, **more):
 
 
 def schema():
-    plain, secret = names()
+    plain, secret = settings()
     assert len(plain) > 40 and len(secret) >= 8, (plain, secret)
     text, flag, count = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 1}
     words = {"type": "object", "additionalProperties": text}
@@ -40,13 +62,13 @@ def schema():
                 "imagePullSecrets": things,
                 "replicas": {"type": "integer", "minimum": 0},
                 "redis": closed({"enabled": flag}),
-                "settings": closed({name: {"type": ["string", "number", "boolean"]} for name in plain}),
-                "clients": text,
+                "settings": closed({name: kind(name, default) for name, default in plain.items()}),
+                "clients": {"type": "string", "description": "TOML"},
                 "existingSecret": text,
                 "secretFiles": closed({"existingSecret": text, "names": {"type": "array", "items": {"enum": secret}, "uniqueItems": True}}),
                 "tls": closed({"existingSecret": text}),
                 "autoscaling": closed({"enabled": flag, "minReplicas": count, "maxReplicas": count, "streamsOpen": count}),
-                "podDisruptionBudget": closed({"enabled": flag, "maxUnavailable": {"type": ["integer", "string"]}}),
+                "podDisruptionBudget": closed({"enabled": flag, "maxUnavailable": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}}),
                 "service": closed({"port": {"type": "integer", "minimum": 1, "maximum": 65535}, "annotations": words}),
                 "ingress": closed({"enabled": flag, "className": text, "host": text, "tlsSecret": text, "annotations": words}),
                 "httpRoute": closed({"enabled": flag, "host": text, "parentRefs": things, "annotations": words}),
@@ -55,6 +77,9 @@ def schema():
                 "podMonitor": closed({"enabled": flag, "labels": words}),
                 "resources": anything,
                 "terminationGracePeriodSeconds": count,
+                "extraEnv": things,
+                "extraVolumes": things,
+                "extraVolumeMounts": things,
                 "podAnnotations": words,
                 "nodeSelector": words,
                 "tolerations": things,

@@ -407,14 +407,6 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_every_problem_type() {
-        let documentation = include_str!("../../docs/protocol.md");
-        for kind in ProblemType::ALL {
-            assert!(documentation.contains(&format!("`{}`", kind.slug())), "{}", kind.slug());
-        }
-    }
-
-    #[test]
     fn an_endpoint_describes_each_status_once_with_every_type_of_it() {
         type Two = Problems<{ types(&[ProblemType::SessionNotFound, ProblemType::NotFound]) }>;
         let responses = Two::responses();

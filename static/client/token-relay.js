@@ -80,10 +80,20 @@ export function eventStreamParser(onEvent, onRetry = () => {}) {
 
 const aborted = () => new SignInError('aborted', 'The sign-in was cancelled.');
 
+// Browsers from before 2022 have no `signal.reason`.
+const reasons = new WeakMap();
+const reasonOf = (signal) => reasons.get(signal) ?? signal.reason ?? aborted();
+
 // A controller that follows `parent`; call `unlink` when done with it.
 function follow(parent) {
   const controller = new AbortController();
-  const forward = () => controller.abort(parent.reason);
+  const { signal } = controller;
+  const abort = controller.abort.bind(controller);
+  controller.abort = (reason) => {
+    if (reason && !signal.aborted) reasons.set(signal, reason);
+    abort(reason);
+  };
+  const forward = () => controller.abort(reasonOf(parent));
   if (parent?.aborted) forward();
   else parent?.addEventListener('abort', forward, { once: true });
   controller.unlink = () => parent?.removeEventListener('abort', forward);
@@ -175,7 +185,7 @@ const READERS = {
         }
       }
     } catch (error) {
-      throw attempt.signal.aborted ? attempt.signal.reason : error;
+      throw attempt.signal.aborted ? reasonOf(attempt.signal) : error;
     } finally {
       clearTimeout(timer);
       attempt.unlink();
@@ -188,7 +198,7 @@ const READERS = {
     let timer;
     let abort;
     return new Promise((resolve, reject) => {
-      abort = () => reject(run.signal.reason);
+      abort = () => reject(reasonOf(run.signal));
       run.signal.addEventListener('abort', abort);
       const broken = (message) => reject(new Interrupted(message, { broken: true }));
       timer = setTimeout(broken, run.firstByteTimeout, 'The WebSocket does not open.');
@@ -241,14 +251,14 @@ const READERS = {
         const token = outcome(body.state, body);
         if (token) return token;
       } catch (error) {
-        throw attempt.signal.aborted ? attempt.signal.reason : error;
+        throw attempt.signal.aborted ? reasonOf(attempt.signal) : error;
       } finally {
         clearTimeout(timer);
         attempt.unlink();
       }
       // A server or proxy that answers at once must not be asked in a tight loop.
       if (Date.now() - begun < 1000) await pause(1000, run.signal);
-      if (run.signal.aborted) throw run.signal.reason;
+      if (run.signal.aborted) throw reasonOf(run.signal);
     }
   },
 };
@@ -303,13 +313,13 @@ export async function waitForToken(options) {
         reported = true;
       };
       run.opened = () => {
-        openedAt ||= Date.now();
+        openedAt = openedAt || Date.now();
         everOpened = true;
         run.waiting();
       };
       onProgress({ step: 'connecting', transport: name });
       try {
-        if (stop.signal.aborted) throw stop.signal.reason;
+        if (stop.signal.aborted) throw reasonOf(stop.signal);
         const answer = await READERS[name](channel, run);
         if (!run.acknowledged) channel.end();
         return { ...bound(await opened(answer, options), options), transport: name };
@@ -343,7 +353,8 @@ export async function waitForToken(options) {
   } catch (error) {
     if (!stop.signal.aborted) throw error;
     channel.end();
-    throw stop.signal.reason instanceof SignInError ? stop.signal.reason : aborted();
+    const reason = reasonOf(stop.signal);
+    throw reason instanceof SignInError ? reason : aborted();
   } finally {
     clearTimeout(expiry);
     stop.unlink();
@@ -625,7 +636,7 @@ function refreshable(token, root, session) {
         grant_type: 'refresh_token', refresh_token: token.refresh_token, client_id: session.sessionId, client_secret: session.sessionToken,
       });
       const send = dpopKey && ((url, init) => proven(dpopKey, url, init));
-      next ||= post(root, '/addons/token', { body, credentials: 'omit', send })
+      next = next || post(root, '/addons/token', { body, credentials: 'omit', send })
         .then(async (answer) => bound(await opened(answer, session), session))
         .then((answer) => refreshable({ ...token, ...answer }, root, session));
       return next;

@@ -439,3 +439,11 @@ async fn a_whole_sign_in_leaves_no_secret_in_the_log() {
         assert!(line.is_none(), "a secret of {} characters in: {line:?}", secret.len());
     }
 }
+
+#[test]
+fn the_documentation_lists_every_problem_type() {
+    let documentation = include_str!("../../docs/protocol.md");
+    for kind in token_relay::http::error::ProblemType::ALL {
+        assert!(documentation.contains(&format!("`{}`", kind.slug())), "{}", kind.slug());
+    }
+}

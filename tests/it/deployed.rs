@@ -184,8 +184,8 @@ fn the_chart_renders_with_helms_engine_and_the_relay_accepts_its_environment() {
     python(&["deploy/helm/schema.py", "--check"]);
     let printed = python(&["tests/support/helm/render.py"]);
     println!("{printed}");
-    let environments: BTreeMap<String, BTreeMap<String, String>> =
-        serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    let rendered: Rendered = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    let environments = rendered.environments;
     assert_eq!(environments["moved"]["TOKEN_RELAY_MAX_BODY"], "1048576");
     assert_eq!(environments.keys().collect::<Vec<_>>(), ["meet", "moved"]);
     for (name, environment) in environments {
@@ -203,4 +203,31 @@ fn the_chart_renders_with_helms_engine_and_the_relay_accepts_its_environment() {
             .unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    // What `helm test` runs, with this machine in the place of the Service.
+    let relay = Process::demo(&[]);
+    let healthcheck = |url: &str| {
+        let arguments = rendered
+            .healthcheck
+            .iter()
+            .map(|argument| argument.replace("http://demo-token-relay:80", url));
+        Command::new(env!("CARGO_BIN_EXE_token-relay")).args(arguments).output().unwrap()
+    };
+    assert!(rendered.healthcheck[1].starts_with("http://demo-token-relay:80"));
+    let ready = healthcheck(&relay.url);
+    assert!(ready.status.success(), "{}", String::from_utf8_lossy(&ready.stderr));
+    drop(relay);
+    assert!(!healthcheck("http://127.0.0.1:9").status.success());
+}
+
+/// What `tests/support/helm/render.py` prints last.
+#[derive(serde::Deserialize)]
+struct Rendered {
+    environments: BTreeMap<String, BTreeMap<String, String>>,
+    /// Arguments of the pod of `helm test`.
+    healthcheck: Vec<String>,
+}
+
+#[test]
+fn compose_declares_one_image_and_hadolint_accepts_the_dockerfile() {
+    println!("{}", python(&["tests/support/deploy_files.py"]));
 }

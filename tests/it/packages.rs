@@ -75,6 +75,26 @@ fn packages(folder: &Path, version: &str) -> [String; 2] {
     })
 }
 
+/// The package as a later version whose settings file ends with another line.
+fn later(folder: &Path, deb: &str, version: &str, line: &str) -> String {
+    let unpacked = folder.join(format!("{version}-unpacked"));
+    let unpacked = unpacked.to_str().unwrap();
+    done(command("dpkg-deb", &["--raw-extract", deb, unpacked]));
+    let append = |file: &str, change: &dyn Fn(String) -> String| {
+        let path = format!("{unpacked}/{file}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, change(text)).unwrap();
+    };
+    append("etc/token-relay/settings.toml", &|text| format!("{text}# {line}\n"));
+    append("DEBIAN/control", &|text| {
+        text.replace("\nVersion: 0.0.1~test1\n", &format!("\nVersion: {version}\n"))
+    });
+    let later = folder.join(format!("{version}.deb"));
+    let later = later.to_str().unwrap();
+    done(command("dpkg-deb", &["-Znone", "--root-owner-group", "--build", unpacked, later]));
+    later.to_owned()
+}
+
 /// Takes the package from this machine again, however the test ends.
 struct Purge;
 
@@ -123,7 +143,9 @@ async fn the_debian_package_installs_runs_upgrades_and_goes() {
     let directory = Directory::new();
     let folder = directory.path();
     let [first, _] = packages(folder, "0.0.1~test1");
-    let [second, _] = packages(folder, "0.0.1~test2");
+    let unedited = later(folder, &first, "0.0.1~test2", "another template");
+    let second = later(folder, &first, "0.0.1~test3", "another template");
+    let third = later(folder, &first, "0.0.1~test4", "a third template");
     let state = || said(&command("dpkg-query", &["-W", "token-relay"]).output().unwrap());
     assert!(
         !state().starts_with("token-relay\t") && !Path::new(PROGRAM).exists(),
@@ -140,8 +162,17 @@ async fn the_debian_package_installs_runs_upgrades_and_goes() {
     done(command("bash", &["-n", "/usr/share/bash-completion/completions/token-relay"]));
     let verified = command("systemd-analyze", &["verify", "--man=no", UNIT]).output().unwrap();
     assert!(verified.status.success() && said(&verified).is_empty(), "{}", said(&verified));
-    let arguments = ["security", "--offline=true", "--threshold=20", UNIT];
-    done(command("systemd-analyze", &arguments));
+    let arguments = ["security", "--offline=true", "--threshold=20", "--no-pager", UNIT];
+    let exposure = done(command("systemd-analyze", &arguments));
+    println!("{}", exposure.lines().last().unwrap());
+    let enabled = "/etc/systemd/system/multi-user.target.wants/token-relay.service";
+    done(root("systemctl", &["--quiet", "--no-reload", "enable", "token-relay.service"]));
+    assert!(std::fs::symlink_metadata(enabled).is_ok());
+
+    // A settings file that nobody touched is replaced.
+    done(root("dpkg", &["--install", &unedited]));
+    assert!(std::fs::read_to_string(SETTINGS).unwrap().ends_with("# another template\n"));
+    assert_eq!(secrets(), keys, "an upgrade keeps the keys");
 
     // Everything is in comments but what an operator must set.
     done(command(PROGRAM, &["check-config", "--config", SETTINGS]));
@@ -200,9 +231,14 @@ async fn the_debian_package_installs_runs_upgrades_and_goes() {
 
     // The upgrade leaves settings, keys and the process that runs.
     done(root("dpkg", &["--install", &second]));
-    assert_eq!(state(), "token-relay\t0.0.1~test2\n");
+    assert_eq!(state(), "token-relay\t0.0.1~test3\n");
     assert_eq!(std::fs::read_to_string(SETTINGS).unwrap(), settings);
     assert_eq!(secrets(), keys);
+    // Nor is one that was edited replaced by a new template, which lies beside it.
+    done(root("dpkg", &["--force-confold", "--install", &third]));
+    assert_eq!(std::fs::read_to_string(SETTINGS).unwrap(), settings);
+    let beside = std::fs::read_to_string(format!("{SETTINGS}.dpkg-dist")).unwrap();
+    assert!(beside.ends_with("# a third template\n"));
     let page = Browser::default().sign_in(&session, "alice").await;
     assert_eq!(page.url.path(), "/addons/success", "{}", service.log());
     assert_eq!(events.next().await.unwrap().name, "authenticated");
@@ -216,6 +252,7 @@ async fn the_debian_package_installs_runs_upgrades_and_goes() {
 
     done(root("dpkg", &["--remove", "token-relay"]));
     assert!(!Path::new(PROGRAM).exists() && !Path::new(UNIT).exists());
+    assert!(std::fs::symlink_metadata(enabled).is_err(), "the unit is still enabled");
     assert_eq!(std::fs::read_to_string(SETTINGS).unwrap(), settings, "settings outlive a removal");
     assert_eq!(secrets(), keys, "and keys");
     done(root("dpkg", &["--purge", "token-relay"]));
@@ -241,8 +278,17 @@ fn the_rpm_holds_the_same_files() {
         .map(|line| line.rsplit_once(' ').unwrap().1.trim_start_matches('.'))
         .collect();
     of_deb.push("/etc/token-relay");
-    let moved = of_deb.iter_mut().find(|path| path.contains("/zsh/")).unwrap();
-    *moved = "/usr/share/zsh/site-functions/_token-relay";
+    for (of_debian, elsewhere) in [
+        (
+            "/usr/share/zsh/vendor-completions/_token-relay",
+            "/usr/share/zsh/site-functions/_token-relay",
+        ),
+        ("/usr/share/doc/token-relay/copyright", "/usr/share/licenses/token-relay/LICENSE"),
+    ] {
+        let path = of_deb.iter_mut().find(|path| **path == of_debian).expect(of_debian);
+        *path = elsewhere;
+    }
+    of_deb.retain(|path| *path != "/usr/share/doc/token-relay/changelog.gz");
     of_rpm.sort_unstable();
     of_deb.sort_unstable();
     assert_eq!(of_rpm, of_deb);

@@ -35,7 +35,7 @@ else:
     _HAS_CRYPTOGRAPHY = True
 
 __all__ = ["Prompt", "SignIn", "SignInError", "Token", "resume", "sign_in"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 CallSoon = Callable[[Callable[[], None]], Any]
 StorePath = Union[str, "os.PathLike[str]"]
