@@ -288,7 +288,8 @@ fn the_rpm_holds_the_same_files() {
         let path = of_deb.iter_mut().find(|path| **path == of_debian).expect(of_debian);
         *path = elsewhere;
     }
-    of_deb.retain(|path| *path != "/usr/share/doc/token-relay/changelog.gz");
+    // Debian alone has a changelog file, and overrides of its linter.
+    of_deb.retain(|path| !path.ends_with("/changelog.gz") && !path.contains("/lintian/"));
     of_rpm.sort_unstable();
     of_deb.sort_unstable();
     assert_eq!(of_rpm, of_deb);
