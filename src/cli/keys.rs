@@ -37,11 +37,12 @@ pub enum KeysError {
 }
 
 /// Writes `cookie_keys` and `sealing_keys` (32 random bytes each, in base64) and `signing_key` (P-256,
-/// PKCS#8 in PEM) into `folder`, for their owner only.
+/// PKCS#8 in PEM) into `folder`, for their owner only. Gives the environment variables that name the
+/// files, one a line.
 ///
 /// # Errors
 /// When one of them exists or cannot be written.
-pub fn make(folder: &Path) -> Result<(), KeysError> {
+pub fn make(folder: &Path) -> Result<String, KeysError> {
     let signing_key =
         EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
             .map_err(|_| KeysError::Generate)?;
@@ -69,7 +70,11 @@ pub fn make(folder: &Path) -> Result<(), KeysError> {
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(failed(&path))?;
     }
-    Ok(())
+    let variable = |name: &str| {
+        let path = folder.join(name);
+        format!("TOKEN_RELAY_{}_FILE={}\n", name.to_ascii_uppercase(), path.display())
+    };
+    Ok(files.iter().map(|(name, _)| variable(name)).collect())
 }
 
 fn random_key() -> Zeroizing<String> {

@@ -134,6 +134,8 @@ enum Command {
         format: ListFormat,
     },
     /// Generate the keys of a deployment: cookie_keys, sealing_keys, signing_key
+    ///
+    /// Prints the environment variables that name the files.
     Keys {
         /// Folder for the files, created if missing; existing files are not replaced
         #[arg(long)]
@@ -330,7 +332,7 @@ pub fn main() -> ExitCode {
             report(&found, &doctor::lines(&found), gravest, json)
         }),
         Command::Keys { dir } => match keys::make(&dir) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(settings) => print(&settings),
             Err(error) => failed(&error),
         },
         Command::Settings { format } => print(&crate::settings::list(format)),

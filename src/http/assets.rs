@@ -76,7 +76,16 @@ const ASSETS: &[Asset] = &[
     asset!("/addons/static/token-relay.d.ts", "client/token-relay.d.ts", TYPESCRIPT, Anyone),
     asset!("/addons/static/office.js", "client/office.js", JAVASCRIPT, Anyone),
     asset!("/addons/static/office.d.ts", "client/office.d.ts", TYPESCRIPT, Anyone),
-    asset!("/addons/static/dialog.css", "pages/dialog.css", CSS, Relay),
+    Asset {
+        path: "/addons/static/dialog.css",
+        content_type: CSS,
+        bytes: concat!(
+            include_str!("../../static/pages/colours.css"),
+            include_str!("../../static/pages/dialog.css")
+        )
+        .as_bytes(),
+        audience: Audience::Relay,
+    },
     asset!("/addons/static/noscript.css", "pages/noscript.css", CSS, Relay),
     asset!("/addons/static/docs.css", "pages/docs.css", CSS, Relay),
     asset!("/addons/static/dialog.js", "pages/dialog.js", JAVASCRIPT, Relay),

@@ -195,7 +195,7 @@ pub(crate) async fn build(
             &settings.dialog.frame_ancestors,
         )?),
         metrics,
-        recent: Recent::default(),
+        recent: Recent::new(&settings.keys),
         tracing: settings
             .traces
             .as_ref()

@@ -7,7 +7,7 @@ use crate::{
     http::{AppState, operator::metrics::ReloadOutcome},
     server::{AppError, ReadSettings, secrets::Secrets},
     session::{Digest, Surface},
-    settings::{Changed, Clients, Reloadable, Settings, Snapshot},
+    settings::{Changed, Clients, KeySource, Reloadable, Settings, Snapshot},
     util::tls::Identities,
 };
 
@@ -123,7 +123,9 @@ impl Reloader {
             return ReloadOutcome::Unchanged;
         }
         tracing::info!(settings = names(&applied), "changed settings applied");
-        self.app.recent.loaded();
+        let keys = &self.active.settings.keys;
+        let is_applied = |key: &&KeySource| applied.iter().any(|it| it.reload == Some(key.reload));
+        self.app.recent.keys_exchanged(keys.iter().filter(is_applied));
         self.app.metrics.reloaded(ReloadOutcome::Succeeded);
         ReloadOutcome::Succeeded
     }

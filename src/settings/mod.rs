@@ -50,7 +50,10 @@ use crate::{
     api::{Secret, paths},
     session::{ClientId, Digest},
     settings::{declaration::Declaration, source::Source},
-    util::tls::{TlsIdentity, trust_anchors},
+    util::{
+        clock::UnixTime,
+        tls::{TlsIdentity, trust_anchors},
+    },
 };
 
 /// Every section with its title, in the order of the documentation.
@@ -91,6 +94,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Access tokens, refresh tokens and the keys of this service.
     pub token: TokenSettings,
+    /// Where the keys of this service come from.
+    pub keys: Vec<KeySource>,
     /// Sessions and who may create them.
     pub session: SessionSettings,
     /// Limits of one instance and of one client.
@@ -106,6 +111,35 @@ pub struct Settings {
     /// The Meet-compatible surface, where it is on.
     pub meet: Option<MeetSettings>,
 }
+
+/// Where a key comes from, and since when it is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// A file of its own that was last changed then.
+    File(UnixTime),
+    /// The environment or the settings file, which have no date of a key.
+    Given,
+    /// Random, made when the process started.
+    Random,
+}
+
+/// The keys of one setting.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySource {
+    /// The setting.
+    pub setting: &'static str,
+    /// Where its value comes from.
+    pub origin: KeyOrigin,
+    /// What a reload exchanges for it.
+    pub(crate) reload: Reloadable,
+}
+
+/// Settings that hold the keys of this service.
+const KEYS: [(&str, Reloadable); 3] = [
+    ("SIGNING_KEY", Reloadable::SigningKeys),
+    ("SEALING_KEYS", Reloadable::SealingKeys),
+    ("COOKIE_KEYS", Reloadable::CookieKeys),
+];
 
 /// One line of `check-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +222,7 @@ impl Settings {
             client::check_all(clients, token, source);
         }
         if source.has("REDIS_URL") {
-            for name in ["COOKIE_KEYS", "SEALING_KEYS", "SIGNING_KEY"] {
+            for (name, _) in KEYS {
                 if !source.has(name) {
                     source.missing(name, "with REDIS_URL, because all instances must share it");
                 }
@@ -200,6 +234,13 @@ impl Settings {
             oidc: oidc?,
             store: store?,
             token: token?,
+            keys: KEYS
+                .map(|(setting, reload)| KeySource {
+                    setting,
+                    origin: source.key_origin(setting),
+                    reload,
+                })
+                .to_vec(),
             session: session?,
             limits: limits?,
             clients: clients?,

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     session::{ClientId, Digest},
     settings::{
-        client_declarations,
+        KeyOrigin, client_declarations,
         declaration::{Declaration, Unset},
         declarations,
         value::Field,
@@ -526,6 +526,20 @@ impl Source {
     /// Whether the setting has a value.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.text(name).is_some()
+    }
+
+    /// Where a key comes from.
+    pub(crate) fn key_origin(&self, name: &str) -> KeyOrigin {
+        if !self.has(name) {
+            return KeyOrigin::Random;
+        }
+        match self.values.get(&self.key(name)).map(|raw| &raw.origin) {
+            Some(Origin::SecretFile(path)) => {
+                let changed = path.metadata().and_then(|metadata| metadata.modified());
+                changed.map_or(KeyOrigin::Given, |at| KeyOrigin::File(at.into()))
+            }
+            _ => KeyOrigin::Given,
+        }
     }
 
     /// The value; an empty one counts as none.

@@ -13,7 +13,7 @@ pub struct UnixTime(Duration);
 impl UnixTime {
     /// This moment; the epoch itself on a clock set before it.
     pub fn now() -> Self {
-        Self(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        SystemTime::now().into()
     }
 
     /// The moment `seconds` after the epoch.
@@ -39,6 +39,13 @@ impl UnixTime {
     /// The time since `earlier`; zero if that is later.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl From<SystemTime> for UnixTime {
+    /// The epoch itself for an earlier time.
+    fn from(time: SystemTime) -> Self {
+        Self(time.duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 }
 

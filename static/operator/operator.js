@@ -7,6 +7,7 @@ const NAMESPACE = 'http://www.w3.org/2000/svg';
 
 function age(seconds) {
   if (seconds == null) return '';
+  if (seconds < 0) return 'just now';
   if (seconds < 120) return `${seconds} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
@@ -72,22 +73,33 @@ function chart(samples) {
     const height = (count / highest) * 120;
     const middle = (index + 0.5) * width;
     return [
-      shape('rect', { x: index * width + 4, y: 150 - height, width: width - 8, height }),
+      shape('rect', { x: index * width + 4, y: 150 - height, width: width - 8, height, 'data-count': count }),
       ...(count > 0 ? [shape('text', { x: middle, y: 145 - height }, String(count))] : []),
       shape('text', { x: middle, y: 168, class: 'axis' }, bound(le)),
     ];
   }));
 }
 
+const KEYS = { SIGNING_KEY: 'Signing keys', SEALING_KEYS: 'Sealing keys', COOKIE_KEYS: 'Cookie keys' };
+
+function condition({ problem, milliseconds, last_error: error }, now) {
+  const answer = problem ?? `answers in ${milliseconds.toFixed(1)} ms`;
+  return `${answer}; ${error ? `last error ${age(now - error.at)} ago (${error.operation})` : 'no error since the start'}`;
+}
+
 function show(state) {
-  const { samples, provider, store, keys, now } = state;
+  const { samples, provider, store, keys, signing_key_ids: ids, now } = state;
   const of = (name) => samples.filter((sample) => sample.name === name);
   const ok = (text, good) => ({ text, className: good ? 'good' : 'bad' });
   fill('state', [
     ['Instance', `version ${state.version}`, age(now - state.started_at)],
     [`Provider ${provider.issuer}`, ok(provider.problem ?? provider.state, provider.state === 'discovered'), age(provider.age)],
-    [`Store (${store.kind})`, ok(store.problem ?? `answers in ${store.milliseconds.toFixed(1)} ms`, store.is_up), ''],
-    ['Keys', keys.ids.length > 0 ? keys.ids.join(', ') : 'a shared secret', age(now - keys.loaded_at)],
+    [`Store (${store.kind})`, ok(condition(store, now), store.is_up), age(store.since && now - store.since)],
+    ...keys.map(({ setting, origin, since }) => [
+      KEYS[setting] ?? setting,
+      setting === 'SIGNING_KEY' && ids.length > 0 ? `${ids.join(', ')}; ${origin}` : origin,
+      age(now - since),
+    ]),
   ]);
   const open = of('token_relay_streams_open');
   fill('streams', open.filter(({ value }) => value > 0)
@@ -104,8 +116,11 @@ function show(state) {
 function connect() {
   const events = new EventSource(address('events'));
   events.addEventListener('state', ({ data }) => {
-    show(JSON.parse(data));
+    const state = JSON.parse(data);
+    show(state);
     element('connection').textContent = 'Live.';
+    element('updated').textContent = `Updated at ${new Date(state.now * 1000).toLocaleTimeString()}.`;
+    element('updated').dataset.seconds = state.now;
   });
   events.addEventListener('error', () => {
     element('connection').textContent = 'Not connected; trying again.';
@@ -118,8 +133,14 @@ connect();
 element('end').addEventListener('submit', async (submitted) => {
   submitted.preventDefault();
   const sub = element('sub').value.trim();
-  if (!window.confirm(`End every token and login of ${sub}?`)) return;
-  const answer = await fetch(address('revoke'), { method: 'POST', body: new URLSearchParams({ sub }) });
-  element('result').textContent = answer.ok ? `Everything of ${sub} has ended.` : `Not done: ${await answer.text()}`;
-  if (answer.ok) element('end').reset();
+  // Of a pasted name, without what changes the direction of the question's own words.
+  const name = sub.replace(/[\p{Cc}\p{Cf}]/gu, '').slice(0, 100);
+  if (!window.confirm(`Revoke all access tokens, refresh tokens and browser logins of “${name}”?`)) return;
+  try {
+    const answer = await fetch(address('revoke'), { method: 'POST', body: new URLSearchParams({ sub }) });
+    element('result').textContent = answer.ok ? `Revoked: everything of “${name}”.` : `Not revoked: ${await answer.text()}`;
+    if (answer.ok) element('end').reset();
+  } catch {
+    element('result').textContent = 'Not revoked: the relay does not answer.';
+  }
 });

@@ -16,22 +16,25 @@ use crate::support::{Process, Program, TIMEOUT, client, free_port, redis, text};
 const ORIGIN: &str = "https://addin.example";
 
 /// A proxy in front of a relay of its own.
-struct Deployment {
+pub struct Deployment {
     proxy: Program,
-    directory: redis::Directory,
-    url: String,
+    pub directory: redis::Directory,
+    pub url: String,
     _relay: Process,
+    _second: Option<Process>,
 }
 
 /// What is not as it should be.
 #[derive(Clone, Copy, Default)]
-struct Broken {
+pub struct Broken {
     /// Lines added where the proxy passes requests on.
-    added: &'static str,
+    pub added: &'static str,
+    /// Lines added around that.
+    pub around: &'static str,
     /// A line of the right configuration that is missing.
-    missing: &'static str,
+    pub missing: &'static str,
     /// A setting of the relay.
-    setting: Option<(&'static str, &'static str)>,
+    pub setting: Option<(&'static str, &'static str)>,
 }
 
 fn nginx(port: u16, relay: &str, folder: &str, tls: &str) -> String {
@@ -48,6 +51,7 @@ fn nginx(port: u16, relay: &str, folder: &str, tls: &str) -> String {
             ssl_certificate {folder}/relay.crt; ssl_certificate_key {folder}/relay.key;
             location = /metrics {{ return 404; }}
             location /operator/ {{ return 404; }}
+            #around
             location / {{
                 proxy_pass http://{relay};
                 proxy_http_version 1.1;
@@ -67,6 +71,7 @@ fn caddy(port: u16, relay: &str, _: &str) -> String {
         http://127.0.0.1:{port} {{
             respond /metrics 404
             respond /operator/* 404
+            #around
             reverse_proxy {relay} {{
                 #added
             }}
@@ -84,13 +89,49 @@ fn haproxy(port: u16, relay: &str, _: &str) -> String {
     )
 }
 
+/// Where `tests/run` puts it; Debian has no package of it.
+const TRAEFIK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/traefik");
+
+/// A middleware that changes nothing.
+const NOTHING: &str = "headers: {customResponseHeaders: {X-Nothing: none}}";
+
+/// The static configuration, and the dynamic one of the file that it names.
+fn traefik(port: u16, relay: &str, folder: &str) -> [String; 2] {
+    let fixed = format!(
+        "global: {{checkNewVersion: false, sendAnonymousUsage: false}}
+entryPoints:
+  web:
+    address: '127.0.0.1:{port}'
+    transport: {{respondingTimeouts: {{readTimeout: 15m}}}}
+providers: {{file: {{filename: {folder}/dynamic.yaml}}}}
+"
+    );
+    let dynamic = format!(
+        "http:
+  routers:
+    relay:
+      rule: PathPrefix(`/`) && !Path(`/metrics`) && !PathPrefix(`/operator/`)
+      entryPoints: [web]
+      middlewares: [one]
+      service: relay
+  middlewares:
+    one: {{{NOTHING}}}
+  services:
+    relay: {{loadBalancer: {{serversTransport: relay, servers: [{{url: 'http://{relay}'}}]}}}}
+  serversTransports:
+    relay: {{forwardingTimeouts: {{responseHeaderTimeout: 75s}}}}
+"
+    );
+    [fixed, dynamic]
+}
+
 impl Deployment {
     async fn start(program: &'static str, broken: Broken) -> Self {
         Self::start_with_tls(program, broken, None).await
     }
 
     /// The same over TLS with these words of nginx's `listen`.
-    async fn start_with_tls(
+    pub async fn start_with_tls(
         program: &'static str,
         broken: Broken,
         tls: Option<&'static str>,
@@ -112,27 +153,37 @@ impl Deployment {
         let relay = Process::demo_behind(&url, &settings);
         let address = relay.url.strip_prefix("http://").unwrap();
         let folder = directory.path().to_str().unwrap();
-        let configuration = match program {
-            "nginx" => nginx(port, address, folder, tls.unwrap_or_default()),
-            "caddy" => caddy(port, address, folder),
-            _ => haproxy(port, address, folder),
+        let parts = match program {
+            "nginx" => [nginx(port, address, folder, tls.unwrap_or_default()), String::new()],
+            "caddy" => [caddy(port, address, folder), String::new()],
+            "haproxy" => [haproxy(port, address, folder), String::new()],
+            _ => traefik(port, address, folder),
         };
-        assert!(configuration.contains(broken.missing), "{}", broken.missing);
-        let configuration =
-            configuration.replace("#added", &broken.added.replace("RELAY", address));
-        let configuration = match broken.missing {
-            "" => configuration,
-            missing => configuration.replace(missing, ""),
-        };
+        // Another instance that shares nothing with the first one.
+        let second = broken.added.contains("SECOND").then(|| Process::demo_behind(&url, &settings));
+        let other = second.as_ref().map_or("", |it| it.url.strip_prefix("http://").unwrap());
+        let added = broken.added.replace("RELAY", address).replace("SECOND", other);
+        assert!(parts.iter().any(|part| part.contains(broken.missing)), "{}", broken.missing);
+        let [configuration, dynamic] = parts.map(|part| match (program, broken.missing) {
+            ("traefik", "") => part,
+            ("traefik", missing) => part.replace(missing, &added),
+            (_, missing) => {
+                let part = part.replace("#added", &added).replace("#around", broken.around);
+                if missing.is_empty() { part } else { part.replace(missing, "") }
+            }
+        });
         let file = directory.file("configuration");
         std::fs::write(&file, configuration).unwrap();
-        let arguments = match program {
-            "nginx" => vec!["-e", "stderr", "-c", &file],
-            "caddy" => vec!["run", "--adapter", "caddyfile", "--config", &file],
-            _ => vec!["-db", "-f", &file],
+        std::fs::write(directory.file("dynamic.yaml"), dynamic).unwrap();
+        let by_name = format!("--configFile={file}");
+        let (binary, arguments) = match program {
+            "nginx" => (program, vec!["-e", "stderr", "-c", &file]),
+            "caddy" => (program, vec!["run", "--adapter", "caddyfile", "--config", &file]),
+            "haproxy" => (program, vec!["-db", "-f", &file]),
+            _ => (TRAEFIK, vec![by_name.as_str()]),
         };
-        let proxy = Program::start(program, arguments, &directory);
-        let mut deployment = Self { proxy, directory, url, _relay: relay };
+        let proxy = Program::start(binary, arguments, &directory);
+        let mut deployment = Self { proxy, directory, url, _relay: relay, _second: second };
         let begun = Instant::now();
         // Over TLS as well: a port that answers is enough.
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -142,7 +193,17 @@ impl Deployment {
             assert!(ended.is_none() && begun.elapsed() < TIMEOUT, "{program}: {ended:?} {output}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        // Traefik reads its routes once it listens.
+        while program == "traefik" && !deployment.is_routed().await {
+            assert!(begun.elapsed() < TIMEOUT, "{}", deployment.proxy.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         deployment
+    }
+
+    async fn is_routed(&self) -> bool {
+        let answer = client().get(format!("{}/healthz", self.url)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 }
 
@@ -199,11 +260,12 @@ async fn nothing_is_found_where_the_proxy_is_right() {
         ("nginx", "nginx names itself"),
         ("caddy", "Caddy names itself"),
         ("haproxy", "HAProxy, as"),
+        ("traefik", "Traefik, as"),
     ] {
         let deployment = Deployment::start(program, Broken::default()).await;
         let mut arguments = vec![deployment.url.as_str(), "--wait", "2s", "--origin", ORIGIN];
-        if program == "haproxy" {
-            arguments.extend(["--proxy", "haproxy"]);
+        if named.ends_with("as") {
+            arguments.extend(["--proxy", program]);
         }
         let (code, found) = findings(&arguments).await;
         assert!(code == Some(0) && faults(&found).is_empty(), "{program} {code:?} {found:#?}");
@@ -215,6 +277,10 @@ async fn nothing_is_found_where_the_proxy_is_right() {
             "https://addin.example may call",
             "arrive at the browser and come back whole",
             "/metrics is not reachable",
+            "/operator/ is not reachable",
+            "arrive as the relay sends them",
+            "a request of 12288 bytes passes",
+            "its page arrives with the relay's headers; a long query passes",
             "ready, store up, provider discovered",
         ] {
             assert!(found.iter().any(|[_, _, text, _]| text.contains(expected)), "{found:#?}");
@@ -234,15 +300,29 @@ async fn nothing_is_found_where_the_proxy_is_right() {
 /// line that mends it.
 type Case = (&'static str, Broken, i32, &'static str, &'static str, &'static str);
 
+const WHOLE: Broken = Broken { added: "", around: "", missing: "", setting: None };
+
 const fn added(added: &'static str) -> Broken {
-    Broken { added, missing: "", setting: None }
+    Broken { added, ..WHOLE }
+}
+
+const fn around(around: &'static str) -> Broken {
+    Broken { around, ..WHOLE }
 }
 
 const fn missing(missing: &'static str) -> Broken {
-    Broken { added: "", missing, setting: None }
+    Broken { missing, ..WHOLE }
 }
 
-const CASES: [Case; 20] = [
+/// Another middleware of Traefik's, or another value.
+const fn replaced(missing: &'static str, added: &'static str) -> Broken {
+    Broken { added, missing, ..WHOLE }
+}
+
+const OPERATOR_TOKEN: (&str, &str) =
+    ("TOKEN_RELAY_OPERATOR_TOKEN", "c2l4dHktZm91ciByYW5kb20gYnl0ZXMgb2YgYSB0ZXN0");
+
+const CASES: &[Case] = &[
     (
         "nginx",
         // With chunks (HTTP/1.1), nginx passes on what it has in any case.
@@ -274,11 +354,7 @@ const CASES: [Case; 20] = [
     ),
     (
         "nginx",
-        Broken {
-            added: "proxy_read_timeout 1s;",
-            missing: "proxy_read_timeout 75s;",
-            setting: None,
-        },
+        replaced("proxy_read_timeout 75s;", "proxy_read_timeout 1s;"),
         1,
         "idle",
         "is cut after",
@@ -337,11 +413,7 @@ const CASES: [Case; 20] = [
     ),
     (
         "nginx",
-        Broken {
-            added: "",
-            missing: "",
-            setting: Some(("TOKEN_RELAY_ALLOWED_ORIGINS", "https://other.example")),
-        },
+        Broken { setting: Some(("TOKEN_RELAY_ALLOWED_ORIGINS", "https://other.example")), ..WHOLE },
         1,
         "cors",
         "https://addin.example may not call",
@@ -390,15 +462,328 @@ const CASES: [Case; 20] = [
         "/metrics can be read by everybody",
         "respond /metrics 404",
     ),
+    (
+        "nginx",
+        Broken {
+            missing: "location /operator/ { return 404; }",
+            setting: Some(OPERATOR_TOKEN),
+            ..WHOLE
+        },
+        3,
+        "operator",
+        "asks for OPERATOR_TOKEN",
+        "location /operator/ { return 404; }",
+    ),
+    (
+        "nginx",
+        Broken {
+            added: "location /operator/ { proxy_pass http://RELAY;
+                proxy_set_header Authorization \"Basic \
+                eDpjMmw0ZEhrdFptOTFjaUJ5WVc1a2IyMGdZbmwwWlhNZ2IyWWdZU0IwWlhOMA==\"; }",
+            missing: "location /operator/ { return 404; }",
+            setting: Some(OPERATOR_TOKEN),
+            ..WHOLE
+        },
+        1,
+        "operator",
+        "can be read by everybody",
+        "location /operator/ { return 404; }",
+    ),
+    // Headers of requests.
+    (
+        "nginx",
+        added("proxy_set_header Authorization '';"),
+        1,
+        "authorization",
+        "does not reach the relay",
+        "proxy_set_header Authorization $http_authorization;",
+    ),
+    ("caddy", added("header_up -Authorization"), 1, "authorization", "not reach", "header_up Auth"),
+    (
+        "haproxy",
+        added("http-request del-header authorization"),
+        1,
+        "authorization",
+        "not reach",
+        "del-header Authorization",
+    ),
+    // Methods, large requests, errors.
+    (
+        "nginx",
+        added("limit_except GET POST OPTIONS { deny all; }"),
+        3,
+        "methods",
+        "DELETE is answered 403",
+        "limit_except",
+    ),
+    ("haproxy", added("http-request deny if METH_DELETE"), 3, "methods", "403", "METH_"),
+    (
+        "nginx",
+        added("client_max_body_size 2k;"),
+        3,
+        "body",
+        "of 12288 bytes is answered 413",
+        "client_max_body_size",
+    ),
+    ("caddy", around("request_body {\n max_size 2KB\n }"), 3, "body", "413", "max_size"),
+    (
+        "haproxy",
+        added("option http-buffer-request\n http-request deny if { req.body_size gt 2000 }"),
+        3,
+        "body",
+        "403",
+        "req.body_size",
+    ),
+    (
+        "nginx",
+        added(
+            "proxy_intercept_errors on; error_page 400 /sorry;
+             location = /sorry { return 400 sorry; }",
+        ),
+        3,
+        "errors",
+        "in place of 400 application/problem+json",
+        "proxy_intercept_errors off;",
+    ),
+    (
+        "caddy",
+        added("@bad status 400\n handle_response @bad {\n respond sorry 200\n }"),
+        3,
+        "errors",
+        "arrives as 200",
+        "handle_response",
+    ),
+    (
+        "haproxy",
+        added(
+            "http-response return status 400 content-type text/html string sorry if { status 400 }",
+        ),
+        3,
+        "errors",
+        "arrives as 400 Bad Request text/html",
+        "http-response return",
+    ),
+    (
+        "nginx",
+        added("if ($args ~ \"x{1000}\") { return 403; }"),
+        1,
+        "query",
+        "of 2500 characters is answered 403",
+        "large_client_header_buffers",
+    ),
+    (
+        "haproxy",
+        added("http-request deny if { query -m len gt 1000 }"),
+        1,
+        "query",
+        "403",
+        "length of url",
+    ),
+    // Headers of answers.
+    (
+        "nginx",
+        added("add_header Cross-Origin-Opener-Policy same-origin always;"),
+        1,
+        "dialog",
+        "cannot ask the add-in for its proof",
+        "Cross-Origin-Opener-Policy",
+    ),
+    (
+        "nginx",
+        added("add_header Referrer-Policy no-referrer always;"),
+        1,
+        "dialog",
+        "Origin: null",
+        "Referrer-Policy",
+    ),
+    (
+        "caddy",
+        added("header_down Content-Security-Policy \"default-src 'self'\""),
+        1,
+        "dialog",
+        "Content-Security-Policy in place of the relay's",
+        "Content-Security-Policy",
+    ),
+    (
+        "haproxy",
+        added("http-response set-header cross-origin-opener-policy same-origin"),
+        1,
+        "dialog",
+        "cannot ask the add-in",
+        "Cross-Origin-Opener-Policy",
+    ),
+    (
+        "nginx",
+        added("proxy_cookie_path / /relay/;"),
+        1,
+        "cookies",
+        "path=/ is missing",
+        "proxy_cookie_path",
+    ),
+    (
+        "nginx",
+        added("proxy_cookie_flags ~ nohttponly samesite=none;"),
+        1,
+        "cookies",
+        "httponly is missing, samesite=lax is missing",
+        "proxy_cookie_flags",
+    ),
+    (
+        "haproxy",
+        added("http-response replace-header set-cookie (.*) other-\\\\1"),
+        1,
+        "cookies",
+        "is missing",
+        "Set-Cookie",
+    ),
+    (
+        "nginx",
+        added("proxy_hide_header Cache-Control; add_header Cache-Control 'public, max-age=60';"),
+        3,
+        "cache",
+        "in place of no-store",
+        "add_header",
+    ),
+    (
+        "haproxy",
+        added("http-response set-header cache-control max-age=60"),
+        3,
+        "cache",
+        "max-age=60",
+        "Cache-Control",
+    ),
+    // Several instances.
+    (
+        "haproxy",
+        added("balance roundrobin\n server second SECOND"),
+        1,
+        "instances",
+        "sign with different keys",
+        "SIGNING_KEY",
+    ),
+    (
+        "haproxy",
+        added("balance roundrobin\n server second SECOND"),
+        1,
+        "instances",
+        "that do not share a store",
+        "REDIS_URL",
+    ),
+    (
+        "haproxy",
+        added(
+            "http-request set-var(proc.n) var(proc.n,0),add(1) if { path /openapi.json }\n \
+             http-request return status 200 content-type application/json string \
+             '{\"info\":{\"version\":\"0.0.9\"}}' if { path /openapi.json } { var(proc.n),mod(2) 0 }",
+        ),
+        3,
+        "version",
+        "instances of different versions answer: 0.0.9, ",
+        "finish the upgrade",
+    ),
+    // Traefik.
+    (
+        "traefik",
+        replaced(NOTHING, "buffering: {memResponseBodyBytes: 100000}"),
+        1,
+        "buffering",
+        "are buffered",
+        "no buffering middleware",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "compress: {minResponseBodyBytes: 1}"),
+        1,
+        "compression",
+        "are compressed",
+        "excludedContentTypes: [text/event-stream]",
+    ),
+    (
+        "traefik",
+        replaced("readTimeout: 15m", "readTimeout: 1s"),
+        1,
+        "idle",
+        "is cut after",
+        "readTimeout: 0",
+    ),
+    (
+        "traefik",
+        replaced("responseHeaderTimeout: 75s", "responseHeaderTimeout: 1s"),
+        3,
+        "idle",
+        "a long poll is cut",
+        "responseHeaderTimeout: 75s",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "headers: {customRequestHeaders: {Upgrade: ''}}"),
+        3,
+        "websocket",
+        "the handshake is answered",
+        "customRequestHeaders",
+    ),
+    (
+        "traefik",
+        replaced(
+            NOTHING,
+            "headers: {accessControlAllowOriginList: ['https://other.example'], \
+             accessControlAllowMethods: [GET], addVaryHeader: true}",
+        ),
+        1,
+        "cors",
+        "may not call",
+        "accessControl",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "headers: {customResponseHeaders: {Set-Cookie: ''}}"),
+        1,
+        "cookies",
+        "does not arrive",
+        "customResponseHeaders",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "headers: {customRequestHeaders: {Authorization: ''}}"),
+        1,
+        "authorization",
+        "not reach",
+        "customRequestHeaders",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "headers: {referrerPolicy: no-referrer}"),
+        1,
+        "dialog",
+        "Origin: null",
+        "referrerPolicy",
+    ),
+    (
+        "traefik",
+        replaced(NOTHING, "buffering: {maxRequestBodyBytes: 2000}"),
+        1,
+        "buffering",
+        "are buffered",
+        "no buffering middleware",
+    ),
+    (
+        "traefik",
+        replaced(" && !Path(`/metrics`)", ""),
+        3,
+        "metrics",
+        "can be read by everybody",
+        "!Path(`/metrics`)",
+    ),
 ];
 
 #[tokio::test]
 async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
-    let run = |case: Case| async move {
-        let (program, broken, status, check, words, line) = case;
+    let run = |case: &'static Case| async move {
+        let &(program, broken, status, check, words, line) = case;
         let deployment = Deployment::start(program, broken).await;
+        let wait = if check == "idle" { "4s" } else { "1s" };
         let arguments =
-            [deployment.url.as_str(), "--wait", "4s", "--origin", ORIGIN, "--proxy", program];
+            [deployment.url.as_str(), "--wait", wait, "--origin", ORIGIN, "--proxy", program];
         let (code, found) = findings(&arguments).await;
         let output = deployment.proxy.output();
         let found_it = found.iter().any(|[severity, own, text, mend]| {
@@ -409,7 +794,7 @@ async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
         // Nothing else is wrong: one cause, one finding, or the same one of another transport.
         assert!(faults(&found).iter().all(|[_, own, ..]| own == check), "{context}");
     };
-    futures_util::stream::iter(CASES).map(run).buffer_unordered(4).collect::<Vec<()>>().await;
+    futures_util::stream::iter(CASES).map(run).buffer_unordered(6).collect::<Vec<()>>().await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod command_line;
 mod deployed;
 mod device;
 mod doctor;
+mod documented_commands;
 mod dpop;
 mod drain;
 mod encrypted_delivery;

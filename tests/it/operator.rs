@@ -1,11 +1,14 @@
 //! The operator's page: who sees it, that its numbers are those of `/metrics`, and who may end tokens.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Events, Process, client, free_port, text};
+use crate::support::{
+    Browser, COOKIE_KEY, Events, NEW_KEY, Process, SEALING_KEY, client, free_port, redis, shared,
+    text,
+};
 
 const TOKEN: &str = "c2l4dHktZm91ciByYW5kb20gYnl0ZXMgb2YgYSB0ZXN0";
 
@@ -126,7 +129,7 @@ async fn the_numbers_are_those_of_the_metrics_and_failures_have_their_reference(
         (text(&state["provider"], "state"), &state["store"]["is_up"]),
         ("discovered", &json!(true))
     );
-    assert_eq!(state["keys"]["ids"].as_array().unwrap().len(), 1);
+    assert_eq!(state["signing_key_ids"].as_array().unwrap().len(), 1);
     // What the person reads out is there with its cause.
     let failure = &state["failures"][0];
     assert!(page.body.contains(text(failure, "reference")), "{failure} {}", page.body);
@@ -227,4 +230,94 @@ async fn an_open_page_does_not_hold_up_a_shutdown() {
     relay.signal("TERM");
     while events.next().await.is_some() {}
     assert!(relay.wait().success());
+}
+
+/// The age of a key is that of its file, and a replaced file begins anew.
+#[tokio::test]
+async fn keys_have_the_age_of_their_files() {
+    let directory = redis::Directory::new();
+    let cookie_keys = directory.file("cookie_keys");
+    std::fs::write(&cookie_keys, COOKIE_KEY).unwrap();
+    let written = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let file = std::fs::File::options().write(true).open(&cookie_keys).unwrap();
+    file.set_modified(written).unwrap();
+    let settings = [
+        ("TOKEN_RELAY_COOKIE_KEYS_FILE", cookie_keys.as_str()),
+        ("TOKEN_RELAY_SEALING_KEYS", SEALING_KEY),
+    ];
+    let (relay, listener) = with_metrics(&settings);
+    let key = |state: &Value, setting: &str| {
+        let keys = state["keys"].as_array().unwrap().iter();
+        let mut found = keys.filter(|key| key["setting"] == setting);
+        let key = found.next().unwrap();
+        (text(key, "origin").to_owned(), key["since"].as_u64().unwrap())
+    };
+    let begun = state(&listener, None).await;
+    let started = begun["started_at"].as_u64().unwrap();
+    assert_eq!(key(&begun, "COOKIE_KEYS"), ("file changed".to_owned(), 1_700_000_000));
+    assert_eq!(key(&begun, "SEALING_KEYS").0, "loaded");
+    let (origin, since) = key(&begun, "SIGNING_KEY");
+    assert!(origin.starts_with("random") && since.abs_diff(started) < 5, "{begun}");
+    // A new key before the old one.
+    std::fs::write(&cookie_keys, format!("{NEW_KEY}\n{COOKIE_KEY}\n")).unwrap();
+    file.set_modified(written + Duration::from_secs(1000)).unwrap();
+    relay.signal("HUP");
+    let mut events = Events::from_response(get(format!("{listener}/operator/events"), None).await);
+    loop {
+        let now = events.next().await.unwrap().data;
+        assert_eq!(key(&now, "SIGNING_KEY"), key(&begun, "SIGNING_KEY"), "not exchanged");
+        if key(&now, "COOKIE_KEYS").1 == 1_700_001_000 {
+            break;
+        }
+    }
+}
+
+/// What Redis did lately, and that all pages together ask it no more often than one of them.
+#[tokio::test]
+async fn the_store_is_shown_with_its_last_error_and_asked_once_for_all_pages() {
+    let server = redis::Server::start(&[]).await;
+    let url = server.url();
+    let settings = [&shared(&url)[..], &[("TOKEN_RELAY_REDIS_TIMEOUT", "300ms")]].concat();
+    let (_relay, listener) = with_metrics(&settings);
+    let mut pages = Vec::new();
+    for _ in 0..8 {
+        let answer = get(format!("{listener}/operator/events"), None).await;
+        pages.push(Events::from_response(answer));
+    }
+    let mut states = Vec::new();
+    for page in &mut pages {
+        states.push(page.next().await.unwrap().data);
+    }
+    let pings = |state: &Value| {
+        let mut samples = state["samples"].as_array().unwrap().iter();
+        let is_count = |sample: &&Value| {
+            sample["name"] == "token_relay_store_call_seconds_count"
+                && sample["labels"]["operation"] == "ping"
+        };
+        samples.find(is_count).unwrap()["value"].as_f64().unwrap()
+    };
+    let (first, begun) = (pings(&states[0]), std::time::Instant::now());
+    let mut last = states.remove(0);
+    for page in &mut pages {
+        for _ in 0..2 {
+            last = page.next().await.unwrap().data;
+        }
+    }
+    // Not once for each page, but once for an interval.
+    let (asked, intervals) = (pings(&last) - first, begun.elapsed().as_secs_f64() / 1.5);
+    assert!(asked >= 1.0 && asked <= intervals + 1.0, "{asked} in {intervals} intervals");
+    assert_eq!((&last["store"]["kind"], &last["store"]["is_up"]), (&json!("Redis"), &json!(true)));
+    let since = last["store"]["since"].as_u64().unwrap();
+
+    let mut page = pages.swap_remove(0);
+    drop(server);
+    let store = loop {
+        let store = page.next().await.unwrap().data["store"].clone();
+        if store["is_up"] == false {
+            break store;
+        }
+    };
+    assert!(store["since"].as_u64().unwrap() >= since, "{store}");
+    assert_eq!(text(&store["last_error"], "operation"), "ping", "{store}");
+    assert!(!text(&store, "problem").is_empty());
 }

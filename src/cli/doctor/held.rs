@@ -38,6 +38,8 @@ pub(super) enum Held {
     Refused(String),
     /// It ended after so long, before the session did.
     Cut(Duration),
+    /// It opened and stayed, but the session could not be cancelled.
+    NotCancelled(String),
 }
 
 /// How a long poll fared.
@@ -108,7 +110,10 @@ impl Doctor {
             }
             false
         };
-        let ((), outcome) = tokio::join!(self.end(session), timeout(TIMEOUT, outcome));
+        let (ended, outcome) = tokio::join!(self.end(session), timeout(TIMEOUT, outcome));
+        if let Err(how) = ended {
+            return Held::NotCancelled(how);
+        }
         match outcome {
             Ok(true) => Held::Well(heartbeats),
             Ok(false) => Held::Cut(opened.elapsed()),
@@ -174,7 +179,10 @@ impl Doctor {
             }
             false
         };
-        let ((), outcome) = tokio::join!(self.end(session), timeout(TIMEOUT, outcome));
+        let (ended, outcome) = tokio::join!(self.end(session), timeout(TIMEOUT, outcome));
+        if let Err(how) = ended {
+            return Held::NotCancelled(how);
+        }
         match outcome {
             Ok(true) => Held::Well(heartbeats),
             Ok(false) => Held::Cut(opened.elapsed()),
@@ -249,6 +257,9 @@ impl Doctor {
             Held::Refused(text) => {
                 self.found.push(super::finding(Severity::Error, check, text));
             }
+            Held::NotCancelled(text) => {
+                self.fault(Severity::Warning, "methods", Fault::Methods, &text);
+            }
             Held::Cut(after) => {
                 let text = format!("an event stream is cut after {}", rounded(after));
                 self.fault(Severity::Error, "idle", Fault::IdleTimeout, &text);
@@ -265,6 +276,8 @@ impl Doctor {
                 self.fault(Severity::Error, "buffering", Fault::Buffering, &text);
             }
             Held::Well(_) => self.note(check, "opens, stays and delivers at once"),
+            // Said of the stream already, which had the same cause.
+            Held::NotCancelled(_) => self.note(check, "opens and stays"),
             Held::Late(text) | Held::Compressed(text) | Held::Refused(text) => {
                 let text = format!("{text}; clients fall back to event streams");
                 self.fault(Severity::Warning, check, Fault::WebSocket, &text);

@@ -4,6 +4,7 @@
 //! What answers may be hostile: bodies are bounded, every wait ends, nothing is sent but to the
 //! given origin, and no text of it reaches the terminal unfiltered.
 
+mod answers;
 mod held;
 mod remedy;
 
@@ -21,7 +22,7 @@ use url::Url;
 pub(super) use crate::cli::doctor::remedy::Proxy;
 use crate::{
     api::{Secret, operator::Readiness, paths},
-    cli::doctor::{held::Held, remedy::Fault},
+    cli::doctor::{answers::is_problem, held::Held, remedy::Fault},
     oidc::Severity,
     session::SessionId,
     util::http_client,
@@ -117,6 +118,8 @@ struct Doctor {
     http: reqwest::Client,
     /// The same over HTTP/1.1, for upgrades.
     http1: reqwest::Client,
+    /// The same with a connection for each request.
+    anew: reqwest::Client,
     proxy: Proxy,
     found: Vec<Diagnosis>,
 }
@@ -175,6 +178,7 @@ impl Doctor {
         Ok(Self {
             http: build(http_client::builder(TIMEOUT))?,
             http1: build(http_client::builder(TIMEOUT).http1_only())?,
+            anew: build(http_client::builder(TIMEOUT).pool_max_idle_per_host(0).http1_only())?,
             base,
             origin: options.origin.clone(),
             client_id: options.client_id.clone(),
@@ -189,10 +193,21 @@ impl Doctor {
     }
 
     /// Something that a line of the proxy's configuration mends.
-    fn fault(&mut self, severity: Severity, check: &'static str, fault: Fault, text: &str) {
+    fn diagnosis(
+        &self,
+        severity: Severity,
+        check: &'static str,
+        fault: Fault,
+        text: &str,
+    ) -> Diagnosis {
         let mend = Some(fault.line(self.proxy).to_owned());
         let proxy = (fault != Fault::Date).then_some(self.proxy);
-        self.found.push(Diagnosis { proxy, mend, ..finding(severity, check, text) });
+        Diagnosis { proxy, mend, ..finding(severity, check, text) }
+    }
+
+    /// Reports the same.
+    fn fault(&mut self, severity: Severity, check: &'static str, fault: Fault, text: &str) {
+        self.found.push(self.diagnosis(severity, check, fault, text));
     }
 
     /// Something that a setting of the relay mends.
@@ -213,6 +228,18 @@ impl Doctor {
         headers: &[(HeaderName, &str)],
         body: Vec<u8>,
     ) -> Result<Response<Vec<u8>>, String> {
+        self.ask_on(&self.http, method, path, headers, body).await
+    }
+
+    /// The same with this client.
+    async fn ask_on(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> Result<Response<Vec<u8>>, String> {
         let mut request = Request::builder().method(method).uri(self.url(path));
         for (name, value) in headers {
             request = request.header(name, *value);
@@ -220,7 +247,7 @@ impl Doctor {
         let request = request.body(body).map_err(|error| error.to_string())?;
         let request = reqwest::Request::try_from(request).map_err(|error| chain(&error))?;
         let version = async {
-            let mut answer = self.http.execute(request).await.map_err(|error| chain(&error))?;
+            let mut answer = client.execute(request).await.map_err(|error| chain(&error))?;
             let mut body = Vec::new();
             while let Some(chunk) = answer.chunk().await.map_err(|error| chain(&error))? {
                 if body.len() + chunk.len() > MAX_ANSWER {
@@ -240,6 +267,11 @@ impl Doctor {
 
     async fn get(&self, path: &str) -> Result<Response<Vec<u8>>, String> {
         self.ask(Method::GET, path, &[], Vec::new()).await
+    }
+
+    /// The same on a connection of its own, which may lead to another instance.
+    async fn ask_anew(&self, path: &str) -> Result<Response<Vec<u8>>, String> {
+        self.ask_on(&self.anew, Method::GET, path, &[], Vec::new()).await
     }
 
     async fn look(
@@ -266,6 +298,20 @@ impl Doctor {
         }
         if health.status() != StatusCode::OK {
             let status = health.status();
+            // Without this path it is the relay's own page that is missing.
+            let below = self.base.path();
+            if status == StatusCode::NOT_FOUND && below != "/" && is_problem(health.headers()) {
+                let text = format!("the relay answers, but the proxy passes on {below} as well");
+                let found = self.diagnosis(Severity::Error, "connection", Fault::Path, &text);
+                return Err(Unusable(found));
+            }
+            if health.headers().contains_key(header::WWW_AUTHENTICATE) {
+                return Err(unusable(&format!(
+                    "{} asks for a password: what browsers and add-ins call must be open, the relay \
+                     decides who may do what",
+                    paths::HEALTHZ
+                )));
+            }
             return Err(unusable(&match health.headers().get(header::LOCATION) {
                 Some(place) => format!(
                     "{} answers {status} and leads to {}; is that the public URL?",
@@ -278,11 +324,15 @@ impl Doctor {
         self.protocol(&health);
         self.clock(health.headers());
         self.readiness().await;
-        self.version().await;
+        self.plain_http().await;
+        self.instances().await;
         self.metrics().await;
+        self.errors().await;
         self.cross_origin().await;
         let [first, second] = self.cookies(sessions).await?;
-        let third = self.create(None, sessions).await?.0;
+        self.session(&first).await?;
+        let (third, created, _) = self.create(None, sessions).await?;
+        self.dialog(&created).await;
         let held = tokio::join!(
             self.hold_stream(&first),
             self.hold_websocket(&second),
@@ -353,45 +403,78 @@ impl Doctor {
         }
     }
 
-    async fn version(&mut self) {
-        let own = env!("CARGO_PKG_VERSION");
-        let answer = self.get(paths::OPENAPI).await.ok();
-        let document = answer.and_then(|it| serde_json::from_slice::<Value>(it.body()).ok());
-        let version = document.as_ref().and_then(|it| it["info"]["version"].as_str());
-        let minor =
-            |version: &str| version.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
-        match version {
-            None => self.note("version", format!("{} is not served", paths::OPENAPI)),
-            Some(version) if minor(version) == minor(own) => {
-                self.note("version", format!("{version}; this program is {own}"));
+    /// Whether HTTP without TLS leads to HTTPS, where both have their own ports.
+    async fn plain_http(&mut self) {
+        let check = "redirect";
+        let mut plain = self.base.clone();
+        if self.base.scheme() != "https"
+            || self.base.port().is_some()
+            || plain.set_scheme("http").is_err()
+        {
+            return self.note(check, "not looked at: it needs https at its own port");
+        }
+        let answer = self.http.get(plain).send();
+        match tokio::time::timeout(TIMEOUT, answer).await {
+            Ok(Ok(answer)) => {
+                let place = answer.headers().get(header::LOCATION);
+                let place = place.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
+                match place {
+                    Some(place) if place.starts_with("https://") => {
+                        self.note(check, "http leads to https");
+                    }
+                    _ => {
+                        let text = format!(
+                            "http is answered {} and does not lead to https",
+                            answer.status()
+                        );
+                        self.fault(Severity::Warning, check, Fault::Redirect, &text);
+                    }
+                }
             }
-            Some(version) => self.misset(
-                Severity::Warning,
-                "version",
-                &format!("the relay is {version}, this program {own}; checks may not fit"),
-                "run doctor of the relay's version".to_owned(),
-            ),
+            _ => self.note(check, "nothing answers at http"),
         }
     }
 
     async fn metrics(&mut self) {
-        let mut open = Vec::new();
-        for (path, mark) in [(paths::METRICS, "token_relay_"), (paths::OPERATOR, "<html")] {
-            if let Ok(answer) = self.get(path).await
-                && answer.status() == StatusCode::OK
+        let check = "metrics";
+        let is_open = |answer: &Response<Vec<u8>>, mark: &str| {
+            answer.status() == StatusCode::OK
                 && String::from_utf8_lossy(answer.body()).contains(mark)
-            {
-                open.push(path);
+        };
+        match self.get(paths::METRICS).await {
+            Ok(answer) if is_open(&answer, "token_relay_") => {
+                let text = format!(
+                    "{} can be read by everybody; close it, or serve it at METRICS_LISTEN alone",
+                    paths::METRICS
+                );
+                self.fault(Severity::Warning, check, Fault::Metrics, &text);
             }
+            _ => self.note(check, format!("{} is not reachable", paths::METRICS)),
         }
-        if open.is_empty() {
-            return self.note("metrics", format!("{} is not reachable", paths::METRICS));
+        let check = "operator";
+        let page = paths::OPERATOR;
+        let asks_for_token = |answer: &Response<Vec<u8>>| {
+            let challenge = answer.headers().get(header::WWW_AUTHENTICATE);
+            challenge.is_some_and(|it| {
+                String::from_utf8_lossy(it.as_bytes()).contains("token-relay operator")
+            }) || String::from_utf8_lossy(answer.body()).contains("OPERATOR_TOKEN")
+        };
+        match self.get(page).await {
+            Ok(answer) if is_open(&answer, "token-relay: operator") => {
+                let text = format!(
+                    "{page} can be read by everybody: who signs in where and what fails; close it"
+                );
+                self.fault(Severity::Error, check, Fault::Metrics, &text);
+            }
+            Ok(answer) if asks_for_token(&answer) => {
+                let text = format!(
+                    "{page} is reachable and asks for OPERATOR_TOKEN; close it, or serve it at \
+                     METRICS_LISTEN alone"
+                );
+                self.fault(Severity::Warning, check, Fault::Metrics, &text);
+            }
+            _ => self.note(check, format!("{page} is not reachable")),
         }
-        let text = format!(
-            "{} can be read by everybody; close it, or serve it at METRICS_LISTEN alone",
-            open.join(" and ")
-        );
-        self.fault(Severity::Warning, "metrics", Fault::Metrics, &text);
     }
 
     /// The one value of `Access-Control-Allow-Origin`, or what is wrong with it.
@@ -535,7 +618,8 @@ impl Doctor {
             return Ok([first, second]);
         }
         let Some(cookie) = browser_cookie(&headers) else {
-            let text = "the relay's cookie does not arrive: the dialog cannot recognise a browser";
+            let text = "the relay's cookie does not arrive, or Origin does not reach the relay: the \
+                dialog cannot recognise a browser";
             self.fault(Severity::Error, "cookies", Fault::Cookies, text);
             let second = self.create(None, sessions).await?.0;
             return Ok([first, second]);
@@ -570,13 +654,18 @@ impl Doctor {
         Ok([first, second])
     }
 
-    /// Cancels a session, or ends what is left of it.
-    async fn end(&self, session: &Session) {
+    /// Cancels a session, or ends what is left of it; how, where that is not possible.
+    async fn end(&self, session: &Session) -> Result<(), String> {
         let path = paths::of_session(paths::SESSION, session.id.expose());
         let bearer = format!("Bearer {}", session.token.expose());
         let headers = [(header::AUTHORIZATION, bearer.as_str())];
+        let answer = self.ask(Method::DELETE, &path, &headers, Vec::new()).await?;
         // A session that has ended already is no failure.
-        let _ = self.ask(Method::DELETE, &path, &headers, Vec::new()).await;
+        match answer.status() {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(()),
+            status if status.is_success() => Ok(()),
+            status => Err(format!("DELETE is answered {status}, so that nothing can be cancelled")),
+        }
     }
 }
 

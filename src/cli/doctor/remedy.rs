@@ -58,6 +58,16 @@ pub(super) enum Fault {
     Http2,
     Metrics,
     Date,
+    Authorization,
+    Methods,
+    Errors,
+    BodySize,
+    AnswerHeaders,
+    PageHeaders,
+    Query,
+    Cache,
+    Path,
+    Redirect,
 }
 
 impl Fault {
@@ -108,16 +118,18 @@ impl Fault {
             }
             (Self::Cookies, Nginx) => {
                 "# remove: proxy_hide_header Set-Cookie, proxy_cookie_domain, proxy_cookie_path, \
-                 proxy_cookie_flags, proxy_set_header Cookie"
+                 proxy_cookie_flags, proxy_set_header Cookie, proxy_set_header Origin"
             }
             (Self::Cookies, Caddy) => {
-                "# remove from reverse_proxy: header_down Set-Cookie, header_up Cookie"
+                "# remove from reverse_proxy: header_down Set-Cookie, header_up Cookie, header_up Origin"
             }
             (Self::Cookies, Haproxy) => {
-                "# remove: http-response del-header Set-Cookie, http-request del-header Cookie"
+                "# remove: http-response del-header Set-Cookie, http-request del-header of Cookie and \
+                 Origin"
             }
             (Self::Cookies, Traefik) => {
-                "# remove Set-Cookie from customResponseHeaders, Cookie from customRequestHeaders"
+                "# remove Set-Cookie from customResponseHeaders, Cookie and Origin from \
+                 customRequestHeaders"
             }
             (Self::WebSocket, Nginx) => {
                 "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
@@ -151,6 +163,81 @@ impl Fault {
             }
             (Self::Metrics, Traefik) => {
                 "rule: Host(`relay.example`) && !Path(`/metrics`) && !PathPrefix(`/operator/`)"
+            }
+            (Self::Authorization, Nginx) => {
+                "proxy_set_header Authorization $http_authorization;  # and no auth_basic"
+            }
+            (Self::Authorization, Caddy) => {
+                "# remove: header_up Authorization, request_header Authorization"
+            }
+            (Self::Authorization, Haproxy) => "# remove: http-request del-header Authorization",
+            (Self::Authorization, Traefik) => {
+                "# remove Authorization from customRequestHeaders, and basicAuth"
+            }
+            (Self::Methods, Nginx) => "# remove: limit_except, if ($request_method …)",
+            (Self::Methods, Caddy) => "# remove the matcher: method",
+            (Self::Methods, Haproxy) => "# remove: http-request deny if … METH_… or { method … }",
+            (Self::Methods, Traefik) => "# remove from the rule: Method(…)",
+            (Self::Errors, Nginx) => "proxy_intercept_errors off;",
+            (Self::Errors, Caddy) => "# remove from reverse_proxy: handle_response, replace_status",
+            (Self::Errors, Haproxy) => {
+                "# remove: http-response return, http-response set-status, errorfiles of the relay's \
+                 own errors"
+            }
+            (Self::Errors, Traefik) => "# remove the errors middleware",
+            (Self::BodySize, Nginx) => "client_max_body_size 64k;",
+            (Self::BodySize, Caddy) => "request_body { max_size 64KB }  # or none",
+            (Self::BodySize, Haproxy) => "# remove: http-request deny if { req.body_size gt … }",
+            (Self::BodySize, Traefik) => "buffering: {maxRequestBodyBytes: 65536}  # or none",
+            (Self::AnswerHeaders, Nginx) => {
+                "proxy_buffer_size 16k; proxy_buffers 8 16k; proxy_busy_buffers_size 32k;"
+            }
+            (Self::AnswerHeaders, Caddy) => {
+                "# remove from transport http, or raise: max_response_header"
+            }
+            (Self::AnswerHeaders, Haproxy) => "tune.bufsize 32768  # in global",
+            (Self::AnswerHeaders, Traefik) => {
+                "# remove what refuses /addons/transit/ from rules and middlewares"
+            }
+            (Self::PageHeaders, Nginx) => {
+                "# remove: add_header and proxy_hide_header of Referrer-Policy, \
+                 Cross-Origin-Opener-Policy, Content-Security-Policy; the relay sends them"
+            }
+            (Self::PageHeaders, Caddy) => {
+                "# remove: header Referrer-Policy, Cross-Origin-Opener-Policy, \
+                 Content-Security-Policy; the relay sends them"
+            }
+            (Self::PageHeaders, Haproxy) => {
+                "# remove: http-response set-header, add-header and del-header of Referrer-Policy, \
+                 Cross-Origin-Opener-Policy, Content-Security-Policy; the relay sends them"
+            }
+            (Self::PageHeaders, Traefik) => {
+                "# remove referrerPolicy, contentSecurityPolicy and Cross-Origin-Opener-Policy from \
+                 the headers middleware; the relay sends them"
+            }
+            (Self::Query, Nginx) => "large_client_header_buffers 4 16k;",
+            (Self::Query, Caddy) => "servers { max_header_size 64KB }  # in the global options",
+            (Self::Query, Haproxy) => "# remove: http-request deny by the length of url or query",
+            (Self::Query, Traefik) => "# remove the middleware that refuses long queries",
+            (Self::Cache, Nginx) => {
+                "# remove: proxy_cache, expires, add_header and proxy_hide_header of Cache-Control"
+            }
+            (Self::Cache, Caddy) => "# remove: cache, header Cache-Control",
+            (Self::Cache, Haproxy) => "# remove: cache-use, http-response set-header Cache-Control",
+            (Self::Cache, Traefik) => "# remove Cache-Control from customResponseHeaders",
+            (Self::Path, Nginx) => {
+                "proxy_pass http://127.0.0.1:8080/;  # with a slash, in location /relay/"
+            }
+            (Self::Path, Caddy) => "handle_path /relay/* { reverse_proxy 127.0.0.1:8080 }",
+            (Self::Path, Haproxy) => "http-request replace-path /relay/(.*) /\\1",
+            (Self::Path, Traefik) => "stripPrefix: {prefixes: [/relay]}",
+            (Self::Redirect, Nginx) => {
+                "server { listen 80; return 301 https://$host$request_uri; }"
+            }
+            (Self::Redirect, Caddy) => "# remove: auto_https disable_redirects",
+            (Self::Redirect, Haproxy) => "http-request redirect scheme https unless { ssl_fc }",
+            (Self::Redirect, Traefik) => {
+                "redirections: {entryPoint: {to: websecure, scheme: https}}  # of entry point web"
             }
             (Self::Date, Nginx | Caddy | Haproxy | Traefik) => {
                 "timedatectl set-ntp true  # on the host of the proxy and of the relay"

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ use crate::{
     signin::{SignInObserver, SignInOutcome, TokenGrant},
     store::{OPERATIONS, STATES, StoreObserver},
     telemetry,
+    util::clock::UnixTime,
 };
 
 /// How a reconnect was recognised.
@@ -169,6 +170,15 @@ struct ByRefreshOutcome {
     client: ClientLabel,
 }
 
+/// Whether the store answers, since when, and the last call that failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreState {
+    /// The last answer, and since when every answer was the same.
+    pub answers: Option<(bool, UnixTime)>,
+    /// Name and time of the last operation that failed.
+    pub last_error: Option<(&'static str, UnixTime)>,
+}
+
 /// The metrics of one instance.
 pub struct Metrics {
     registry: Registry,
@@ -184,6 +194,7 @@ pub struct Metrics {
     transitions: Family<ByState, Counter>,
     reconnected: Family<ByReconnect, Counter>,
     store_up: Gauge,
+    store_state: Mutex<StoreState>,
     handshakes: Family<ByHandshakeOutcome, Counter>,
     reloads: Family<ByReloadOutcome, Counter>,
     guesses: Family<ByGuess, Counter>,
@@ -276,6 +287,7 @@ impl Metrics {
             transitions: Family::default(),
             reconnected: Family::default(),
             store_up: Gauge::default(),
+            store_state: Mutex::default(),
             handshakes: Family::default(),
             reloads: Family::default(),
             guesses: Family::default(),
@@ -498,6 +510,15 @@ impl Metrics {
     /// Records whether the store answered the last call.
     pub fn store_answered(&self, answered: bool) {
         self.store_up.set(i64::from(answered));
+        let mut state = self.store_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.answers.is_none_or(|(before, _)| before != answered) {
+            state.answers = Some((answered, UnixTime::now()));
+        }
+    }
+
+    /// How the store is.
+    pub fn store_state(&self) -> StoreState {
+        *self.store_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The exposition as OpenMetrics text. `held`: the sessions that the store holds, if it knows.
@@ -526,10 +547,12 @@ impl SignInObserver for Metrics {
 
 impl StoreObserver for Metrics {
     fn call_finished(&self, operation: &'static str, elapsed: Duration, failed: bool) {
-        let operation = ByOperation { operation };
-        self.store_seconds.get_or_create(&operation).observe(elapsed.as_secs_f64());
+        let by_operation = ByOperation { operation };
+        self.store_seconds.get_or_create(&by_operation).observe(elapsed.as_secs_f64());
         if failed {
-            self.store_errors.get_or_create(&operation).inc();
+            self.store_errors.get_or_create(&by_operation).inc();
+            let mut state = self.store_state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.last_error = Some((operation, UnixTime::now()));
         }
     }
 

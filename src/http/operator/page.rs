@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Form, Router,
+    Extension, Form, Router,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::{
@@ -23,11 +23,14 @@ use axum::{
     },
     routing::{get, post},
 };
-use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, uri::Authority};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use token_relay_client::printable;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::MissedTickBehavior,
+};
 
 use crate::{
     api::paths,
@@ -47,6 +50,10 @@ use crate::{
 /// Interval between two states on the page.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Age up to which a state serves further pages: less than [`INTERVAL`], so that no page shows the
+/// same one twice.
+const MAX_AGE: Duration = Duration::from_millis(1500);
+
 /// Maximum number of pages that are kept up to date at once.
 const MAX_WATCHERS: usize = 16;
 
@@ -56,7 +63,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 
 const HTML: &str = include_str!("../../../static/operator/index.html");
 const SCRIPT: &str = include_str!("../../../static/operator/operator.js");
-const STYLE: &str = include_str!("../../../static/operator/operator.css");
+const STYLE: &str = concat!(
+    include_str!("../../../static/pages/colours.css"),
+    include_str!("../../../static/operator/operator.css")
+);
 const ICON: &str = include_str!("../../../static/icon.svg");
 
 /// The page and what it needs.
@@ -64,15 +74,19 @@ pub fn router(app: &AppState) -> Router<AppState> {
     let file = |content_type: &'static str, text: &'static str| {
         get(async move || ([(header::CONTENT_TYPE, content_type)], text))
     };
-    let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
+    let pages = Arc::new(OpenPages {
+        permits: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        state: Mutex::default(),
+    });
+    let (watched, ended) = (Arc::clone(&pages), pages);
     let path = |name: &str| format!("{}{name}", paths::OPERATOR);
     Router::new()
         .route(paths::OPERATOR, file("text/html; charset=utf-8", HTML))
         .route(&path("operator.js"), file("text/javascript; charset=utf-8", SCRIPT))
         .route(&path("operator.css"), file("text/css; charset=utf-8", STYLE))
         .route(&path("icon.svg"), file("image/svg+xml", ICON))
-        .route(&path("events"), get(async move |State(app): State<AppState>| events(app, watchers)))
-        .route(&path("revoke"), post(revoke))
+        .route(&path("events"), get(async move |State(app): State<AppState>| events(app, watched)))
+        .route(&path("revoke"), post(revoke).layer(Extension(ended)))
         .layer(from_fn_with_state(Arc::clone(app), admit))
 }
 
@@ -167,6 +181,7 @@ struct EndForm {
 /// Ends everything that a person was granted.
 async fn revoke(
     State(app): State<AppState>,
+    Extension(pages): Extension<Arc<OpenPages>>,
     trace: Trace,
     headers: HeaderMap,
     Form(form): Form<EndForm>,
@@ -184,37 +199,62 @@ async fn revoke(
         return (StatusCode::BAD_REQUEST, "Name the person by `sub`.\n").into_response();
     }
     match app.end_account(&trace, form.sub.trim(), "operator").await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(()) => {
+            // So that the pages show it with their next state.
+            pages.state.lock().await.take();
+            StatusCode::NO_CONTENT.into_response()
+        }
         Err(error) => Problem::from(error).into_response(),
     }
 }
 
+/// What all open pages share.
+struct OpenPages {
+    permits: Arc<Semaphore>,
+    /// The last state, and when it was made.
+    state: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+impl OpenPages {
+    /// The state. However many pages are open, the store is asked for one of them at a time.
+    async fn state(&self, app: &AppState) -> Arc<str> {
+        let mut last = self.state.lock().await;
+        if let Some((made, state)) = &*last
+            && made.elapsed() < MAX_AGE
+        {
+            return Arc::clone(state);
+        }
+        let state = Arc::<str>::from(state(app).await.to_string());
+        *last = Some((Instant::now(), Arc::clone(&state)));
+        state
+    }
+}
+
 /// The state, now and every two seconds, until the instance shuts down.
-fn events(app: AppState, watchers: Arc<Semaphore>) -> Response {
-    let Ok(permit) = watchers.try_acquire_owned() else {
+fn events(app: AppState, pages: Arc<OpenPages>) -> Response {
+    let Ok(permit) = Arc::clone(&pages.permits).try_acquire_owned() else {
         let text = "Too many of these pages are open.\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
-    let stream = states(app, permit);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stream = futures_util::stream::unfold(ticks, move |mut ticks| {
+        let (app, pages) = (Arc::clone(&app), Arc::clone(&pages));
+        // Held for as long as the page is open.
+        let _ = &permit;
+        async move {
+            ticks.tick().await;
+            if app.relay.registry().is_draining() {
+                return None;
+            }
+            let event = Event::default().event("state").data(pages.state(&app).await);
+            Some((Ok::<_, Infallible>(event), ticks))
+        }
+    });
     let mut response = Sse::new(stream).into_response();
     let no_buffer = HeaderValue::from_static("no");
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), no_buffer);
     response
-}
-
-fn states(
-    app: AppState,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    let ticks = tokio::time::interval(INTERVAL);
-    futures_util::stream::unfold((app, permit, ticks), |(app, permit, mut ticks)| async move {
-        ticks.tick().await;
-        if app.relay.registry().is_draining() {
-            return None;
-        }
-        let state = state(&app).await.to_string();
-        Some((Ok(Event::default().event("state").data(state)), (app, permit, ticks)))
-    })
 }
 
 /// What the page shows.
@@ -222,7 +262,9 @@ async fn state(app: &AppState) -> Value {
     let store = app.relay.store();
     let begun = Instant::now();
     let answer = store.check().await;
+    let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
     app.metrics.store_answered(answer.is_ok());
+    let standing = app.metrics.store_state();
     let text = app.metrics.encode(store.session_count());
     let (provider, problem) = match app.login.status() {
         ProviderStatus::Pending => ("not yet reached", None),
@@ -242,16 +284,21 @@ async fn state(app: &AppState) -> Value {
         "provider": {
             "issuer": app.settings.oidc.issuer.as_str(),
             "state": provider,
-            "problem": problem,
+            "problem": problem.map(|problem| printable(&problem)),
             "age": app.login.known_for().map(|age| age.as_secs()),
         },
         "store": {
             "kind": if app.settings.store.url.is_some() { "Redis" } else { "memory" },
             "is_up": answer.is_ok(),
-            "problem": answer.err().map(|error| error.to_string()),
-            "milliseconds": begun.elapsed().as_secs_f64() * 1000.0,
+            "problem": answer.err().map(|error| printable(&error.to_string())),
+            "milliseconds": milliseconds,
+            "since": standing.answers.map(|(_, since)| since.as_secs()),
+            "last_error": standing.last_error.map(|(operation, at)| {
+                json!({ "operation": operation, "at": at.as_secs() })
+            }),
         },
-        "keys": { "ids": key_ids, "loaded_at": app.recent.loaded_at().as_secs() },
+        "signing_key_ids": key_ids,
+        "keys": app.recent.keys(),
         "failures": app.recent.failures(),
         // Who it was is for those who have operator's rights.
         "ended": if may_revoke { json!(app.recent.ended_accounts()) } else { json!([]) },

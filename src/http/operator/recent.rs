@@ -8,13 +8,15 @@ use std::{
 
 use serde::Serialize;
 
-use crate::util::clock::UnixTime;
+use token_relay_client::printable;
+
+use crate::{
+    settings::{KeyOrigin, KeySource},
+    util::clock::UnixTime,
+};
 
 /// Maximum number of failures, and of revocations, that are remembered.
 const MAX_ENTRIES: usize = 50;
-
-/// Maximum length of a cause or a name, in characters.
-const MAX_TEXT: usize = 300;
 
 /// Minutes of an hour.
 const MINUTES: u64 = 60;
@@ -45,22 +47,45 @@ pub struct EndedAccount {
     pub by: String,
 }
 
+/// The keys of one setting, and since when they are these.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeyState {
+    /// The setting.
+    pub setting: &'static str,
+    /// What `since` is the time of.
+    pub origin: &'static str,
+    /// In seconds since 1970.
+    pub since: u64,
+}
+
+impl KeyState {
+    fn new(KeySource { setting, origin, .. }: &KeySource, now: UnixTime) -> Self {
+        let (origin, since) = match origin {
+            KeyOrigin::File(changed) => ("file changed", *changed),
+            KeyOrigin::Given => ("loaded", now),
+            KeyOrigin::Random => ("random, made at the start", now),
+        };
+        Self { setting, origin, since: since.as_secs() }
+    }
+}
+
 /// What happened lately, newest first.
 #[derive(Debug)]
 pub struct Recent {
     /// When the process started.
     pub started_at: UnixTime,
-    loaded_at: Mutex<UnixTime>,
+    keys: Mutex<Vec<KeyState>>,
     failures: Mutex<VecDeque<FailedSignIn>>,
     ended: Mutex<VecDeque<EndedAccount>>,
 }
 
-impl Default for Recent {
-    fn default() -> Self {
+impl Recent {
+    /// Nothing has happened since the start with these keys.
+    pub fn new(keys: &[KeySource]) -> Self {
         let now = UnixTime::now();
         Self {
             started_at: now,
-            loaded_at: Mutex::new(now),
+            keys: Mutex::new(keys.iter().map(|source| KeyState::new(source, now)).collect()),
             failures: Mutex::default(),
             ended: Mutex::default(),
         }
@@ -77,10 +102,6 @@ fn remember<T>(entries: &Mutex<VecDeque<T>>, entry: T) {
     entries.push_front(entry);
 }
 
-fn bounded(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).take(MAX_TEXT).collect()
-}
-
 impl Recent {
     /// Remembers a sign-in that ended with an error page.
     pub fn failed(
@@ -90,25 +111,30 @@ impl Recent {
         session: Option<String>,
         cause: &str,
     ) {
-        let (at, cause) = (UnixTime::now().as_secs(), bounded(cause));
+        let (at, cause) = (UnixTime::now().as_secs(), printable(cause));
         let reference = reference.to_owned();
         remember(&self.failures, FailedSignIn { at, reference, page, cause, session });
     }
 
     /// Remembers whose tokens ended.
     pub fn ended(&self, subject: &str, by: &str) {
-        let (at, subject, by) = (UnixTime::now().as_secs(), bounded(subject), bounded(by));
+        let (at, subject, by) = (UnixTime::now().as_secs(), printable(subject), printable(by));
         remember(&self.ended, EndedAccount { at, subject, by });
     }
 
-    /// Records that keys and secrets were read again.
-    pub fn loaded(&self) {
-        *lock(&self.loaded_at) = UnixTime::now();
+    /// Records that these keys were exchanged.
+    pub(crate) fn keys_exchanged<'s>(&self, sources: impl IntoIterator<Item = &'s KeySource>) {
+        let now = UnixTime::now();
+        let mut keys = lock(&self.keys);
+        for source in sources {
+            keys.retain(|key| key.setting != source.setting);
+            keys.push(KeyState::new(source, now));
+        }
     }
 
-    /// When keys and secrets were read.
-    pub fn loaded_at(&self) -> UnixTime {
-        *lock(&self.loaded_at)
+    /// The keys of each setting.
+    pub fn keys(&self) -> Vec<KeyState> {
+        lock(&self.keys).clone()
     }
 
     /// Failures, the newest first.
@@ -182,15 +208,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let recent = Recent::default();
+    fn what_is_remembered_is_printable() {
+        let recent = Recent::new(&[]);
         for number in 0..200 {
-            recent.failed(&number.to_string(), "denied", None, &"\u{1b}x".repeat(900));
+            recent.failed(&number.to_string(), "denied", None, &"\u{1b}\u{202e}x".repeat(900));
             recent.ended(&number.to_string(), "backend");
         }
         let failures = recent.failures();
         assert_eq!((failures.len(), failures[0].reference.as_str()), (MAX_ENTRIES, "199"));
-        assert_eq!(failures[0].cause, "x".repeat(MAX_TEXT));
+        assert_eq!(failures[0].cause, "x".repeat(300));
         assert_eq!(recent.ended_accounts().len(), MAX_ENTRIES);
     }
 }

@@ -112,7 +112,12 @@ impl Process {
 
     /// Starts a command that becomes `token-relay` and waits until it serves. The log is collected
     /// where `stderr` is piped.
-    pub fn spawn(mut command: Command, stderr: Stdio) -> Self {
+    pub fn spawn(command: Command, stderr: Stdio) -> Self {
+        Self::spawn_to_line(command, stderr, 1).0
+    }
+
+    /// The same; gives its first lines as well.
+    pub fn spawn_to_line(mut command: Command, stderr: Stdio, lines: usize) -> (Self, String) {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -131,13 +136,16 @@ impl Process {
             });
         }
         let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        for _ in 0..lines {
+            stdout.read_line(&mut first).unwrap();
+        }
         let url = first
             .split_whitespace()
             .find(|word| word.starts_with("http://") || word.starts_with("https://"))
             .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()))
             .to_owned();
-        Self { child, url, log }
+        (Self { child, url, log }, first)
     }
 
     /// The demo with its provider, on free ports.
