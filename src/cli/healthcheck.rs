@@ -27,8 +27,11 @@ pub(super) enum HealthcheckError {
     #[error("not ready: {0}")]
     NotReady(String),
     /// The instance does not answer.
+    #[error("{0}: {err}", err = .1.chain())]
+    NoAnswer(String, #[source] CallError),
+    /// The check cannot be made.
     #[error("{}", .0.chain())]
-    NoAnswer(#[from] CallError),
+    Client(#[from] CallError),
 }
 
 /// The `/readyz` of the instance at `url`, of which only scheme, host and port count.
@@ -61,8 +64,10 @@ pub(super) async fn check(endpoint: Url) -> Result<(), HealthcheckError> {
         .tls_danger_accept_invalid_certs(true)
         .build()
         .map_err(CallError::from)?;
+    let instance = endpoint.origin().ascii_serialization();
     let request = client.get(endpoint).build().map_err(CallError::from)?;
-    let answer = http_client::call(&client, request, MAX_ANSWER).await?;
+    let answer = http_client::call(&client, request, MAX_ANSWER).await;
+    let answer = answer.map_err(|error| HealthcheckError::NoAnswer(instance, error))?;
     match answer.status() {
         StatusCode::OK => Ok(()),
         status => {

@@ -238,6 +238,24 @@ impl LoginError {
         self.kind == FailureKind::InteractionRequired
     }
 
+    /// The cause on one line, with what the provider answered, as the log has it in fields.
+    pub fn cause(&self) -> String {
+        let mut text = self.to_string();
+        if let Some(status) = self.status {
+            text.push_str(&format!("; HTTP {status}"));
+        }
+        if let Some(content_type) = &self.content_type {
+            text.push_str(&format!(" {content_type}"));
+        }
+        if let Some(error) = &self.provider {
+            text.push_str(&format!("; {}", error.code));
+            if let Some(description) = &error.description {
+                text.push_str(&format!(": {description}"));
+            }
+        }
+        text
+    }
+
     /// Writes the one log line that names the cause: for the session, under the reference that the
     /// person is shown.
     pub fn log(&self, session: Option<SessionKey>, reference: Option<&str>) {

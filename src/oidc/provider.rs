@@ -364,7 +364,8 @@ impl Provider {
             }
         };
         let issuer = known.metadata.issuer.as_str();
-        let text = format!("discovered {issuer} with {} usable keys", known.keys.len());
+        let plural = if known.keys.len() == 1 { "" } else { "s" };
+        let text = format!("discovered {issuer} with {} usable key{plural}", known.keys.len());
         let mut findings = vec![Finding::new(Severity::Note, "provider.discovery", text)];
         findings.extend(known.findings.iter().cloned());
         let flow = self.flow(&known);

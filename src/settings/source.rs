@@ -491,9 +491,13 @@ impl Source {
     /// Records that the value of a setting is wrong, with its origin.
     pub(crate) fn reject(&mut self, name: &str, expected: &str) {
         let key = self.key(name);
-        let origin = self.values.get(&key).map(|raw| format!(" ({})", raw.origin));
-        let problem = format!("expected {expected}{}", origin.unwrap_or_default());
-        self.error(&key, self.written(name), problem);
+        let raw = self.values.get(&key);
+        let origin = raw.map(|raw| format!(" ({})", raw.origin)).unwrap_or_default();
+        let written = match raw.map(|raw| &raw.origin) {
+            Some(Origin::File(..)) if self.scope.is_empty() => name.to_ascii_lowercase(),
+            _ => self.written(name),
+        };
+        self.error(&key, written, format!("expected {expected}{origin}"));
     }
 
     /// Records a warning about a valid setting.

@@ -213,7 +213,7 @@ fn an_empty_list_is_no_default() {
     let file = folder.join("relay.toml");
     std::fs::write(&file, "token_claims = []\nheartbeat = []\n").unwrap();
     let text = Settings::load(environment(&[]), Some(&file)).unwrap_err().to_string();
-    assert!(text.starts_with("TOKEN_RELAY_HEARTBEAT: expected a duration"), "{text}");
+    assert!(text.starts_with("heartbeat: expected a duration"), "{text}");
     std::fs::write(&file, "token_claims = []\n").unwrap();
     let settings = Settings::load(environment(&[]), Some(&file)).unwrap();
     assert!(settings.token.claims.is_empty());
@@ -353,10 +353,7 @@ fn an_error_in_the_file_names_its_line_and_a_hint_only_a_near_name() {
     let text = load("# A comment\nheartbeat = 'often'\n\nhartbeat = '9s'\nweather = 'fine'\n");
     let at = |line: usize| format!("(file {}, line {line})", file.display());
     for expected in [
-        format!(
-            "TOKEN_RELAY_HEARTBEAT: expected a duration such as 30s or 15m, from 1s to 5m {}",
-            at(2)
-        ),
+        format!("heartbeat: expected a duration such as 30s or 15m, from 1s to 5m {}", at(2)),
         format!("hartbeat: no such setting; did you mean heartbeat? {}", at(4)),
         format!("weather: no such setting {}", at(5)),
     ] {

@@ -14,20 +14,31 @@ function age(seconds) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-const time = (seconds) => new Date(seconds * 1000).toLocaleString();
+/** A time of today without the date. */
+function time(seconds) {
+  const at = new Date(seconds * 1000);
+  return at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleString();
+}
 
-/** Fills a table; a cell is a text or `{text, className}`; the first of a row is its head. */
+/** The value of a label in words: `ProviderFailed` as "Provider failed". */
+const words = (name) => ({ Sse: 'SSE', WebSocket: 'WebSocket' })[name] ?? name.replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+
+/** Fills a table; a cell is a text, `{text, className}` or an element; the first of a row is its head. */
 function fill(id, rows, nothing) {
   const columns = element(id).tHead.rows[0].cells.length;
   const lines = (rows.length > 0 ? rows : [[nothing]]).map((row) => {
     const line = document.createElement('tr');
     row.forEach((cell, index) => {
-      const { text, className = '' } = typeof cell === 'object' ? cell : { text: cell };
+      const { text = '', className = '' } = typeof cell === 'object' ? cell : { text: cell };
       const shown = document.createElement(index === 0 && rows.length > 0 ? 'th' : 'td');
       if (shown.tagName === 'TH') shown.scope = 'row';
       if (rows.length === 0) shown.colSpan = columns;
-      shown.className = className;
-      shown.textContent = text;
+      if (cell instanceof Element) {
+        shown.append(cell);
+      } else {
+        shown.className = className;
+        shown.textContent = text;
+      }
       line.append(shown);
     });
     return line;
@@ -36,11 +47,15 @@ function fill(id, rows, nothing) {
 }
 
 const number = (value) => ({ text: String(value), className: 'number' });
+const whole = (text) => ({ text, className: 'whole' });
 
-function shape(name, attributes, text = '') {
-  const made = document.createElementNS(NAMESPACE, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
+/** A bar of that share of its cell; the number beside it says the same. */
+function bar(share) {
+  const made = document.createElementNS(NAMESPACE, 'svg');
+  const rectangle = document.createElementNS(NAMESPACE, 'rect');
+  for (const [key, value] of Object.entries({ viewBox: '0 0 100 10', preserveAspectRatio: 'none', 'aria-hidden': 'true' })) made.setAttribute(key, value);
+  for (const [key, value] of Object.entries({ width: share * 100, height: 10 })) rectangle.setAttribute(key, value);
+  made.append(rectangle);
   return made;
 }
 
@@ -66,24 +81,15 @@ function chart(samples) {
   const within = (share) => bound(cumulative.find(([, count]) => count >= total * share)?.[0] ?? '+Inf');
   element('delivery-summary').textContent = total === 0
     ? 'No token has been delivered yet.'
-    : `${total} tokens delivered: half within ${within(0.5)}, 99 % within ${within(0.99)}.`;
+    : `${total} delivered: half within ${within(0.5)}, 99 % within ${within(0.99)}.`;
   const highest = Math.max(1, ...bars.map(({ count }) => count));
-  const width = 640 / Math.max(1, bars.length);
-  element('chart').replaceChildren(...bars.flatMap(({ le, count }, index) => {
-    const height = (count / highest) * 120;
-    const middle = (index + 0.5) * width;
-    return [
-      shape('rect', { x: index * width + 4, y: 150 - height, width: width - 8, height, 'data-count': count }),
-      ...(count > 0 ? [shape('text', { x: middle, y: 145 - height }, String(count))] : []),
-      shape('text', { x: middle, y: 168, class: 'axis' }, bound(le)),
-    ];
-  }));
+  fill('chart', bars.map(({ le, count }) => [bound(le), number(count), bar(count / highest)]), '');
 }
 
 const KEYS = { SIGNING_KEY: 'Signing keys', SEALING_KEYS: 'Sealing keys', COOKIE_KEYS: 'Cookie keys' };
 
 function condition({ problem, milliseconds, last_error: error }, now) {
-  const answer = problem ?? `answers in ${milliseconds.toFixed(1)} ms`;
+  const answer = problem ?? `answers in ${milliseconds < 0.1 ? 'less than 0.1' : milliseconds.toFixed(1)} ms`;
   return `${answer}; ${error ? `last error ${age(now - error.at)} ago (${error.operation})` : 'no error since the start'}`;
 }
 
@@ -92,24 +98,28 @@ function show(state) {
   const of = (name) => samples.filter((sample) => sample.name === name);
   const ok = (text, good) => ({ text, className: good ? 'good' : 'bad' });
   fill('state', [
-    ['Instance', `version ${state.version}`, age(now - state.started_at)],
-    [`Provider ${provider.issuer}`, ok(provider.problem ?? provider.state, provider.state === 'discovered'), age(provider.age)],
-    [`Store (${store.kind})`, ok(condition(store, now), store.is_up), age(store.since && now - store.since)],
+    ['Instance', `version ${state.version}`, number(age(now - state.started_at))],
+    [`Provider ${provider.issuer}`, ok(provider.problem ?? provider.state, provider.state === 'discovered'), number(age(provider.age))],
+    [`Store (${store.kind})`, ok(condition(store, now), store.is_up), number(age(store.since && now - store.since))],
     ...keys.map(({ setting, origin, since }) => [
       KEYS[setting] ?? setting,
-      setting === 'SIGNING_KEY' && ids.length > 0 ? `${ids.join(', ')}; ${origin}` : origin,
-      age(now - since),
+      setting === 'SIGNING_KEY' && ids.length > 0 ? `${origin}; key IDs ${ids.map((id) => `${id.slice(0, 12)}…`).join(', ')}` : origin,
+      number(age(now - since)),
     ]),
   ]);
-  const open = of('token_relay_streams_open');
-  fill('streams', open.filter(({ value }) => value > 0)
-    .map(({ labels, value }) => [labels.client ?? '', labels.transport, number(value)]), 'Nobody waits.');
+  const open = of('token_relay_streams_open').filter(({ value }) => value > 0);
+  const by = ({ labels: { client, transport } }) => `${client} ${transport}`;
+  open.sort((left, right) => by(left).localeCompare(by(right)));
+  element('streams-summary').textContent = `${open.reduce((sum, { value }) => sum + value, 0)} on this instance.`;
+  fill('streams', open.map(({ labels, value }) => [labels.client, words(labels.transport), number(value)]), 'Nobody waits.');
   const logins = new Map();
   for (const { labels, value } of of('token_relay_logins_total')) logins.set(labels.outcome, (logins.get(labels.outcome) ?? 0) + value);
-  fill('logins', [...logins].sort().map(([outcome, count]) => [outcome, number(state.logins_last_hour[outcome] ?? 0), number(count)]), 'None yet.');
+  const hour = Object.values(state.logins_last_hour).reduce((sum, count) => sum + count, 0);
+  element('logins-summary').textContent = `${hour} ended in the last hour.`;
+  fill('logins', [...logins].sort().map(([outcome, count]) => [words(outcome), number(state.logins_last_hour[outcome] ?? 0), number(count)]), 'None yet.');
   chart(samples);
-  fill('failures', state.failures.map(({ at, reference, page, cause }) => [time(at), reference, page, cause]), 'None since the start.');
-  fill('ended', state.ended.map(({ at, subject, by }) => [time(at), subject, by]), 'Nobody since the start.');
+  fill('failures', state.failures.map(({ at, reference, page, cause }) => [whole(time(at)), whole(reference), page.replaceAll('_', ' '), cause]), 'None since the start.');
+  fill('ended', state.ended.map(({ at, subject, by }) => [whole(time(at)), subject, by]), 'Nobody since the start.');
   element('operator-only').hidden = !state.may_revoke;
 }
 

@@ -25,7 +25,7 @@ pub struct Deployment {
 }
 
 /// What is not as it should be.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Broken {
     /// Lines added where the proxy passes requests on.
     pub added: &'static str,
@@ -172,7 +172,7 @@ impl Deployment {
                 if missing.is_empty() { part } else { part.replace(missing, "") }
             }
         });
-        let file = directory.file("configuration");
+        let file = directory.file("configuration.yaml");
         std::fs::write(&file, configuration).unwrap();
         std::fs::write(directory.file("dynamic.yaml"), dynamic).unwrap();
         let by_name = format!("--configFile={file}");
@@ -433,7 +433,7 @@ const CASES: &[Case] = &[
         1,
         "cookies",
         "does not reach the relay",
-        "del-header Cookie",
+        "del-header of Cookie",
     ),
     (
         "haproxy",
@@ -525,7 +525,7 @@ const CASES: &[Case] = &[
         "of 12288 bytes is answered 413",
         "client_max_body_size",
     ),
-    ("caddy", around("request_body {\n max_size 2KB\n }"), 3, "body", "413", "max_size"),
+    ("caddy", around("request_body {\n max_size 2KB\n }"), 3, "body", "of 12288 bytes", "max_size"),
     (
         "haproxy",
         added("option http-buffer-request\n http-request deny if { req.body_size gt 2000 }"),
@@ -630,10 +630,10 @@ const CASES: &[Case] = &[
     ),
     (
         "haproxy",
-        added("http-response replace-header set-cookie (.*) other-\\\\1"),
+        added("http-response replace-header set-cookie (.*) other-\\1"),
         1,
         "cookies",
-        "is missing",
+        "does not",
         "Set-Cookie",
     ),
     (
@@ -700,11 +700,11 @@ const CASES: &[Case] = &[
     ),
     (
         "traefik",
-        replaced("readTimeout: 15m", "readTimeout: 1s"),
+        replaced("readTimeout: 15m", "writeTimeout: 1s"),
         1,
         "idle",
         "is cut after",
-        "readTimeout: 0",
+        "writeTimeout: 0",
     ),
     (
         "traefik",
@@ -726,8 +726,8 @@ const CASES: &[Case] = &[
         "traefik",
         replaced(
             NOTHING,
-            "headers: {accessControlAllowOriginList: ['https://other.example'], \
-             accessControlAllowMethods: [GET], addVaryHeader: true}",
+            "headers: {accessControlAllowOriginList: ['*'], accessControlAllowMethods: [POST], \
+             accessControlAllowHeaders: ['*']}",
         ),
         1,
         "cors",
@@ -760,14 +760,6 @@ const CASES: &[Case] = &[
     ),
     (
         "traefik",
-        replaced(NOTHING, "buffering: {maxRequestBodyBytes: 2000}"),
-        1,
-        "buffering",
-        "are buffered",
-        "no buffering middleware",
-    ),
-    (
-        "traefik",
         replaced(" && !Path(`/metrics`)", ""),
         3,
         "metrics",
@@ -789,12 +781,15 @@ async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
         let found_it = found.iter().any(|[severity, own, text, mend]| {
             severity != "note" && own == check && text.contains(words) && mend.contains(line)
         });
-        let context = format!("{program} {} {code:?} {found:#?} {output}", broken.added);
-        assert!(found_it && code == Some(status), "{context}");
+        let wrong = faults(&found);
+        let context = format!("{program} {broken:?} {code:?} {wrong:#?} {output}");
         // Nothing else is wrong: one cause, one finding, or the same one of another transport.
-        assert!(faults(&found).iter().all(|[_, own, ..]| own == check), "{context}");
+        let alone = faults(&found).iter().all(|[_, own, ..]| own == check);
+        (!(found_it && alone && code == Some(status))).then_some(context)
     };
-    futures_util::stream::iter(CASES).map(run).buffer_unordered(6).collect::<Vec<()>>().await;
+    let wrong = futures_util::stream::iter(CASES).map(run).buffer_unordered(8);
+    let wrong: Vec<_> = wrong.filter_map(std::future::ready).collect().await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
 };
@@ -133,7 +134,9 @@ fn provider(page: &mut Page) -> Process {
     page.heading("demo-provider", "The demo's OpenID provider alone, to try out a deployment.");
     let folder = page.folder.path().to_owned();
     std::fs::create_dir_all(folder.join("secrets")).unwrap();
-    std::fs::write(folder.join("secrets/client_secret"), "of the documentation alone\n").unwrap();
+    let secret = folder.join("secrets/client_secret");
+    std::fs::write(&secret, "of the documentation alone\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let address = format!("127.0.0.1:{}", redis::free_port());
     page.replace(&address, "127.0.0.1:8081");
     let arguments = format!(
@@ -196,6 +199,16 @@ fn check_config(page: &mut Page, issuer: &str) {
     let wrong = [("TOKEN_RELAY_PUBLIC_URL", "https://elsewhere.example")];
     let online = page.run("check-config --config relay.toml --online", &wrong);
     page.block(&format!("{}{online}", exported(&wrong)));
+}
+
+fn serve(page: &mut Page) {
+    page.heading("serve", "Serves until SIGTERM or Ctrl-C. The log is on standard error.");
+    let folder = page.folder.path().to_owned();
+    let listen = format!("127.0.0.1:{}", redis::free_port());
+    page.replace(&listen, "127.0.0.1:8080");
+    let environment = [("TOKEN_RELAY_LISTEN", listen.as_str())];
+    let (_, shown) = started(&folder, "serve --config relay.toml", &environment, 1);
+    page.block(&format!("$ token-relay serve --config relay.toml\n{shown}"));
 }
 
 fn keys(page: &mut Page) {
@@ -347,6 +360,7 @@ async fn the_documentation_has_what_the_commands_print() {
     settings(&mut page);
     let provider = provider(&mut page);
     check_config(&mut page, &provider.url);
+    serve(&mut page);
     keys(&mut page);
     demo(&mut page).await;
     doctor(&mut page).await;

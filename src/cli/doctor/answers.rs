@@ -36,10 +36,13 @@ impl Doctor {
     /// Whether all instances are of one version and publish the same keys.
     pub(super) async fn instances(&mut self) {
         let (mut versions, mut keys) = (BTreeSet::new(), Vec::<BTreeSet<String>>::new());
+        // One after the other: a proxy that takes turns takes them by request.
         for _ in 0..REQUESTS {
             if let Some(document) = self.document(paths::OPENAPI).await {
                 versions.extend(document["info"]["version"].as_str().map(str::to_owned));
             }
+        }
+        for _ in 0..REQUESTS {
             let set = self.document(paths::JWKS).await.unwrap_or_default();
             let set = set["keys"].as_array().into_iter().flatten();
             let ids: BTreeSet<_> =
@@ -97,8 +100,8 @@ impl Doctor {
         }
     }
 
-    /// Whether errors and large requests pass.
-    pub(super) async fn errors(&mut self) {
+    /// Whether errors and large requests pass; gives whether errors do.
+    pub(super) async fn errors(&mut self) -> bool {
         let json = [(header::CONTENT_TYPE, "application/json")];
         // It is no object, and so creates nothing.
         let answer = self.ask(Method::POST, paths::SESSIONS, &json, b"[".to_vec()).await;
@@ -113,9 +116,13 @@ impl Doctor {
                      {PROBLEM_JSON}: clients cannot say what is wrong",
                     answer.status()
                 );
-                return self.fault(Severity::Warning, "errors", Fault::Errors, &text);
+                self.fault(Severity::Warning, "errors", Fault::Errors, &text);
+                return false;
             }
-            Err(error) => return self.found.push(finding(Severity::Warning, "errors", error)),
+            Err(error) => {
+                self.found.push(finding(Severity::Warning, "errors", error));
+                return false;
+            }
         }
         let mut large = vec![b' '; LARGE_BODY];
         large[0] = b'[';
@@ -133,6 +140,7 @@ impl Doctor {
                 self.fault(Severity::Warning, "body", Fault::BodySize, &text);
             }
         }
+        true
     }
 
     /// Whether a session can be read, wherever the requests arrive.

@@ -249,8 +249,8 @@ impl Doctor {
             }
             Held::Compressed(encoding) => {
                 let text = format!(
-                    "event streams are compressed ({encoding}); what is compressed is held back, and \
-                     its size tells about its content"
+                    "event streams are compressed ({encoding}): compression holds events back, and \
+                     their size reveals what they contain"
                 );
                 self.fault(Severity::Error, "compression", Fault::Compression, &text);
             }

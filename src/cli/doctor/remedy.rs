@@ -89,7 +89,7 @@ impl Fault {
             }
             (Self::IdleTimeout, Haproxy) => "timeout server 75s  # and: timeout client 75s",
             (Self::IdleTimeout, Traefik) => {
-                "respondingTimeouts: {readTimeout: 0, writeTimeout: 0}  # of the entry point; \
+                "respondingTimeouts: {writeTimeout: 0}  # of the entry point; \
                  forwardingTimeouts: {responseHeaderTimeout: 75s} of the serversTransport"
             }
             (Self::Compression, Nginx) => {
@@ -148,7 +148,7 @@ impl Fault {
             }
             (Self::WebSocketTimeout, Haproxy) => "timeout tunnel 75s",
             (Self::WebSocketTimeout, Traefik) => {
-                "respondingTimeouts: {readTimeout: 0, writeTimeout: 0}  # of the entry point"
+                "respondingTimeouts: {writeTimeout: 0}  # of the entry point"
             }
             (Self::Http2, Nginx) => "listen 443 ssl http2;  # from 1.25.1 on also: http2 on;",
             (Self::Http2, Caddy) => "servers { protocols h1 h2 h3 }  # in the global options",
@@ -188,7 +188,7 @@ impl Fault {
             (Self::BodySize, Nginx) => "client_max_body_size 64k;",
             (Self::BodySize, Caddy) => "request_body { max_size 64KB }  # or none",
             (Self::BodySize, Haproxy) => "# remove: http-request deny if { req.body_size gt … }",
-            (Self::BodySize, Traefik) => "buffering: {maxRequestBodyBytes: 65536}  # or none",
+            (Self::BodySize, Traefik) => "# remove the buffering middleware",
             (Self::AnswerHeaders, Nginx) => {
                 "proxy_buffer_size 16k; proxy_buffers 8 16k; proxy_busy_buffers_size 32k;"
             }

@@ -165,6 +165,7 @@ impl App {
     ) -> String {
         let reference = new_reference(trace);
         let session = session.map(|session| session.key.to_string());
+        let cause = cause.unwrap_or_else(|| page.usual_cause());
         tracing::info!(
             reference,
             session,
@@ -172,7 +173,9 @@ impl App {
             page = page.as_str(),
             "dialog ended with an error page"
         );
-        self.recent.failed(&reference, page.as_str(), session, cause.unwrap_or_default());
+        if !page.status().is_success() {
+            self.recent.failed(&reference, page.as_str(), session, cause);
+        }
         reference
     }
 
@@ -186,7 +189,7 @@ impl App {
         let (page, reference) = (page_of(error.kind), new_reference(trace));
         error.log(session, Some(&reference));
         let session = session.map(|session| session.to_string());
-        self.recent.failed(&reference, page.as_str(), session, &error.to_string());
+        self.recent.failed(&reference, page.as_str(), session, &error.cause());
         (page, reference)
     }
 }

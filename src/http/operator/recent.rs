@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_printable() {
+    fn what_is_remembered_is_bounded() {
         let recent = Recent::new(&[]);
         for number in 0..200 {
             recent.failed(&number.to_string(), "denied", None, &"\u{1b}\u{202e}x".repeat(900));
