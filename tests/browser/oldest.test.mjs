@@ -14,6 +14,7 @@ import { serveFolder, startDemo, STATIC } from './support.mjs';
 const require = createRequire(import.meta.url);
 let folder;
 let site;
+let elsewhere;
 let demo;
 let browser;
 
@@ -23,7 +24,9 @@ before(async () => {
   writeFileSync(executablePath, brotliDecompressSync(readFileSync(require.resolve('chrome-aws-lambda/bin/chromium.br'))));
   chmodSync(executablePath, 0o755);
   site = await serveFolder(folder);
-  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: site.address });
+  // By another name it is another site, whose window needs the opener's proof.
+  elsewhere = site.address.replace('127.0.0.1', 'localhost');
+  demo = await startDemo({ TOKEN_RELAY_ALLOWED_ORIGINS: `${site.address},${elsewhere}` });
   const page = (script) => `<!doctype html><html lang="en"><meta charset="utf-8"><title>Site</title><button>Sign in</button>${script}
     <script>document.querySelector('button').onclick = () => { window.outcome = window.client.signIn({ baseUrl: '${demo.address}', ...window.options }).catch(({ name, code, message }) => ({ name, code, message })); };</script>`;
   writeFileSync(join(folder, 'module.html'), page(`<script type="module">import * as client from '${demo.address}/addons/static/token-relay.js'; window.client = client;</script>`));
@@ -38,11 +41,11 @@ after(async () => {
   if (folder) rmSync(folder, { recursive: true });
 });
 
-async function begun(path, options = {}) {
+async function begun(path, options = {}, from = site.address) {
   const page = await browser.newPage();
   const troubles = [];
   page.on('pageerror', (error) => troubles.push(String(error)));
-  await page.goto(`${site.address}/${path}`);
+  await page.goto(`${from}/${path}`);
   await page.waitForFunction(() => window.client);
   await page.evaluate((given) => { window.options = given; }, options);
   const popup = new Promise((opened) => { page.once('popup', opened); });
@@ -70,6 +73,18 @@ for (const path of ['module.html', 'global.html']) {
     });
   }
 }
+
+test('a sign-in from another site, by the proof of the opener', async () => {
+  const { page, troubles, dialog } = await begun('module.html', {}, elsewhere);
+  await dialog.waitForSelector('input[name=username]');
+  await dialog.type('input[name=username]', 'bob');
+  await dialog.type('input[name=password]', 'bob');
+  await dialog.keyboard.press('Enter');
+  const token = await page.evaluate(() => window.outcome);
+  assert.ok(token.access_token, JSON.stringify(token));
+  assert.deepEqual(troubles, []);
+  await page.close();
+});
 
 test('a sign-in that the page cancels ends as cancelled', async () => {
   const { page, troubles, dialog } = await begun('module.html');
