@@ -10,11 +10,11 @@ use std::{any::Any, hint::black_box};
 use jsonwebtoken::Algorithm;
 use token_relay::{
     session::{SessionId, TransitToken},
-    token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier},
+    token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier, dpop, jwe},
     util::clock::UnixTime,
 };
 
-use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, issuer, token};
+use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, encryption_key, issuer, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -100,6 +100,35 @@ fn steps() -> Vec<(String, Box<dyn Fn() -> Step>)> {
             }),
         );
     }
+    add(
+        "check encryption key",
+        Box::new(|| {
+            let key = encryption_key();
+            step(move || jwe::check(&key).unwrap())
+        }),
+    );
+    add(
+        "encrypt token",
+        Box::new(|| {
+            let ((_, token), key) = (token(Algorithm::ES256), encryption_key());
+            let session = SessionId::generate().key();
+            step(move || token.encrypt(&key, session).unwrap())
+        }),
+    );
+    add(
+        "check proof",
+        Box::new(|| {
+            let (proof, request) = support::proof();
+            step(move || support::check(&proof, &request))
+        }),
+    );
+    add(
+        "make nonce",
+        Box::new(|| {
+            let keys = KeyRing::random();
+            step(move || dpop::nonce(&keys, UnixTime::now()))
+        }),
+    );
     add("generate session ID", Box::new(|| step(SessionId::generate)));
     add(
         "parse session ID",

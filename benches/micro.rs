@@ -8,20 +8,15 @@ mod support;
 
 use std::hint::black_box;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use divan::{Bencher, counter::ItemsCount};
 use jsonwebtoken::Algorithm;
 use token_relay::{
-    api,
-    session::{EncryptionKey, SessionId, TransitToken},
-    token::{
-        DpopProof, KeyRing, ProvenRequest, Purpose, SigningKeys, TokenResponse, Verifier, dpop,
-        jwe, jws::PrivateKey,
-    },
+    session::{SessionId, TransitToken},
+    token::{KeyRing, Purpose, SigningKeys, TokenResponse, Verifier, dpop, jwe},
     util::clock::UnixTime,
 };
 
-use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, issuer, token};
+use crate::support::{APP, ISSUER, RUNTIME, Session, authenticated, encryption_key, issuer, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -89,17 +84,6 @@ mod tokens {
 mod keys_of_the_add_in {
     use super::*;
 
-    fn encryption_key() -> EncryptionKey {
-        // Bob's of RFC 7518 appendix C.
-        let jwk = serde_json::json!({
-            "kty": "EC", "crv": "P-256",
-            "x": "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ",
-            "y": "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck",
-        });
-        let jwk: api::EncryptionKey = serde_json::from_value(jwk).expect("a JWK");
-        EncryptionKey::try_from(&jwk).expect("a key")
-    }
-
     #[divan::bench]
     fn check_encryption_key(bencher: Bencher<'_, '_>) {
         let key = encryption_key();
@@ -117,23 +101,8 @@ mod keys_of_the_add_in {
 
     #[divan::bench]
     fn check_proof(bencher: Bencher<'_, '_>) {
-        let key = PrivateKey::generate(Algorithm::ES256).expect("a key");
-        let encode = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let jwk = key.public().expect("a public key");
-        let header = serde_json::json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk});
-        let now = UnixTime::now();
-        let claims = serde_json::json!({
-            "jti": "1", "htm": "GET", "htu": ISSUER, "iat": now.as_secs(),
-        });
-        let message = format!("{}.{}", encode(header), encode(claims));
-        let signature = key.sign(message.as_bytes()).expect("a signature");
-        let proof = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
-        let uri = ISSUER.parse().expect("a URL");
-        let request = ProvenRequest { method: "GET".to_owned(), uri };
-        bencher.bench(|| {
-            let proof = DpopProof::parse(black_box(&proof)).unwrap();
-            proof.check(&request, None, now).unwrap();
-        });
+        let (proof, request) = support::proof();
+        bencher.bench(|| support::check(black_box(&proof), &request));
     }
 
     #[divan::bench]

@@ -129,6 +129,24 @@ def start(results):
     return [note, "", *grid(["store", "starts", "median ms", "max ms"], lines)]
 
 
+STEPS = ["create", "token", "first use", "use", "refresh"]
+
+
+def keys(results):
+    lines, rows = [], results["keys"]["rows"]
+    for row in rows:
+        without = next(other for other in rows if other["sessions"] == row["sessions"] and other["what"] == "neither")
+        for step in ["whole", *STEPS]:
+            figures, base = ({**each["steps"], "whole": each["whole"]}[step] for each in (row, without))
+            times, cost = figures["times"], figures["processor_us"]
+            ratio = lambda new, old: f"{new / old:.2f}" if old else ""
+            store = f"{figures['store_us']:.0f}" if row["sessions"] == "Redis" else ""
+            lines.append([row["sessions"], row["what"], step, f"{times['p50_ms']:.3f}", f"{times['p99_ms']:.3f}", ratio(times["p50_ms"], base["times"]["p50_ms"]),
+                          f"{cost:.0f}", store, ratio(cost, base["processor_us"])])
+    head = ["store", "keys", "step", "p50 ms", "p99 ms", "p50 / neither", "CPU µs, relay", "CPU µs, Redis", "relay's CPU / neither"]
+    return [f"{when(results, 'keys')} {rows[0]['logins']} logins of each kind.", "", *grid(head, lines)]
+
+
 def storm(results):
     lines = []
     for row in results["storm"]["rows"]:
@@ -266,7 +284,7 @@ def summary(results):
     return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
 
 
-TABLES = {"summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "start": start, "storm": storm,
+TABLES = {"summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
           "deploy": deploy, "micro": micro, "growth": grown, "scale": scale, "model": model.table}
 PART_OF = {"summary": "streams", "ratios": "streams", "model": "streams"}
 

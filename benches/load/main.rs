@@ -7,6 +7,7 @@
 mod create;
 mod dialog;
 mod ending;
+mod keys;
 mod machine;
 mod place;
 mod poll;
@@ -36,6 +37,8 @@ enum Mode {
     Poll(poll::Arguments),
     /// Create sessions as fast as they are answered
     Create(create::Arguments),
+    /// Log in with keys of the add-in and without
+    Keys(keys::Arguments),
     /// Keep streams open while instances die, in step with whoever kills them
     Storm(storm::Arguments),
     /// Serve the relay from this process, which also ends sessions on order
@@ -63,6 +66,7 @@ fn main() {
             Mode::Wait(arguments) => wait::run(arguments).await,
             Mode::Poll(arguments) => poll::run(arguments).await,
             Mode::Create(arguments) => create::run(arguments).await,
+            Mode::Keys(arguments) => keys::run(arguments).await,
             Mode::Storm(arguments) => storm::run(arguments).await,
             Mode::Serve(arguments) => return serve::run(arguments).await,
         };

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use token_relay::{
+    api,
     http::{
         AppState,
         addons::streams::{
@@ -19,13 +21,15 @@ use token_relay::{
     relay::{CreateSession, Delivery, Subscription},
     server::Server,
     session::{
-        ClientId, DialogId, Identity, Profile, SessionDetails, SessionId, SessionKey, SessionRef,
-        SessionToken, TransitToken,
+        ClientId, DialogId, EncryptionKey, Identity, Profile, SessionDetails, SessionId,
+        SessionKey, SessionRef, SessionToken, TransitToken,
     },
     settings::Snapshot,
     store::Entry,
     telemetry::Trace,
-    token::{Issuer, KeyRing, SigningKeys, TokenResponse},
+    token::{
+        DpopProof, Issuer, KeyRing, ProvenRequest, SigningKeys, TokenResponse, jws::PrivateKey,
+    },
     util::clock::UnixTime,
 };
 use tokio::runtime::Runtime;
@@ -65,6 +69,38 @@ pub fn token(algorithm: Algorithm) -> (Arc<SigningKeys>, TokenResponse) {
     let (issuer, subject) = issuer();
     let token = issuer.issue(&keys, &subject, UnixTime::now()).expect("a token");
     (keys, token)
+}
+
+/// A key of an add-in: Bob's of RFC 7518 appendix C.
+pub fn encryption_key() -> EncryptionKey {
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256",
+        "x": "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ",
+        "y": "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck",
+    });
+    let jwk: api::EncryptionKey = serde_json::from_value(jwk).expect("a JWK");
+    EncryptionKey::try_from(&jwk).expect("a key")
+}
+
+/// A DPoP proof, and the request that it is for.
+pub fn proof() -> (String, ProvenRequest) {
+    let key = PrivateKey::generate(Algorithm::ES256).expect("a key");
+    let encode = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let jwk = key.public().expect("a public key");
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk});
+    let now = UnixTime::now().as_secs();
+    let claims = json!({"jti": "1", "htm": "GET", "htu": ISSUER, "iat": now});
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let signature = key.sign(message.as_bytes()).expect("a signature");
+    let uri = ISSUER.parse().expect("a URL");
+    let proof = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+    (proof, ProvenRequest { method: "GET".to_owned(), uri })
+}
+
+/// Checks a proof.
+pub fn check(proof: &str, request: &ProvenRequest) {
+    let proof = DpopProof::parse(proof).expect("a proof");
+    proof.check(request, None, UnixTime::now()).expect("of this request");
 }
 
 /// The message that carries a token.

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use http::{StatusCode, header};
 use reqwest::Response;
+use serde::Deserialize;
 use url::Url;
 
 use crate::{
     ClientError, PendingSignIn, SavedSignIn,
-    api::{CreateRequest, CreateResponse, ProblemDetails},
+    api::{CreateRequest, CreateResponse},
     checks,
     encryption::DecryptionKey,
+    proof::ProofKey,
 };
 
 /// Timeout of a call that answers at once, and of the first byte of a stream.
@@ -30,6 +32,9 @@ pub struct SignIn {
     pub client_id: Option<String>,
     /// Scopes that the token is to have, separated by spaces; all that the client may have without.
     pub scope: Option<String>,
+    /// The tokens are bound to a key of the sign-in (DPoP, RFC 9449): they are used with
+    /// [`PendingSignIn::proof_key`], and a token that anybody could use is refused.
+    pub dpop: bool,
 }
 
 /// A relay.
@@ -72,6 +77,7 @@ impl Client {
         let malformed = |_| ClientError::Malformed("the created session");
         let url = self.relay.join("addons/sessions").map_err(|_| ClientError::Insecure)?;
         let decryption_key = DecryptionKey::generate()?;
+        let proof_key = sign_in.dpop.then(ProofKey::generate).transpose()?;
         let create = CreateRequest {
             bind: true,
             confirm: sign_in.confirm,
@@ -79,6 +85,7 @@ impl Client {
             client_id: sign_in.client_id.clone(),
             scope: sign_in.scope.clone(),
             encryption_key: Some(decryption_key.public()),
+            dpop_jkt: proof_key.as_ref().map(ProofKey::thumbprint),
             ..CreateRequest::default()
         };
         let body = serde_json::to_vec(&create).map_err(malformed)?;
@@ -95,7 +102,7 @@ impl Client {
         let created: CreateResponse =
             serde_json::from_slice(&read(answer).await?).map_err(malformed)?;
         let expires_in = Duration::from_secs(created.expires_in).min(checks::MAX_EXPIRES_IN);
-        let saved = SavedSignIn::new(created, decryption_key, expires_in)?;
+        let saved = SavedSignIn::new(created, decryption_key, proof_key, expires_in)?;
         PendingSignIn::new(self.http.clone(), &self.relay, saved, expires_in)
     }
 
@@ -110,14 +117,23 @@ impl Client {
     }
 }
 
+/// What an answer that refuses the request says: problem details (RFC 9457), or an OAuth error (RFC 6749
+/// §5.2).
+#[derive(Deserialize)]
+struct Refusal {
+    detail: Option<String>,
+    error_description: Option<String>,
+    title: Option<String>,
+}
+
 /// The error behind an answer that refuses the request.
 pub(crate) async fn refusal(answer: Response) -> ClientError {
     let status = answer.status();
     // A body that does not end keeps nobody waiting.
     let body = tokio::time::timeout(TIMEOUT, read(answer)).await;
-    let problem = body.ok().and_then(Result::ok);
-    let problem = problem.and_then(|body| serde_json::from_slice::<ProblemDetails>(&body).ok());
-    let detail = problem.map(|problem| problem.detail.unwrap_or(problem.title));
+    let body = body.ok().and_then(Result::ok);
+    let refusal = body.and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
+    let detail = refusal.and_then(|it| it.detail.or(it.error_description).or(it.title));
     checks::refused(status, detail.as_deref())
 }
 

@@ -1,14 +1,11 @@
 //! The key of one sign-in, for which the relay encrypts: `ECDH-ES` in direct key agreement (RFC 7518
 //! §4.6) with `A256GCM`.
 
-use std::fmt;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use p256::{PublicKey, SecretKey};
+use p256::PublicKey;
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest},
-    rand::{SecureRandom as _, SystemRandom},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -17,39 +14,13 @@ use crate::{
     ClientError,
     api::{EncryptionKey, Secret, TokenResponse},
     checks,
+    key::{KeyPair, PrivateKey, SIZE},
 };
 
-/// Bytes of a private key and of a coordinate on P-256.
-const SIZE: usize = 32;
-
-/// A private key on P-256; `Debug` does not print it.
-#[derive(Clone)]
-pub(crate) struct DecryptionKey(SecretKey);
-
-impl fmt::Debug for DecryptionKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("DecryptionKey(redacted)")
-    }
-}
-
-/// The private key in base64url: `d` of RFC 7518 §6.2.2.1.
-impl Serialize for DecryptionKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.private().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for DecryptionKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Secret::deserialize(deserializer)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text.expose()).map(Zeroizing::new);
-        bytes
-            .ok()
-            .and_then(|bytes| SecretKey::from_slice(&bytes).ok())
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("malformed key"))
-    }
-}
+/// The key pair of one sign-in, which opens what is encrypted for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DecryptionKey(KeyPair);
 
 #[derive(Deserialize)]
 struct Header {
@@ -66,35 +37,18 @@ impl DecryptionKey {
     ///
     /// # Errors
     /// [`ClientError::NoRandomness`].
-    pub(crate) fn generate() -> Result<Self, ClientError> {
-        let mut bytes = Zeroizing::new([0; SIZE]);
-        loop {
-            SystemRandom::new().fill(&mut *bytes).map_err(|_| ClientError::NoRandomness)?;
-            // All but one in 2³² numbers are below the order of the curve.
-            if let Ok(key) = SecretKey::from_slice(&*bytes) {
-                return Ok(Self(key));
-            }
-        }
+    pub fn generate() -> Result<Self, ClientError> {
+        KeyPair::generate().map(Self)
     }
 
-    /// Its public key.
-    pub(crate) fn public(&self) -> EncryptionKey {
-        let point = self.0.public_key().to_sec1_bytes();
-        // 4, then both coordinates (SEC 1 §2.3.3).
-        let coordinate =
-            |at: usize| URL_SAFE_NO_PAD.encode(point.get(at..at + SIZE).unwrap_or_default());
-        EncryptionKey {
-            kty: "EC".to_owned(),
-            crv: "P-256".to_owned(),
-            x: coordinate(1),
-            y: coordinate(1 + SIZE),
-            ..EncryptionKey::default()
-        }
+    /// Its public key, the `encryption_key` of a creation.
+    pub fn public(&self) -> EncryptionKey {
+        self.0.public()
     }
 
-    /// `d` of its JWK.
-    pub(crate) fn private(&self) -> Secret {
-        URL_SAFE_NO_PAD.encode(Zeroizing::new(self.0.to_bytes())).into()
+    /// Its private JWK.
+    pub(crate) fn jwk(&self) -> PrivateKey {
+        self.0.jwk()
     }
 
     /// What a relay answers the reader of this session; anything that is not encrypted for this key and
@@ -102,7 +56,7 @@ impl DecryptionKey {
     ///
     /// # Errors
     /// [`ClientError::NotEncrypted`], and [`ClientError::Malformed`] where the content is no token.
-    pub(crate) fn open(
+    pub fn open(
         &self,
         session_id: &Secret,
         answer: &TokenResponse,
@@ -134,7 +88,7 @@ impl DecryptionKey {
             return None;
         }
         let theirs = PublicKey::from_sec1_bytes(&[&[4], &x[..], &y[..]].concat()).ok()?;
-        let secret = self.0.diffie_hellman(&theirs);
+        let secret = self.0.agree(&theirs);
         let key = concat_kdf(secret.raw_secret_bytes(), "A256GCM", b"", session.as_ref(), 256);
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).ok()?);
         let nonce = Nonce::try_assume_unique_for_key(&decode(nonce)?).ok()?;
@@ -189,21 +143,9 @@ mod tests {
             URL_SAFE_NO_PAD.decode("SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps").unwrap(),
         );
         let alice = PublicKey::from_sec1_bytes(&[&[4], &x[..], &y[..]].concat()).unwrap();
-        let secret = bob.0.diffie_hellman(&alice);
+        let secret = bob.0.agree(&alice);
         let derived = concat_kdf(secret.raw_secret_bytes(), "A128GCM", b"Alice", b"Bob", 128);
         assert_eq!(URL_SAFE_NO_PAD.encode(&derived[..16]), "VqqN6vgjbSBcIijNcacQGg");
-    }
-
-    #[test]
-    fn a_key_is_saved_and_not_shown() {
-        let own = DecryptionKey::generate().unwrap();
-        let text = serde_json::to_string(&own).unwrap();
-        let read: DecryptionKey = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.public(), own.public());
-        assert_eq!(format!("{own:?}"), "DecryptionKey(redacted)");
-        for malformed in ["\"\"", "\"AAAA\"", "7", &format!("{:?}", "A".repeat(43))] {
-            assert!(serde_json::from_str::<DecryptionKey>(malformed).is_err(), "{malformed}");
-        }
     }
 
     #[test]

@@ -50,6 +50,12 @@ pub enum ClientError {
          changed the sign-in"
     )]
     NotEncrypted,
+    /// The token is not bound to the key of this sign-in, as [`SignIn::dpop`](crate::SignIn::dpop) asked.
+    #[error(
+        "the token is not bound to the key of this program: something between it and the relay may \
+         have changed the sign-in"
+    )]
+    NotBound,
     /// The system has no random numbers for a key.
     #[error("the system has no random numbers")]
     NoRandomness,
@@ -69,6 +75,7 @@ impl ClientError {
             Self::Insecure | Self::Refused { .. } => "invalid_request",
             Self::ForeignUrl { .. }
             | Self::NotEncrypted
+            | Self::NotBound
             | Self::NoRandomness
             | Self::Malformed(_) => "server_error",
         }

@@ -19,7 +19,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Tokens are encrypted for a key of the sign-in, and any other token is refused.
+//! Tokens are encrypted for a key of the sign-in, and any other token is refused. With [`SignIn::dpop`]
+//! they are also bound to a key (RFC 9449), so that a stolen one is of no use; [`ProofKey`] makes the headers
+//! of the requests that use them.
 //!
 //! The relay is not trusted with the terminal or the browser: every URL it names must be on its own
 //! origin, codes and tokens must have their grammar, and texts lose what is not printable.
@@ -30,12 +32,16 @@ mod client;
 mod encryption;
 mod error;
 mod event_stream;
+mod key;
 mod pending;
+mod proof;
 
 pub use crate::{
     checks::{is_secure, printable},
     client::{Client, SignIn},
-    encryption::concat_kdf,
+    encryption::{DecryptionKey, concat_kdf},
     error::ClientError,
-    pending::{PendingSignIn, PrivateKey, SavedSignIn},
+    key::PrivateKey,
+    pending::{PendingSignIn, SavedSignIn},
+    proof::{Proof, ProofKey},
 };

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use reqwest::{RequestBuilder, Response};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,13 @@ use url::Url;
 
 use crate::{
     ClientError,
-    api::{CreateResponse, EncryptionKey, Secret, SessionState, TokenResponse},
+    api::{CreateResponse, Secret, SessionState, TokenResponse},
     checks,
     client::{TIMEOUT, read, refusal},
     encryption::DecryptionKey,
     event_stream::EventStream,
+    key::PrivateKey,
+    proof::{self, Proof, ProofKey},
 };
 
 /// Without a heartbeat for so long (there is one every 15 s) the connection is dead.
@@ -50,6 +52,8 @@ pub struct SavedSignIn {
     /// Of a sign-in that an earlier version saved there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     decryption_key: Option<DecryptionKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proof_key: Option<ProofKey>,
 }
 
 impl SavedSignIn {
@@ -57,6 +61,7 @@ impl SavedSignIn {
     pub(crate) fn new(
         created: CreateResponse,
         decryption_key: DecryptionKey,
+        proof_key: Option<ProofKey>,
         expires_in: Duration,
     ) -> Result<Self, ClientError> {
         let session_token = created.session_token.ok_or(ClientError::Malformed("session_token"))?;
@@ -69,6 +74,7 @@ impl SavedSignIn {
             poll_url: created.poll_url,
             expires_at: (since_epoch() + expires_in).as_secs(),
             decryption_key: Some(decryption_key),
+            proof_key,
         })
     }
 
@@ -86,14 +92,6 @@ impl SavedSignIn {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// A private key on P-256 as a JWK.
-#[derive(Clone, Debug, Serialize)]
-pub struct PrivateKey {
-    #[serde(flatten)]
-    public: EncryptionKey,
-    d: Secret,
 }
 
 /// A sign-in that waits for its person.
@@ -185,8 +183,12 @@ impl PendingSignIn {
 
     /// The private key for which its tokens are encrypted, as a JWK (RFC 7518 §6.2.2).
     pub fn decryption_key(&self) -> Option<PrivateKey> {
-        let key = self.saved.decryption_key.as_ref()?;
-        Some(PrivateKey { public: key.public(), d: key.private() })
+        self.saved.decryption_key.as_ref().map(DecryptionKey::jwk)
+    }
+
+    /// The key that its tokens are bound to, where [`SignIn::dpop`](crate::SignIn::dpop) asked for that.
+    pub fn proof_key(&self) -> Option<&ProofKey> {
+        self.saved.proof_key.as_ref()
     }
 
     /// Exchanges a refresh token of this sign-in for the next tokens. Each works once, and a second
@@ -201,13 +203,24 @@ impl PendingSignIn {
             .append_pair("client_id", self.saved.session_id.expose())
             .append_pair("client_secret", self.saved.session_token.expose())
             .finish();
-        let request = self
-            .http
-            .post(self.token_url.clone())
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form)
-            .timeout(TIMEOUT);
-        let answer = request.send().await?;
+        let mut proof =
+            self.proof_key().map(|key| key.prove_without_token(Method::POST, &self.token_url));
+        let answer = loop {
+            let mut request = self
+                .http
+                .post(self.token_url.clone())
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form.clone())
+                .timeout(TIMEOUT);
+            if let Some(proof) = &mut proof {
+                request = request.headers(proof.headers()?);
+            }
+            let answer = request.send().await?;
+            let again = |proof: &mut Proof| proof.renew(answer.status(), answer.headers());
+            if !proof.as_mut().is_some_and(again) {
+                break answer;
+            }
+        };
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer).await);
         }
@@ -231,8 +244,8 @@ impl PendingSignIn {
         let mut last = None;
         let settled = tokio::time::timeout_at(end, self.wait(&mut last)).await;
         let settled = settled.unwrap_or_else(|_| Err(last.unwrap_or(ClientError::Expired)));
-        if let Err(error @ ClientError::NotEncrypted) = settled {
-            // Whoever sees the token in the clear does not use this session further.
+        if let Err(error @ (ClientError::NotEncrypted | ClientError::NotBound)) = settled {
+            // Whoever has the token does not use this session further.
             let _ = self.end().await;
             return Err(error);
         }
@@ -354,10 +367,15 @@ impl PendingSignIn {
     }
 
     fn opened(&self, answer: TokenResponse) -> Result<TokenResponse, ClientError> {
-        match &self.saved.decryption_key {
-            Some(key) => key.open(&self.saved.session_id, &answer),
-            None => checks::token(answer),
+        let token = match &self.saved.decryption_key {
+            Some(key) => key.open(&self.saved.session_id, &answer)?,
+            None => checks::token(answer)?,
+        };
+        let is_bound = token.token_type.eq_ignore_ascii_case(proof::SCHEME);
+        if self.saved.proof_key.is_some() && !is_bound && !token.access_token.is_empty() {
+            return Err(ClientError::NotBound);
         }
+        Ok(token)
     }
 
     /// Polls once.

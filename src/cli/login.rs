@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 use token_relay_client::{
-    Client, ClientError, PendingSignIn, PrivateKey, SignIn, api::TokenResponse,
+    Client, ClientError, PendingSignIn, PrivateKey, ProofKey, SignIn, api::TokenResponse,
 };
 use url::Url;
 
@@ -68,6 +68,9 @@ struct Stored<'a> {
     /// What the answers to the refresh token are encrypted for.
     #[serde(skip_serializing_if = "Option::is_none")]
     decryption_key: Option<PrivateKey>,
+    /// What the tokens are bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof_key: Option<&'a ProofKey>,
 }
 
 /// Signs in, and prints or stores the token.
@@ -117,6 +120,7 @@ async fn try_login(options: &LoginOptions) -> Result<(), TerminalLoginError> {
         session_id: credentials.then(|| pending.session_id().expose()),
         session_token: credentials.then(|| pending.session_token().expose()),
         decryption_key: pending.decryption_key().filter(|_| credentials),
+        proof_key: pending.proof_key(),
     };
     let lifetime = humantime::format_duration(Duration::from_secs(token.expires_in));
     if let Some(path) = &options.store {

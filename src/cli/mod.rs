@@ -185,6 +185,7 @@ struct DemoProvider {
 }
 
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("whole").args(["json", "store"]).multiple(true)))]
 struct Login {
     /// Public URL of the relay
     #[arg(default_value = "http://127.0.0.1:8080")]
@@ -201,6 +202,10 @@ struct Login {
     /// Leave out the page that compares codes where the relay asks for no code (`CONFIRMATION=never`)
     #[arg(long)]
     no_confirm: bool,
+    /// Bind the token to a key (DPoP, RFC 9449), which is printed or stored beside it as `proof_key`; needs
+    /// `--json` or `--store`
+    #[arg(long, requires = "whole")]
+    dpop: bool,
     /// Do not open a browser
     #[arg(long)]
     no_open: bool,
@@ -290,6 +295,7 @@ pub fn main() -> ExitCode {
                     confirm: !login.no_confirm,
                     client_id: login.client_id,
                     scope: login.scope,
+                    dpop: login.dpop,
                 },
                 open: !login.no_open,
                 json: login.json,

@@ -22,7 +22,7 @@ use crate::{
     relay::ReadError,
     session::{Failure, GoneReason},
     store::StoreError,
-    token::{InvalidProof, dpop::ALGORITHMS},
+    token::{InvalidProof, dpop},
 };
 
 /// Media type of problem details.
@@ -271,9 +271,8 @@ impl Problem {
                     _ => "invalid_dpop_proof",
                 };
                 let challenge = format!(
-                    "DPoP realm=\"addons\", error=\"{error}\", error_description=\"{reason}\", \
-                     algs=\"{}\"",
-                    ALGORITHMS.map(|(name, _)| name).join(" ")
+                    "DPoP realm=\"addons\", error=\"{error}\", error_description=\"{reason}\", {}",
+                    dpop::supported()
                 );
                 return HeaderValue::from_str(&challenge).ok();
             }

@@ -194,11 +194,15 @@ where
     }
 }
 
-/// `Authorization` with another scheme, or with credentials that are malformed.
+/// `Authorization` with another scheme, with credentials that are malformed, or more than once: who read
+/// another line of it, such as a proxy, would see another person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedAuthorization;
 
 fn authorization<C: Credentials>(headers: &HeaderMap) -> Result<Option<C>, MalformedAuthorization> {
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(MalformedAuthorization);
+    }
     let value = headers.typed_try_get::<Authorization<C>>().map_err(|_| MalformedAuthorization)?;
     Ok(value.map(|Authorization(credentials)| credentials))
 }
@@ -352,6 +356,18 @@ mod tests {
         assert_eq!(bearer(&authorized("bearer  abc ")), Ok(Some("abc".to_owned())));
         for value in ["Basic eDp5", "abc"] {
             assert_eq!(bearer(&authorized(value)), Err(MalformedAuthorization), "{value}");
+        }
+    }
+
+    #[test]
+    fn of_two_lines_of_authorization_none_counts() {
+        let lines = ["Bearer abc", "DPoP abc", "Basic eDp5"];
+        for (first, second) in lines.iter().flat_map(|first| lines.map(|second| (first, second))) {
+            let mut headers = authorized(first);
+            headers.append(header::AUTHORIZATION, second.parse().unwrap());
+            assert_eq!(access_token(&headers), Err(MalformedAuthorization), "{first}, {second}");
+            assert_eq!(bearer(&headers), Err(MalformedAuthorization), "{first}, {second}");
+            assert!(ClientBasic::of(&headers).is_err(), "{first}, {second}");
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, jwk::Jwk};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -26,6 +29,11 @@ pub const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("PS256", Algorithm::PS256),
 ];
 
+/// They as the parameter of a challenge (RFC 9449 §7.1).
+pub(crate) fn supported() -> String {
+    format!("algs=\"{}\"", ALGORITHMS.map(|(name, _)| name).join(" "))
+}
+
 /// Maximum length of a proof, in bytes: one with an RSA key of 4096 bits takes about 2 KiB.
 const MAX_PROOF: usize = 8 * 1024;
 
@@ -40,6 +48,11 @@ const NONCE_RENEWAL: Duration = Duration::from_secs(150);
 
 /// Maximum difference between `iat` and this clock. That a proof is fresh is shown by its nonce.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);
+
+/// How long a proof that was used stays known. An instance whose clock is behind accepts its nonce longer
+/// than the one that issued it: their clocks may differ by as much as a client's.
+const USED_TTL: Duration =
+    Duration::from_secs(NONCE_TTL.as_secs() + MAX_CLOCK_DIFFERENCE.as_secs());
 
 /// Why a proof is refused; its text is the `error_description`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,7 +176,14 @@ impl DpopProof {
         if PRIVATE_MEMBERS.iter().any(|member| header.jwk.get(member).is_some()) {
             return Err(PrivateKey);
         }
+        let is = |member, own: &str| header.jwk.get(member).is_none_or(|value| value == own);
+        if !is("use", "sig") || !is("alg", &header.alg) {
+            return Err(Malformed("jwk"));
+        }
         let jwk: Jwk = serde_json::from_value(header.jwk).map_err(|_| Malformed("jwk"))?;
+        if !is_key_for(*algorithm, &jwk) {
+            return Err(Malformed("jwk"));
+        }
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| Malformed("jwk"))?;
         if !jws::verify(message.as_bytes(), signature, &key, *algorithm) {
             return Err(Signature);
@@ -231,8 +251,7 @@ impl DpopProof {
     pub async fn use_up(&self, store: &dyn Store) -> Result<Result<(), InvalidProof>, StoreError> {
         let parts = ["dpop", &self.key.to_base64url(), &self.claims.jti];
         let name = Digest::of(parts.join("\n").as_bytes());
-        // As long as its nonce is accepted.
-        let first = store.mark(name, NONCE_TTL + Duration::from_secs(5)).await?;
+        let first = store.mark(name, USED_TTL).await?;
         Ok(if first { Ok(()) } else { Err(InvalidProof::Replayed) })
     }
 }
@@ -245,12 +264,56 @@ pub fn nonce(keys: &KeyRing, now: UnixTime) -> String {
     keys.seal_text(Purpose::DpopNonce, b"", &now.as_secs(), NONCE_TTL).unwrap_or_default()
 }
 
-/// Scheme, host and path alone, in the form in which URIs are compared (RFC 3986 §6.2.2).
+/// Whether the key has the type and the curve of the algorithm (RFC 7518 §3.1, RFC 8037 §3.1).
+fn is_key_for(algorithm: Algorithm, jwk: &Jwk) -> bool {
+    match (&jwk.algorithm, algorithm) {
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES256) => {
+            key.curve == EllipticCurve::P256
+        }
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES384) => {
+            key.curve == EllipticCurve::P384
+        }
+        (AlgorithmParameters::OctetKeyPair(key), Algorithm::EdDSA) => {
+            key.curve == EllipticCurve::Ed25519
+        }
+        (AlgorithmParameters::RSA(_), Algorithm::PS256) => true,
+        _ => false,
+    }
+}
+
+/// Scheme, host and path alone, in the form in which URIs are compared (RFC 3986 §6.2.2, §6.2.3). `Url`
+/// normalises case, port and dot segments; what remains are the escapes of the path.
 fn without_query(uri: &Url) -> Url {
     let mut uri = uri.clone();
     uri.set_query(None);
     uri.set_fragment(None);
+    if uri.path().contains('%') {
+        let path = normal_escapes(uri.path());
+        uri.set_path(&path);
+    }
     uri
+}
+
+/// A path whose escapes are in upper case, and only where they are needed.
+fn normal_escapes(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut normal = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut byte = [0];
+        let escaped =
+            part.get(..2).filter(|digits| hex::decode_to_slice(digits, &mut byte).is_ok());
+        let escaped = escaped.map(|_| byte[0]);
+        let is_unreserved =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        match escaped {
+            Some(byte) if is_unreserved(&byte) => normal.push(char::from(byte)),
+            Some(byte) => normal.push_str(&format!("%{byte:02X}")),
+            None => normal.push('%'),
+        }
+        let rest = if escaped.is_some() { part.get(2..) } else { Some(part) };
+        normal.push_str(rest.unwrap_or_default());
+    }
+    normal
 }
 
 #[cfg(test)]
@@ -266,7 +329,7 @@ mod tests {
         ProvenRequest { method: method.to_owned(), uri: Url::parse(uri).unwrap() }
     }
 
-    /// RFC 9449 §4.1, §6.1 and §7.1.
+    /// RFC 9449 §5 (both requests), §6.1 and §7.1.
     #[test]
     fn the_examples_of_rfc_9449_are_accepted() {
         let at_token = format!(
@@ -277,6 +340,12 @@ mod tests {
         let now = UnixTime::from_secs(1_562_262_616);
         let endpoint = request("POST", "https://server.example.com/token");
         assert_eq!(proof.check(&endpoint, None, now), Ok(()));
+
+        let refresh = format!(
+            "{HEAD}.eyJqdGkiOiItQndDM0VTYzZhY2MybFRjIiwiaHRtIjoiUE9TVCIsImh0dSI6Imh0dHBzOi8vc2VydmVyLmV4YW1wbGUuY29tL3Rva2VuIiwiaWF0IjoxNTYyMjY1Mjk2fQ.pAqut2IRDm_De6PR93SYmGBPXpwrAk90e8cP2hjiaG5QsGSuKDYW7_X620BxqhvYC8ynrrvZLTk41mSRroapUA"
+        );
+        let later = UnixTime::from_secs(1_562_265_296);
+        assert_eq!(DpopProof::parse(&refresh).unwrap().check(&endpoint, None, later), Ok(()));
 
         let at_resource = format!(
             "{HEAD}.eyJqdGkiOiJlMWozVl9iS2ljOC1MQUVCIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZXNvdXJjZSIsImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUlpS0NBcWtzbVFFbyJ9.2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy1dqd-jfxSYoMxhAJpLjA"
@@ -332,10 +401,18 @@ mod tests {
                 ("typ", json!("JWT"), InvalidProof::Malformed("typ")),
                 ("alg", json!("HS256"), InvalidProof::Algorithm),
                 ("alg", json!("none"), InvalidProof::Algorithm),
-                ("alg", json!("ES384"), InvalidProof::Signature),
+                ("alg", json!("RS256"), InvalidProof::Algorithm),
+                ("alg", json!("ES384"), InvalidProof::Malformed("jwk")),
+                ("alg", json!("PS256"), InvalidProof::Malformed("jwk")),
                 ("jwk", private, InvalidProof::PrivateKey),
                 ("jwk", json!({"kty": "oct", "k": "AAAA"}), InvalidProof::PrivateKey),
                 ("jwk", json!({}), InvalidProof::Malformed("jwk")),
+                ("jwk", json!("a key"), InvalidProof::Malformed("jwk")),
+                ("jwk", with(&jwk(&key), "kty", json!("RSA")), InvalidProof::Malformed("jwk")),
+                ("jwk", with(&jwk(&key), "crv", json!("P-384")), InvalidProof::Malformed("jwk")),
+                ("jwk", with(&jwk(&key), "use", json!("enc")), InvalidProof::Malformed("jwk")),
+                ("jwk", with(&jwk(&key), "alg", json!("RS256")), InvalidProof::Malformed("jwk")),
+                ("jwk", with(&jwk(&key), "x", json!("AAAA")), InvalidProof::Signature),
                 ("crit", json!(["b64"]), InvalidProof::Malformed("header")),
             ] {
                 assert_eq!(check(&with(&header, member, value), &claims), Err(reason), "{member}");
@@ -343,14 +420,29 @@ mod tests {
             for (member, value, reason) in [
                 ("jti", json!(""), InvalidProof::Malformed("jti")),
                 ("jti", json!("x".repeat(257)), InvalidProof::Malformed("jti")),
+                ("jti", json!("x".repeat(10_000)), InvalidProof::Malformed("JWT")),
                 ("jti", json!(7), InvalidProof::Malformed("claims")),
                 ("htm", json!("get"), InvalidProof::Method),
                 ("htu", json!("https://a.example/b"), InvalidProof::Uri(here.uri.to_string())),
                 ("htu", json!("http://a.example/b/"), InvalidProof::Uri(here.uri.to_string())),
+                (
+                    "htu",
+                    json!("https://a.example:8443/b/"),
+                    InvalidProof::Uri(here.uri.to_string()),
+                ),
+                ("htu", json!("https://b@a.example/b/"), InvalidProof::Uri(here.uri.to_string())),
+                ("htu", json!("https://a.example/b/%2F"), InvalidProof::Uri(here.uri.to_string())),
                 ("htu", json!("/b/"), InvalidProof::Uri(here.uri.to_string())),
                 ("iat", json!("1800000000"), InvalidProof::Malformed("claims")),
             ] {
                 assert_eq!(check(&header, &with(&claims, member, value)), Err(reason), "{member}");
+            }
+            for (member, value) in [
+                ("iat", json!(1_800_000_000.5)),
+                ("htu", json!("HTTPS://A.EXAMPLE:443/c/../%62/?a=b#c")),
+            ] {
+                let checked = check(&header, &with(&claims, member, value));
+                assert_eq!(checked, Ok(()), "{member}");
             }
             let other = PrivateKey::generate(algorithm).unwrap();
             let stolen = with(&header, "jwk", jwk(&other));
@@ -379,6 +471,20 @@ mod tests {
         assert_eq!(proof(None).check_nonce(&keys, now), Err(InvalidProof::Nonce));
         let old = keys.seal_text(Purpose::DpopNonce, b"", &0u64, Duration::ZERO).unwrap();
         assert_eq!(proof(Some(old)).check_nonce(&keys, now), Err(InvalidProof::Nonce));
+    }
+
+    #[test]
+    fn escapes_count_by_what_they_mean() {
+        for (path, normal) in [
+            ("/%7ealice/%2f%e2%82%AC", "/~alice/%2F%E2%82%AC"),
+            ("/a%", "/a%"),
+            ("/a%2", "/a%2"),
+            ("/a%zz%41", "/a%zzA"),
+            ("/%€", "/%€"),
+            ("/%+1", "/%+1"),
+        ] {
+            assert_eq!(normal_escapes(path), normal);
+        }
     }
 
     proptest::proptest! {

@@ -17,8 +17,12 @@ use crate::{
     util::clock::UnixTime,
 };
 
-/// Tolerated difference between the clocks of two instances, in seconds.
+/// How long an expired token is still accepted, in seconds.
 const LEEWAY: u64 = 5;
+
+/// Tolerated difference between the clocks of two instances, in seconds: a token of one that is ahead is
+/// valid at once, and a revoked one stays revoked at one that is behind.
+const MAX_CLOCK_DIFFERENCE: u64 = 60;
 
 /// Why a token is refused; its text is the `error_description` (RFC 6750 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +36,9 @@ pub enum Rejected {
     /// Expired.
     #[error("The token expired")]
     Expired,
+    /// Its validity begins later.
+    #[error("The token is not valid yet")]
+    Early,
     /// From another issuer or for another audience.
     #[error("The token is not for this service")]
     Foreign,
@@ -79,9 +86,10 @@ impl Claims {
         if self.cnf.is_some() { DPOP } else { BEARER }
     }
 
-    /// How long the token will still be accepted, at least a second.
+    /// How long the token will still be accepted by any instance, at least a second.
     pub fn remaining(&self) -> Duration {
-        let end = UnixTime::from_secs(self.exp.saturating_add(LEEWAY));
+        let end = self.exp.saturating_add(LEEWAY + MAX_CLOCK_DIFFERENCE);
+        let end = UnixTime::from_secs(end);
         end.saturating_since(UnixTime::now()).max(Duration::from_secs(1))
     }
 }
@@ -123,20 +131,20 @@ impl Verifier {
         // The key decides on the algorithm, never the token (RFC 8725 §3.1).
         let mut validation = Validation::new(key.algorithm);
         validation.leeway = LEEWAY;
-        validation.validate_nbf = true;
+        // Below, with a tolerance of its own.
+        validation.validate_nbf = false;
         validation.set_issuer(&[&self.issuer]);
         validation.set_audience(&self.audience.load());
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        jws::decode::<Claims>(token, &key.decoding, &validation).map(|data| data.claims).map_err(
-            |error| match error.kind() {
-                ErrorKind::ExpiredSignature => Rejected::Expired,
-                ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Rejected::Signature,
-                ErrorKind::InvalidIssuer
-                | ErrorKind::InvalidAudience
-                | ErrorKind::ImmatureSignature => Rejected::Foreign,
-                _ => Rejected::Malformed,
-            },
-        )
+        let decoded = jws::decode::<Claims>(token, &key.decoding, &validation);
+        let claims = decoded.map(|data| data.claims).map_err(|error| match error.kind() {
+            ErrorKind::ExpiredSignature => Rejected::Expired,
+            ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Rejected::Signature,
+            ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => Rejected::Foreign,
+            _ => Rejected::Malformed,
+        })?;
+        let latest = UnixTime::now().as_secs().saturating_add(MAX_CLOCK_DIFFERENCE);
+        if claims.nbf > latest { Err(Rejected::Early) } else { Ok(claims) }
     }
 }
 
@@ -194,6 +202,9 @@ mod tests {
         };
         let hours_ago = UnixTime::from_secs(UnixTime::now().as_secs() - 7200);
         assert_eq!(verifier.verify(&make(&issuer, hours_ago)).unwrap_err(), Rejected::Expired);
+        let ahead = |seconds| UnixTime::from_secs(UnixTime::now().as_secs() + seconds);
+        assert!(verifier.verify(&make(&issuer, ahead(30))).is_ok(), "of an instance ahead");
+        assert_eq!(verifier.verify(&make(&issuer, ahead(90))).unwrap_err(), Rejected::Early);
         let elsewhere =
             Issuer { audience: vec!["https://other.example".to_owned()], ..issuer.clone() };
         assert_eq!(

@@ -136,12 +136,12 @@ export interface SignInOptions extends WithDialog {
   /**
    * Have every token encrypted for a key that no script can read and that is deleted with the sign-in,
    * and refuse any other. Default: with `bind`, wherever the page has WebCrypto, which is in secure
-   * contexts. `true` fails elsewhere; `false` does without.
+   * contexts. `true` fails elsewhere, and without `bind`; `false` does without.
    */
   encrypt?: boolean;
   /**
    * Bind the token to a key that no script can read (DPoP, RFC 9449): it is of no use without it, and used
-   * by `token.fetch`. Needs WebCrypto. Default false.
+   * by `token.fetch`. Needs `bind` and WebCrypto. Default false.
    */
   dpop?: boolean;
 }

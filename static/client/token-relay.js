@@ -433,11 +433,11 @@ async function proofKey() {
 
 const nonces = new Map(); // the newest of each origin
 
-async function proof({ privateKey, jwk }, { method, url }, token) {
+async function proof({ privateKey, jwk }, { method, url }, nonce, token) {
   const { origin, pathname } = new URL(url);
   const claims = {
     jti: base64url(crypto.getRandomValues(new Uint8Array(16))), htm: method, htu: origin + pathname, iat: Math.floor(Date.now() / 1000),
-    nonce: nonces.get(origin), ath: token && base64url(await sha256(ascii(token))),
+    nonce, ath: token && base64url(await sha256(ascii(token))),
   };
   const message = [{ typ: 'dpop+jwt', alg: 'ES256', jwk }, claims].map((part) => base64url(ascii(JSON.stringify(part)))).join('.');
   return `${message}.${base64url(await crypto.subtle.sign({ name: 'ECDSA', hash: 'SHA-256' }, privateKey, ascii(message)))}`;
@@ -449,9 +449,9 @@ async function proven(key, url, init, token) {
   const { origin } = new URL(request.url);
   for (let last = false; ; last = true) {
     const attempt = last ? request : request.clone();
-    attempt.headers.set('DPoP', await proof(key, request, token));
+    const used = nonces.get(origin); // another request may learn the next one meanwhile
+    attempt.headers.set('DPoP', await proof(key, request, used, token));
     if (token) attempt.headers.set('Authorization', `DPoP ${token}`);
-    const used = nonces.get(origin);
     const response = await fetch(attempt);
     const nonce = response.headers.get('DPoP-Nonce');
     if (nonce) nonces.set(origin, nonce);
@@ -662,6 +662,7 @@ export function signIn(options = {}) {
   const root = base(baseUrl);
   const name = nameOf(root, clientId);
   let session = {};
+  if (!bind && (encrypt || dpop)) return Promise.reject(new TypeError('encrypt and dpop need a bound session'));
   return remembered(bind && resumable && name, session, async () => {
     const token = await withDialog(options, async (signal) => {
       // WebCrypto is there in secure contexts alone.

@@ -357,3 +357,299 @@ async fn a_login_of_a_person_is_bound_too() {
     let claims: Value = me(&relay, token, Some(&proof)).send().await.unwrap().json().await.unwrap();
     assert_eq!((text(&claims, "sub"), &claims["cnf"]["jkt"]), ("alice", &json!(key.thumbprint())));
 }
+
+/// What a hostile client sends in the place of a proof, and whether it is one after all.
+fn crooked(
+    key: &Key,
+    method: &str,
+    url: &str,
+    nonce: &str,
+    token: Option<&str>,
+) -> Vec<(String, String, bool)> {
+    let mut all = Vec::new();
+    let mut add = |what: String, header: Value, claims: Value, good: bool| {
+        let proof = key.proof_with_header(method, url, nonce, token, &header, &claims);
+        all.push((what, proof, good));
+    };
+    let none = json!({});
+    let jwk = |member: &str, value: Value| {
+        let mut jwk = key.jwk().clone();
+        jwk[member] = value;
+        json!({ "jwk": jwk })
+    };
+    for header in [
+        json!({"typ": "JWT"}),
+        json!({"alg": "none"}),
+        json!({"alg": "HS256"}),
+        json!({"alg": "RS256"}),
+        json!({"alg": "ES384"}),
+        json!({"alg": "EdDSA"}),
+        json!({"alg": "PS256"}),
+        json!({"jwk": null}),
+        json!({"jwk": {"kty": "oct", "k": "AAAA"}}),
+        json!({"crit": ["b64"]}),
+        jwk("d", json!("AAAA")),
+        jwk("kty", json!("RSA")),
+        jwk("kty", json!("OKP")),
+        jwk("crv", json!("P-384")),
+        jwk("crv", json!("Ed25519")),
+        jwk("use", json!("enc")),
+        jwk("y", key.jwk()["x"].clone()),
+    ] {
+        add(header.to_string(), header.clone(), none.clone(), false);
+    }
+    let now = UnixTime::now().as_secs();
+    for (claims, good) in [
+        (json!({"jti": "x".repeat(10_000)}), false),
+        (json!({"jti": format!("{method}{}", "x".repeat(252))}), true),
+        (json!({"jti": 7}), false),
+        (json!({"iat": now.to_string()}), false),
+        (json!({"iat": now as f64 + 0.25}), true),
+        (json!({"iat": -1}), false),
+        (json!({"iat": 1e300}), false),
+        (json!({"htm": method.to_lowercase()}), false),
+        (json!({"htm": [method]}), false),
+        (json!({"htu": url.to_uppercase()}), false),
+        (json!({"htu": url.replace("https://relay", "HTTPS://RELAY")}), true),
+        (json!({"htu": url.replace("https:", "http:")}), false),
+        (json!({"htu": url.replace(".example", ".example:443")}), true),
+        (json!({"htu": url.replace(".example", ".example:444")}), false),
+        (json!({"htu": format!("{url}/")}), false),
+        (json!({"htu": format!("{url}?a=b#c")}), true),
+        (json!({"htu": format!("{url}/../{}", url.rsplit('/').next().unwrap())}), true),
+        (json!({"htu": url.replace("addons", "%61ddons")}), true),
+        (json!({"htu": url.replace("/sign-in", "")}), false),
+        (json!({"htu": url.replace("relay.example", "relay.example.evil.example")}), false),
+        (json!({"htu": url.replace("relay", "evil@relay")}), false),
+        (json!({"htu": url.replace("https:", "")}), false),
+    ] {
+        add(claims.to_string(), none.clone(), claims, good);
+    }
+    let whole = key.proof(method, url, nonce, token, &none);
+    let (message, signature) = whole.rsplit_once('.').unwrap();
+    let (head, body) = message.split_once('.').unwrap();
+    for (what, proof) in [
+        ("no signature", format!("{message}.")),
+        ("four parts", format!("{whole}.{signature}")),
+        ("two in one field", format!("{whole}, {whole}")),
+        ("padding", format!("{head}=.{body}.{signature}")),
+        ("another signature", format!("{message}.{}", signature.chars().rev().collect::<String>())),
+        ("nothing", String::new()),
+    ] {
+        all.push((what.to_owned(), proof, false));
+    }
+    all
+}
+
+#[tokio::test]
+async fn each_crooked_proof_has_the_error_of_its_endpoint_and_uses_nothing_up() {
+    let redis = redis::Server::start(&[]).await;
+    let relay = instance(&redis.url(), &[]);
+    let key = Key::generate();
+    let (session, answer) = token(&relay, "notes", &key).await;
+    let token = text(&answer, "access_token");
+    let none = json!({});
+    let nonce = {
+        let proof = key.proof("GET", ME, "", Some(token), &none);
+        nonce(&me(&relay, token, Some(&proof)).send().await.unwrap())
+    };
+    for (what, proof, good) in crooked(&key, "GET", ME, &nonce, Some(token)) {
+        let answer = me(&relay, token, Some(&proof)).send().await.unwrap();
+        match good {
+            true => assert_eq!(answer.status(), StatusCode::OK, "{what}"),
+            false => assert_eq!(challenge(&answer), "invalid_dpop_proof", "{what}"),
+        }
+    }
+    for (what, ath) in [("none", None), ("of another token", Some("another"))] {
+        let proof = key.proof("GET", ME, &nonce, ath, &none);
+        let answer = me(&relay, token, Some(&proof)).send().await.unwrap();
+        assert_eq!(challenge(&answer), "invalid_dpop_proof", "ath: {what}");
+    }
+    let mut refresh_token = text(&answer, "refresh_token").to_owned();
+    let proofs = crooked(&key, "POST", TOKEN, &nonce, None);
+    for (what, proof, good) in proofs {
+        let request = client()
+            .post(format!("{}/addons/token", relay.url))
+            .header("dpop", proof)
+            .basic_auth(&session.id, Some(&session.token))
+            .form(&[("grant_type", "refresh_token"), ("refresh_token", &refresh_token)]);
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body: Value = answer.json().await.unwrap();
+        if good {
+            assert_eq!(status, StatusCode::OK, "{what}: {body}");
+            refresh_token = text(&body, "refresh_token").to_owned();
+        } else {
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{what}: {body}");
+            assert_eq!(text(&body, "error"), "invalid_dpop_proof", "{what}");
+            assert!(!text(&body, "error_description").is_empty());
+            assert!(headers.get("dpop-nonce").is_none() && headers["cache-control"] == "no-store");
+        }
+    }
+    let twice = client()
+        .post(format!("{}/addons/token", relay.url))
+        .header("dpop", key.proof("POST", TOKEN, &nonce, None, &none))
+        .header("dpop", key.proof("POST", TOKEN, &nonce, None, &none))
+        .basic_auth(&session.id, Some(&session.token))
+        .form(&[("grant_type", "refresh_token"), ("refresh_token", &refresh_token)]);
+    let twice: Value = twice.send().await.unwrap().json().await.unwrap();
+    assert_eq!(text(&twice, "error"), "invalid_dpop_proof");
+    assert!(!relay.log().contains(&refresh_token) && !relay.log().contains("panicked"));
+}
+
+#[tokio::test]
+async fn the_scheme_that_a_request_used_is_the_one_that_is_answered() {
+    let relay = Process::demo(&[]);
+    let key = Key::generate();
+    let session = crate::support::create(&relay.url, Some(json!({"bind": true}))).await;
+    let mut events =
+        Events::open(text(&session, "events_url"), Some(text(&session, "session_token"))).await;
+    Browser::default().sign_in(&session, "alice").await;
+    let answer = events.next().await.unwrap().data;
+    let bearer = text(&answer, "access_token");
+    for path in ["me", "verify"] {
+        let url = format!("{}/addons/{path}", relay.url);
+        for (what, token) in [("a bearer token", bearer), ("no token", "x.y.z")] {
+            let proof = key.proof("GET", &url, "", Some(token), &json!({}));
+            let request = client().get(&url).header("dpop", proof);
+            let request = request.header(header::AUTHORIZATION, format!("DPoP {token}"));
+            let answer = request.send().await.unwrap();
+            assert_eq!(challenge(&answer), "invalid_token", "{path}: {what}");
+            let challenge = answer.headers()[header::WWW_AUTHENTICATE].to_str().unwrap();
+            let metadata = challenge.contains("resource_metadata=");
+            assert_eq!(metadata, path == "me", "{challenge}");
+        }
+        // A proof beside a bearer token changes nothing.
+        let proof = key.proof("GET", &url, "", Some(bearer), &json!({}));
+        let request = client().get(&url).header("dpop", proof).bearer_auth(bearer);
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK, "{path}");
+        let two = client().get(&url).bearer_auth(bearer);
+        let two = two.header(header::AUTHORIZATION, format!("DPoP {bearer}"));
+        assert_eq!(two.send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn of_the_same_proof_at_once_one_is_accepted_whichever_instance_has_it() {
+    let redis = redis::Server::start(&[]).await;
+    let relays = [instance(&redis.url(), &[]), instance(&redis.url(), &[])];
+    let key = Key::generate();
+    let (first, answer) = token(&relays[0], "notes", &key).await;
+    let (second, other) = token(&relays[1], "notes", &key).await;
+    let token = text(&answer, "access_token");
+    let none = json!({});
+    let nonce = {
+        let proof = key.proof("GET", ME, "", Some(token), &none);
+        nonce(&me(&relays[0], token, Some(&proof)).send().await.unwrap())
+    };
+    let proof = key.proof("GET", ME, &nonce, Some(token), &none);
+    let all = (0..30).map(|turn| me(&relays[turn % 2], token, Some(&proof)).send());
+    let all = futures_util::future::join_all(all).await;
+    let accepted = all.iter().filter(|it| it.as_ref().unwrap().status() == StatusCode::OK).count();
+    assert_eq!(accepted, 1);
+
+    // At the token endpoint a proof says nothing of the token: it must not serve for two.
+    let refresh = async |relay: &Process, session: &Session, token: &Value, proof: &str| {
+        let request = client()
+            .post(format!("{}/addons/token", relay.url))
+            .header("dpop", proof)
+            .basic_auth(&session.id, Some(&session.token))
+            .form(&[
+                ("grant_type", "refresh_token"),
+                ("refresh_token", text(token, "refresh_token")),
+            ]);
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let proof = key.proof("POST", TOKEN, &nonce, None, &none);
+    let refreshed = refresh(&relays[0], &first, &answer, &proof).await;
+    assert_eq!(text(&refreshed, "token_type"), "DPoP");
+    let replayed = refresh(&relays[1], &second, &other, &proof).await;
+    assert_eq!(text(&replayed, "error"), "invalid_dpop_proof");
+    let proof = key.proof("POST", TOKEN, &nonce, None, &none);
+    let unused = refresh(&relays[1], &second, &other, &proof).await;
+    assert_eq!(text(&unused, "token_type"), "DPoP", "the refresh token was not used up");
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_not_bound_is_by_the_first_proof() {
+    let redis = redis::Server::start(&[]).await;
+    let relay = instance(&redis.url(), &[]);
+    let key = Key::generate();
+    let session = created(&relay, json!({"bind": true, "client_id": "notes"})).await;
+    let events = format!("{}/addons/sessions/{}/events", relay.url, session.id);
+    let mut events = Events::open(&events, Some(&session.token)).await;
+    fulfil(&relay, json!({"transit_token": session.transit, "subject": "alice"})).await;
+    let answer = events.next().await.unwrap().data;
+    assert_eq!(text(&answer, "token_type"), "Bearer");
+    let refresh = async |grant: &str, token: &str, proof: Option<String>| {
+        let mut request = client()
+            .post(format!("{}/addons/token", relay.url))
+            .basic_auth(&session.id, Some(&session.token))
+            .form(&[("grant_type", grant), ("refresh_token", token), ("subject_token", token)]);
+        if let Some(proof) = proof {
+            request = request.header("dpop", proof);
+        }
+        let answer = request.send().await.unwrap();
+        let nonce = answer.headers().get("dpop-nonce").map(|it| it.to_str().unwrap().to_owned());
+        (answer.json::<Value>().await.unwrap(), nonce)
+    };
+    let none = json!({});
+    let first = text(&answer, "refresh_token");
+    // Token exchange (RFC 8693) is not offered, so that no bound token becomes another one by it.
+    let exchange = "urn:ietf:params:oauth:grant-type:token-exchange";
+    let (refused, _) = refresh(exchange, first, None).await;
+    assert_eq!(text(&refused, "error"), "unsupported_grant_type");
+    let without = key.proof("POST", TOKEN, "", None, &none);
+    let (demanded, nonce) = refresh("refresh_token", first, Some(without)).await;
+    assert_eq!(text(&demanded, "error"), "use_dpop_nonce");
+    let nonce = nonce.unwrap();
+    let proof = || key.proof("POST", TOKEN, &nonce, None, &none);
+    let (bound, _) = refresh("refresh_token", first, Some(proof())).await;
+    assert_eq!(text(&bound, "token_type"), "DPoP");
+    let second = text(&bound, "refresh_token");
+    let (refused, _) = refresh("refresh_token", second, None).await;
+    assert_eq!(text(&refused, "error"), "invalid_dpop_proof");
+    let stranger = Key::generate().proof("POST", TOKEN, &nonce, None, &none);
+    let (refused, _) = refresh("refresh_token", second, Some(stranger)).await;
+    assert_eq!(text(&refused, "error"), "invalid_dpop_proof");
+    let (next, _) = refresh("refresh_token", second, Some(proof())).await;
+    assert_eq!(text(&next, "token_type"), "DPoP");
+}
+
+#[tokio::test]
+async fn instances_whose_clocks_are_30_s_apart_agree_on_nonces_and_on_what_was_used() {
+    let library = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists())
+        .expect("install the package faketime");
+    let redis = redis::Server::start(&[]).await;
+    let apart = |offset: &str| {
+        let clock = [
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME", offset),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        instance(&redis.url(), &clock)
+    };
+    let relays = [instance(&redis.url(), &[]), apart("-30s"), apart("+30s")];
+    let key = Key::generate();
+    let none = json!({});
+    for issuing in &relays {
+        let (_, answer) = token(issuing, "notes", &key).await;
+        let token = text(&answer, "access_token");
+        let proof = key.proof("GET", ME, "", Some(token), &none);
+        let demanded = me(issuing, token, Some(&proof)).send().await.unwrap();
+        assert_eq!(challenge(&demanded), "use_dpop_nonce");
+        let nonce = nonce(&demanded);
+        for relay in &relays {
+            let proof = key.proof("GET", ME, &nonce, Some(token), &none);
+            let answer = me(relay, token, Some(&proof)).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.headers());
+            for other in &relays {
+                let again = me(other, token, Some(&proof)).send().await.unwrap();
+                assert_eq!(challenge(&again), "invalid_dpop_proof", "a replay");
+            }
+        }
+    }
+}

@@ -19,7 +19,8 @@ use token_relay_client::{Client, ClientError, SignIn};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::{
-    Browser, Events, Process, client, create, man_in_the_middle::ManInTheMiddle, redis, text,
+    Browser, Events, Process, client, create, dpop_key::Key, man_in_the_middle::ManInTheMiddle,
+    redis, text,
 };
 
 const PORTAL: &str = "the secret of the portal of 32 characters or more";
@@ -266,6 +267,10 @@ async fn a_key_that_is_no_public_key_on_p_256_is_refused_by_its_reason() {
         (with("kty", json!("RSA")), "`kty`"),
         (with("use", json!("sig")), "`use`"),
         (with("alg", json!("RSA-OAEP")), "`alg`"),
+        (with("d", Value::Null), "private"),
+        (with("alg", json!("ECDH-ES+A256KW")), "`alg`"),
+        (with("crv", json!("P-384")), "`crv`"),
+        (with("kty", json!("OKP")), "`kty`"),
         (with("x", json!("AAAA")), "32 bytes"),
         (with("y", opener.key["x"].clone()), "no point"),
         (json!({}), "not the JSON"),
@@ -314,7 +319,7 @@ except token_relay.SignInError as error:
 
 /// The proxy, and a relay behind it.
 async fn behind_a_proxy(strips: bool) -> (ManInTheMiddle, Process) {
-    let proxy = ManInTheMiddle::start(strips).await;
+    let proxy = ManInTheMiddle::start(if strips { &["encryption_key"] } else { &[] }).await;
     let relay = Process::demo_behind(&proxy.url, &[("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day")]);
     proxy.lead_to(&relay.url);
     (proxy, relay)
@@ -364,4 +369,109 @@ async fn no_token_passes_a_proxy_that_records_and_none_is_taken_from_one_that_st
             }
         }
     }
+}
+
+#[tokio::test]
+async fn both_keys_of_a_device_hold_for_its_code_its_stream_and_its_refresh_token() {
+    let relay = Process::demo(&[&CLIENTS[..], &[("TOKEN_RELAY_DEVICE_INTERVAL", "1s")]].concat());
+    let [mut opener, _] = Opener::all();
+    let key = Key::generate();
+    let endpoint = format!("{}/addons/token", relay.url);
+    let public = opener.key.to_string();
+    let authorize = async |more: &[(&str, &str)]| {
+        let form = [&[("client_id", "rooms"), ("encryption_key", public.as_str())][..], more];
+        let url = format!("{}/addons/device_authorization", relay.url);
+        let request = client().post(url).form(&form.concat());
+        let device: Value = request.send().await.unwrap().json().await.unwrap();
+        let fulfilled = client()
+            .post(format!("{}/addons/fulfil", relay.url))
+            .basic_auth("portal", Some(PORTAL))
+            .json(&json!({"user_code": device["user_code"], "subject": "alice"}));
+        assert_eq!(fulfilled.send().await.unwrap().status(), StatusCode::OK);
+        device
+    };
+    let ask = async |form: &[(&str, &str)], nonce: Option<&str>| {
+        let mut request = client().post(&endpoint).form(form);
+        if let Some(nonce) = nonce {
+            let proof = key.proof("POST", &endpoint, nonce, None, &json!({}));
+            request = request.header("dpop", proof);
+        }
+        let answer = request.send().await.unwrap();
+        let nonce = answer.headers().get("dpop-nonce").map(|it| it.to_str().unwrap().to_owned());
+        (answer.json::<Value>().await.unwrap(), nonce)
+    };
+    let by_code = |device: &Value| {
+        [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:device_code".to_owned()),
+            ("device_code", text(device, "device_code").to_owned()),
+            ("client_id", "rooms".to_owned()),
+        ]
+    };
+    let thumbprint = key.thumbprint();
+    let device = authorize(&[("dpop_jkt", &thumbprint)]).await;
+    let form = by_code(&device);
+    let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // A proxy that strips the proof gets nothing, encrypted or not.
+    let (stripped, _) = ask(&form, None).await;
+    assert_eq!(text(&stripped, "error"), "invalid_dpop_proof");
+    let (demanded, nonce) = ask(&form, Some("")).await;
+    assert_eq!(text(&demanded, "error"), "use_dpop_nonce");
+    let nonce = nonce.unwrap();
+    let token = opener.open(&device, &ask(&form, Some(&nonce)).await.0);
+    assert_eq!(text(&token, "token_type"), "DPoP");
+    let refresh = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", text(&token, "refresh_token")),
+        ("client_id", "rooms"),
+    ];
+    assert_eq!(text(&ask(&refresh, None).await.0, "error"), "invalid_dpop_proof");
+    let next = opener.open(&device, &ask(&refresh, Some(&nonce)).await.0);
+    assert_eq!(text(&next, "token_type"), "DPoP");
+
+    // The stream has the same, without a proof: what it gives is of use to the holder of both keys.
+    let device = authorize(&[("dpop_jkt", &thumbprint)]).await;
+    let session_token = text(&device, "session_token");
+    let mut events = Events::open(text(&device, "events_url"), Some(session_token)).await;
+    let token = opener.open(&device, &events.next().await.unwrap().data);
+    assert_eq!(text(&token, "token_type"), "DPoP");
+
+    // What is encrypted already cannot be bound afterwards.
+    let device = authorize(&[]).await;
+    let form = by_code(&device);
+    let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (late, _) = ask(&form, Some(&nonce)).await;
+    assert_eq!(text(&late, "error"), "invalid_dpop_proof");
+    assert!(text(&late, "error_description").contains("dpop_jkt"), "{late}");
+    let token = opener.open(&device, &ask(&form, None).await.0);
+    assert_eq!(text(&token, "token_type"), "Bearer");
+}
+
+#[tokio::test]
+async fn beside_the_meet_compatible_surface_keys_hold_and_that_surface_has_none() {
+    let meet = [
+        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+        ("TOKEN_RELAY_ADDONS_CSRF_SECRET", crate::support::MEET_KEY),
+        ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", crate::support::MEET_KEY),
+        ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1:9/"),
+        ("TOKEN_RELAY_DPOP_REQUIRED", "true"),
+    ];
+    let relay = Process::demo(&meet);
+    let [mut opener, _] = Opener::all();
+    let key = Key::generate();
+    let jkt = key.thumbprint();
+    let body = json!({"bind": true, "encryption_key": opener.key, "dpop_jkt": jkt});
+    let session = create(&relay.url, Some(body.clone())).await;
+    Browser::default().sign_in(&session, "alice").await;
+    let answer = client().get(text(&session, "poll_url"));
+    let answer = answer.bearer_auth(text(&session, "session_token")).send().await.unwrap();
+    let token = opener.open(&session, &answer.json().await.unwrap());
+    assert_eq!(text(&token, "token_type"), "DPoP");
+    // As upstream, it reads no body: who needs keys uses the native surface.
+    let url = format!("{}/api/v1.0/addons/sessions/init/", relay.url);
+    let init = client().post(url).json(&body).send().await.unwrap();
+    assert_eq!(init.status(), StatusCode::CREATED);
+    let init: Value = init.json().await.unwrap();
+    let mut members: Vec<_> = init.as_object().unwrap().keys().map(String::as_str).collect();
+    members.sort_unstable();
+    assert_eq!(members, ["csrf_token", "transit_token"]);
 }

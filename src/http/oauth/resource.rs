@@ -38,7 +38,7 @@ use crate::{
     session::Digest,
     settings::{Client, ClientSetting, Grant},
     telemetry::Trace,
-    token::{Claims, InvalidProof},
+    token::{self, Claims, InvalidProof},
     util::clock::UnixTime,
 };
 
@@ -75,6 +75,8 @@ struct AccessToken(Claims, Option<HeaderValue>);
 /// Why a request to a protected resource is refused, with where its metadata are (RFC 9728 §5.1).
 struct Refused {
     problem: Problem,
+    /// Whether the request used the scheme `DPoP`.
+    by_proof: bool,
     resource_metadata: Option<String>,
     app: AppState,
 }
@@ -82,14 +84,20 @@ struct Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = dpop::with_nonce(&self.app, self.problem.into_response());
-        if let Some(url) = self.resource_metadata
-            && let Some(challenge) = response.headers_mut().get_mut(header::WWW_AUTHENTICATE)
+        let headers = response.headers_mut();
+        let Some(challenge) = headers.get(header::WWW_AUTHENTICATE) else { return response };
+        let mut challenge = challenge.to_str().unwrap_or_default().to_owned();
+        // The scheme of the request is answered, with the algorithms of its proofs (RFC 9449 §7.1).
+        if self.by_proof
+            && let Some(parameters) = challenge.strip_prefix("Bearer ")
         {
-            let text = challenge.to_str().unwrap_or_default();
-            let with_metadata = format!("{text}, resource_metadata=\"{url}\"");
-            if let Ok(with_metadata) = HeaderValue::from_str(&with_metadata) {
-                *challenge = with_metadata;
-            }
+            challenge = format!("DPoP {parameters}, {}", token::dpop::supported());
+        }
+        if let Some(url) = self.resource_metadata {
+            challenge.push_str(&format!(", resource_metadata=\"{url}\""));
+        }
+        if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -102,8 +110,13 @@ impl FromRequestParts<AppState> for AccessToken {
         // For `/addons/verify` the resource is what the proxy protects; its metadata are the API's.
         let resource_metadata =
             (parts.uri.path() == paths::ME).then(|| app.public(paths::ME_METADATA));
-        let refused = |problem| Refused { problem, resource_metadata, app: AppState::clone(app) };
-        Self::of(app, parts).await.map_err(refused)
+        let token = extract::access_token(&parts.headers);
+        let by_proof = matches!(token, Ok(Some(extract::AccessToken::Dpop(_))));
+        let app = AppState::clone(app);
+        match Self::of(&app, parts).await {
+            Ok(token) => Ok(token),
+            Err(problem) => Err(Refused { problem, by_proof, resource_metadata, app }),
+        }
     }
 }
 

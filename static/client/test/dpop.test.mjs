@@ -70,6 +70,19 @@ test('the token is used with proofs, whose nonce is renewed once', async (t) => 
   assert.equal(asked, 2);
 });
 
+test('requests at once each have the nonce in the end, where one is good for all', async (t) => {
+  const server = await relay(t, { events: (_, response) => stream(response, event(BOUND)) });
+  const token = await signIn({ openDialog, baseUrl: server.baseUrl, dpop: true, encrypt: false });
+  const { url } = await api(t, { now: 'for all' });
+  // Each begins while the answers to the others come in.
+  const begin = async (index) => {
+    for (let turn = 0; turn < index; turn += 1) await new Promise(setImmediate);
+    return (await token.fetch(url)).status;
+  };
+  const statuses = await Promise.all(Array.from({ length: 60 }, (_, index) => begin(index)));
+  assert.deepEqual(new Set(statuses), new Set([200]));
+});
+
 test('a refresh is proved too, and its token is bound', async (t) => {
   const proofs = [];
   const answers = [
@@ -97,6 +110,12 @@ test('a refresh is proved too, and its token is bound', async (t) => {
 test('a proxy that strips the thumbprint gives the page an error and no token', async (t) => {
   const server = await relay(t, { events: (_, response) => stream(response, event(TOKEN)) });
   await assert.rejects(signIn({ openDialog, baseUrl: server.baseUrl, dpop: true, encrypt: false }), failsWith('not_bound'));
+});
+
+test('keys of a session that is not bound are refused, not left out', async () => {
+  for (const wish of [{ dpop: true }, { encrypt: true }]) {
+    await assert.rejects(signIn({ openDialog, baseUrl: 'http://127.0.0.1:1', bind: false, ...wish }), TypeError);
+  }
 });
 
 test('without the wish there is no thumbprint and no fetch', async (t) => {

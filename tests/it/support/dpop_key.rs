@@ -36,8 +36,27 @@ impl Key {
         token: Option<&str>,
         more: &Value,
     ) -> String {
+        self.proof_with_header(method, url, nonce, token, &json!({}), more)
+    }
+
+    /// The public key as a JWK.
+    pub fn jwk(&self) -> &Value {
+        &self.jwk
+    }
+
+    /// The same; members of `header` replace those of the honest header.
+    pub fn proof_with_header(
+        &self,
+        method: &str,
+        url: &str,
+        nonce: &str,
+        token: Option<&str>,
+        header_members: &Value,
+        more: &Value,
+    ) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk});
+        let mut header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk});
+        header.as_object_mut().unwrap().extend(header_members.as_object().unwrap().clone());
         let jti: [u8; 16] = std::array::from_fn(|_| rand_byte());
         let mut claims = json!({
             "jti": URL_SAFE_NO_PAD.encode(jti), "htm": method, "htu": url, "nonce": nonce,

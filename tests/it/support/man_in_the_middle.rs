@@ -1,5 +1,4 @@
-//! A proxy on the way to the relay that records what passes, and may take the `encryption_key` out of
-//! creations.
+//! A proxy on the way to the relay that records what passes, and may take keys out of creations.
 
 use std::{
     net::SocketAddr,
@@ -28,8 +27,8 @@ impl Drop for ManInTheMiddle {
 }
 
 impl ManInTheMiddle {
-    /// Listens; `strips` says whether it takes keys out.
-    pub async fn start(strips: bool) -> Self {
+    /// Listens; the members of creations that `strips` names are taken out.
+    pub async fn start(strips: &'static [&'static str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (relay, known) = watch::channel(None);
@@ -75,11 +74,11 @@ async fn answer(mut relay: OwnedReadHalf, mut client: OwnedWriteHalf, recorded: 
     let _ = client.shutdown().await;
 }
 
-async fn ask(mut client: OwnedReadHalf, mut relay: OwnedWriteHalf, strips: bool) {
+async fn ask(mut client: OwnedReadHalf, mut relay: OwnedWriteHalf, strips: &[&str]) {
     let (mut held, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
     while let Ok(length @ 1..) = client.read(&mut chunk).await {
         held.extend_from_slice(&chunk[..length]);
-        if strips && !strip(&mut held) {
+        if !strips.iter().all(|member| strip(&mut held, member)) {
             continue;
         }
         if relay.write_all(&held).await.is_err() {
@@ -90,12 +89,18 @@ async fn ask(mut client: OwnedReadHalf, mut relay: OwnedWriteHalf, strips: bool)
     let _ = relay.shutdown().await;
 }
 
-/// Puts spaces in the place of the key, so that the length stays; false while its end is missing.
-fn strip(bytes: &mut [u8]) -> bool {
+/// Puts spaces in the place of a member, an object or a text, so that the length stays; false while its end
+/// is missing.
+fn strip(bytes: &mut [u8], member: &str) -> bool {
     let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|at| at == text);
-    let Some(name) = find(bytes, b"\"encryption_key\"") else { return true };
+    let name_text = format!("\"{member}\"");
+    let Some(name) = find(bytes, name_text.as_bytes()) else { return true };
     let start = bytes[..name].iter().rposition(|byte| *byte == b',').unwrap();
-    let Some(length) = find(&bytes[name..], b"}") else { return false };
-    bytes[start..=name + length].fill(b' ');
+    let value = name + name_text.len();
+    let first = bytes[value..].iter().position(|byte| !matches!(byte, b':' | b' '));
+    let Some(first) = first.map(|at| value + at) else { return false };
+    let end: &[u8] = if bytes[first] == b'{' { b"}" } else { b"\"" };
+    let Some(length) = find(&bytes[first + 1..], end) else { return false };
+    bytes[start..=first + 1 + length].fill(b' ');
     true
 }

@@ -3,7 +3,8 @@
 One module on the standard library, Python 3.9 or later: `sign_in` begins a sign-in and returns at
 once, `resume` continues one that an earlier run began. What waits for the network runs on a daemon
 thread; callbacks run on the host's thread. Where the package `cryptography` is there, tokens are
-encrypted for a key of the sign-in, and any other token is refused.
+encrypted for a key of the sign-in, and any other token is refused; with `dpop=True` they are bound to a
+key as well (RFC 9449), and `Token.prove` makes the headers of the requests that use them.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ import urllib.parse
 import urllib.request
 import webbrowser
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Optional, Union
+from typing import Any, Callable, Iterable, Iterator, Optional, Protocol, Union
 
 try:
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 except ImportError:
     _HAS_CRYPTOGRAPHY = False
 else:
     _HAS_CRYPTOGRAPHY = True
 
-__all__ = ["Prompt", "SignIn", "SignInError", "Token", "resume", "sign_in"]
+__all__ = ["Prompt", "Proof", "SignIn", "SignInError", "Token", "resume", "sign_in"]
 __version__ = "0.2.0"
 
 CallSoon = Callable[[Callable[[], None]], Any]
@@ -57,6 +60,8 @@ _SECRET = re.compile(r"[\w-]{1,512}", re.ASCII)
 _USER_CODE = re.compile(r"[A-Z]{4}-[A-Z]{4}")
 _TOKEN = re.compile(r"[\w.~+/=-]{1,65536}", re.ASCII)
 _URL = re.compile(r"[!-~]{1,2048}")
+_PORTS = {"http": 80, "https": 443}
+_NONCE = re.compile(r"[!#-\[\]-~]{1,2048}")
 
 
 class SignInError(Exception):
@@ -64,7 +69,9 @@ class SignInError(Exception):
 
     `error` is the relay's code (`access_denied`, `server_error`, …) or one of `expired`, `cancelled`,
     `superseded`, `unavailable` (the relay cannot be reached), `not_encrypted` (the token is not
-    encrypted for this program) and `invalid_response` (what answers is no relay). `description` is for people and holds no control characters.
+    encrypted for this program), `not_bound` (it is not bound to the program's key, as `dpop` asked) and
+    `invalid_response` (what answers is no relay). `description` is for people and holds no control
+    characters.
     """
 
     def __init__(self, error: str, description: str) -> None:
@@ -101,6 +108,70 @@ class Token:
         future: "concurrent.futures.Future[Token]" = concurrent.futures.Future()
         _start(lambda: _complete(future, lambda: session.refreshed(refresh_token)))
         return future
+
+    def prove(self, method: str, url: str) -> "Proof":
+        """What a request with this token needs where the sign-in asked for `dpop` (RFC 9449)."""
+        key = None if self._session is None else self._session.proof_key
+        if key is None or self.token_type.lower() != "dpop":
+            raise ValueError("the token is bound to no key: it is used as a bearer token")
+        return Proof(key, method, url, self.access_token)
+
+
+class _Fields(Protocol):
+    """Header fields, as any HTTP library gives them."""
+
+    def items(self) -> Iterable[tuple[str, Any]]: ...
+
+
+class Proof:
+    """The headers of one request with a token that is bound to a key.
+
+    A server that wants a nonce in proofs names it in its first answer (RFC 9449 §8, §9): where `renewed`
+    says so, the request is sent once more with new headers.
+    """
+
+    def __init__(self, key: "_Key", method: str, url: str, access_token: Optional[str]) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+            raise ValueError("proofs are for http and https")
+        scheme = parts.scheme.lower()
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        port = "" if parts.port in (None, _PORTS[scheme]) else f":{parts.port}"
+        self._key, self._method, self._access_token = key, method, access_token
+        self._origin = f"{scheme}://{host}{port}"
+        self._url = self._origin + (parts.path or "/")
+        self._nonce: Optional[str] = None
+        self._is_renewed = False
+
+    def headers(self) -> dict[str, str]:
+        """`Authorization` and `DPoP`. A server accepts them once: each attempt takes new ones."""
+        self._nonce = self._key.nonces.get(self._origin)
+        claims: dict[str, Any] = {
+            "jti": _encoded(os.urandom(16)),
+            "htm": self._method,
+            "htu": self._url,
+            "iat": int(time.time()),
+        }
+        if self._nonce is not None:
+            claims["nonce"] = self._nonce
+        headers = {}
+        if self._access_token is not None:
+            claims["ath"] = _encoded(hashlib.sha256(self._access_token.encode()).digest())
+            headers["Authorization"] = f"DPoP {self._access_token}"
+        headers["DPoP"] = self._key.signed(claims)
+        return headers
+
+    def renewed(self, status: int, headers: "_Fields") -> bool:
+        """Takes the nonce of an answer for the next proofs. True where the request is to be sent again:
+        once at most, however often a server names another nonce."""
+        named = (value for name, value in headers.items() if name.lower() == "dpop-nonce")
+        nonce = next(named, None)
+        if nonce is None or not _NONCE.fullmatch(str(nonce)):
+            return False
+        self._key.nonces[self._origin] = nonce = str(nonce)
+        again = status in (400, 401) and not self._is_renewed and nonce != self._nonce
+        self._is_renewed = self._is_renewed or again
+        return again
 
 
 class SignIn:
@@ -207,14 +278,19 @@ def sign_in(
     store: Optional[StorePath] = None,
     open_browser: bool = True,
     ssl_context: Optional[ssl.SSLContext] = None,
+    dpop: bool = False,
 ) -> SignIn:
     """Begins a sign-in at the relay with this URL, and returns at once.
 
     `client_id` names the registered client; `client_name` is what the program calls itself.
     `on_prompt` gets what to show to the person, `on_done` the ended sign-in. Both are called by
     `call_soon`, which hands a function to the host's thread, or else by `SignIn.poll`. `store` is a
-    file for `resume`. Raises `ValueError` for a URL that is no relay's.
+    file for `resume`. With `dpop` the tokens are bound to a key of the sign-in (RFC 9449), are used with
+    `Token.prove`, and one that anybody could use is refused. Raises `ValueError` for a URL that is no
+    relay's, and for `dpop` without the package `cryptography`.
     """
+    if dpop and not _HAS_CRYPTOGRAPHY:
+        raise ValueError("dpop needs the package cryptography: pip install token-relay[encryption]")
     there = _Relay(relay, ssl_context)
     body: dict[str, Any] = {
         "bind": True,
@@ -225,6 +301,9 @@ def sign_in(
     key = _Key.generate() if _HAS_CRYPTOGRAPHY else None
     if key is not None:
         body["encryption_key"] = key.public()
+    proof_key = _Key.generate() if dpop else None
+    if proof_key is not None:
+        body["dpop_jkt"] = proof_key.thumbprint()
     body = {name: value for name, value in body.items() if value is not None}
     pending = SignIn(
         there,
@@ -234,7 +313,7 @@ def sign_in(
         store=store,
         open_browser=open_browser,
     )
-    _start(lambda: pending._run(lambda: there.create(body, key)))
+    _start(lambda: pending._run(lambda: there.create(body, key, proof_key)))
     return pending
 
 
@@ -250,11 +329,11 @@ def resume(
         with open(store, encoding="utf-8") as file:
             state = json.load(file)
         relay = _Relay(state["relay"], ssl_context)
-        saved = state.get("decryption_key")
-        if saved is not None and not _HAS_CRYPTOGRAPHY:
+        saved = [state.get(name) for name in ("decryption_key", "proof_key")]
+        if any(saved) and not _HAS_CRYPTOGRAPHY:
             return None
-        key = None if saved is None else _Key.saved(saved)
-        session = _Session(relay, state, float(state["expires_at"]) - time.time(), key)
+        key, proof_key = (None if text is None else _Key.saved(text) for text in saved)
+        session = _Session(relay, state, float(state["expires_at"]) - time.time(), key, proof_key)
     except (OSError, ValueError, KeyError, TypeError, SignInError):
         return None
     pending = SignIn(
@@ -303,7 +382,9 @@ class _Relay:
         request = urllib.request.Request(url, data, headers or {}, method=method)
         return self._opener.open(request, timeout=timeout)
 
-    def create(self, body: dict[str, Any], key: Optional["_Key"]) -> "_Session":
+    def create(
+        self, body: dict[str, Any], key: Optional["_Key"], proof_key: Optional["_Key"]
+    ) -> "_Session":
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         try:
@@ -314,7 +395,7 @@ class _Relay:
             raise _refused(error) from None
         except (OSError, ValueError) as error:
             raise SignInError("unavailable", f"the relay cannot be reached: {error}") from None
-        return _Session(self, created, created.get("expires_in", 0), key)
+        return _Session(self, created, created.get("expires_in", 0), key, proof_key)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -333,9 +414,11 @@ class _Session:
         members: dict[str, Any],
         remaining: object,
         key: Optional["_Key"],
+        proof_key: Optional["_Key"],
     ) -> None:
         self.relay = relay
         self._key = key
+        self.proof_key = proof_key
         self.session_id = _match(_SECRET, members.get("session_id"), "session_id")
         self.session_token = _match(_SECRET, members.get("session_token"), "session_token")
         self.transit_url = relay.own(members.get("transit_url"), "transit_url")
@@ -364,6 +447,8 @@ class _Session:
         }
         if self._key is not None:
             state["decryption_key"] = self._key.text()
+        if self.proof_key is not None:
+            state["proof_key"] = self.proof_key.text()
         try:
             new = f"{os.fspath(path)}.new"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -460,6 +545,13 @@ class _Session:
                     "The token is not encrypted for this program: something between it and the "
                     "relay may have changed the sign-in.",
                 ) from None
+        if self.proof_key is not None and str(data.get("token_type")).lower() != "dpop":
+            self.end()
+            raise SignInError(
+                "not_bound",
+                "The token is not bound to the key of this program: something between it and the "
+                "relay may have changed the sign-in.",
+            )
         refresh_token = data.get("refresh_token")
         expires_in = data.get("expires_in")
         return Token(
@@ -482,10 +574,24 @@ class _Session:
             "Authorization": f"Basic {base64.b64encode(pair).decode()}",
         }
         data = urllib.parse.urlencode(form).encode()
-        try:
-            url = f"{self.relay.url}/addons/token"
-            with self.relay.open(url, method="POST", data=data, headers=headers) as answer:
+        url = f"{self.relay.url}/addons/token"
+        proof = None if self.proof_key is None else Proof(self.proof_key, "POST", url, None)
+
+        def send() -> Token:
+            fields = headers if proof is None else {**headers, **proof.headers()}
+            with self.relay.open(url, method="POST", data=data, headers=fields) as answer:
+                if proof is not None:
+                    proof.renewed(answer.status, answer.headers)
                 return self._token(_object(answer))
+
+        try:
+            try:
+                return send()
+            except urllib.error.HTTPError as error:
+                if proof is None or not proof.renewed(error.code, error.headers):
+                    raise
+                error.close()
+                return send()
         except urllib.error.HTTPError as error:
             raise _refused(error) from None
         except (OSError, ValueError) as error:
@@ -502,10 +608,13 @@ class _Session:
 
 
 class _Key:
-    """The key of one sign-in, for which the relay encrypts (RFC 7518 §4.6: `ECDH-ES`, `A256GCM`)."""
+    """A key of one sign-in: the relay encrypts for it (RFC 7518 §4.6: `ECDH-ES`, `A256GCM`), or binds
+    tokens to it (RFC 9449)."""
 
     def __init__(self, private: "ec.EllipticCurvePrivateKey") -> None:
         self._private = private
+        self.nonces: dict[str, str] = {}
+        """For proofs: the newest of each origin."""
 
     @classmethod
     def generate(cls) -> "_Key":
@@ -523,6 +632,20 @@ class _Key:
         numbers = self._private.public_key().public_numbers()
         x, y = (_encoded(each.to_bytes(32, "big")) for each in (numbers.x, numbers.y))
         return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+    def thumbprint(self) -> str:
+        """The SHA-256 thumbprint of its public key (RFC 7638)."""
+        members = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
+        return _encoded(hashlib.sha256(members.encode()).digest())
+
+    def signed(self, claims: dict[str, Any]) -> str:
+        """A proof (RFC 9449 §4.2)."""
+        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.public()}
+        message = ".".join(_encoded(json.dumps(part).encode()) for part in (header, claims))
+        # RFC 7518 §3.4: both numbers, each in 32 bytes.
+        signature = self._private.sign(message.encode(), ec.ECDSA(hashes.SHA256()))
+        numbers = (each.to_bytes(32, "big") for each in decode_dss_signature(signature))
+        return f"{message}.{_encoded(b''.join(numbers))}"
 
     def opened(self, session_id: str, answer: dict[str, Any]) -> dict[str, Any]:
         """What is in a token answer. Raises where it is not encrypted for this key and session."""
