@@ -13,7 +13,7 @@ use ::hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use axum::{body::Body, extract::ConnectInfo};
+use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::{
     http::{MAX_FIELDS, MAX_HEAD},
     server::{
         connection::{Connection, Segments},
-        requests::{Abandoned, Requests},
+        requests::{Abandoned, OpenRequest, Requests},
         socket::ClientSocket,
     },
 };
@@ -33,7 +33,15 @@ use crate::{
 pub(crate) const MAX_BUFFERED_HEAD: usize = MAX_HEAD + 8 * 1024;
 
 /// Requests open at the same time on one HTTP/2 connection; at least 100 (RFC 9113 §6.5.2).
-const MAX_CONCURRENT_STREAMS: u32 = 128;
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+
+/// Flow-control window of an HTTP/2 connection and of each request on it, in bytes: the initial one of
+/// RFC 9113 §6.9.2, and several times what a body may have by default. Small frames that nobody has read
+/// are limited in proportion to it.
+const WINDOW: u32 = 65_535;
+
+/// Time in which a response is produced that waits for nothing but the processor and the store.
+const MAX_RESPONSE_TIME: Duration = Duration::from_millis(100);
 
 /// What a client of HTTP/2 sends first (RFC 9113 §3.4).
 pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -68,18 +76,18 @@ where
     let socket = ClientSocket::new(read, socket, requests.clone(), slot, shutdown.clone());
     let (opened, first) = (requests.clone(), Mutex::new(response));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (open, mut request) = opened.begin(request);
+        let (mut open, mut request) = opened.begin(request);
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let router = first.is_none().then(|| router.clone());
         async move {
             let response = match (first, router) {
                 (Some(response), _) => response,
                 (None, Some(router)) => {
+                    open.admitted().await;
                     request.extensions_mut().insert(ConnectInfo(peer));
                     // In an allocation of its own: over HTTP/2 the task of a request lives until its
                     // answer is taken, which may be long after this future has ended.
-                    let Ok(response) = Box::pin(router.oneshot(request)).await;
-                    response
+                    Box::pin(respond(router, request, &mut open)).await
                 }
                 (None, None) => Response::default(),
             };
@@ -107,6 +115,8 @@ where
                 // WebSockets over HTTP/2 (RFC 8441).
                 .enable_connect_protocol()
                 .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+                .initial_connection_window_size(WINDOW)
+                .initial_stream_window_size(WINDOW)
                 .max_header_list_size(u32::try_from(MAX_BUFFERED_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Duration::from_secs(30))
                 .keep_alive_timeout(Duration::from_secs(20));
@@ -117,6 +127,19 @@ where
     if let Err(error) = served {
         tracing::trace!(%error, "connection failed");
     }
+}
+
+/// The response to a request. One that takes longer admits others.
+async fn respond(router: Router, request: Request<Body>, open: &mut OpenRequest) -> Response<Body> {
+    let mut response = std::pin::pin!(router.oneshot(request));
+    let Ok(response) = match tokio::time::timeout(MAX_RESPONSE_TIME, response.as_mut()).await {
+        Ok(response) => response,
+        Err(_) => {
+            open.release();
+            response.await
+        }
+    };
+    response
 }
 
 /// When a connection is closed from here.

@@ -10,6 +10,7 @@ mod direct_write;
 mod error;
 mod file_limit;
 mod hyper;
+mod linger;
 mod listener;
 mod reload;
 mod requests;

@@ -16,9 +16,13 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{http::HalfClose, server::direct_write::WRITE_TIMEOUT};
+
+/// Responses of one connection of HTTP/2 that are produced, or wait for the client, at the same time.
+/// Further requests wait, so that a client that takes nothing makes the relay hold few responses.
+const MAX_RESPONSES: usize = 16;
 
 /// Why the server closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(crate) struct Requests(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     half_close: HalfClose,
+    /// One permit for each of [`MAX_RESPONSES`].
+    responses: Semaphore,
 }
 
 struct State {
@@ -74,7 +80,11 @@ impl Requests {
             withheld_from: None,
             bodies: Vec::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), half_close: HalfClose::observed() }))
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            half_close: HalfClose::observed(),
+            responses: Semaphore::new(MAX_RESPONSES),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,7 +107,7 @@ impl Requests {
             }
         });
         request.extensions_mut().insert(self.0.half_close.clone());
-        (OpenRequest { requests: self.clone(), version, tunnel }, request)
+        (OpenRequest { requests: self.clone(), version, tunnel, has_permit: false }, request)
     }
 
     /// Records that the client sent something.
@@ -160,10 +170,13 @@ pub(crate) struct OpenRequest {
     requests: Requests,
     version: Version,
     tunnel: bool,
+    /// Whether its response is one of [`MAX_RESPONSES`].
+    has_permit: bool,
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
+        self.release();
         let mut state = self.requests.state();
         state.open -= 1;
         state.active_at = Instant::now();
@@ -175,6 +188,25 @@ impl Drop for OpenRequest {
 }
 
 impl OpenRequest {
+    /// Waits until its response is one of the [`MAX_RESPONSES`].
+    pub(crate) async fn admitted(&mut self) {
+        if self.version != Version::HTTP_2 {
+            return;
+        }
+        // Nothing closes the semaphore.
+        if let Ok(permit) = self.requests.0.responses.acquire().await {
+            permit.forget();
+            self.has_permit = true;
+        }
+    }
+
+    /// Admits another request: this one waits for something else than its client.
+    pub(crate) fn release(&mut self) {
+        if std::mem::take(&mut self.has_permit) {
+            self.requests.0.responses.add_permits(1);
+        }
+    }
+
     /// Counts the request as open until its response has been produced.
     pub(crate) fn answer(self, mut response: Response<Body>) -> Response<ResponseBody> {
         if self.version == Version::HTTP_10 {
@@ -232,6 +264,9 @@ impl http_body::Body for ResponseBody {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         // It is polled when the client has room; a pending one waits for the handler instead.
         self.waits_for_client(polled.is_ready().then(Instant::now));
+        if polled.is_pending() {
+            self.request.release();
+        }
         polled
     }
 
@@ -284,7 +319,8 @@ mod tests {
 
     fn open(requests: &Requests) -> OpenRequest {
         requests.state().open += 1;
-        OpenRequest { requests: requests.clone(), version: Version::HTTP_11, tunnel: false }
+        let version = Version::HTTP_11;
+        OpenRequest { requests: requests.clone(), version, tunnel: false, has_permit: false }
     }
 
     #[tokio::test(start_paused = true)]

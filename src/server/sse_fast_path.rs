@@ -8,6 +8,7 @@ use std::{io, time::SystemTime};
 
 use axum::{body::Body, extract::ConnectInfo};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tower::ServiceExt as _;
@@ -20,6 +21,9 @@ use crate::{
         hyper::{self, Begun, HTTP2_PREFACE, HttpVersion, MAX_BUFFERED_HEAD},
     },
 };
+
+/// Capacity of the first buffer, in bytes: more than most heads have.
+const FIRST_READ: usize = 1024;
 
 /// The first request of a connection.
 pub(crate) enum FirstRequest {
@@ -91,10 +95,10 @@ pub(crate) async fn read_first_request<S>(socket: &mut S) -> io::Result<FirstReq
 where
     S: AsyncRead + Unpin,
 {
-    let mut read = BytesMut::with_capacity(1024);
+    let mut read = BytesMut::with_capacity(FIRST_READ);
     let mut ends = Vec::new();
     loop {
-        let ended = socket.read_buf(&mut read).await? == 0;
+        let ended = read_available(socket, &mut read).await? == 0;
         ends.push(read.len());
         let first = match classify(&read) {
             Classified::Incomplete if !ended && read.len() < MAX_BUFFERED_HEAD => continue,
@@ -111,6 +115,26 @@ where
         };
         return Ok(first);
     }
+}
+
+/// Reads what has arrived, as hyper reads it: at once, not in pieces of the small buffer that most heads
+/// fit into.
+async fn read_available<S>(socket: &mut S, read: &mut BytesMut) -> io::Result<usize>
+where
+    S: AsyncRead + Unpin,
+{
+    let before = read.len();
+    socket.read_buf(read).await?;
+    while read.len() == read.capacity() && read.len() < MAX_BUFFERED_HEAD {
+        read.reserve(MAX_BUFFERED_HEAD - read.len());
+        match socket.read_buf(read).now_or_never() {
+            Some(Ok(1..)) => {}
+            Some(Err(error)) => return Err(error),
+            // The end is read again.
+            Some(Ok(0)) | None => break,
+        }
+    }
+    Ok(read.len() - before)
 }
 
 /// Cuts bytes where reads ended: hyper waits for the rest of a head by other rules than it parses one,
@@ -141,23 +165,25 @@ fn classify(read: &[u8]) -> Classified {
     if !read.starts_with(METHOD) {
         return Classified::Http1;
     }
-    // The request line must be complete; of it, only the path matters.
-    let Some(line) = read.iter().position(|byte| *byte == b'\n') else {
-        return Classified::Incomplete;
-    };
-    let target = read[METHOD.len()..line].split(|byte| *byte == b' ').next().unwrap_or_default();
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    if !(path.ends_with(b"/events") || path.ends_with(b"/events/")) {
-        return Classified::Http1;
+    // Where the request line is complete, the path decides.
+    if let Some(line) = read.iter().position(|byte| *byte == b'\n') {
+        let target = read[METHOD.len()..line].split(|byte| *byte == b' ').next();
+        let path =
+            target.unwrap_or_default().split(|byte| *byte == b'?').next().unwrap_or_default();
+        if !(path.ends_with(b"/events") || path.ends_with(b"/events/")) {
+            return Classified::Http1;
+        }
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut head = httparse::Request::new(&mut fields);
     match head.parse(read) {
         Ok(httparse::Status::Partial) => Classified::Incomplete,
         // What follows the head is a body or a second request, which hyper handles, as it does line
-        // ends that it may wait behind.
+        // ends that it may wait behind, and a head that does not fit into its buffer.
         Ok(httparse::Status::Complete(length))
-            if length == read.len() && read.ends_with(b"\r\n\r\n") =>
+            if length == read.len()
+                && length <= MAX_BUFFERED_HEAD
+                && read.ends_with(b"\r\n\r\n") =>
         {
             build(&head)
                 .map_or(Classified::Http1, |request| Classified::EventStream(Box::new(request)))
@@ -221,6 +247,7 @@ mod tests {
             "GET /a/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHo st: a\r\n\r\n",
+            "GET /a/events HTTP/1.1\rHost: a\r\r",
             "\u{16}\u{3}\u{1}",
         ] {
             assert_eq!(kind(other.as_bytes()), "other", "{other:?}");

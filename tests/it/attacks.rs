@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{Browser, Events, Process, client, create, redis::within, text, wire::Wire};
-use futures_util::SinkExt as _;
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
+use h2::client::SendRequest;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    task::JoinHandle,
 };
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
@@ -154,25 +157,52 @@ async fn clients_that_never_read_cost_little_and_harm_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_talk_too_much_are_cut_off() {
+async fn streams_whose_clients_talk_are_not_read_and_still_get_their_token() {
+    const STREAMS: usize = 4;
     let relay = Process::demo(&[]);
-    let session = create(&relay.url, None).await;
-    let path = format!("/{}", text(&session, "events_url").splitn(4, '/').nth(3).unwrap());
-    let mut socket = connect(&relay, 0).await.unwrap();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
-    let mut answer = [0; 15];
-    socket.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200 OK");
-    let noise = [b'x'; 4096];
-    let mut sent = 0;
-    // Until the relay resets the connection.
-    while sent < 1_000_000 && socket.write_all(&noise).await.is_ok() {
-        sent += noise.len();
-        tokio::task::yield_now().await;
+    somebody_signs_in(&relay).await;
+    let before = resident(&relay);
+    let mut talking = Vec::new();
+    for number in 0..STREAMS {
+        let session = create(&relay.url, None).await;
+        let path = format!("/{}", text(&session, "events_url").splitn(4, '/').nth(3).unwrap());
+        let (mut read, mut write) = connect(&relay, number).await.unwrap().into_split();
+        // As the first request of its connection, and as a later one.
+        let earlier = if number % 2 == 0 { "" } else { "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" };
+        let request = format!("{earlier}GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        write.write_all(request.as_bytes()).await.unwrap();
+        let mut received = String::new();
+        while !received.contains("retry: ") {
+            let mut bytes = [0; 4096];
+            let length = read.read(&mut bytes).await.unwrap();
+            received.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+        }
+        // Until nothing more is taken.
+        let noise = async {
+            let mut sent = 0;
+            while tokio::time::timeout(Duration::from_secs(1), write.write_all(&[b'x'; 65_536]))
+                .await
+                .is_ok_and(|written| written.is_ok())
+            {
+                sent += 65_536;
+            }
+            sent
+        };
+        let sent = noise.await;
+        println!("{sent} bytes were taken");
+        talking.push((session, read, write));
     }
-    let mut rest = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut rest)).await;
-    assert!(end.is_ok(), "the connection has ended");
+    let during = resident(&relay);
+    for (session, read, _) in &mut talking {
+        let page = Browser::default().sign_in(session, "alice").await;
+        assert_eq!(page.url.path(), "/addons/success");
+        let mut rest = String::new();
+        let end = tokio::time::timeout(Duration::from_secs(10), read.read_to_string(&mut rest));
+        // The last event comes before any reset.
+        let _ = end.await.expect("the connection ends");
+        assert!(rest.contains("event: authenticated"), "{rest}");
+    }
+    bounded("streams whose clients talk", before, during, resident(&relay), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,7 +218,7 @@ async fn huge_and_fragmented_web_socket_messages_are_refused() {
         // The relay may end the connection while this is still being sent.
         let _ = socket.send(message).await;
         let end = tokio::time::timeout(Duration::from_secs(10), async {
-            while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+            while let Some(Ok(_)) = socket.next().await {}
         });
         end.await.expect("the connection ends");
     }
@@ -247,50 +277,94 @@ fn bounded(attack: &str, before: u64, during: u64, after: u64, most: u64) {
     assert!(grown <= most, "{attack}: {grown} MiB more");
 }
 
+/// A connection of HTTP/2 on which everything large is asked for, with its handle and the answers.
+async fn ask_for_everything(
+    relay: &Process,
+    number: usize,
+    window: u32,
+) -> (JoinHandle<()>, SendRequest<Bytes>, Vec<h2::client::ResponseFuture>) {
+    // As many as the relay lets a connection have.
+    const REQUESTS: usize = 100;
+    const LARGE: [&str; 6] = [
+        "/openapi.json",
+        "/asyncapi.json",
+        "/docs",
+        "/addons/static/token-relay.js",
+        "/addons/static/icon.svg",
+        // Made for each request.
+        "/metrics",
+    ];
+    let socket = connect(relay, number).await.unwrap();
+    let handshake = h2::client::Builder::new().initial_window_size(window).handshake(socket);
+    let (client, connection) = handshake.await.unwrap();
+    // It answers pings all the time.
+    let connection = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let (mut client, mut answers) = (client.ready().await.unwrap(), Vec::new());
+    for request in 0..REQUESTS {
+        client = client.ready().await.unwrap();
+        let url = format!("{}{}", relay.url, LARGE[request % LARGE.len()]);
+        let request = http::Request::get(url).body(()).unwrap();
+        answers.push(client.send_request(request, true).unwrap().0);
+    }
+    (connection, client, answers)
+}
+
 // Field case 18.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_no_window_lets_through_cost_little_and_end_their_connection() {
     const CONNECTIONS: usize = 10;
-    // As many as the relay lets a connection have; it refuses more.
-    const REQUESTS: usize = 128;
     let relay = Process::demo(&[]);
+    somebody_signs_in(&relay).await;
+    let idle = resident(&relay);
+    // The same requests of clients that take the answers.
+    for number in 0..CONNECTIONS {
+        let (_, _client, answers) = ask_for_everything(&relay, number, 1 << 20).await;
+        // All at the same time, since they share the window of the connection.
+        let taken = answers.into_iter().map(async |answer| {
+            let mut body = answer.await.unwrap().into_body();
+            while let Some(bytes) = body.data().await {
+                body.flow_control().release_capacity(bytes.unwrap().len()).unwrap();
+            }
+        });
+        join_all(taken).await;
+    }
     somebody_signs_in(&relay).await;
     let before = resident(&relay);
     let (mut connections, mut clients, mut answers) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..CONNECTIONS {
-        let socket = connect(&relay, number).await.unwrap();
-        let handshake =
-            h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(socket);
-        let (client, connection) = handshake.await.unwrap();
-        // It answers pings all the time.
-        connections.push(tokio::spawn(connection));
-        let mut client = client.ready().await.unwrap();
-        for _ in 0..REQUESTS {
-            client = client.ready().await.unwrap();
-            let url = format!("{}/openapi.json", relay.url);
-            let (answer, _) =
-                client.send_request(http::Request::get(url).body(()).unwrap(), true).unwrap();
-            answers.push(answer);
-        }
+        let (connection, client, more) = ask_for_everything(&relay, number, 0).await;
+        connections.push(connection);
         // A client closes with its last handle.
         clients.push(client);
+        answers.extend(more);
     }
+    let asked = answers.len();
+    // The relay makes some of the answers, and would make others when those have been taken.
+    let mut answers: FuturesUnordered<_> = answers.into_iter().collect();
     let mut heads = Vec::new();
-    for answer in answers {
-        let answer = tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        heads.push(answer);
-    }
+    let collected = async {
+        while let Some(head) = answers.next().await {
+            heads.push(head.unwrap());
+        }
+    };
+    let (_, ()) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(2), collected),
+        somebody_signs_in(&relay)
+    );
+    assert!(heads.len() > CONNECTIONS && heads.iter().all(|head| head.status() == StatusCode::OK));
+    println!("{} of {asked} answers were begun", heads.len());
     let during = resident(&relay);
-    somebody_signs_in(&relay).await;
     let begun = Instant::now();
     for connection in connections {
         let end = tokio::time::timeout(Duration::from_secs(60), connection).await;
-        let _ = end.expect("the relay ends the connection");
+        end.expect("the relay ends the connection").unwrap();
     }
     println!("the connections were ended after {:?}", begun.elapsed());
     somebody_signs_in(&relay).await;
-    bounded("1280 answers behind closed windows", before, during, resident(&relay), 12);
+    println!("RSS was {idle} MiB before answers that were taken");
+    bounded("1000 answers behind closed windows", before, during, resident(&relay), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -474,6 +548,156 @@ async fn connections_of_http2_that_only_ping_are_ended_and_cost_little() {
     }
     println!("they were ended after {:?}, {acknowledged} pings answered", begun.elapsed());
     bounded("200 connections that only ping", before, during, resident(&relay), 16);
+}
+
+/// Frames of HTTP/2 (RFC 9113 §4.1).
+mod frames {
+    pub const DATA: u8 = 0;
+    pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
+    pub const RST_STREAM: u8 = 3;
+    pub const SETTINGS: u8 = 4;
+    pub const PING: u8 = 6;
+    pub const WINDOW_UPDATE: u8 = 8;
+    pub const CONTINUATION: u8 = 9;
+    pub const END_STREAM: u8 = 1;
+    pub const END_HEADERS: u8 = 4;
+
+    /// The client's preface with its settings.
+    pub fn preface(settings: &[(u16, u32)]) -> Vec<u8> {
+        let payload = settings
+            .iter()
+            .flat_map(|(name, value)| name.to_be_bytes().into_iter().chain(value.to_be_bytes()));
+        let payload: Vec<u8> = payload.collect();
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frame(SETTINGS, 0, 0, &payload)].concat()
+    }
+
+    pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// A header block for `relay` without a dynamic table: an index for the method, a path
+    /// (RFC 7541 §6).
+    pub fn head(method: u8, path: &str) -> Vec<u8> {
+        let length = u8::try_from(path.len()).unwrap();
+        [&[method, 0x86, 0x04, length], path.as_bytes(), b"\x01\x05relay"].concat()
+    }
+
+    pub const GET: u8 = 0x82;
+    pub const POST: u8 = 0x83;
+
+    pub fn request(stream: u32, method: u8, path: &str, flags: u8) -> Vec<u8> {
+        frame(HEADERS, END_HEADERS | flags, stream, &head(method, path))
+    }
+}
+
+/// What a client sends without end on a connection of HTTP/2: its name, its settings, what comes first,
+/// and what is repeated for each number.
+type Flood = (&'static str, &'static [(u16, u32)], fn() -> Vec<u8>, fn(u32) -> Vec<u8>);
+
+const FLOODS: [Flood; 11] = {
+    use frames::*;
+    const fn stream(number: u32) -> u32 {
+        2 * number + 1
+    }
+    fn nothing() -> Vec<u8> {
+        Vec::new()
+    }
+    /// As many large answers as a connection may have.
+    fn large_answers() -> Vec<u8> {
+        (0..100)
+            .flat_map(|number| request(stream(number), GET, "/openapi.json", END_STREAM))
+            .collect()
+    }
+    fn open_post() -> Vec<u8> {
+        request(1, POST, "/addons/sessions", 0)
+    }
+    const NO_WINDOW: &[(u16, u32)] = &[(4, 0)];
+    [
+        ("requests that are reset at once (CVE-2023-44487)", &[], nothing, |number| {
+            let request = request(stream(number), GET, "/openapi.json", END_STREAM);
+            [request, frame(RST_STREAM, 0, stream(number), &8_u32.to_be_bytes())].concat()
+        }),
+        ("requests that make the relay reset them (CVE-2025-8671)", &[], nothing, |number| {
+            let request = request(stream(number), GET, "/openapi.json", END_STREAM);
+            [request, frame(WINDOW_UPDATE, 0, stream(number), &0_u32.to_be_bytes())].concat()
+        }),
+        (
+            "headers without end (CVE-2024-27316)",
+            &[],
+            || frame(HEADERS, 0, 1, &head(GET, "/")),
+            |_| frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y"),
+        ),
+        ("pings", &[], nothing, |_| frame(PING, 0, 0, &[0; 8])),
+        ("settings", &[], nothing, |_| frame(SETTINGS, 0, 0, &[])),
+        ("settings that change the windows of 100 answers", NO_WINDOW, large_answers, |number| {
+            frame(SETTINGS, 0, 0, &[&[0, 4][..], &(number % 2).to_be_bytes()].concat())
+        }),
+        ("windows that open by a byte", NO_WINDOW, large_answers, |number| {
+            let connection = frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes());
+            [connection, frame(WINDOW_UPDATE, 0, stream(number % 100), &1_u32.to_be_bytes())]
+                .concat()
+        }),
+        ("empty parts of a body", &[], open_post, |_| frame(DATA, 0, 1, &[])),
+        ("small parts of a body", &[], open_post, |_| frame(DATA, 0, 1, b"x")),
+        ("priorities", &[], nothing, |number| frame(PRIORITY, 0, stream(number), &[0, 0, 0, 0, 1])),
+        ("frames of no known type", &[], nothing, |_| frame(0xfa, 0, 0, &[0; 64])),
+    ]
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_of_http2_cost_little_and_end_their_connection() {
+    const CONNECTIONS: usize = 20;
+    /// Sent on each connection unless it ends before.
+    const FRAMES: u32 = 5_000;
+    let floods = FLOODS.iter().map(async |(name, settings, first, repeated)| {
+        let (settings, first, repeated) = (*settings, *first, *repeated);
+        let relay = Process::demo(&[("TOKEN_RELAY_HEADER_TIMEOUT", "5s")]);
+        somebody_signs_in(&relay).await;
+        let before = resident(&relay);
+        let begun = Instant::now();
+        let mut floods = Vec::new();
+        for number in 0..CONNECTIONS {
+            let (mut read, mut write) = connect(&relay, number).await.unwrap().into_split();
+            // Some read what is answered, some do not.
+            let reads = number % 2 == 0;
+            floods.push(tokio::spawn(async move {
+                let reading = tokio::spawn(async move {
+                    while reads && let Ok(1..) = read.read(&mut [0; 16_384]).await {}
+                    read
+                });
+                let mut sent = 0;
+                let mut bytes = [frames::preface(settings), first()].concat();
+                while sent < FRAMES {
+                    if write.write_all(&bytes).await.is_err() {
+                        break;
+                    }
+                    bytes.clear();
+                    (sent..sent + 100).for_each(|number| bytes.extend(repeated(number)));
+                    sent += 100;
+                }
+                // Held open: the relay ends it.
+                let mut read = reading.await.unwrap();
+                while let Ok(1..) = read.read(&mut [0; 16_384]).await {}
+                drop(write);
+                sent
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let during = resident(&relay);
+        somebody_signs_in(&relay).await;
+        let mut sent = 0;
+        for flood in floods {
+            let ended = tokio::time::timeout(Duration::from_secs(60), flood).await;
+            sent += ended.expect("the relay ends the connection").unwrap();
+        }
+        somebody_signs_in(&relay).await;
+        let what =
+            format!("{name}, {sent} on {CONNECTIONS} connections in {:.1?}", begun.elapsed());
+        bounded(&what, before, during, resident(&relay), 12);
+    });
+    futures_util::stream::iter(floods).buffer_unordered(4).collect::<Vec<_>>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

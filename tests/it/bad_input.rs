@@ -1,8 +1,11 @@
 //! Bad input at every call: the right status, one shape, nothing secret, no panic.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::support::{Browser, Events, Process, client, create, text};
+use crate::support::{Browser, Events, Process, client, create, text, wire::Wire};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::{
@@ -128,6 +131,73 @@ async fn a_refused_method_is_answered_with_those_that_are_allowed() {
     let answer = send(Method::POST, file, None).await;
     assert!(answer.headers()[header::ALLOW].to_str().unwrap().contains("GET"));
     problem(answer, StatusCode::METHOD_NOT_ALLOWED).await;
+}
+
+/// Every status that malformed, refused and oversized requests are answered with is in the OpenAPI
+/// document, on every operation.
+#[tokio::test]
+async fn the_description_has_every_status_that_is_answered() {
+    let secret = "a secret of the tests of 32 characters or more";
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
+        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
+        ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1/"),
+        ("TOKEN_RELAY_ADDONS_CSRF_SECRET", secret),
+        ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", secret),
+        ("TOKEN_RELAY_MAX_BODY", "1000"),
+    ]);
+    let document = client().get(format!("{}/openapi.json", relay.url)).send().await.unwrap();
+    let document: Value = document.json().await.unwrap();
+    let address = relay.url.strip_prefix("http://").unwrap();
+    let fields = "X: y\r\n".repeat(101);
+    let large = format!(
+        "Content-Type: application/json\r\nContent-Length: 1001\r\n\r\n{}",
+        "x".repeat(1001)
+    );
+    let requests = [
+        "\r\n".to_owned(),
+        "Host: a\r\nHost: b\r\n\r\n".to_owned(),
+        "Host: a\r\nno colon\r\n\r\n".to_owned(),
+        format!("Host: a\r\n{fields}\r\n"),
+        "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(),
+        "Host: a\r\nContent-Length: x\r\n\r\n".to_owned(),
+        format!("Host: a\r\n{large}"),
+        format!("Host: a\r\n{}", large.replace("json", "x-www-form-urlencoded")),
+        "Host: a\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx".to_owned(),
+        "Host: a\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{".to_owned(),
+        "Host: a\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}".to_owned(),
+        "Host: a\r\nAuthorization: Bearer wrong\r\n\r\n".to_owned(),
+        "Host: a\r\nAuthorization: Basic wrong\r\n\r\n".to_owned(),
+        "Host: a\r\nOrigin: https://evil.example\r\n\r\n".to_owned(),
+        "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\r\n".to_owned(),
+    ];
+    let mut answered = BTreeMap::<u16, u32>::new();
+    let mut missing = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let described = operation["responses"].as_object().unwrap();
+            let line = format!(
+                "{} {} HTTP/1.1",
+                method.to_uppercase(),
+                path.replace("{session_id}", "abcdefghijklmnop")
+            );
+            for request in &requests {
+                let mut wire = Wire::over(TcpStream::connect(address).await.unwrap());
+                // It may be refused before all of it is sent.
+                let _ = wire.send(format!("{line}\r\n{request}").as_bytes()).await;
+                let status = wire.head().await.expect("an answer").status;
+                *answered.entry(status).or_default() += 1;
+                if !described.contains_key(&status.to_string()) {
+                    missing.insert(format!("{line}: {status}"));
+                }
+            }
+        }
+    }
+    println!("{answered:?}");
+    assert!(missing.is_empty(), "{missing:#?}");
+    for status in [400, 401, 404, 413, 415, 426, 431, 501] {
+        assert!(answered.contains_key(&status), "{status} in {answered:?}");
+    }
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ mod proxies;
 mod python_client;
 mod races;
 mod redis_faults;
+mod redis_incidents;
 mod redis_servers;
 mod refresh;
 mod release;

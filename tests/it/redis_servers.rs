@@ -141,7 +141,7 @@ async fn valkey_serves_everything() {
     sign_in(&relay_at(&url, &[])).await;
 }
 
-fn relay_at(url: &str, more: &[(&str, &str)]) -> Process {
+pub fn relay_at(url: &str, more: &[(&str, &str)]) -> Process {
     let shared = [
         ("TOKEN_RELAY_REDIS_URL", url),
         ("TOKEN_RELAY_COOKIE_KEYS", crate::support::COOKIE_KEY),
@@ -153,7 +153,7 @@ fn relay_at(url: &str, more: &[(&str, &str)]) -> Process {
     Process::demo(&[&shared[..], more].concat())
 }
 
-async fn sign_in(relay: &Process) {
+pub async fn sign_in(relay: &Process) {
     let session = create(&relay.url, Some(json!({"bind": true}))).await;
     let token = text(&session, "session_token");
     let mut events = Events::open(text(&session, "events_url"), Some(token)).await;
@@ -162,7 +162,7 @@ async fn sign_in(relay: &Process) {
     assert_eq!(events.next().await.unwrap().name, "authenticated");
 }
 
-async fn readiness(relay: &Process) -> StatusCode {
+pub async fn readiness(relay: &Process) -> StatusCode {
     client().get(format!("{}/readyz", relay.url)).send().await.unwrap().status()
 }
 

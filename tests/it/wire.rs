@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::support::{
-    Browser, certificate,
+    certificate,
     redis::eventually,
     text,
     wire::{Relay, Transport, Wire},
@@ -99,19 +99,11 @@ async fn a_half_closed_client_gets_its_event_and_a_poll_its_state() {
             assert_eq!(head.status, 200, "{transport:?} {name}");
             // Probes find out that it still reads.
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            if transport == Transport::Tcp {
-                let page = Browser::default().sign_in(&session, "alice").await;
-                assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
-            } else {
-                relay.process.signal("TERM");
-            }
+            let page = relay.browser().sign_in(&session, "alice").await;
+            assert_eq!(page.url.path(), "/addons/success", "{:?}", page.trail);
             let rest = String::from_utf8(wire.rest().await).unwrap();
-            if transport == Transport::Tcp {
-                assert!(rest.contains("event: authenticated"), "{name}: {rest}");
-            } else {
-                assert!(rest.ends_with("\r\n0\r\n\r\n"), "{name}: {rest}");
-                break;
-            }
+            assert!(rest.contains("event: authenticated"), "{transport:?} {name}: {rest}");
+            assert!(rest.ends_with("\r\n0\r\n\r\n"), "{transport:?} {name}: {rest}");
         }
     }
 }
@@ -220,8 +212,13 @@ async fn a_client_that_expects_100_is_refused_before_it_sends() {
 // Field case 11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_have_one_limit() {
-    let many = [("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000")];
-    let relay = Relay::start(Transport::Tcp, &many);
+    for transport in TRANSPORTS {
+        let many = [("TOKEN_RELAY_SESSIONS_PER_MINUTE", "1000")];
+        heads_of(&Relay::start(transport, &many)).await;
+    }
+}
+
+async fn heads_of(relay: &Relay) {
     for is_stream in [false, true] {
         let with = |target: &str, fields: usize, bytes: usize| {
             let mut head = format!("GET {target} HTTP/1.1\r\nHost: relay\r\n");
@@ -266,7 +263,12 @@ async fn heads_have_one_limit() {
 /// §15.5.16).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_is_coded_by_chunked_alone() {
-    let relay = Relay::start(Transport::Tcp, &[]);
+    for transport in TRANSPORTS {
+        codings_of(&Relay::start(transport, &[])).await;
+    }
+}
+
+async fn codings_of(relay: &Relay) {
     const CHUNKED: &str = "d\r\n{\"bind\":true}\r\n0\r\n\r\n";
     for (fields, status) in [
         ("Transfer-Encoding: chunked\r\n", 201),
@@ -295,7 +297,12 @@ async fn a_body_is_coded_by_chunked_alone() {
 /// Either way the first request of a connection fares as a later one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_head_is_refused_on_a_new_connection_too() {
-    let relay = Relay::start(Transport::Tcp, &[]);
+    for transport in TRANSPORTS {
+        malformed_heads_of(&Relay::start(transport, &[])).await;
+    }
+}
+
+async fn malformed_heads_of(relay: &Relay) {
     let events = "/addons/sessions/abcdefghijklmnopqrstuvwxyz/events";
     for head in [
         format!("GET {events}\r\n"),

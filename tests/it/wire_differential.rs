@@ -1,13 +1,16 @@
-//! Same bytes, same answer: generated requests are sent as the first and as a later request of a
-//! connection. The first one may take the SSE fast path, the later one goes through hyper.
+//! Same bytes, same answer: requests are sent as the first and as a later request of a connection. The
+//! first one may take the SSE fast path, the later one goes through hyper.
+//!
+//! [`variants`] lists requests for an event stream that differ from a plain one in one respect each;
+//! [`case`] generates others at random.
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -16,13 +19,19 @@ use crate::support::{
 };
 
 /// Generated cases over each transport.
-const CASES: [(Transport, u32); 2] = [(Transport::Tcp, 800), (Transport::Tls, 160)];
+const CASES: [(Transport, u32); 2] = [(Transport::Tcp, 480), (Transport::Tls, 96)];
 
-/// Cases that are tried at the same time.
+/// Generated cases that are tried at the same time.
 const PARALLEL: u32 = 4;
 
-/// An origin that may read the relay's answers.
-const ALLOWED_ORIGIN: &str = "https://add-in.example";
+/// Variants that are tried at the same time.
+const PARALLEL_VARIANTS: usize = 24;
+
+const SETTINGS: [(&str, &str); 2] = [
+    ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
+    // It may read the relay's answers.
+    ("TOKEN_RELAY_ALLOWED_ORIGINS", "https://add-in.example"),
+];
 
 /// Silence after which an answer counts as complete, and the same when in doubt.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(3)];
@@ -225,7 +234,7 @@ impl Case {
     }
 
     /// What is answered, and whether the connection has ended.
-    async fn answer(&self, relay: &Relay, mut wire: Wire, pause: Duration) -> (String, bool) {
+    async fn answer(&self, relay: &Relay, wire: Wire, pause: Duration) -> (String, bool) {
         let session = relay.create(self.bound.then(|| json!({"bind": true}))).await;
         let last_event = match self.target {
             Target::EventsAfterTheEnd => ended(relay, &session).await,
@@ -241,18 +250,35 @@ impl Case {
         cuts.sort_unstable();
         cuts.push(bytes.len());
         let mut start = 0;
-        for cut in cuts {
-            // It may be refused before all of it is sent.
-            let _ = wire.send(&bytes[start..cut]).await;
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        let parts = cuts.into_iter().map(|cut| {
+            let part = bytes[start..cut].to_vec();
             start = cut;
-        }
-        if self.half_close {
-            let _ = wire.try_finish().await;
-        }
-        let (bytes, ended) = wire.quiet(pause).await;
-        (normal(&String::from_utf8_lossy(&bytes)), ended)
+            part
+        });
+        let parts: Vec<_> = parts.collect();
+        exchange(wire, &parts, Duration::from_millis(2), self.half_close, pause).await
     }
+}
+
+/// Sends the parts with a `gap` after each. What is answered until there is silence for `pause`, and
+/// whether the connection has ended.
+async fn exchange(
+    mut wire: Wire,
+    parts: &[Vec<u8>],
+    gap: Duration,
+    half_close: bool,
+    pause: Duration,
+) -> (String, bool) {
+    for part in parts {
+        // It may be refused before all of it is sent.
+        let _ = wire.send(part).await;
+        tokio::time::sleep(gap).await;
+    }
+    if half_close {
+        let _ = wire.try_finish().await;
+    }
+    let (bytes, ended) = wire.quiet(pause).await;
+    (normal(&String::from_utf8_lossy(&bytes)), ended)
 }
 
 /// Ends a session; the ID of the event that says so.
@@ -270,41 +296,362 @@ async fn ended(relay: &Relay, session: &Value) -> String {
     id.unwrap_or_else(|| panic!("no ID in {events}")).to_owned()
 }
 
-/// An answer without what differs from one to the next: times, random pauses, heartbeats, names
-/// and IDs made of a session's, the order of the fields.
-fn normal(answer: &str) -> String {
-    let answer = answer.replace("3\r\n:\n\n\r\n", "");
-    let (mut normal, mut head) = (Vec::new(), None::<Vec<String>>);
-    for line in answer.split("\r\n") {
-        match &mut head {
-            _ if line.starts_with("HTTP/1.") => {
-                normal.push(line.to_owned());
-                head = Some(Vec::new());
-            }
-            Some(fields) if line.is_empty() => {
-                fields.sort();
-                normal.append(fields);
-                head = None;
-                normal.push(String::new());
-            }
-            Some(_) if line.to_lowercase().starts_with("date:") => {}
-            Some(fields) if line.starts_with("set-cookie: token-relay-reader-") => {
-                fields.push("set-cookie: reader".to_owned());
-            }
-            Some(fields) => fields.push(line.to_owned()),
-            None if line.starts_with("retry: ") || line.starts_with("event: ") => {
-                normal.push(without_random(line));
-            }
-            None => normal.push(line.replace(":\n\n", "")),
+/// Answers without what differs from one to the next: times, random pauses, heartbeats, names and IDs
+/// made of a session's, the order of the fields.
+fn normal(answers: &str) -> String {
+    let answers = answers.replace("3\r\n:\n\n\r\n", "");
+    let (mut normal, mut rest) = (Vec::new(), &*answers);
+    while let Some((head, body)) = rest.split_once("\r\n\r\n") {
+        if !head.starts_with("HTTP/1.") {
+            break;
         }
+        let (status, fields) = head.split_once("\r\n").unwrap_or((head, ""));
+        let fields = fields.lines().filter(|line| !line.starts_with("date:"));
+        let mut fields: Vec<_> = fields
+            .map(|line| match line.split_once("token-relay-reader-") {
+                Some((before, _)) => before,
+                None => line,
+            })
+            .collect();
+        fields.sort_unstable();
+        let length = fields.iter().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.map_or(0, |length| length.parse().unwrap());
+        // There is no body after HEAD.
+        let length = if body.starts_with("HTTP/1.") { 0 } else { length.min(body.len()) };
+        normal.push(status.to_owned());
+        normal.extend(fields.into_iter().map(str::to_owned));
+        normal.push(format!("\n{}", &body[..length]));
+        rest = &body[length..];
     }
+    let stream = rest.split("\r\n").map(without_random);
+    normal.push(stream.collect::<Vec<_>>().join("\n"));
     normal.join("\n")
 }
 
 /// The lines of an event stream that are the same for every session.
 fn without_random(stream: &str) -> String {
-    let same = |line: &&str| !line.starts_with("id: ") && !line.starts_with("retry: ");
+    let same = |line: &&str| {
+        !line.is_empty()
+            && !line.starts_with("id: ")
+            && !line.starts_with("retry: ")
+            && *line != ":"
+    };
     stream.lines().filter(same).collect::<Vec<_>>().join("\n")
+}
+
+/// The session that a variant asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Pending, without a session token.
+    Legacy,
+    /// Pending, with a session token.
+    Bound,
+    /// Cancelled.
+    Ended,
+}
+
+/// A request for an event stream that differs from a plain one in one respect, in the parts in which
+/// it is sent. `{id}`, `{token}`, `{cookie}` and `{end}` stand for what belongs to its session.
+#[derive(Clone, Debug)]
+struct Variant {
+    kind: Kind,
+    parts: Vec<String>,
+    half_close: bool,
+}
+
+const EVENTS: &str = "/addons/sessions/{id}/events";
+const UNKNOWN: &str = "/addons/sessions/unknown/events";
+const AUTHORIZED: &str = "Authorization: Bearer {token}\r\n";
+const NEXT: &str = "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n";
+
+/// Requests that are answered with a stream, a stream, 401, 404 and 204.
+const ANSWERS: [(Kind, &str, &str); 5] = [
+    (Kind::Legacy, EVENTS, ""),
+    (Kind::Bound, EVENTS, AUTHORIZED),
+    (Kind::Bound, EVENTS, ""),
+    (Kind::Legacy, UNKNOWN, ""),
+    (Kind::Ended, EVENTS, "Last-Event-ID: {end}\r\n"),
+];
+
+/// What a plain request has not: fields that a handler reads, that concern the body or the connection,
+/// that are malformed.
+const FIELDS: [&str; 53] = [
+    "Origin: https://add-in.example",
+    "Origin: https://evil.example",
+    "Origin: null",
+    "Cookie: {cookie}",
+    "Cookie: {cookie}\r\nOrigin: https://add-in.example",
+    "Cookie: {cookie}\r\nOrigin: https://evil.example",
+    "Cookie: a=b\r\nCookie: {cookie}",
+    "Cookie: a=b; {cookie}; {cookie}",
+    "Sec-WebSocket-Protocol: token-relay.v1, bearer.{token}",
+    "authorization:bearer {token}",
+    "AUTHORIZATION: \t Bearer {token} ",
+    "Authorization: Bearer {token}\r\nAuthorization: Bearer {token}",
+    "Authorization: Basic e30=",
+    "Last-Event-ID: {end}",
+    "Last-Event-ID: 7",
+    "Accept: text/html",
+    "Accept-Encoding: gzip, br",
+    "Range: bytes=0-3",
+    "If-None-Match: *",
+    "Connection: close",
+    "Connection: keep-alive",
+    "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Host: relay",
+    "Host: other",
+    "Expect: 100-continue",
+    "Expect: other",
+    "Content-Length: 0",
+    "Content-Length: 3",
+    "Content-Length: x",
+    "Content-Length: -1",
+    "Content-Length: 3\r\nContent-Length: 4",
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding: gzip",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: chunked\r\nContent-Length: 3",
+    "Content-Encoding: gzip",
+    "Content-Type: application/json",
+    "X-Forwarded-For: 203.0.113.7",
+    "Sec-Fetch-Site: cross-site",
+    "Sec-Purpose: prefetch",
+    "Origin: https://add-in.example\r\nAccess-Control-Request-Method: GET",
+    "X: \t a \t ",
+    "X: a\rb",
+    "X: a\0b",
+    "X: \u{e9}",
+    "X : a",
+    " X: a",
+    "X: a\r\n folded",
+    "no colon",
+    ": a",
+    "X:",
+];
+
+/// Other request lines, whose `{}` is the plain target.
+const REQUEST_LINES: [&str; 36] = [
+    "HEAD {} HTTP/1.1",
+    "get {} HTTP/1.1",
+    "POST {} HTTP/1.1",
+    "OPTIONS {} HTTP/1.1",
+    "DELETE {} HTTP/1.1",
+    "GETS {} HTTP/1.1",
+    "PRI {} HTTP/1.1",
+    "GET {} HTTP/1.0",
+    "GET {} HTTP/1.2",
+    "GET {} HTTP/2.0",
+    "GET {} http/1.1",
+    "GET {} HTTP/1.1 ",
+    "GET {}",
+    "GET {} ",
+    "GET  {} HTTP/1.1",
+    "GET {}  HTTP/1.1",
+    "GET\t{} HTTP/1.1",
+    " GET {} HTTP/1.1",
+    "GET {}/ HTTP/1.1",
+    "GET {}? HTTP/1.1",
+    "GET {}?_=1 HTTP/1.1",
+    "GET {}?lastEventId={end} HTTP/1.1",
+    "GET {}?a=/events HTTP/1.1",
+    "GET {}?% HTTP/1.1",
+    "GET {}?\u{e9} HTTP/1.1",
+    "GET {}#fragment HTTP/1.1",
+    "GET {}%20 HTTP/1.1",
+    "GET {}\u{e9} HTTP/1.1",
+    "GET http://relay{} HTTP/1.1",
+    "GET http://other{} HTTP/1.1",
+    "GET http://a@relay{} HTTP/1.1",
+    "GET ftp://relay{} HTTP/1.1",
+    "GET //relay{} HTTP/1.1",
+    "GET /x/..{} HTTP/1.1",
+    "GET {}|events HTTP/1.1",
+    "GET /events HTTP/1.1",
+];
+
+fn plain(target: &str, fields: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: relay\r\n{fields}\r\n")
+}
+
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    let mut add = |kind, parts: &[&str], half_close| {
+        let parts = parts.iter().map(|part| (*part).to_owned()).collect();
+        all.push(Variant { kind, parts, half_close });
+    };
+    for (kind, target, own) in ANSWERS {
+        let head = plain(target, own);
+        for fields in FIELDS {
+            add(kind, &[&plain(target, &format!("{own}{fields}\r\n"))], false);
+        }
+        // More than the request: another, or bytes that are none, at once or later.
+        let noise = ["x".repeat(900), "x".repeat(3000)];
+        let requests = NEXT.repeat(60);
+        for more in
+            [NEXT, "\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &requests, &noise[0], &noise[1]]
+        {
+            for half_close in [false, true] {
+                add(kind, &[&format!("{head}{more}")], half_close);
+                add(kind, &[&head, more], half_close);
+            }
+        }
+        // A body, at once, later, in part.
+        let long = "x".repeat(3000);
+        let chunked = format!("BB8\r\n{long}\r\n0\r\n\r\n");
+        let length = |body: &str| format!("Content-Length: {}", body.len());
+        for (field, body) in [
+            (length("abc"), "abc"),
+            (length(&long), &*long),
+            ("Transfer-Encoding: chunked".to_owned(), &*chunked),
+            (format!("Expect: 100-continue\r\n{}", length(&long)), &*long),
+            (format!("Connection: Upgrade\r\nUpgrade: h2c\r\n{}", length(&long)), &*long),
+        ] {
+            let head = plain(target, &format!("{own}{field}\r\n"));
+            add(kind, &[&format!("{head}{body}{NEXT}")], false);
+            add(kind, &[&head, body, NEXT], false);
+            add(kind, &[&head, &body[..body.len() / 2]], false);
+            add(kind, &[&head, &body[..body.len() / 2]], true);
+        }
+        // Connections that were lost before the end of the head.
+        for part in [0, 1, 20, head.len() - 3, head.len() - 1] {
+            add(kind, &[&head[..part]], true);
+            add(kind, &[&head[..part]], false);
+        }
+        add(kind, &[&head], true);
+        // As many as are allowed, and one more.
+        for count in [99, 100, 101, 120] {
+            let own_count = 1 + own.lines().count();
+            let fields: String = (own_count..count).map(|it| format!("x-{it}: y\r\n")).collect();
+            add(kind, &[&plain(target, &format!("{own}{fields}"))], false);
+        }
+        for (start, rest) in (1..10).map(|tenths| head.split_at(head.len() * tenths / 10)) {
+            add(kind, &[start, rest], false);
+        }
+    }
+    let (kind, target) = (Kind::Legacy, EVENTS);
+    for line in REQUEST_LINES {
+        let line = line.replace("{}", target);
+        add(kind, &[&format!("{line}\r\nHost: relay\r\n\r\n")], false);
+        add(Kind::Ended, &[&format!("{line}\r\nHost: relay\r\n\r\n{NEXT}")], false);
+    }
+    for host in ["", "Host:\r\n", "Host: a@b\r\n", "Host: a:x\r\n", "host:relay:80\r\n"] {
+        add(kind, &[&format!("GET {target} HTTP/1.1\r\n{host}\r\n")], false);
+    }
+    // Line ends: whole, in lines, and cut within the last one.
+    for line_end in ["\r\n", "\n", "\r\r\n", "\r"] {
+        for blank in ["\r\n", "\n", "\r\r\n", "\n\r\n", "\r", ""] {
+            let lines =
+                [format!("GET {target} HTTP/1.1{line_end}"), format!("Host: relay{line_end}")];
+            let [first, second] = &lines;
+            for more in ["", NEXT] {
+                add(kind, &[&format!("{first}{second}{blank}{more}")], false);
+                add(kind, &[first, second, &format!("{blank}{more}")], false);
+            }
+            let whole = format!("{first}{second}{blank}");
+            let (start, last) = whole.split_at(whole.len() - 1);
+            add(kind, &[start, last], false);
+        }
+    }
+    for before in ["\r\n", "\n", "\r\n\r\n", "\r", " ", "\0"] {
+        let head = plain(target, "");
+        add(kind, &[&format!("{before}{head}")], false);
+        add(kind, &[before, &head], false);
+    }
+    // Heads at the limits, at once and in parts.
+    for length in [16_384, 16_385, 20_000, 24_575, 24_576, 24_577, 30_000] {
+        let value = "y".repeat(length - plain(target, "X: \r\n").len() - 39);
+        let head = plain(target, &format!("X: {value}\r\n"));
+        add(kind, &[&head], false);
+        let (start, rest) = head.split_at(head.len() / 2);
+        add(kind, &[start, rest], false);
+        add(kind, &[&head[..head.len() - 1], "\n"], false);
+    }
+    all
+}
+
+impl Variant {
+    async fn answer(&self, relay: &Relay, wire: Wire, pause: Duration) -> (String, bool) {
+        let body = (self.kind != Kind::Legacy).then(|| json!({"bind": true}));
+        let created = relay.create_answer(body).await;
+        let cookies = created.headers().get_all("set-cookie").into_iter();
+        let mut cookies = cookies.filter_map(|cookie| cookie.to_str().unwrap().split(';').next());
+        let cookie = cookies.find(|cookie| cookie.contains("token-relay-reader-"));
+        let cookie = cookie.unwrap_or("none=").to_owned();
+        let session: Value = created.json().await.unwrap();
+        let end = match self.kind {
+            Kind::Ended => ended(relay, &session).await,
+            _ => "none".to_owned(),
+        };
+        let parts = self.parts.iter().map(|part| {
+            part.replace("{id}", text(&session, "session_id"))
+                .replace("{token}", session["session_token"].as_str().unwrap_or("none"))
+                .replace("{cookie}", &cookie)
+                .replace("{end}", &end)
+                .into_bytes()
+        });
+        let parts: Vec<_> = parts.collect();
+        // Long enough for each part to be read on its own.
+        exchange(wire, &parts, pause / 4, self.half_close, pause).await
+    }
+
+    /// Compares the answers; the status line, or both answers where they differ.
+    async fn compare(&self, relay: &Relay) -> Result<String, String> {
+        let mut differing = String::new();
+        for pause in PAUSES {
+            let (first, later) =
+                (relay.connect_from_elsewhere().await, relay.connect_from_elsewhere());
+            let later = Relay::used(later.await).await;
+            let (first, later) =
+                tokio::join!(self.answer(relay, first, pause), self.answer(relay, later, pause));
+            if first == later {
+                return Ok(first.0.lines().next().unwrap_or("none").to_owned());
+            }
+            differing = format!("{self:?}\nfirst: {first:#?}\nlater: {later:#?}");
+        }
+        Err(differing)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_differs_in_one_respect_from_a_request_for_a_stream_is_answered_as_a_later_one() {
+    for transport in [Transport::Tcp, Transport::Tls] {
+        let relay = Relay::start(transport, &SETTINGS);
+        // Over TLS some of them.
+        let step = if transport == Transport::Tcp { 1 } else { 4 };
+        let variants: Vec<_> = variants().into_iter().step_by(step).collect();
+        let count = variants.len();
+        let answers = stream::iter(variants.iter().map(|variant| variant.compare(&relay)));
+        let answers: Vec<_> = answers.buffer_unordered(PARALLEL_VARIANTS).collect().await;
+        let mut statuses = BTreeMap::<String, u32>::new();
+        let mut differing = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(status) => *statuses.entry(status).or_default() += 1,
+                Err(answers) => differing.push(answers),
+            }
+        }
+        println!("{transport:?}, {count} variants: {statuses:?}");
+        assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), differing.join("\n\n"));
+        if step > 1 {
+            continue;
+        }
+        for status in [
+            "200 OK",
+            "204 No Content",
+            "400 Bad Request",
+            "401 Unauthorized",
+            "403 Forbidden",
+            "404 Not Found",
+            "431 Request Header Fields Too Large",
+            "501 Not Implemented",
+        ] {
+            let status = format!("HTTP/1.1 {status}");
+            assert!(statuses.contains_key(&status), "no variant ends with {status}");
+        }
+    }
 }
 
 #[test]
@@ -312,11 +659,7 @@ fn the_first_request_of_a_connection_is_answered_as_a_later_one() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for (transport, cases) in CASES {
-        let settings = [
-            ("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000"),
-            ("TOKEN_RELAY_ALLOWED_ORIGINS", ALLOWED_ORIGIN),
-        ];
-        let relay = runtime.block_on(async { Relay::start(transport, &settings) });
+        let relay = runtime.block_on(async { Relay::start(transport, &SETTINGS) });
         let statuses = Mutex::new(BTreeMap::new());
         // Most of the time is silence.
         std::thread::scope(|scope| {

@@ -257,7 +257,12 @@ async fn pings_are_answered_fragments_joined_and_a_close_echoed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_may_come_with_the_request_and_byte_by_byte() {
-    let relay = Relay::start(Transport::Tcp, &[]);
+    for transport in [Transport::Tcp, Transport::Tls] {
+        early_frames(&Relay::start(transport, &[])).await;
+    }
+}
+
+async fn early_frames(relay: &Relay) {
     let session = relay.create(Some(json!({"bind": true}))).await;
     let mut wire = relay.connect().await;
     let protocol = format!(

@@ -126,7 +126,7 @@ impl utoipa::IntoParams for CallbackQuery {
     request_body(content = String, content_type = FORM),
     responses(
         (status = 303, description = "To the callback, with the form sealed."),
-        Problems<{ types(&[ProblemType::BodyTooLarge]) }>,
+        Problems<{ types(&[ProblemType::BodyTooLarge, ProblemType::UnsupportedMediaType]) }>,
     ),
 )]
 async fn callback_form(

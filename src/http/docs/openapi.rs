@@ -3,7 +3,8 @@
 use utoipa::{
     ToSchema,
     openapi::{
-        Info, License, OpenApi, OpenApiBuilder, PathItem, RefOr, Schema, ServerBuilder,
+        ContentBuilder, Info, License, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Response,
+        ResponseBuilder, Schema, ServerBuilder,
         path::Operation,
         schema::ComponentsBuilder,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -13,7 +14,11 @@ use utoipa::{
 
 use crate::{
     api::{ProblemDetails, meet::Detail, oauth::OAuthError},
-    http::openapi_tags,
+    http::{
+        MAX_FIELDS, MAX_HEAD,
+        error::{PROBLEM_JSON, ProblemType},
+        openapi_tags,
+    },
 };
 
 /// How callers authenticate: name, and scheme with a description.
@@ -33,6 +38,34 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 5] {
     ]
 }
 
+/// Responses to any request, whatever it asks for: their names, statuses and descriptions.
+fn common_responses() -> [(&'static str, &'static str, Response); 5] {
+    let empty = |description: String| ResponseBuilder::new().description(description).build();
+    let problem = |problem: ProblemType| {
+        let schema = Ref::from_schema_name("ProblemDetails");
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        ResponseBuilder::new().description(problem.meaning()).content(PROBLEM_JSON, content).build()
+    };
+    [
+        ("BadRequest", "400", problem(ProblemType::BadRequest)),
+        (
+            "HeadTooLarge",
+            "431",
+            empty(format!(
+                "The head of the request is larger than {} KiB, or has more than {MAX_FIELDS} fields.",
+                MAX_HEAD / 1024
+            )),
+        ),
+        ("InternalError", "500", problem(ProblemType::Internal)),
+        ("TransferCoding", "501", problem(ProblemType::TransferCoding)),
+        (
+            "Full",
+            "503",
+            empty("All connections are taken; `Retry-After` says when to retry.".to_owned()),
+        ),
+    ]
+}
+
 fn schema<T: ToSchema>() -> (String, RefOr<Schema>) {
     (T::name().into_owned(), T::schema())
 }
@@ -40,18 +73,22 @@ fn schema<T: ToSchema>() -> (String, RefOr<Schema>) {
 /// The document for `endpoints`, which are reached at the URL `server`.
 pub fn document(server: &str, endpoints: OpenApi) -> OpenApi {
     let OpenApi { mut paths, components, .. } = endpoints;
+    let common = common_responses();
     for (path, item) in &mut paths.paths {
         for (method, operation) in operations_mut(item) {
             operation.operation_id = Some(operation_id(method, path));
+            // Where it declares none of its own.
+            for (name, status, _) in &common {
+                let responses = &mut operation.responses.responses;
+                let reference = || Ref::from_response_name(*name).into();
+                responses.entry((*status).to_owned()).or_insert_with(reference);
+            }
         }
     }
     let mut components = ComponentsBuilder::from(components.unwrap_or_default())
         // Bodies of errors, which the endpoints only refer to.
-        .schemas_from_iter([
-            schema::<ProblemDetails>(),
-            schema::<OAuthError>(),
-            schema::<Detail>(),
-        ]);
+        .schemas_from_iter([schema::<ProblemDetails>(), schema::<OAuthError>(), schema::<Detail>()])
+        .responses_from_iter(common.map(|(name, _, response)| (name, response)));
     for (name, scheme) in security_schemes() {
         components = components.security_scheme(name, scheme);
     }

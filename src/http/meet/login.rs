@@ -208,7 +208,7 @@ pub(super) async fn authenticate(
     request_body(content = String, content_type = FORM),
     responses(
         (status = 303, description = "To the callback, with the form sealed."),
-        Details<{ statuses(&[413, 500]) }>,
+        Details<{ statuses(&[413, 415, 500]) }>,
     ),
 )]
 pub(super) async fn callback_form(

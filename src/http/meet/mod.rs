@@ -541,7 +541,7 @@ async fn events(
             status = 101,
             description = "As on the native surface; `csrf.<csrf_token>` is a subprotocol.",
         ),
-        Details<{ statuses(&[400, 500]) }>,
+        Details<{ statuses(&[400, 426, 500]) }>,
     ),
 )]
 async fn socket(

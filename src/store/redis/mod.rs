@@ -332,7 +332,9 @@ fn store_error(error: &Error) -> StoreError {
         .iter()
         .any(|it| lowercase.contains(it))
     {
-        return StoreError::Unavailable(format!("the server is older than Redis 6 ({text})"));
+        return StoreError::Unavailable(format!(
+            "the server is older than Redis 6, or HELLO is renamed ({text})"
+        ));
     }
     if lowercase.contains("unknown redis command") || lowercase.contains("unknown command") {
         return StoreError::Unavailable(format!(

@@ -37,6 +37,15 @@ pub async fn connect(
     protocol: &str,
     files: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_over(TcpStream::connect(address).await?, protocol, files).await
+}
+
+/// Likewise, over a connection that exists already.
+pub async fn connect_over(
+    socket: TcpStream,
+    protocol: &str,
+    files: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut roots = RootCertStore::empty();
     for file in files {
@@ -46,7 +55,7 @@ pub async fn connect(
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("localhost").unwrap();
-    connector.connect(name, TcpStream::connect(address).await?).await
+    connector.connect(name, socket).await
 }
 
 /// The server's certificate, as it stands in its file.

@@ -122,6 +122,24 @@ impl Server {
         self.child = spawn(&self.program, self.port, &self.directory, &self.arguments);
     }
 
+    /// Starts it again with further arguments.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|text| (*text).to_owned()));
+        self.restart();
+    }
+
+    /// Starts another program in its place.
+    pub fn replace(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+        self.restart();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().expect("kill").success());
+    }
+
     /// A client of its own for the test's hand, not the store's.
     pub async fn client(&self) -> Client {
         client(&self.url()).await
@@ -163,6 +181,24 @@ pub async fn client(url: &str) -> Client {
     let client = Builder::from_config(config).build().expect("a client");
     client.init().await.expect("redis answers");
     client
+}
+
+/// A connection on which nothing is sent but what the test asks.
+pub struct Plain(tokio::net::TcpStream);
+
+impl Plain {
+    pub async fn connect(port: u16) -> Self {
+        Self(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("a connection"))
+    }
+
+    /// Sends an inline command; the beginning of what is answered.
+    pub async fn ask(&mut self, command: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        self.0.write_all(format!("{command}\r\n").as_bytes()).await.expect("sent");
+        let mut answer = [0; 1024];
+        let length = self.0.read(&mut answer).await.expect("an answer");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
 }
 
 /// Sends any command and returns its answer.
@@ -461,6 +497,9 @@ pub async fn tls_server() -> (Server, String) {
     let (port, authority) = (free_port(), file("ca.crt"));
     let (certificate, key, text) = (file("server.crt"), file("server.key"), port.to_string());
     let arguments = [
+        "--bind",
+        "127.0.0.1",
+        "127.0.0.2",
         "--port",
         "0",
         "--tls-port",

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::support::{
     Browser, Process, TIMEOUT,
-    certificate::{self, connect},
+    certificate::{self, connect, connect_over},
     client,
     redis::{Directory, eventually},
 };
@@ -75,11 +75,16 @@ impl Relay {
 
     /// Creates a session from `body`, or a legacy one.
     pub async fn create(&self, body: Option<Value>) -> Value {
+        self.create_answer(body).await.json().await.unwrap()
+    }
+
+    /// Likewise, as the answer to the creation.
+    pub async fn create_answer(&self, body: Option<Value>) -> reqwest::Response {
         let mut request = self.client().post(format!("{}/addons/sessions", self.process.url));
         if let Some(body) = body {
             request = request.json(&body);
         }
-        request.send().await.unwrap().json().await.unwrap()
+        request.send().await.unwrap()
     }
 
     /// The number of sessions created so far.
@@ -93,35 +98,29 @@ impl Relay {
 
     /// A new connection for HTTP/1.1.
     pub async fn connect(&self) -> Wire {
+        self.over(TcpStream::connect(self.address()).await.unwrap()).await
+    }
+
+    async fn over(&self, socket: TcpStream) -> Wire {
+        socket.set_nodelay(true).unwrap();
         let socket: Box<dyn Duplex> = match &self.certificates {
-            None => {
-                let socket = TcpStream::connect(self.address()).await.unwrap();
-                socket.set_nodelay(true).unwrap();
-                Box::new(socket)
-            }
+            None => Box::new(socket),
             Some(folder) => {
-                let address = format!("localhost:{}", self.address().port());
                 let file = folder.file("relay.crt");
-                Box::new(connect(&address, "http/1.1", &[&file]).await.unwrap())
+                Box::new(connect_over(socket, "http/1.1", &[&file]).await.unwrap())
             }
         };
         Wire { socket, received: Vec::new() }
     }
 
-    /// A new connection over TCP from an address that no other has, since wrong secrets are limited
-    /// by address.
+    /// A new connection from an address that no other has, since wrong secrets are limited by address.
     pub async fn connect_from_elsewhere(&self) -> Wire {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-        if self.certificates.is_some() {
-            return self.connect().await;
-        }
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let from = std::net::Ipv4Addr::from_bits(0x7f07_0000 + number);
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();
-        let socket = socket.connect(self.address()).await.unwrap();
-        socket.set_nodelay(true).unwrap();
-        Wire { socket: Box::new(socket), received: Vec::new() }
+        self.over(socket.connect(self.address()).await.unwrap()).await
     }
 
     /// A new connection on which a request has been answered already.
