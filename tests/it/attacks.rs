@@ -695,7 +695,7 @@ async fn floods_of_frames_of_http2_cost_little_and_end_their_connection() {
         somebody_signs_in(&relay).await;
         let what =
             format!("{name}, {sent} on {CONNECTIONS} connections in {:.1?}", begun.elapsed());
-        bounded(&what, before, during, resident(&relay), 12);
+        bounded(&what, before, during, resident(&relay), 16);
     });
     futures_util::stream::iter(floods).buffer_unordered(4).collect::<Vec<_>>().await;
 }
