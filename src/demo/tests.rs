@@ -289,6 +289,14 @@ async fn the_token_endpoint_refuses_what_is_not_a_code_exchange() {
     assert!(answer.headers().contains_key(header::WWW_AUTHENTICATE));
 }
 
+#[test]
+fn the_pane_names_every_user() {
+    let pane = include_str!("../../static/demo/index.html");
+    for user in crate::demo::provider::usernames() {
+        assert!(pane.contains(&format!("<b>{user}</b>")), "{user}");
+    }
+}
+
 #[tokio::test]
 async fn discovery_and_keys_are_public_and_hold_nothing_private() {
     let demo = Demo::start(false).await;

@@ -98,6 +98,7 @@ const DEMO: &[Asset] = &[
     asset!("/", "demo/index.html", HTML, Relay),
     asset!("/demo.css", "demo/demo.css", CSS, Relay),
     asset!("/demo.js", "demo/demo.js", JAVASCRIPT, Relay),
+    asset!("/compare.js", "demo/compare.js", JAVASCRIPT, Relay),
 ];
 
 /// The sample Outlook add-in.

@@ -12,11 +12,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, Method, header, request::Parts};
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
     api::paths,
     http::{AppState, error::Problem, request_head},
+    settings::OPAQUE_ORIGIN,
     telemetry::{RequestHead, Trace, TraceContext},
 };
 
@@ -60,7 +61,8 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// Origins of clients by exact match, with credentials; nothing when none is configured.
+/// Origins of clients by exact match, with credentials except where pages have none of their own;
+/// nothing when none is configured.
 pub fn cors(app: &AppState) -> CorsLayer {
     let app = Arc::clone(app);
     let allows = move |origin: &HeaderValue, _: &Parts| {
@@ -76,7 +78,9 @@ pub fn cors(app: &AppState) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allows))
-        .allow_credentials(true)
+        .allow_credentials(AllowCredentials::predicate(|origin: &HeaderValue, _: &Parts| {
+            origin != OPAQUE_ORIGIN
+        }))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // Event source polyfills and tracing libraries add headers of their own; what a page of an
         // allowed origin sends is not restricted.

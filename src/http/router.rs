@@ -84,7 +84,7 @@ pub fn openapi(server: &str, optional: Optional) -> OpenApi {
 /// Everything that is served on the main listener.
 pub fn router(app: AppState) -> Router {
     let mut endpoints = Endpoints::new(Optional::of(&app));
-    let documents = Documents::new(&app.public_url, endpoints.openapi());
+    let documents = Documents::new(&app.public_url, &app.pages, endpoints.openapi());
     let count_guesses = from_fn_with_state(Arc::clone(&app), credentials::count_guesses);
     let mut router = Router::from(endpoints.cross_origin)
         .layer(count_guesses)

@@ -24,7 +24,7 @@ use crate::{
     oidc,
     relay::Relay,
     session::Digest,
-    settings::{Client, ClientSetting, Clients, Settings},
+    settings::{Client, ClientSetting, Clients, OPAQUE_ORIGIN, Settings},
     signin::{ClaimsHook, SignIn},
     store::StoreError,
     telemetry::{Trace, Tracing},
@@ -120,7 +120,8 @@ impl App {
         self.settings.server.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether a request with ambient credentials comes from a page that may use them.
+    /// Whether a request with ambient credentials comes from a page that may use them. One without an
+    /// origin may not: it can be any site's.
     pub fn origin_is_ours_or_allowed(&self, headers: &HeaderMap) -> bool {
         match headers.get(header::ORIGIN) {
             // Browsers leave it out on same-origin GETs; everything cross-origin carries it here,
@@ -128,7 +129,9 @@ impl App {
             None => true,
             Some(origin) => origin
                 .to_str()
-                .is_ok_and(|origin| self.is_own_origin(origin) || self.allows_origin(origin)),
+                .ok()
+                .filter(|origin| *origin != OPAQUE_ORIGIN)
+                .is_some_and(|origin| self.is_own_origin(origin) || self.allows_origin(origin)),
         }
     }
 
@@ -137,8 +140,7 @@ impl App {
         origin == self.public_url.origin().ascii_serialization()
     }
 
-    /// Whether pages of this origin may call with credentials: that of any client, or one of
-    /// `ALLOWED_ORIGINS`.
+    /// Whether pages of this origin may call: that of any client, or one of `ALLOWED_ORIGINS`.
     pub fn allows_origin(&self, origin: &str) -> bool {
         self.settings.session.allowed_origins.iter().any(|allowed| allowed == origin)
             || self.clients.load().have_origin(origin)
@@ -147,13 +149,14 @@ impl App {
     /// Refuses a page of `origin`, which is not `client`'s. The log names origin and setting once a
     /// minute.
     pub fn refuse_origin(&self, origin: &str, client: Option<&Client>) -> Problem {
-        let setting = match client {
-            Some(client) => client.setting(ClientSetting::Origins),
+        let opaque = origin == OPAQUE_ORIGIN;
+        let what = if opaque { ClientSetting::OpaqueOrigins } else { ClientSetting::Origins };
+        let clients = self.clients.load();
+        let setting = match client.or(clients.implied().map(|implied| &**implied)) {
+            Some(client) => client.setting(what),
             // Before the request's body is read.
-            None if self.clients.load().implied().is_none() => {
-                "clients.<client_id>.origins".to_owned()
-            }
-            None => "ALLOWED_ORIGINS".to_owned(),
+            None if opaque => "clients.<client_id>.opaque_origins".to_owned(),
+            None => "clients.<client_id>.origins".to_owned(),
         };
         // A digest's first bytes, so that a stranger's origins take up no memory.
         let digest = Digest::of(format!("{setting} {origin}").as_bytes());
@@ -161,7 +164,10 @@ impl App {
         if self.refused_origins.check_key(&key).is_ok() {
             tracing::warn!(?origin, setting, "origin not allowed");
         }
-        Problem::OriginRefused(format!("The origin {origin} is not among those of `{setting}`."))
+        Problem::OriginRefused(match opaque {
+            true => format!("Pages without an origin may not call; `{setting}` would allow it."),
+            false => format!("The origin {origin} is not among those of `{setting}`."),
+        })
     }
 
     /// What completes or fails a sign-in within `trace`.

@@ -35,6 +35,10 @@ section! {
         /// Origins from which it calls, exact, separated by commas; `https` unless loopback
         origins: Vec<String> =
             setting("origins").optional("none").reload(Reloadable::Clients), list_of(origin);
+        /// Whether pages without an origin (`Origin: null`) may call for it, as plug-in hosts show them
+        opaque_origins: Option<bool> =
+            setting("opaque_origins").optional("`OPAQUE_ORIGINS`").reload(Reloadable::Clients),
+            flag;
         /// Proofs of which a dialog needs one: `browser`, `opener`, `code`
         proofs: Option<BTreeSet<Proof>> =
             setting("proofs").optional("`browser opener`, and `code` without origins")
@@ -166,6 +170,11 @@ impl ClientSettings {
             }
         }
         let accepts_code = self.proofs.as_ref().is_none_or(|own| own.contains(&Proof::Code));
+        let named_code =
+            self.proofs.as_ref().map_or(self.origins.is_empty(), |own| own.contains(&Proof::Code));
+        if self.opaque_origins == Some(true) && !named_code {
+            source.reject("opaque_origins", "false, or code among the proofs");
+        }
         if self.grants.contains(&Grant::Device) && !accepts_code {
             source.reject("proofs", "code among them, with the grant device");
         }

@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// How a browser serialises an origin that is no other page's (WHATWG HTML, "opaque origin").
+pub const OPAQUE_ORIGIN: &str = "null";
+
 /// A client (RFC 6749 §2): an add-in or a backend.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -26,6 +29,8 @@ pub struct Client {
     pub name: Option<String>,
     /// Origins from which it calls and to which proofs are sent.
     pub origins: Vec<String>,
+    /// Whether pages without an origin may call for it. They prove nothing by it.
+    pub opaque_origins: bool,
     /// Proofs of which its dialogs need one.
     pub proofs: BTreeSet<Proof>,
     /// Scopes that it may request, and that it gets when it requests none.
@@ -90,6 +95,7 @@ impl Client {
     /// Whether it calls from this origin.
     pub fn has_origin(&self, origin: &str) -> bool {
         self.origins.iter().any(|own| own == origin)
+            || (self.opaque_origins && origin == OPAQUE_ORIGIN)
     }
 
     /// Whether `secret` is one of its secrets.
@@ -120,6 +126,7 @@ impl Client {
     pub fn setting(&self, what: ClientSetting) -> String {
         let (own, global) = match what {
             ClientSetting::Origins => ("origins", "ALLOWED_ORIGINS"),
+            ClientSetting::OpaqueOrigins => ("opaque_origins", "OPAQUE_ORIGINS"),
             ClientSetting::Proofs => ("proofs", "PROOFS"),
             ClientSetting::Scope => ("scope", "TOKEN_SCOPE"),
             ClientSetting::Legacy => ("legacy", "LEGACY_SESSIONS"),
@@ -135,6 +142,8 @@ impl Client {
 pub enum ClientSetting {
     /// Where it calls from.
     Origins,
+    /// Whether pages without an origin may call for it.
+    OpaqueOrigins,
     /// Which proofs its dialogs accept.
     Proofs,
     /// What it may request.
@@ -272,6 +281,7 @@ fn implied(global: &Settings, public_url: &Url) -> Client {
         name: None,
         proofs,
         origins,
+        opaque_origins: global.session.opaque_origins,
         scope: global.token.scope.split(' ').map(str::to_owned).collect(),
         audience: global.token_audience_for(public_url),
         token_ttl: global.token.ttl,
@@ -294,11 +304,14 @@ fn client(id: &ClientId, settings: &ClientSettings, global: &Client) -> Client {
         own => own.to_vec(),
     };
     let default_proofs = || default_proofs(&settings.origins);
+    let proofs = settings.proofs.clone().unwrap_or_else(default_proofs);
+    let opaque_origins = global.opaque_origins && proofs.contains(&Proof::Code);
     Client {
         id: id.clone(),
         name: Some(settings.name.clone().unwrap_or_else(|| id.as_str().to_owned())),
         origins: settings.origins.clone(),
-        proofs: settings.proofs.clone().unwrap_or_else(default_proofs),
+        opaque_origins: settings.opaque_origins.unwrap_or(opaque_origins),
+        proofs,
         scope: settings.scope.clone().unwrap_or_else(|| global.scope.clone()),
         audience,
         token_ttl: settings.token_ttl.unwrap_or(global.token_ttl),

@@ -31,7 +31,7 @@ use url::Url;
 pub(crate) use crate::settings::declaration::Reloadable;
 pub use crate::settings::{
     client::{ClientSettings, Grant, Proof},
-    clients::{Client, ClientSetting, Clients, InvalidScope, UnknownClient},
+    clients::{Client, ClientSetting, Clients, InvalidScope, OPAQUE_ORIGIN, UnknownClient},
     dialog::{Confirmation, DialogSettings},
     formats::{ListFormat, list},
     hook::HookSettings,

@@ -30,6 +30,9 @@ section! {
         heartbeat: Duration = setting("HEARTBEAT").default("15s"), duration(SECOND, 5 * MINUTE);
         /// Origins that may call from a browser, exact, separated by commas
         allowed_origins: Vec<String> = setting("ALLOWED_ORIGINS").optional("none"), list_of(origin);
+        /// Allow calls of pages without an origin (`Origin: null`), as plug-in hosts show them; any site
+        /// can make one, so that only a typed code is their proof
+        opaque_origins: bool = setting("OPAQUE_ORIGINS").default("false"), flag;
         /// Proofs of which a dialog needs one: `browser`, `opener`, `code`; without registered clients
         proofs: Option<BTreeSet<Proof>> =
             setting("PROOFS").optional("`browser opener`, and `code` without `ALLOWED_ORIGINS`"),
@@ -54,6 +57,13 @@ impl SessionSettings {
         } else if self.require_bound_sessions.is_some() {
             source
                 .warn("REQUIRE_BOUND_SESSIONS", "is deprecated; use LEGACY_SESSIONS, its inverse");
+        }
+        let accepts_code = match &self.proofs {
+            Some(proofs) => proofs.contains(&Proof::Code),
+            None => self.allowed_origins.is_empty(),
+        };
+        if self.opaque_origins && !accepts_code {
+            source.reject("OPAQUE_ORIGINS", "false, or code among the PROOFS");
         }
         let registered = source.clients();
         let twice = |(id, _): &(ClientId, Secret)| registered.contains(id);

@@ -665,6 +665,23 @@ fn a_client_inherits_what_it_does_not_say() {
 }
 
 #[test]
+fn pages_without_an_origin_need_the_code_as_a_proof() {
+    let rejected = |file: &str, environment: &[(&str, &str)]| {
+        let error = load_file(file, environment).err().unwrap().to_string();
+        assert!(error.to_lowercase().contains("opaque_origins"), "{error}");
+    };
+    let origin = ("TOKEN_RELAY_ALLOWED_ORIGINS", "https://addin.example");
+    let opaque = ("TOKEN_RELAY_OPAQUE_ORIGINS", "true");
+    rejected("", &[opaque, origin]);
+    rejected("[clients.a]\nopaque_origins = true\nproofs = 'opener'", &[]);
+    rejected("[clients.a]\nopaque_origins = true\norigins = 'https://addin.example'", &[]);
+    let file = "[clients.a]\nproofs = 'code'\n[clients.b]\norigins = 'https://addin.example'";
+    let clients = registry(&load_file(file, &[opaque]).unwrap().settings);
+    let calls = |id| clients.find(Some(id)).unwrap().has_origin("null");
+    assert!(calls("a") && !calls("b"), "only a client whose dialogs take the code inherits it");
+}
+
+#[test]
 fn everything_that_is_wrong_with_clients_is_said_at_once() {
     let text = load_file(
         r#"

@@ -98,14 +98,14 @@ export type OpenDialog = (
 
 interface Common {
   /** Where the relay is. Default: the origin of the page. */
-  baseUrl?: string | URL;
+  baseUrl?: string | URL | undefined;
   /** Default `auto`. */
-  transport?: 'auto' | Transport;
-  onProgress?: (progress: Progress) => void;
+  transport?: 'auto' | Transport | undefined;
+  onProgress?: ((progress: Progress) => void) | undefined;
   /** Aborting it ends the session at the relay, too. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Milliseconds until the first byte of a stream; then it counts as buffered. Default 5000. */
-  firstByteTimeout?: number;
+  firstByteTimeout?: number | undefined;
 }
 
 interface WithDialog extends Common {
@@ -113,37 +113,37 @@ interface WithDialog extends Common {
    * Default: a popup window. Call `signIn` within the click, because the window is opened at once,
    * empty, and shows the sign-in page as soon as the session exists.
    */
-  openDialog?: OpenDialog;
+  openDialog?: OpenDialog | undefined;
 }
 
 export interface SignInOptions extends WithDialog {
   /** Bind the session to this client by a session token. Default true. */
-  bind?: boolean;
+  bind?: boolean | undefined;
   /** Let the dialog ask the person to continue, even where it needs not. Default false. */
-  confirm?: boolean;
+  confirm?: boolean | undefined;
   /** The add-in's name, shown in the dialog. */
-  clientName?: string;
+  clientName?: string | undefined;
   /** The client that the relay's operator registered for this add-in, where clients are registered. */
-  clientId?: string;
+  clientId?: string | undefined;
   /** Scopes, separated by spaces. Default: what the client gets when it asks for nothing. */
-  scope?: string;
+  scope?: string | undefined;
   /** The account to begin with, as the provider knows it (OpenID Connect Core §3.1.2.1). */
-  loginHint?: string;
+  loginHint?: string | undefined;
   /** What the provider asks the person for, even if they are signed in there already. */
-  prompt?: 'login' | 'select_account' | 'consent';
+  prompt?: 'login' | 'select_account' | 'consent' | undefined;
   /** Keep the session in IndexedDB until it ends, for `resumeSignIn`. Default true. */
-  resumable?: boolean;
+  resumable?: boolean | undefined;
   /**
    * Have every token encrypted for a key that no script can read and that is deleted with the sign-in,
    * and refuse any other. Default: with `bind`, wherever the page has WebCrypto, which is in secure
    * contexts. `true` fails elsewhere, and without `bind`; `false` does without.
    */
-  encrypt?: boolean;
+  encrypt?: boolean | undefined;
   /**
    * Bind the token to a key that no script can read (DPoP, RFC 9449): it is of no use without it, and used
    * by `token.fetch`. Needs `bind` and WebCrypto. Default false.
    */
-  dpop?: boolean;
+  dpop?: boolean | undefined;
 }
 
 /** Creates a session, opens the dialog, waits for the token and acknowledges it. */
@@ -151,7 +151,7 @@ export function signIn(options?: SignInOptions): Promise<Token>;
 
 export interface ResumeOptions extends Common {
   /** As it was given to `signIn`. */
-  clientId?: string;
+  clientId?: string | undefined;
 }
 
 /**
@@ -166,7 +166,7 @@ export interface MeetSignInOptions extends WithDialog {
    * The add-in's own dialog page, which starts the login and exchanges the transit token. A string
    * gets `#transit_token=...` appended. Needed unless `openDialog` builds the address.
    */
-  dialogUrl?: string | ((transitToken: string) => string);
+  dialogUrl?: (string | ((transitToken: string) => string)) | undefined;
 }
 
 /** The same for the meet-compatible surface (cookie and CSRF token). */
@@ -174,27 +174,27 @@ export function meetSignIn(options: MeetSignInOptions): Promise<Token>;
 
 /** Called by the dialog page of a meet-compatible add-in after the login. */
 export function meetExchange(options: {
-  baseUrl?: string | URL;
+  baseUrl?: string | URL | undefined;
   transitToken: string;
   /** The value of the `csrftoken` cookie. */
   csrfToken: string;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }): Promise<{ status: 'ok' }>;
 
 export interface WaitOptions extends Common {
   /** Meet-compatible session: the `csrf_token` of its creation. The addresses follow `baseUrl`. */
-  csrfToken?: string;
+  csrfToken?: string | undefined;
   /** Bound session: the `session_token` of its creation. */
-  sessionToken?: string;
-  eventsUrl?: string;
-  websocketUrl?: string;
-  pollUrl?: string;
+  sessionToken?: string | undefined;
+  eventsUrl?: string | undefined;
+  websocketUrl?: string | undefined;
+  pollUrl?: string | undefined;
   /** A session that was created with an `encryption_key`: its private key (`ECDH`, `deriveBits`). */
-  decryptionKey?: CryptoKey;
+  decryptionKey?: CryptoKey | undefined;
   /** With it: the `session_id` of its creation. */
-  sessionId?: string;
+  sessionId?: string | undefined;
   /** Seconds until the session expires. Default: the relay says when. */
-  expiresIn?: number;
+  expiresIn?: number | undefined;
 }
 
 /**

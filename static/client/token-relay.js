@@ -126,9 +126,14 @@ async function refusal(response) {
   return new Interrupted(text, { broken: !busy, after, busy });
 }
 
+// `null` in a sandboxed frame, whatever its address says.
+const originOfPage = () => globalThis.origin ?? globalThis.location?.origin;
+
 function originNotAllowed(text, status) {
-  const { origin } = globalThis.location ?? {};
-  const advice = `The origin of this page is ${origin}. The relay's operator allows it in ALLOWED_ORIGINS, or in the origins of the client.`;
+  const origin = originOfPage();
+  const advice = origin === 'null'
+    ? 'This page has no origin of its own (null). The relay\'s operator allows such pages by OPAQUE_ORIGINS, or by opaque_origins of the client.'
+    : `The origin of this page is ${origin}. The relay's operator allows it in ALLOWED_ORIGINS, or in the origins of the client.`;
   return new SignInError('origin_not_allowed', `${text} ${advice}`, status);
 }
 
@@ -136,7 +141,7 @@ function originNotAllowed(text, status) {
 // every page may read the relay's own files.
 async function unreachable(root, error) {
   const url = new URL(`${root}/addons/static/token-relay.js`, globalThis.location?.href);
-  if (globalThis.location && url.origin !== location.origin) {
+  if (globalThis.location && url.origin !== originOfPage()) {
     const { ok } = await fetch(url, { method: 'HEAD', credentials: 'omit', cache: 'no-store' }).catch(() => ({}));
     if (ok) return originNotAllowed(`The relay at ${url.origin} answers, but not to this page.`);
   }

@@ -1,11 +1,33 @@
 // The demo task pane. Everything about signing in is in the client module; this is its face.
 import { signIn, SignInError } from '/addons/static/token-relay.js';
+import { compare } from '/compare.js';
 
 const element = (id) => document.getElementById(id);
 const status = element('status');
 const names = { sse: 'server-sent events', websocket: 'WebSocket', 'long-poll': 'long poll' };
 const times = new Set(['iat', 'exp', 'nbf', 'auth_time']);
 let running; // the AbortController of the sign-in under way
+
+// A tick of `kind` in the row of `way`, and the number of its requests.
+function tick(way, kind, requests) {
+  const rows = document.querySelector(`#compare [data-way="${way}"]`);
+  rows.querySelector('.requests').textContent = requests;
+  const mark = document.createElement('span');
+  mark.className = kind;
+  const ticks = rows.querySelector('.ticks');
+  ticks.append(mark);
+  if (ticks.children.length > 30) ticks.firstChild.remove();
+}
+
+function late(way, text) {
+  document.querySelector(`#compare [data-way="${way}"] .late`).textContent = text;
+}
+
+function clearComparison() {
+  for (const way of ['push', 'poll']) late(way, '–');
+  for (const cell of document.querySelectorAll('#compare .requests')) cell.textContent = '0';
+  for (const cell of document.querySelectorAll('#compare .ticks')) cell.replaceChildren();
+}
 
 function show(state, text) {
   status.dataset.state = state;
@@ -35,7 +57,9 @@ function note(text) {
 function reset(busy) {
   element('options').disabled = busy;
   element('sign-in').disabled = busy;
-  element('cancel').disabled = !busy;
+  const leaving = document.activeElement === element('cancel');
+  element('cancel').hidden = !busy;
+  if (leaving && !busy) element('sign-in').focus();
   element('code-box').hidden = true;
 }
 
@@ -106,14 +130,20 @@ async function callResource(token) {
   if (!response.ok) throw new SignInError('resource', `/addons/me answered ${response.status}.`);
 }
 
+function showOutcome(there) {
+  for (const id of ['no-account', 'no-outcome']) element(id).hidden = there;
+  for (const id of ['with-account', 'outcome']) element(id).hidden = !there;
+}
+
 async function run() {
   running = new AbortController();
   const { signal } = running;
-  element('result').hidden = true;
+  showOutcome(false);
   element('notes').replaceChildren();
   element('notes').hidden = true;
-  element('steps').hidden = false;
   reset(true);
+  clearComparison();
+  const comparison = compare(signal, tick, late);
   stepTo('session');
   show('waiting', 'Creating a session.');
   try {
@@ -126,6 +156,7 @@ async function run() {
       signal,
     });
     const arrived = Date.now();
+    comparison.pushed(arrived, token.authenticated_at);
     running = undefined;
     const claims = claimsOf(token.access_token);
     element('account').textContent = claims.name || claims.email || claims.sub || 'unknown';
@@ -134,13 +165,14 @@ async function run() {
     element('latency').textContent = Math.max(0, arrived - token.authenticated_at);
     showClaims(claims);
     element('me').textContent = 'Asking.';
-    element('result').hidden = false;
+    showOutcome(true);
     await callResource(token);
     stepTo();
     show('signed-in', `Signed in as ${element('account').textContent}.`);
     element('result-title').focus({ preventScroll: true });
   } catch (error) {
     const item = element('steps').querySelector('.current');
+    comparison.pushed();
     if (item) item.className = 'failed';
     item?.removeAttribute('aria-current');
     explain(error);

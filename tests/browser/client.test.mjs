@@ -340,7 +340,7 @@ test('the packed package has its types, and a consumer compiles', () => {
     for (const name of ['consumer.ts', 'wrong.ts', 'global.ts']) cpSync(join(HERE, 'types', name), join(project, name));
     const check = (names, ...options) => {
       try {
-        execFileSync(process.execPath, [join(HERE, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022', '--lib', 'es2022,dom',
+        execFileSync(process.execPath, [join(HERE, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--exactOptionalPropertyTypes', '--target', 'es2022', '--lib', 'es2022,dom',
           ...options, ...names], { cwd: project, encoding: 'utf8', stdio: 'pipe' });
         return '';
       } catch (error) {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { freePort, launch, logIn, openPage, overflow, SCREENSHOTS, startDemo, STATIC, violations } from './support.mjs';
+import { freePort, launch, logIn, openPage, overflow, SCREENSHOTS, startDemo, STATIC, until, violations } from './support.mjs';
 
 let browser;
 let demo;
@@ -38,21 +38,45 @@ const state = (page, wanted) => page.waitForSelector(`#status[data-state="${want
 for (const [transport, user, shown, opened] of [
   ['sse', 'alice', 'server-sent events', /^GET .*\/events$/],
   ['websocket', 'bob', 'WebSocket', /^WS .*\/ws$/],
-  ['long-poll', 'carol', 'Long poll', /^GET \/addons\/sessions\/[\w-]+$/],
+  ['long-poll', 'carol', 'Long poll', /^GET \/addons\/sessions\/[\w-]+\?wait/],
 ]) {
   test(`a sign-in by ${transport}`, async () => {
     const { context, page, requests, troubles } = await openPane();
+    // What goes over the network, to compare with what the pane counts.
+    const sent = { push: 0, poll: 0 };
+    page.on('websocket', () => { sent.push += 1; });
+    page.on('request', (request) => {
+      const { pathname, search } = new URL(request.url());
+      if (request.method() !== 'GET' || !pathname.startsWith('/addons/sessions/')) return;
+      requests.push(`GET ${pathname}${search}`);
+      sent[pathname.endsWith('/events') || search ? 'push' : 'poll'] += 1;
+    });
     await choose(page, transport);
     const dialog = await openDialog(page);
-    await logIn(dialog, user);
+    await dialog.fill('input[name=username]', user);
+    await dialog.fill('input[name=password]', user);
+    // Right after a poll, so that the next is a second away.
+    const poll = (request) => /^\/addons\/sessions\/[\w-]+$/.test(new URL(request.url()).pathname) && !new URL(request.url()).search;
+    await page.waitForRequest(poll);
+    await dialog.press('input[name=password]', 'Enter');
     await state(page, 'signed-in');
+    const told = async (way, what) => page.textContent(`#compare [data-way=${way}] .${what}`);
+    await until('the poll has the token as well', async () => /ms/.test(await told('poll', 'late')));
+    for (const way of ['push', 'poll']) assert.equal(Number(await told(way, 'requests')), sent[way], way);
+    assert.ok(sent.poll >= 2, `${sent.poll} polls`);
+    const [push, polled] = [parseInt(await told('push', 'late'), 10), parseInt(await told('poll', 'late'), 10)];
+    assert.equal(push, Number(await page.textContent('#latency')));
+    assert.ok(push < polled, `push is ${push} ms late, polling ${polled} ms`);
+    assert.equal(await page.locator('#compare [data-way=poll] .asked').count(), sent.poll);
+    // Both have had the token when it is acknowledged; then it is gone.
+    if (transport !== 'websocket') await until('the token is acknowledged', () => requests.some((request) => request.startsWith('DELETE')));
     assert.match(await page.textContent('#account'), new RegExp(user, 'i'));
     assert.match(await page.textContent('#transport-used'), new RegExp(shown.replace(' ', '.?'), 'i'));
     assert.match(await page.textContent('#latency'), /^\d+$/);
     assert.match(await page.textContent('#claims'), new RegExp(`${user}@example.com`));
     assert.match(await page.textContent('#me'), new RegExp(`"sub": "${user}"`));
-    const streams = requests.filter((request) => opened.test(request));
-    assert.equal(streams.length, 1, `one stream and no polling: ${requests.join(', ')}`);
+    const streams = new Set(requests.filter((request) => opened.test(request)));
+    assert.equal(streams.size, 1, `one stream: ${requests.join(', ')}`);
     assert.deepEqual(troubles, []);
     await page.screenshot({ path: `${SCREENSHOTS}${transport}.png`, fullPage: true });
     await context.close();
@@ -136,10 +160,31 @@ test('"this is not me", a cancelled login and a wrong password show so', async (
   await dialog.click('button[value=cancel]');
   await state(page, 'failed');
   await page.screenshot({ path: `${SCREENSHOTS}failed.png`, fullPage: true });
+  assert.equal(await page.isVisible('#cancel'), false, 'nothing to cancel');
   dialog = await openDialog(page);
   await page.click('#cancel');
   await state(page, 'cancelled');
+  assert.equal(await page.isVisible('#cancel'), false);
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'sign-in', 'the focus is not lost with the button');
   await context.close();
+});
+
+test('nothing that is there moves when a sign-in begins, is answered, and ends', async () => {
+  for (const viewport of [{ width: 320, height: 640 }, { width: 420, height: 900 }, { width: 1280, height: 800 }]) {
+    const { context, page } = await openPane({ viewport });
+    const places = () => page.evaluate(() => ['#users', '#sign-in', '#status', '#steps', '#compare', '#result'].map((id) => {
+      const { x, y } = document.querySelector(id).getBoundingClientRect();
+      return [id, Math.round(x), Math.round(y + scrollY)];
+    }));
+    const idle = await places();
+    const dialog = await openDialog(page);
+    await state(page, 'waiting');
+    assert.deepEqual(await places(), idle, `waiting, ${viewport.width}`);
+    await logIn(dialog, 'alice');
+    await state(page, 'signed-in');
+    assert.deepEqual(await places(), idle, `signed in, ${viewport.width}`);
+    await context.close();
+  }
 });
 
 test('pane and dialog pages are accessible in light and dark', async () => {
@@ -242,14 +287,18 @@ test('the picture in the README shows this pane', async () => {
   const record = `${STATIC}demo/screenshot.json`;
   const { context, page } = await openPane({ viewport: { width: 960, height: 800 }, deviceScaleFactor: 1.5, colorScheme: 'light', locale: 'en-US', reducedMotion: 'reduce' });
   const dialog = await openDialog(page);
+  // For the picture, the person takes their time.
+  if (process.env.UPDATE_SCREENSHOT) await page.waitForFunction(() => document.querySelectorAll('[data-way=poll] .asked').length >= 9);
   await logIn(dialog, 'alice');
   await state(page, 'signed-in');
+  await page.waitForSelector('[data-way=poll] .arrived', { state: 'attached' });
   await page.evaluate(freeze);
-  // The latency in the picture is the one that was measured; the record leaves it out, and the hidden
-  // code of this very sign-in.
+  // The latency in the picture is the one that was measured; the record leaves it out, what the comparison
+  // counted, and the hidden code of this very sign-in.
   const body = await page.evaluate(() => {
     const copy = document.body.cloneNode(true);
     copy.querySelector('#latency').textContent = '';
+    for (const cell of copy.querySelectorAll('#compare td')) cell.replaceChildren();
     copy.querySelector('#user-code').textContent = '';
     return copy.outerHTML;
   });

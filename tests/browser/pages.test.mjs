@@ -1,6 +1,6 @@
 // Every page of the dialog: in each language, in the small window of an add-in, on a phone, for assistive
-// technology, in light and dark. `SCREENSHOTS=1` takes pictures of each at three sizes for somebody to look
-// at (docs/accessibility.md).
+// technology, in light and dark. `SCREENSHOTS=1` takes pictures of each at three sizes, light and dark, for
+// somebody to look at (docs/accessibility.md); `SCREENSHOTS=all` in every language.
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
@@ -8,7 +8,7 @@ import { launch, logIn, overflow, SCREENSHOTS, startDemo, STATIC, violations } f
 
 const LANGUAGES = ['en', 'fr', 'de', 'nl'];
 const SMALL = { width: 478, height: 460 }; // the window that Office gives to a dialog at the least
-const PHONE = { width: 320, height: 640 };
+const PHONE = { width: 320, height: 568 };
 const SIZES = [PHONE, SMALL, { width: 1280, height: 800 }];
 const texts = Object.fromEntries(LANGUAGES.map((language) => [language, JSON.parse(readFileSync(`${STATIC}locales/${language}.json`, 'utf8'))]));
 const ERRORS = Object.entries(texts.en.error).filter(([, text]) => text.title).map(([name]) => name);
@@ -133,15 +133,16 @@ describe('every page', { concurrency: 2 }, () => {
   }
 
   if (process.env.SCREENSHOTS) {
-    for (const colorScheme of ['light', 'dark']) {
-      test(`photographed, ${colorScheme}`, async () => {
-        mkdirSync(`${SCREENSHOTS}pages`, { recursive: true });
-        const context = await browser.newContext({ colorScheme, bypassCSP: true, viewport: SMALL });
+    const wanted = LANGUAGES.flatMap((locale) => ['light', 'dark'].map((colorScheme) => [locale, colorScheme]));
+    for (const [locale, colorScheme] of wanted.slice(0, process.env.SCREENSHOTS === 'all' ? undefined : 2)) {
+      test(`photographed, ${locale}, ${colorScheme}`, async () => {
+        mkdirSync(`${SCREENSHOTS}pages/${locale}`, { recursive: true });
+        const context = await browser.newContext({ locale, colorScheme, bypassCSP: true, viewport: SMALL });
         const page = await context.newPage();
         await walk(page, async (name) => {
           for (const size of SIZES) {
             await page.setViewportSize(size);
-            await page.screenshot({ path: `${SCREENSHOTS}pages/${name}-${size.width}-${colorScheme}.png` });
+            await page.screenshot({ path: `${SCREENSHOTS}pages/${locale}/${name}-${size.width}-${colorScheme}.png` });
           }
           await page.setViewportSize(SMALL);
         });

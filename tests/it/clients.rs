@@ -76,7 +76,7 @@ async fn a_session_is_created_in_the_name_of_a_registered_client_only() {
         assert_eq!(name, "unknown-client", "{body}");
     }
     let body = json!({"bind": true, "client_id": "outlook"});
-    for origin in ["https://evil.example", "null", "https://addin.example.evil.example"] {
+    for origin in ["https://evil.example", "https://addin.example.evil.example"] {
         for _ in 0..3 {
             let answer = create(&relay, Some(origin), body.clone()).await;
             let (name, detail) = problem(answer, StatusCode::FORBIDDEN).await;
@@ -89,7 +89,7 @@ async fn a_session_is_created_in_the_name_of_a_registered_client_only() {
     }
     let log = relay.log();
     let lines = log.lines().filter(|line| line.contains("origin not allowed"));
-    assert_eq!(lines.filter(|line| line.contains("clients.outlook.origins")).count(), 3, "{log}");
+    assert_eq!(lines.filter(|line| line.contains("clients.outlook.origins")).count(), 2, "{log}");
     let created = create(&relay, Some(ORIGIN), body).await;
     assert_eq!(created.status(), StatusCode::CREATED);
     assert_eq!(created.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], ORIGIN);
@@ -302,4 +302,47 @@ async fn what_happens_is_counted_and_logged_by_client() {
         })
         .await;
     }
+}
+
+/// Pages without an origin: any site can make one, in a sandboxed frame.
+#[tokio::test]
+async fn pages_without_an_origin_call_only_for_clients_that_allow_it_and_never_with_cookies() {
+    let relay = Process::demo(&[
+        ("TOKEN_RELAY_CLIENTS__OUTLOOK__ORIGINS", ORIGIN),
+        ("TOKEN_RELAY_CLIENTS__FIGMA__OPAQUE_ORIGINS", "true"),
+        ("TOKEN_RELAY_CLIENTS__TERMINAL__SCOPE", "files"),
+    ]);
+    for (client_id, allowed) in [("figma", true), ("outlook", false), ("terminal", false)] {
+        let body = json!({"bind": true, "client_id": client_id});
+        let answer = create(&relay, Some("null"), body).await;
+        if !allowed {
+            let (name, detail) = problem(answer, StatusCode::FORBIDDEN).await;
+            assert_eq!(name, "origin-refused");
+            assert!(detail.contains(&format!("`clients.{client_id}.opaque_origins`")), "{detail}");
+            continue;
+        }
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        assert_eq!(answer.headers()["access-control-allow-origin"], "null");
+        assert!(!answer.headers().contains_key("access-control-allow-credentials"));
+        // The cookie of a reader is a credential that its browser adds by itself.
+        let cookie = answer.headers().get_all(header::SET_COOKIE).iter().next();
+        let cookie =
+            cookie.map(|cookie| cookie.to_str().unwrap().split(';').next().unwrap().to_owned());
+        let session: Value = answer.json().await.unwrap();
+        let read = client().get(text(&session, "poll_url")).header(header::ORIGIN, "null");
+        let token = text(&session, "session_token");
+        let by_token = read.try_clone().unwrap().bearer_auth(token).send().await.unwrap();
+        assert_eq!(by_token.status(), StatusCode::ACCEPTED);
+        if let Some(cookie) = cookie {
+            let by_cookie = read.header(header::COOKIE, cookie).send().await.unwrap();
+            assert_eq!(problem(by_cookie, StatusCode::FORBIDDEN).await.0, "origin-refused");
+        }
+        // The dialog names no origin and takes the code.
+        let page = client().get(text(&session, "transit_url")).send().await.unwrap();
+        let page = page.text().await.unwrap();
+        assert!(page.contains("name=\"user_code\"") && !page.contains("null"), "{page}");
+    }
+    let elsewhere = Process::demo(&[]);
+    let answer = create(&elsewhere, Some("null"), json!({"bind": true})).await;
+    assert!(!answer.headers().contains_key("access-control-allow-origin"));
 }

@@ -221,7 +221,10 @@ async fn presented<'a>(
         "Prefer" = Option<String>, Header,
         description = "`wait=N` (RFC 7240 §4.3), 0 to 60 seconds: waits for the acknowledgement.",
     )),
-    request_body = FulfilRequest,
+    request_body(
+        content = FulfilRequest,
+        example = json!({ "transit_token": "<transit_token>", "subject": "alice", "payload": { "room": "42" } }),
+    ),
     responses(
         (
             status = 200, description = "What became of the session so far.",

@@ -37,7 +37,7 @@ use crate::{
         SECRET_BYTES, SessionDetails, SessionId, SessionKey, SessionRef, SessionToken, Thumbprint,
         UserCode,
     },
-    settings::{Client, ClientSetting, Grant},
+    settings::{Client, ClientSetting, Grant, OPAQUE_ORIGIN},
     store::{Acknowledged, Ended},
     telemetry::Trace,
     token::jwe,
@@ -207,7 +207,10 @@ fn recognise(app: &App, headers: &HeaderMap, policy: &Policy) -> Option<Recognis
     path = paths::SESSIONS,
     tag = openapi_tags::ADD_IN,
     security((), ("client" = [])),
-    request_body = Option<CreateRequest>,
+    request_body(
+        content = Option<CreateRequest>,
+        example = json!({ "bind": true, "client_id": "<client_id>", "client_name": "Notes" }),
+    ),
     responses(
         (
             status = 201,
@@ -292,7 +295,7 @@ pub async fn create(
             client_authenticated: is_authenticated,
             scope,
             client_name: request.client_name,
-            origin,
+            origin: origin.filter(|origin| origin != OPAQUE_ORIGIN),
             network: Some(Network::of(address.0).to_string()),
             user_code: user_code.clone(),
             confirm: request.confirm,

@@ -104,8 +104,11 @@ impl utoipa::IntoParams for CallbackQuery {
             ("error_description", "The same for people."),
         ]
         .map(|(name, description)| {
+            let example =
+                matches!(name, "state" | "code" | "iss").then(|| format!("<{name}>").into());
             ParameterBuilder::new()
                 .name(name)
+                .example(example)
                 .parameter_in(ParameterIn::Query)
                 .description(Some(description))
                 .schema(Some(Option::<String>::schema()))
@@ -123,7 +126,10 @@ impl utoipa::IntoParams for CallbackQuery {
     post,
     path = paths::CALLBACK,
     tag = openapi_tags::DIALOG,
-    request_body(content = String, content_type = FORM),
+    request_body(
+        content = String, content_type = FORM,
+        example = json!("state=<state>&code=<code>&iss=<iss>"),
+    ),
     responses(
         (status = 303, description = "To the callback, with the form sealed."),
         Problems<{ types(&[ProblemType::BodyTooLarge, ProblemType::UnsupportedMediaType]) }>,
@@ -257,7 +263,7 @@ async fn callback(
     get,
     path = paths::REDIRECT,
     tag = openapi_tags::DIALOG,
-    params(("dialog" = String, Query, description = "Handle of the dialog.")),
+    params(("dialog" = String, Query, description = "Handle of the dialog.", example = "<dialog>")),
     responses(
         (
             status = 200, description = "Asks whether the client may have access as the account.",
@@ -311,7 +317,10 @@ async fn redirect(
     post,
     path = paths::ACCOUNT,
     tag = openapi_tags::DIALOG,
-    request_body(content = DialogForm<Decision>, content_type = FORM),
+    request_body(
+        content = DialogForm<Decision>, content_type = FORM,
+        example = json!({ "dialog": "<dialog>", "csrf": "<csrf>", "decision": "continue" }),
+    ),
     responses(
         (status = 303, description = "To the last page."),
         ErrorPages<{ statuses(&[400, 403, 409, 413, 415, 500, 503]) }>,

@@ -73,7 +73,10 @@ async fn page(State(app): State<AppState>, headers: HeaderMap) -> Response {
     post,
     path = paths::DEVICE,
     tag = openapi_tags::DIALOG,
-    request_body(content = DeviceForm, content_type = FORM),
+    request_body(
+        content = DeviceForm, content_type = FORM,
+        example = json!({ "csrf": "<csrf>", "user_code": "<user_code>" }),
+    ),
     responses(
         (
             status = 200, description = "Leads to the OpenID provider, or asks again.",

@@ -77,7 +77,7 @@ fn is_document(headers: &HeaderMap) -> bool {
     params(
         ("session_id" = Option<String>, Query, description = "The session, if it is legacy."),
         (
-            "transit_token" = Option<String>, Query,
+            "transit_token" = Option<String>, Query, example = "<transit_token>",
             description = "The transit token of a bound session; single use.",
         ),
     ),

@@ -51,7 +51,7 @@ struct ErrorQuery {
     get,
     path = paths::SUCCESS,
     tag = openapi_tags::DIALOG,
-    params(("dialog" = Option<String>, Query, description = "Handle of the dialog.")),
+    params(("dialog" = Option<String>, Query, description = "Handle of the dialog.", example = "<dialog>")),
     responses(
         (
             status = 200,
@@ -128,7 +128,10 @@ impl Visit {
     post,
     path = paths::SUCCESS,
     tag = openapi_tags::DIALOG,
-    request_body(content = DialogForm<Undo>, content_type = FORM),
+    request_body(
+        content = DialogForm<Undo>, content_type = FORM,
+        example = json!({ "dialog": "<dialog>", "csrf": "<csrf>" }),
+    ),
     responses(
         (status = 200, description = "Undone.", body = String, content_type = HTML),
         ErrorPages<{ statuses(&[400, 403, 409, 413, 415, 503]) }>,
@@ -184,7 +187,7 @@ async fn undo(
     path = paths::ERROR,
     tag = openapi_tags::DIALOG,
     params(
-        ("error" = Option<String>, Query, description = "Name of the page."),
+        ("error" = Option<String>, Query, description = "Name of the page.", example = "expired"),
         ("reference" = Option<String>, Query, description = "Reference in the log, sealed."),
         ("office" = Option<String>, Query, description = "Sent where the dialog is one of Office."),
     ),

@@ -68,7 +68,12 @@ struct TypedCode {
     post,
     path = paths::PROOF,
     tag = openapi_tags::DIALOG,
-    request_body(content = DialogForm<OpenerProof>, content_type = FORM),
+    request_body(
+        content = DialogForm<OpenerProof>, content_type = FORM,
+        example = json!({
+            "dialog": "<dialog>", "csrf": "<csrf>", "origin": "<origin>", "proof": "<proof>",
+        }),
+    ),
     responses(
         (status = 200, description = "Where the page continues."),
         (status = 403, description = "The proof is not accepted; the next challenge."),
@@ -146,7 +151,10 @@ async fn opener(
     post,
     path = paths::CODE,
     tag = openapi_tags::DIALOG,
-    request_body(content = DialogForm<TypedCode>, content_type = FORM),
+    request_body(
+        content = DialogForm<TypedCode>, content_type = FORM,
+        example = json!({ "dialog": "<dialog>", "csrf": "<csrf>", "user_code": "<user_code>" }),
+    ),
     responses(
         (
             status = 200, description = "Leads to the OpenID provider, or asks again.",
@@ -237,7 +245,10 @@ async fn code(
     post,
     path = paths::CONFIRM,
     tag = openapi_tags::DIALOG,
-    request_body(content = DialogForm<Decision>, content_type = FORM),
+    request_body(
+        content = DialogForm<Decision>, content_type = FORM,
+        example = json!({ "dialog": "<dialog>", "csrf": "<csrf>", "decision": "continue" }),
+    ),
     responses(
         (
             status = 200, description = "Leads to the OpenID provider.",

@@ -3,6 +3,7 @@
 mod asyncapi;
 mod openapi;
 mod page;
+mod samples;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::{
         error::{Problem, Problems, types},
         methods::{Also, MethodsExt as _},
         openapi_tags,
+        pages::Pages,
         responses::{HTML, JSON},
     },
 };
@@ -33,16 +35,18 @@ pub struct Documents {
     openapi: Option<Bytes>,
     asyncapi: Option<Bytes>,
     page: Option<Bytes>,
+    policy: HeaderValue,
 }
 
 impl Documents {
-    /// Describes `endpoints`, which are reached at `public_url`.
-    pub fn new(public_url: &Url, endpoints: OpenApi) -> Self {
+    /// Describes `endpoints`, which are reached at `public_url`, in the look of `pages`.
+    pub fn new(public_url: &Url, pages: &Pages, endpoints: OpenApi) -> Self {
         let api = document(public_url.as_str(), endpoints);
         Self {
             openapi: rendered(api.to_json()),
             asyncapi: rendered(serde_json::to_string(&asyncapi::document(public_url))),
-            page: rendered(page::render(public_url.path(), &api)),
+            page: rendered(page::render(pages.look(), &api)),
+            policy: pages.reading_policy(),
         }
     }
 }
@@ -118,12 +122,10 @@ async fn asyncapi_json(
     ),
 )]
 async fn docs(Extension(documents): Extension<Arc<Documents>>) -> Result<Response, Problem> {
-    const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; \
-        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let page = documents.page.clone().ok_or(Problem::Internal)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(HTML)),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::CONTENT_SECURITY_POLICY, documents.policy.clone()),
     ];
     Ok((headers, page).into_response())
 }

@@ -1,30 +1,32 @@
 //! `GET /docs`: the OpenAPI and AsyncAPI documents as one page, without JavaScript.
 
 use askama::Template;
+use serde_json::Value;
 use utoipa::openapi::{
-    OpenApi, RefOr, Required,
+    OpenApi, Ref, RefOr, Required, Schema,
     path::Operation,
     security::{ApiKey, SecurityScheme},
 };
 
 use crate::http::{
     addons::streams::websocket,
-    assets,
     docs::{
         asyncapi::{self, Message},
         openapi,
+        samples::{Sample, samples},
     },
     error::ProblemType,
     openapi_tags,
+    pages::Look,
 };
 
 #[derive(Template)]
 #[template(path = "docs.html")]
 struct Docs<'a> {
-    base: &'a str,
+    look: &'a Look,
     version: &'static str,
-    assets: String,
     groups: Vec<Group<'a>>,
+    objects: Vec<Object>,
     messages: Vec<Message>,
     errors: &'static [(&'static str, &'static str)],
     close_codes: &'static [(u16, &'static str)],
@@ -46,6 +48,24 @@ struct Endpoint<'a> {
     body: Option<Body<'a>>,
     parameters: Vec<(&'a str, &'a str)>,
     responses: Vec<Response<'a>>,
+    samples: Vec<Sample>,
+}
+
+/// An object of JSON or a form, as the schemas declare it.
+struct Object {
+    name: String,
+    description: String,
+    members: Vec<Member>,
+}
+
+struct Member {
+    name: String,
+    /// Its type, or the name of its schema.
+    kind: String,
+    /// Whether `kind` is an [`Object`] of the page.
+    is_object: bool,
+    required: bool,
+    meaning: String,
 }
 
 struct Body<'a> {
@@ -65,20 +85,25 @@ struct Content<'a> {
     schema: Option<&'a str>,
 }
 
-/// The page for an OpenAPI document; `base` is the path of the public URL.
-pub fn render(base: &str, api: &OpenApi) -> Result<String, askama::Error> {
+/// The page for an OpenAPI document.
+pub fn render(look: &Look, api: &OpenApi) -> Result<String, askama::Error> {
+    // What the samples and objects are derived from; a document always serialises.
+    let document = serde_json::to_value(api).unwrap_or_default();
     let groups = openapi_tags::ALL.map(|(name, description)| {
         let endpoints = api.paths.paths.iter().flat_map(|(path, item)| {
             openapi::operations(item)
                 .filter(|(_, operation)| operation.tags.iter().flatten().any(|tag| tag == name))
-                .map(|(method, operation)| endpoint(api, method, path, operation))
+                .map(|(method, operation)| Endpoint {
+                    samples: samples(&document, method, path),
+                    ..endpoint(api, method, path, operation)
+                })
         });
         Group { name, description, endpoints: endpoints.collect() }
     });
     Docs {
-        base: base.trim_end_matches('/'),
+        look,
         version: env!("CARGO_PKG_VERSION"),
-        assets: assets::version(),
+        objects: objects(&document),
         groups: groups.into_iter().filter(|group| !group.endpoints.is_empty()).collect(),
         messages: asyncapi::messages(),
         errors: &asyncapi::ERRORS,
@@ -127,7 +152,92 @@ fn endpoint<'a>(
         body,
         parameters: parameters.collect(),
         responses: responses.collect(),
+        samples: Vec::new(),
     }
+}
+
+/// The objects that the document declares.
+fn objects(document: &Value) -> Vec<Object> {
+    let schemas = document["components"]["schemas"].as_object();
+    let object = |(name, schema): (&String, &Value)| {
+        let mut members = Vec::new();
+        add_members(document, schema, &mut members);
+        (!members.is_empty()).then(|| Object {
+            name: name.clone(),
+            description: schema["description"].as_str().unwrap_or_default().to_owned(),
+            members,
+        })
+    };
+    schemas.into_iter().flatten().filter_map(object).collect()
+}
+
+/// Adds the members of `schema`, of its parts and of its alternatives.
+fn add_members(document: &Value, schema: &Value, members: &mut Vec<Member>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#'));
+        return target.into_iter().for_each(|target| add_members(document, target, members));
+    }
+    for parts in ["allOf", "oneOf", "anyOf"] {
+        for part in schema[parts].as_array().into_iter().flatten() {
+            add_members(document, part, members);
+        }
+    }
+    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().collect();
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        if members.iter().any(|member| member.name == *name) {
+            continue;
+        }
+        let referred = referred(property);
+        let target = referred.and_then(|name| document["components"]["schemas"].get(name));
+        let mut of_target = Vec::new();
+        target.into_iter().for_each(|target| add_members(document, target, &mut of_target));
+        let own = property["description"].as_str();
+        let meaning = own.or_else(|| target?["description"].as_str()).unwrap_or_default();
+        members.push(Member {
+            name: name.clone(),
+            kind: match (referred, target) {
+                (Some(name), _) if !of_target.is_empty() => name.to_owned(),
+                (_, Some(target)) => kind(target),
+                _ => kind(property),
+            },
+            is_object: !of_target.is_empty(),
+            required: required.iter().any(|required| *required == name),
+            meaning: meaning.to_owned(),
+        });
+    }
+}
+
+/// Name of the schema that a property, or the part of it that is not null, refers to.
+fn referred(property: &Value) -> Option<&str> {
+    let parts = ["oneOf", "allOf", "anyOf"].into_iter();
+    let parts = parts.flat_map(|parts| property[parts].as_array().into_iter().flatten());
+    parts.chain([property]).find_map(|part| part["$ref"].as_str()?.rsplit('/').next())
+}
+
+/// The type of a schema, for a reader.
+fn kind(schema: &Value) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+        return values.join(", ");
+    }
+    match &schema["type"] {
+        Value::String(kind) if kind == "array" => format!("array of {}", kind_of_items(schema)),
+        Value::String(kind) => kind.clone(),
+        Value::Array(kinds) => {
+            let named = kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null");
+            named.collect::<Vec<_>>().join(" or ")
+        }
+        _ => "any".to_owned(),
+    }
+}
+
+fn kind_of_items(schema: &Value) -> String {
+    referred(&schema["items"]).map_or_else(|| kind(&schema["items"]), str::to_owned)
+}
+
+/// `text` in parts; true for code, which is between backticks.
+fn prose(text: &str) -> impl Iterator<Item = (bool, &str)> {
+    text.split('`').enumerate().map(|(index, part)| (index % 2 == 1, part))
 }
 
 fn contents<'a>(
@@ -138,12 +248,22 @@ fn contents<'a>(
             return Content { media_type, schema: None };
         };
         let schema = match schema {
-            Some(RefOr::Ref(reference)) => reference.ref_location.rsplit('/').next(),
+            Some(RefOr::Ref(reference)) => name_of(reference),
+            Some(RefOr::T(Schema::OneOf(alternatives))) => {
+                alternatives.items.iter().find_map(|item| match item {
+                    RefOr::Ref(reference) => name_of(reference),
+                    RefOr::T(_) => None,
+                })
+            }
             _ => None,
         };
         Content { media_type, schema }
     };
     contents.into_iter().map(describe).collect()
+}
+
+fn name_of(reference: &Ref) -> Option<&str> {
+    reference.ref_location.rsplit('/').next()
 }
 
 /// The ways to authenticate, from the security schemes that the operation names.

@@ -148,7 +148,7 @@ fn log_failure(app: &App, trace: &Trace, error: &LoginError) -> (ErrorPage, Stri
     tag = openapi_tags::MEET,
     params(
         (
-            "returnTo" = Option<String>, Query,
+            "returnTo" = Option<String>, Query, example = "<return_to>",
             description = "Where to go afterwards; must be allowed.",
         ),
         ("silent" = Option<bool>, Query, description = "Whether the person must not be asked."),
@@ -205,7 +205,10 @@ pub(super) async fn authenticate(
     post,
     path = paths::MEET_CALLBACK,
     tag = openapi_tags::MEET,
-    request_body(content = String, content_type = FORM),
+    request_body(
+        content = String, content_type = FORM,
+        example = json!("state=<state>&code=<code>&iss=<iss>"),
+    ),
     responses(
         (status = 303, description = "To the callback, with the form sealed."),
         Details<{ statuses(&[413, 415, 500]) }>,
@@ -431,7 +434,7 @@ struct LoggingOut {
     get,
     path = paths::MEET_LOGOUT,
     tag = openapi_tags::MEET,
-    params(("returnTo" = Option<String>, Query, description = "Where to go afterwards.")),
+    params(("returnTo" = Option<String>, Query, description = "Where to go afterwards.", example = "<return_to>")),
     responses(
         (status = 200, description = "The login has ended.", body = Status),
         (status = 302, description = "To the provider, or to `returnTo`."),
@@ -500,7 +503,7 @@ async fn provider_logout(
     get,
     path = paths::MEET_LOGOUT_CALLBACK,
     tag = openapi_tags::MEET,
-    params(("state" = Option<String>, Query, description = "As sent to the provider.")),
+    params(("state" = Option<String>, Query, description = "As sent to the provider.", example = "<state>")),
     responses(
         (status = 302, description = "To the `returnTo` of the logout."),
         Details<{ statuses(&[400, 500]) }>,

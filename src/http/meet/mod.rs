@@ -432,7 +432,10 @@ async fn try_init(
     post,
     path = paths::MEET_POLL,
     tag = openapi_tags::MEET,
-    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    params((
+        "X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.",
+        example = "<csrf_token>",
+    )),
     security(("addons_session" = [])),
     responses(
         (status = 200, description = "The token, once.", body = Polled),
@@ -503,7 +506,10 @@ impl Polled {
     get,
     path = paths::MEET_EVENTS,
     tag = openapi_tags::MEET,
-    params(("X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.")),
+    params((
+        "X-CSRFToken" = Option<String>, Header, description = "The session's `csrf_token`.",
+        example = "<csrf_token>",
+    )),
     security(("addons_session" = [])),
     responses(
         (
@@ -619,8 +625,13 @@ fn transit_token(headers: &HeaderMap, body: &[u8]) -> Result<TransitToken, Detai
     post,
     path = paths::MEET_EXCHANGE,
     tag = openapi_tags::MEET,
-    params(("X-CSRFToken" = Option<String>, Header, description = "As in the CSRF cookie.")),
-    request_body = Exchange,
+    params((
+        "X-CSRFToken" = Option<String>, Header, description = "As in the CSRF cookie.",
+        example = "<csrf_token>",
+    )),
+    request_body(
+        content = Exchange, example = json!({ "transit_token": "<transit_token>" }),
+    ),
     responses(
         (status = 200, description = "The session has its token.", body = Status),
         Details<{ statuses(&[400, 401, 403, 404, 413, 415, 429, 500, 503]) }>,

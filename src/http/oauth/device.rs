@@ -81,7 +81,10 @@ struct DeviceCode {
     path = paths::DEVICE_AUTHORIZATION,
     tag = openapi_tags::ADD_IN,
     security((), ("client" = [])),
-    request_body(content = DeviceRequest, content_type = FORM),
+    request_body(
+        content = DeviceRequest, content_type = FORM,
+        example = json!({ "client_id": "<client_id>", "client_name": "Notes" }),
+    ),
     responses(
         (status = 200, description = "The codes.", body = DeviceAuthorization),
         OAuthErrors<{ statuses(&[400, 401, 403, 413, 415, 429, 500, 503]) }>,

@@ -48,7 +48,10 @@ struct LogoutForm {
     post,
     path = paths::BACKCHANNEL_LOGOUT,
     tag = openapi_tags::API,
-    request_body(content = LogoutForm, content_type = FORM),
+    request_body(
+        content = LogoutForm, content_type = FORM,
+        example = json!({ "logout_token": "<logout_token>" }),
+    ),
     responses(
         (status = 200, description = "Logged out, now or before."),
         OAuthErrors<{ statuses(&[400, 413, 415, 500, 503]) }>,

@@ -310,7 +310,10 @@ fn is_email_verified(claims: &Claims) -> bool {
     path = paths::INTROSPECT,
     tag = openapi_tags::API,
     security(("client" = [])),
-    request_body(content = TokenForm, content_type = FORM),
+    request_body(
+        content = TokenForm, content_type = FORM,
+        example = json!({ "token": "<access_token>" }),
+    ),
     responses(
         (
             status = 200, description = "Whether the token is active, and its claims.",
@@ -351,7 +354,10 @@ async fn introspect(
     path = paths::REVOKE,
     tag = openapi_tags::API,
     security((), ("client" = [])),
-    request_body(content = RevocationForm, content_type = FORM),
+    request_body(
+        content = RevocationForm, content_type = FORM,
+        example = json!({ "token": "<access_token>" }),
+    ),
     responses(
         (status = 200, description = "The token is no longer valid."),
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,

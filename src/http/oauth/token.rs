@@ -190,7 +190,25 @@ async fn refresh(
     tag = openapi_tags::ADD_IN,
     security((), ("client" = []), ("session_as_client" = [])),
     params(("Prefer" = Option<String>, Header, description = "`wait=N` (RFC 7240 §4.3).")),
-    request_body(content = TokenRequest, content_type = FORM),
+    request_body(
+        content = TokenRequest, content_type = FORM,
+        examples(
+            ("device" = (
+                summary = "The token of a device code:",
+                value = json!({
+                    "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+                    "device_code": "<device_code>", "client_id": "<client_id>",
+                }),
+            )),
+            ("refresh" = (
+                summary = "The next token, with the refresh token of a session:",
+                value = json!({
+                    "grant_type": "refresh_token", "refresh_token": "<refresh_token>",
+                    "client_id": "<session_id>", "client_secret": "<session_token>",
+                }),
+            )),
+        ),
+    ),
     responses(
         (status = 200, description = "The tokens.", body = TokenResponse),
         OAuthErrors<{ statuses(&[400, 401, 413, 415, 429, 500, 503]) }>,

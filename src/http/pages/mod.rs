@@ -118,13 +118,15 @@ pub struct Pages {
 
 /// What all pages have in common.
 #[derive(Debug)]
-struct Look {
-    name: String,
+pub struct Look {
+    /// Name of the service.
+    pub name: String,
     /// Path of `PUBLIC_URL` without its trailing slash.
-    base: String,
+    pub base: String,
     /// Version of the static files, for their addresses.
-    version: String,
-    logo_url: Option<Url>,
+    pub version: String,
+    /// Logo of the service.
+    pub logo_url: Option<Url>,
     office_js_url: Option<Url>,
 }
 
@@ -338,6 +340,22 @@ impl Pages {
     /// Whether the pages load Office.js.
     pub fn load_office(&self) -> bool {
         self.look.office_js_url.is_some()
+    }
+
+    /// What all pages have in common.
+    pub fn look(&self) -> &Look {
+        &self.look
+    }
+
+    /// Content security policy of a page without scripts and forms.
+    pub fn reading_policy(&self) -> HeaderValue {
+        let policy = format!(
+            "default-src 'none'; style-src 'self'; img-src {}; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'none'",
+            self.policy.images
+        );
+        HeaderValue::from_str(&policy)
+            .unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
     }
 
     fn frame(&self, language: Language, status: &'static str) -> Frame<'_> {

@@ -53,6 +53,8 @@ export const resumed: Promise<Token | undefined> = resumeSignIn({ clientId: 'not
 export const others = [
   signIn({ openDialog: (url) => window.open(url) ?? undefined, clientId: 'notes', scope: 'read', loginHint: 'a@example.com', prompt: 'login', resumable: false }),
   signIn(),
+  // What is not known is `undefined`, under `exactOptionalPropertyTypes` too.
+  signIn({ baseUrl: undefined, loginHint: undefined, signal: undefined, openDialog: undefined, confirm: undefined }),
   signIn({ openDialog: officeDialog({ width: 30, onStatus: (status) => status === 'closed' && stop.abort() }) }),
   meetSignIn({ dialogUrl: (transitToken) => `https://addin.example/#${transitToken}` }),
   meetExchange({ transitToken: 'a', csrfToken: 'b' }),

@@ -183,7 +183,7 @@ impl Transport for LongPoll {
     params(
         ("session_id" = String, Path, description = "The session."),
         (
-            "wait" = Option<u64>, Query, minimum = 0, maximum = 60,
+            "wait" = Option<u64>, Query, minimum = 0, maximum = 60, example = 25,
             description = "Maximum wait in seconds; 0 by default.",
         ),
         ("Prefer" = Option<String>, Header, description = "`wait=N` (RFC 7240 §4.3), instead."),
