@@ -21,7 +21,10 @@ let strict; // the code is no proof
 
 before(async () => {
   const environment = { TOKEN_RELAY_TRUSTED_PROXIES: '127.0.0.1', TOKEN_RELAY_SESSIONS_PER_MINUTE: '10000' };
-  demo = await startDemo(environment);
+  const secret = 'a secret of the tests of 32 characters or more';
+  demo = await startDemo({
+    ...environment, TOKEN_RELAY_MEET_COMPATIBLE: 'true', TOKEN_RELAY_MEET_RETURN_TO: 'http://127.0.0.1/', TOKEN_RELAY_ADDONS_CSRF_SECRET: secret, TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY: secret,
+  }, '127.0.0.1:0', ['--allow-production']);
   strict = await startDemo({ ...environment, TOKEN_RELAY_ALLOWED_ORIGINS: 'https://pane.example' });
   browser = await launch();
 });
@@ -90,6 +93,10 @@ async function walk(page, look) {
   await look('success-bare', (texts) => texts.error.no_sign_in.title);
   await page.goto(`${demo.address}/addons/error`);
   await look('error-bare', (texts) => texts.error.no_sign_in.title);
+  await page.goto(`${demo.address}/addons/transit/?transit_token=${'x'.repeat(43)}`);
+  await look('link-wrong', (texts) => texts.error.bad_request.title);
+  await page.goto(`${demo.address}/api/v1.0/callback/?state=x&code=y`);
+  await look('meet-callback', (texts) => texts.error.wrong_browser.title);
   for (const name of ERRORS) {
     await page.goto(`${demo.address}/addons/error?error=${name}&reference=BCDF-GHJK`);
     await look(`error-${name}`, (texts) => texts.error[name].title);
@@ -131,6 +138,74 @@ describe('every page', { concurrency: 2 }, () => {
       await context.close();
     });
   }
+
+  test('holds what axe does not look at: text spacing, zoom, targets, focus, titles', async () => {
+    const context = await browser.newContext({ bypassCSP: true, viewport: SMALL, reducedMotion: 'reduce' });
+    const page = await context.newPage();
+    const titles = new Map();
+    await walk(page, async (name, title) => {
+      // 1.4.4, 1.4.10: 200 % of 1280 × 800, and 400 %.
+      for (const size of [{ width: 640, height: 400 }, { width: 320, height: 200 }]) {
+        await page.setViewportSize(size);
+        assert.equal(await overflow(page), 0, `${name} at ${size.width}`);
+      }
+      // 1.4.12, with the values of the criterion.
+      const spacing = await page.addStyleTag({ content: '* { line-height: 1.5 !important; letter-spacing: .12em !important; word-spacing: .16em !important; } p { margin-bottom: 2em !important; }' });
+      const cut = () => page.evaluate(() => [...document.querySelectorAll('main :not(svg *, input)')].filter((element) => element.checkVisibility({ visibilityProperty: true })
+        && element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== 'inline').map((element) => element.outerHTML.slice(0, 80)));
+      for (const size of [PHONE, SMALL]) {
+        await page.setViewportSize(size);
+        assert.equal(await overflow(page), 0, `${name} with text spacing at ${size.width}`);
+        assert.deepEqual(await cut(), [], `${name} with text spacing at ${size.width}`);
+      }
+      await spacing.evaluate((style) => style.remove());
+      // 2.5.8: 24 × 24 px, except links within text.
+      for (const target of await page.locator('main :is(button, input:not([type=hidden])):visible').all()) {
+        const { width, height } = await target.boundingBox();
+        assert.ok(width >= 24 && height >= 24, `${name}: ${width} × ${height}`);
+      }
+      // 2.4.3, 2.4.7: Tab goes through all of them in the order of the source, each with an outline.
+      const wanted = await page.evaluate(() => {
+        document.body.tabIndex = -1;
+        document.body.focus();
+        const all = [...document.querySelectorAll('main :is(a[href], button:enabled, input:not([type=hidden]))')].filter((element) => element.checkVisibility({ visibilityProperty: true }));
+        all.forEach((element, index) => { element.dataset.index = index; });
+        return all.length;
+      });
+      for (let index = 0; index < wanted; index += 1) {
+        await page.keyboard.press('Tab');
+        const focus = await page.evaluate(() => {
+          const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+          return [document.activeElement.dataset.index, outlineStyle, parseFloat(outlineWidth) >= 2];
+        });
+        assert.deepEqual(focus, [String(index), 'solid', true], `${name}, ${index}`);
+      }
+      // 2.3.3: nothing moves where the person wishes so.
+      assert.ok(await page.evaluate(() => document.getAnimations().every(({ animationName }) => animationName === 'appear')), name);
+      // 2.4.2: one title for one page. `walk` shows the page without a way before its script would.
+      const text = title(texts.en);
+      if (name !== 'stuck') {
+        assert.equal(titles.get(await page.title()) ?? text, text, name);
+        titles.set(await page.title(), text);
+      }
+      // 3.1.1, and nothing says another direction.
+      assert.deepEqual(await page.evaluate(() => [document.documentElement.lang, getComputedStyle(document.documentElement).direction]), ['en', 'ltr'], name);
+    });
+    assert.ok(titles.size > 20, `${titles.size}`);
+    await context.close();
+  });
+
+  test('keeps its buttons, its field and its marks in forced colours', async () => {
+    const context = await browser.newContext({ bypassCSP: true, viewport: SMALL, forcedColors: 'active' });
+    const page = await context.newPage();
+    await walk(page, async (name) => {
+      for (const target of await page.locator('main :is(button, input:not([type=hidden])):visible').all()) {
+        const [style, width] = await target.evaluate((element) => [getComputedStyle(element).borderStyle, getComputedStyle(element).borderWidth]);
+        assert.ok(style === 'solid' && parseFloat(width) >= 1, `${name}: ${style} ${width}`);
+      }
+    });
+    await context.close();
+  });
 
   if (process.env.SCREENSHOTS) {
     const wanted = LANGUAGES.flatMap((locale) => ['light', 'dark'].map((colorScheme) => [locale, colorScheme]));

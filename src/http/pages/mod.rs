@@ -246,6 +246,8 @@ struct SuccessTemplate<'a> {
 struct ErrorTemplate<'a> {
     frame: Frame<'a>,
     text: &'a ErrorText,
+    /// Whether it is the end that the person asked for.
+    ended: bool,
     detail: Option<String>,
     reference: &'a str,
 }
@@ -497,7 +499,8 @@ impl Pages {
             return broken();
         };
         let detail = detail.and_then(plain);
-        let template = ErrorTemplate { frame, text, detail, reference };
+        let ended = matches!(page, ErrorPage::Undone | ErrorPage::SignedOut);
+        let template = ErrorTemplate { frame, text, ended, detail, reference };
         self.respond(status, &template, Reach::Nothing, window)
     }
 
