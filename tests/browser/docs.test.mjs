@@ -283,6 +283,9 @@ describe('the page', () => {
     const texts = await page.locator('h1, h2, h3, p, summary, th, td, dt, dd').allInnerTexts();
     assert.ok(texts.length > 300, `${texts.length}`);
     for (const text of texts) assert.doesNotMatch(text, /`|\*\*|\]\(|\]\[|^#/, text);
+    // What is said of a member is not what the code says of its type.
+    assert.match(texts.join('\n'), /Reads a bound session\. Given once\./);
+    assert.doesNotMatch(texts.join('\n'), /wiped from memory/);
     const links = await page.locator('main a').evaluateAll((all) => all.map((link) => link.getAttribute('href')));
     assert.ok(links.length > 50);
     for (const link of new Set(links)) assert.equal(await page.locator(`[id="${link.slice(1)}"]`).count(), 1, link);
@@ -296,6 +299,9 @@ describe('the page', () => {
       for (const width of [320, 478, 1280]) {
         await page.setViewportSize({ width, height: 800 });
         assert.equal(await overflow(page), 0, `${width}`);
+        // No word is broken into letters.
+        const narrow = await page.locator('th:visible').evaluateAll((all) => all.filter((cell) => !cell.querySelector('code') && cell.scrollHeight > 60).map((cell) => cell.textContent));
+        assert.deepEqual(narrow, [], `${width}`);
         await page.screenshot({ path: `${SCREENSHOTS}docs-${width}-${colorScheme}.png` });
       }
       await context.close();

@@ -177,10 +177,8 @@ fn add_members(document: &Value, schema: &Value, members: &mut Vec<Member>) {
         let target = document.pointer(reference.trim_start_matches('#'));
         return target.into_iter().for_each(|target| add_members(document, target, members));
     }
-    for parts in ["allOf", "oneOf", "anyOf"] {
-        for part in schema[parts].as_array().into_iter().flatten() {
-            add_members(document, part, members);
-        }
+    for part in parts_of(schema) {
+        add_members(document, part, members);
     }
     let required: Vec<_> = schema["required"].as_array().into_iter().flatten().collect();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -191,7 +189,8 @@ fn add_members(document: &Value, schema: &Value, members: &mut Vec<Member>) {
         let target = referred.and_then(|name| document["components"]["schemas"].get(name));
         let mut of_target = Vec::new();
         target.into_iter().for_each(|target| add_members(document, target, &mut of_target));
-        let own = property["description"].as_str();
+        let parts = parts_of(property).chain([property]);
+        let own = parts.filter_map(|part| part["description"].as_str()).next();
         let meaning = own.or_else(|| target?["description"].as_str()).unwrap_or_default();
         members.push(Member {
             name: name.clone(),
@@ -209,9 +208,13 @@ fn add_members(document: &Value, schema: &Value, members: &mut Vec<Member>) {
 
 /// Name of the schema that a property, or the part of it that is not null, refers to.
 fn referred(property: &Value) -> Option<&str> {
+    parts_of(property).chain([property]).find_map(|part| part["$ref"].as_str()?.rsplit('/').next())
+}
+
+/// The alternatives and parts of a schema.
+fn parts_of(schema: &Value) -> impl Iterator<Item = &Value> {
     let parts = ["oneOf", "allOf", "anyOf"].into_iter();
-    let parts = parts.flat_map(|parts| property[parts].as_array().into_iter().flatten());
-    parts.chain([property]).find_map(|part| part["$ref"].as_str()?.rsplit('/').next())
+    parts.flat_map(|parts| schema[parts].as_array().into_iter().flatten())
 }
 
 /// The type of a schema, for a reader.
