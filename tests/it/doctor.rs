@@ -232,6 +232,17 @@ async fn findings(arguments: &[&str]) -> (Option<i32>, Vec<[String; 4]>) {
 }
 
 #[tokio::test]
+async fn a_cookie_that_lost_secure_over_tls_is_found() {
+    let broken = added("proxy_cookie_flags ~ nosecure;");
+    let deployment = Deployment::start_with_tls("nginx", broken, Some("ssl http2")).await;
+    let certificate = deployment.directory.file("relay.crt");
+    let output = doctor_that_trusts(Some(&certificate), &[&deployment.url, "--wait", "1s"]).await;
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("a cookie was changed on its way: secure is missing"), "{shown}");
+}
+
+#[tokio::test]
 async fn http2_is_looked_at_over_tls() {
     for (tls, status) in [("ssl http2", 0), ("ssl", 3)] {
         let deployment = Deployment::start_with_tls("nginx", Broken::default(), Some(tls)).await;
@@ -433,7 +444,7 @@ const CASES: &[Case] = &[
         1,
         "cookies",
         "does not reach the relay",
-        "del-header of Cookie",
+        "del-header Cookie",
     ),
     (
         "haproxy",
@@ -506,6 +517,32 @@ const CASES: &[Case] = &[
         "authorization",
         "not reach",
         "del-header Authorization",
+    ),
+    (
+        "nginx",
+        added("proxy_set_header Origin '';"),
+        1,
+        "origin",
+        "the Origin header does not reach the relay",
+        "proxy_set_header Origin $http_origin;",
+    ),
+    // Who is let in, and how often.
+    ("haproxy", added("http-request deny if METH_POST"), 1, "access", "answers 403", "deny"),
+    (
+        "nginx",
+        added("location = /addons/sessions { return 302 https://login.example/; }"),
+        1,
+        "access",
+        "leads elsewhere",
+        "auth_request",
+    ),
+    (
+        "haproxy",
+        added("http-request deny deny_status 429 if { path /addons/sessions }"),
+        3,
+        "limit",
+        "limits requests",
+        "http-request deny if { sc_http_req_rate(0) gt 50 }",
     ),
     // Methods, large requests, errors.
     (
@@ -792,6 +829,27 @@ async fn each_fault_of_a_proxy_is_found_with_the_line_that_mends_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// nginx with nothing but this.
+async fn instead(configuration: &str) -> (Program, Process, String) {
+    let (relay, directory, port) = (Process::demo(&[]), redis::Directory::new(), free_port());
+    let folder = directory.path().to_str().unwrap();
+    let configuration = format!(
+        "daemon off; master_process off; pid {folder}/pid; events {{}}
+        http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+        fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+        server {{ listen 127.0.0.1:{port}; {} }} }}",
+        configuration.replace("RELAY", relay.url.strip_prefix("http://").unwrap())
+    );
+    let file = directory.file("configuration");
+    std::fs::write(&file, configuration).unwrap();
+    let proxy = Program::start("nginx", ["-e", "stderr", "-c", &file], &directory);
+    redis::eventually("nginx listens", || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+    })
+    .await;
+    (proxy, relay, format!("http://127.0.0.1:{port}"))
+}
+
 #[tokio::test]
 async fn a_relay_that_cannot_be_used_is_said_at_once() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
@@ -804,6 +862,21 @@ async fn a_relay_that_cannot_be_used_is_said_at_once() {
         let [[severity, check, text, _]] = &found[..] else { panic!("{found:?}") };
         assert_eq!((code, severity.as_str(), check.as_str()), (Some(1), "error", "connection"));
         assert!(text.contains(words) && !text.contains("word@"), "{text}");
+    }
+    // Something else answers in its place, below this path or at all.
+    for (configuration, path, words, line) in [
+        ("location / { return 200 hello; }", "", "what answers is no relay", ""),
+        ("location / { return 502; }", "", "does not reach the relay", "proxy_pass http://"),
+        ("location / { return 301 https://other.example/; }", "", "leads to https://other.", ""),
+        ("auth_basic x; auth_basic_user_file /dev/null;", "", "asks for a password", ""),
+        ("location /relay/ { proxy_pass http://RELAY; }", "/relay", "passes on /relay/", "/;"),
+    ] {
+        let (proxy, _relay, url) = instead(configuration).await;
+        let (code, found) = findings(&[&format!("{url}{path}"), "--wait", "1s"]).await;
+        let [.., [severity, check, text, mend]] = &found[..] else { panic!("{found:?}") };
+        let said = (code, severity.as_str(), check.as_str());
+        assert_eq!(said, (Some(1), "error", "connection"), "{found:#?} {}", proxy.output());
+        assert!(text.contains(words) && mend.contains(line), "{found:#?}");
     }
     // It calls itself otherwise than it is reached.
     let relay = Process::demo_behind("https://relay.example", &[]);
@@ -844,7 +917,7 @@ async fn a_hostile_server_moves_no_cursor_and_does_not_hold_the_terminal() {
     });
     let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
         let answer = match request.uri().path() {
-            "/healthz" => Response::new(Body::from("{}")),
+            "/healthz" => Response::new(Body::from(r#"{"status":"ok"}"#)),
             "/readyz" => Response::new(Body::from(ready.to_string())),
             "/openapi.json" => Response::new(Body::from(format!(
                 r#"{{"info":{{"version":"\u001b[2J{escape}"}}}}"#

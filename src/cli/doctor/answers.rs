@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
 use serde_json::Value;
 use token_relay_client::api::CreateResponse;
 use url::Url;
@@ -100,8 +100,28 @@ impl Doctor {
         }
     }
 
+    /// Whether an answer is one of the relay, or of a proxy that lets requests pass to it, in which
+    /// case it may have one of the statuses `other`.
+    pub(super) fn is_let_in(
+        &self,
+        answer: &Response<Vec<u8>>,
+        other: &[StatusCode],
+    ) -> Result<(), Unusable> {
+        let status = answer.status();
+        let is_ours = is_problem(answer.headers()) || other.contains(&status);
+        let (check, severity, fault, what) = match status.as_u16() {
+            _ if is_ours => return Ok(()),
+            429 | 503 => ("limit", Severity::Warning, Fault::RateLimit, "limits requests"),
+            401 | 403 | 407 => ("access", Severity::Error, Fault::Access, "lets nobody in"),
+            300..400 => ("access", Severity::Error, Fault::Access, "leads elsewhere"),
+            _ => return Ok(()),
+        };
+        let text = format!("the proxy {what} in place of the relay: it answers {status}");
+        Err(Unusable(self.diagnosis(severity, check, fault, &text)))
+    }
+
     /// Whether errors and large requests pass; gives whether errors do.
-    pub(super) async fn errors(&mut self) -> bool {
+    pub(super) async fn errors(&mut self) -> Result<bool, Unusable> {
         let json = [(header::CONTENT_TYPE, "application/json")];
         // It is no object, and so creates nothing.
         let answer = self.ask(Method::POST, paths::SESSIONS, &json, b"[".to_vec()).await;
@@ -110,6 +130,7 @@ impl Doctor {
                 self.note("errors", "arrive as the relay sends them");
             }
             Ok(answer) => {
+                self.is_let_in(&answer, &[])?;
                 let content_type = values(answer.headers(), &header::CONTENT_TYPE).join(", ");
                 let text = format!(
                     "an error of the relay arrives as {} {content_type} in place of 400 \
@@ -117,11 +138,11 @@ impl Doctor {
                     answer.status()
                 );
                 self.fault(Severity::Warning, "errors", Fault::Errors, &text);
-                return false;
+                return Ok(false);
             }
             Err(error) => {
                 self.found.push(finding(Severity::Warning, "errors", error));
-                return false;
+                return Ok(false);
             }
         }
         let mut large = vec![b' '; LARGE_BODY];
@@ -140,7 +161,7 @@ impl Doctor {
                 self.fault(Severity::Warning, "body", Fault::BodySize, &text);
             }
         }
-        true
+        Ok(true)
     }
 
     /// Whether a session can be read, wherever the requests arrive.
@@ -153,6 +174,7 @@ impl Doctor {
             let answer = answer.map_err(|error| {
                 Unusable(finding(Severity::Error, "session", format!("cannot be read: {error}")))
             })?;
+            self.is_let_in(&answer, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN])?;
             match answer.status() {
                 status if status.is_success() => {}
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {

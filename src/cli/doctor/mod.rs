@@ -21,7 +21,11 @@ use url::Url;
 
 pub(super) use crate::cli::doctor::remedy::Proxy;
 use crate::{
-    api::{Secret, operator::Readiness, paths},
+    api::{
+        Secret,
+        operator::{Health, Readiness},
+        paths,
+    },
     cli::doctor::{answers::is_problem, held::Held, remedy::Fault},
     oidc::Severity,
     session::SessionId,
@@ -312,6 +316,14 @@ impl Doctor {
                     paths::HEALTHZ
                 )));
             }
+            if matches!(status.as_u16(), 502..=504) {
+                let text = format!(
+                    "{} answers {status}: the proxy does not reach the relay",
+                    paths::HEALTHZ
+                );
+                let found = self.diagnosis(Severity::Error, "connection", Fault::Upstream, &text);
+                return Err(Unusable(found));
+            }
             return Err(unusable(&match health.headers().get(header::LOCATION) {
                 Some(place) => format!(
                     "{} answers {status} and leads to {}; is that the public URL?",
@@ -321,14 +333,17 @@ impl Doctor {
                 None => format!("{} answers {status}; is that the public URL?", paths::HEALTHZ),
             }));
         }
+        if serde_json::from_slice::<Health>(health.body()).is_err() {
+            return Err(unusable("what answers is no relay; is that the public URL?"));
+        }
         self.protocol(&health);
         self.clock(health.headers());
         self.readiness().await;
         self.plain_http().await;
         self.instances().await;
         self.metrics().await;
-        let do_errors_arrive = self.errors().await;
-        self.cross_origin(do_errors_arrive).await;
+        let do_errors_arrive = self.errors().await?;
+        self.cross_origin(do_errors_arrive).await?;
         let [first, second] = self.cookies(sessions).await?;
         self.session(&first).await?;
         let (third, created, _) = self.create(None, sessions).await?;
@@ -380,12 +395,21 @@ impl Doctor {
     }
 
     async fn readiness(&mut self) {
-        let (status, body) = match self.get(paths::READYZ).await {
-            Ok(answer) => (answer.status(), answer.into_body()),
-            Err(error) => return self.note("readiness", error),
-        };
-        let Ok(state) = serde_json::from_slice::<Readiness>(&body) else {
-            return self.note("readiness", format!("{} answers {status}", paths::READYZ));
+        let mut tries = 0;
+        let (status, state) = loop {
+            let (status, body) = match self.get(paths::READYZ).await {
+                Ok(answer) => (answer.status(), answer.into_body()),
+                Err(error) => return self.note("readiness", error),
+            };
+            let Ok(state) = serde_json::from_slice::<Readiness>(&body) else {
+                return self.note("readiness", format!("{} answers {status}", paths::READYZ));
+            };
+            // A relay that has just started has not asked the provider yet.
+            tries += 1;
+            if state.provider != "not yet reached" || tries > 5 {
+                break (status, state);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         };
         let provider = state.provider_problem.unwrap_or(state.provider);
         let text = format!("{}, store {}, provider {provider}", state.status, state.store);
@@ -493,9 +517,10 @@ impl Doctor {
         }
     }
 
-    async fn cross_origin(&mut self, do_errors_arrive: bool) {
+    async fn cross_origin(&mut self, do_errors_arrive: bool) -> Result<(), Unusable> {
         let Some(origin) = self.origin.clone() else {
-            return self.note("cors", "not looked at: --origin names an add-in's origin");
+            self.note("cors", "not looked at: --origin names an add-in's origin");
+            return Ok(());
         };
         let preflight = [
             (header::ORIGIN, origin.as_str()),
@@ -506,6 +531,7 @@ impl Doctor {
         let wrong = match answer {
             Err(error) => Some(error),
             Ok(answer) if !answer.status().is_success() => {
+                self.is_let_in(&answer, &[StatusCode::METHOD_NOT_ALLOWED])?;
                 Some(format!("the preflight is answered {}", answer.status()))
             }
             Ok(answer) => {
@@ -556,6 +582,7 @@ impl Doctor {
                 self.fault(Severity::Error, "cors", Fault::Cors, &text);
             }
         }
+        Ok(())
     }
 
     /// Creates a session as a page of the relay would, with `cookie` if there is one.
@@ -579,9 +606,11 @@ impl Doctor {
         let answer = self.ask(Method::POST, paths::SESSIONS, &headers, body).await;
         let answer = answer.map_err(|error| unusable(format!("none can be created: {error}")))?;
         if answer.status() != StatusCode::CREATED {
+            self.is_let_in(&answer, &[])?;
             let problem = serde_json::from_slice::<Value>(answer.body()).unwrap_or_default();
             let detail = problem["detail"].as_str().unwrap_or_default();
-            return Err(unusable(format!("none can be created: {} {detail}", answer.status())));
+            let text = format!("none can be created: {} {detail}", answer.status());
+            return Err(unusable(text.trim_end().to_owned()));
         }
         let (parts, body) = answer.into_parts();
         let no_relay = || unusable("what answers is no relay".to_owned());
@@ -617,9 +646,19 @@ impl Doctor {
             return Ok([first, second]);
         }
         let Some(cookie) = browser_cookie(&headers) else {
-            let text = "the relay's cookie does not arrive, or Origin does not reach the relay: the \
-                dialog cannot recognise a browser";
-            self.fault(Severity::Error, "cookies", Fault::Cookies, text);
+            // Without an Origin the relay neither sets it nor answers across origins.
+            let is_unanswered =
+                self.found.iter().any(|found| found.text.contains("has no access-control"));
+            if is_unanswered {
+                self.found.retain(|found| found.check != "cors");
+                let text = "neither the relay's cookie nor its CORS headers arrive: the Origin header \
+                    does not reach the relay";
+                self.fault(Severity::Error, "origin", Fault::Origin, text);
+            } else {
+                let text =
+                    "the relay's cookie does not arrive: the dialog cannot recognise a browser";
+                self.fault(Severity::Error, "cookies", Fault::Cookies, text);
+            }
             let second = self.create(None, sessions).await?.0;
             return Ok([first, second]);
         };

@@ -68,6 +68,10 @@ pub(super) enum Fault {
     Cache,
     Path,
     Redirect,
+    Upstream,
+    Access,
+    RateLimit,
+    Origin,
 }
 
 impl Fault {
@@ -118,17 +122,16 @@ impl Fault {
             }
             (Self::Cookies, Nginx) => {
                 "# remove: proxy_hide_header Set-Cookie, proxy_cookie_domain, proxy_cookie_path, \
-                 proxy_cookie_flags, proxy_set_header Cookie, proxy_set_header Origin"
+                 proxy_cookie_flags, proxy_set_header Cookie"
             }
             (Self::Cookies, Caddy) => {
-                "# remove from reverse_proxy: header_down Set-Cookie, header_up Cookie, header_up Origin"
+                "# remove from reverse_proxy: header_down Set-Cookie, header_up Cookie"
             }
             (Self::Cookies, Haproxy) => {
-                "# remove: http-response del-header Set-Cookie, http-request del-header of Cookie and \
-                 Origin"
+                "# remove: http-response del-header Set-Cookie, http-request del-header Cookie"
             }
             (Self::Cookies, Traefik) => {
-                "# remove Set-Cookie from customResponseHeaders, Cookie and Origin from \
+                "# remove Set-Cookie from customResponseHeaders, Cookie from \
                  customRequestHeaders"
             }
             (Self::WebSocket, Nginx) => {
@@ -239,6 +242,30 @@ impl Fault {
             (Self::Redirect, Traefik) => {
                 "redirections: {entryPoint: {to: websecure, scheme: https}}  # of entry point web"
             }
+            (Self::Upstream, Nginx) => {
+                "proxy_pass http://127.0.0.1:8080;  # where the relay listens"
+            }
+            (Self::Upstream, Caddy) => "reverse_proxy 127.0.0.1:8080  # where the relay listens",
+            (Self::Upstream, Haproxy) => "server relay1 127.0.0.1:8080  # where the relay listens",
+            (Self::Upstream, Traefik) => {
+                "servers: [{url: 'http://127.0.0.1:8080'}]  # where the relay listens"
+            }
+            (Self::Access, Nginx) => "# remove: auth_basic, auth_request, deny, return, rewrite",
+            (Self::Access, Caddy) => "# remove: basic_auth, forward_auth, respond, redir",
+            (Self::Access, Haproxy) => {
+                "# remove: http-request auth, http-request deny, http-request redirect"
+            }
+            (Self::Access, Traefik) => "# remove: basicAuth, forwardAuth, ipAllowList",
+            (Self::RateLimit, Nginx) => "limit_req zone=… burst=50 nodelay;  # or none",
+            (Self::RateLimit, Caddy) => "# remove: rate_limit, or raise it to 50 events in 10s",
+            (Self::RateLimit, Haproxy) => {
+                "http-request deny if { sc_http_req_rate(0) gt 50 }  # in 10s, or none"
+            }
+            (Self::RateLimit, Traefik) => "rateLimit: {average: 10, burst: 50}  # or none",
+            (Self::Origin, Nginx) => "proxy_set_header Origin $http_origin;",
+            (Self::Origin, Caddy) => "# remove from reverse_proxy: header_up Origin",
+            (Self::Origin, Haproxy) => "# remove: http-request del-header Origin",
+            (Self::Origin, Traefik) => "# remove Origin from customRequestHeaders",
             (Self::Date, Nginx | Caddy | Haproxy | Traefik) => {
                 "timedatectl set-ntp true  # on the host of the proxy and of the relay"
             }
