@@ -22,7 +22,7 @@ use crate::{
     oidc::Severity,
     server,
     settings::{EffectiveSetting, ListFormat, LogFormat, Settings, Snapshot, environment},
-    telemetry::log::Log,
+    telemetry::log::{Filter, Log},
 };
 
 /// Filter of the log, such as `debug` or `info,token_relay::relay=trace`.
@@ -318,6 +318,9 @@ pub fn main() -> ExitCode {
                 Ok(snapshot) => snapshot,
                 Err(errors) => return bad_settings(&errors),
             };
+            if let Err(error) = log_filter() {
+                return bad_settings(&error);
+            }
             for warning in snapshot.warnings() {
                 print_error(&format!("warning: {warning}"));
             }
@@ -449,9 +452,14 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn start_log(format: LogFormat) -> Result<Log, String> {
-    let filter = environment().find(|(name, value)| name == LOG && !value.is_empty());
+    Ok(Log::start(log_filter()?, format == LogFormat::Json))
+}
+
+/// What the environment says is logged.
+fn log_filter() -> Result<Filter, String> {
+    let filter = environment().find(|(name, value)| name == LOG && !value.trim().is_empty());
     let filter = filter.map_or_else(|| "info".to_owned(), |(_, value)| value);
-    Log::start(&filter, format == LogFormat::Json).map_err(|error| format!("{LOG}: {error}"))
+    filter.trim().parse().map_err(|error| format!("{LOG}: {error}"))
 }
 
 fn healthcheck(url: Option<url::Url>, file: Option<&Path>) -> ExitCode {

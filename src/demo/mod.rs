@@ -173,8 +173,7 @@ pub async fn start(
             .map(|path| server.app().public(path))
             .to_vec(),
     };
-    let auto_login = std::env::var_os("TOKEN_RELAY_DEMO_AUTO_LOGIN")
-        .is_some_and(|value| value.to_str().is_none_or(|value| !value.trim().is_empty()));
+    let auto_login = is_on(std::env::var("TOKEN_RELAY_DEMO_AUTO_LOGIN").ok().as_deref());
     let provider = DemoProvider::new(&issuer, client, auto_login)?.router();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, provider).await {
@@ -182,6 +181,13 @@ pub async fn start(
         }
     });
     Ok(Demo { server, issuer, snapshot, client_secret: secret, platform })
+}
+
+/// Whether a variable that is no setting switches something on: off when empty, as settings are, and
+/// where it says so.
+fn is_on(value: Option<&str>) -> bool {
+    let value = value.map(|value| value.trim().to_ascii_lowercase()).unwrap_or_default();
+    !matches!(value.as_str(), "" | "0" | "false" | "no" | "off")
 }
 
 /// Keys that a deployment shares with others; the demo makes its own.

@@ -316,3 +316,13 @@ async fn discovery_and_keys_are_public_and_hold_nothing_private() {
     let answer = userinfo.bearer_auth("guess").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
 }
+
+#[test]
+fn a_variable_that_says_so_is_off() {
+    for off in [None, Some(""), Some(" "), Some("0"), Some("false"), Some("No"), Some("off")] {
+        assert!(!super::is_on(off), "{off:?}");
+    }
+    for on in ["1", "true", "yes", "on", "alice"] {
+        assert!(super::is_on(Some(on)), "{on}");
+    }
+}

@@ -308,10 +308,14 @@ impl Source {
             None => (&[][..], name),
         };
         let global = declarations().filter(|_| section.is_empty());
+        // The settings file has a table too.
+        let is_in_file = section.is_empty() && !written.starts_with(PREFIX);
+        let tables = is_in_file.then_some("CLIENTS");
         let near = section
             .iter()
             .chain(global)
             .map(|declaration| declaration.name)
+            .chain(tables)
             .map(|known| (strsim::damerau_levenshtein(known, name), known))
             .filter(|(slips, known)| *slips <= (known.len() / LETTERS_PER_SLIP).clamp(1, MAX_SLIPS))
             .min_by_key(|(slips, _)| *slips);

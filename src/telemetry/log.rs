@@ -7,6 +7,7 @@ use std::{
     fmt,
     io::{self, IsTerminal as _},
     panic::PanicHookInfo,
+    str::FromStr,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,7 @@ use std::{
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    filter::{ParseError, Targets},
+    filter::{LevelFilter, Targets},
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
@@ -62,18 +63,41 @@ impl io::Write for StandardError {
     }
 }
 
+/// What is logged: a level, or a list such as `info,token_relay::relay=trace`.
+#[derive(Clone, Debug)]
+pub struct Filter(Targets);
+
+/// A text is no filter.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "expected off, error, warn, info, debug, trace, or a list such as info,token_relay::relay=trace"
+)]
+pub struct InvalidFilter;
+
+impl FromStr for Filter {
+    type Err = InvalidFilter;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFilter> {
+        // A word alone would be a target that nothing logs to, and everything else would be silent.
+        let is_known = |part: &str| {
+            part.contains(['=', ':'])
+                || ["token_relay", "audit"].contains(&part)
+                || part.parse::<LevelFilter>().is_ok()
+        };
+        if !text.split(',').map(str::trim).all(is_known) {
+            return Err(InvalidFilter);
+        }
+        text.parse().map(Self).map_err(|_| InvalidFilter)
+    }
+}
+
 /// The log of this process. Dropping it writes the queued lines, as far as standard error takes
 /// them within two seconds.
 pub struct Log(Option<WorkerGuard>);
 
 impl Log {
-    /// Starts to log what `filter` selects, as text or as JSON, panics included. The filter is a level,
-    /// or a list such as `info,token_relay::relay=trace`.
-    ///
-    /// # Errors
-    /// When `filter` is not of this form.
-    pub fn start(filter: &str, json: bool) -> Result<Self, ParseError> {
-        let filter: Targets = filter.parse()?;
+    /// Starts to log what `filter` selects, as text or as JSON, panics included.
+    pub fn start(Filter(filter): Filter, json: bool) -> Self {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUED_LINES)
@@ -91,7 +115,7 @@ impl Log {
             log.with(layer.with_ansi(io::stderr().is_terminal())).init();
         }
         std::panic::set_hook(Box::new(log_panic));
-        Ok(Self(Some(guard)))
+        Self(Some(guard))
     }
 }
 

@@ -106,10 +106,19 @@ fn check_config_hides_secrets() {
 
 #[test]
 fn the_log_level_is_checked_and_foreign_variables_are_left_alone() {
-    let wrong = [&PROVIDER[..], &[("TOKEN_RELAY_LOG", "token_relay=loud")]].concat();
-    let output = run(&["serve"], &wrong);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("TOKEN_RELAY_LOG"), "{}", stderr(&output));
+    for wrong in ["token_relay=loud", "verbose", "info,loud", "token_relay=info,,x"] {
+        let environment = [&PROVIDER[..], &[("TOKEN_RELAY_LOG", wrong)]].concat();
+        for command in ["serve", "check-config"] {
+            let output = run(&[command], &environment);
+            assert_eq!(output.status.code(), Some(2), "{wrong}");
+            let said = stderr(&output);
+            assert!(said.contains("TOKEN_RELAY_LOG: expected off, error"), "{said}");
+        }
+    }
+    for right in ["", " ", "WARN", "off", "info,token_relay::relay=trace", "hyper=debug", "audit"] {
+        let environment = [&PROVIDER[..], &[("TOKEN_RELAY_LOG", right)]].concat();
+        assert!(run(&["check-config"], &environment).status.success(), "{right}");
+    }
     let latin1 = OsStr::from_bytes(b"caf\xe9");
     let check = |name: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_token-relay"));
@@ -310,9 +319,18 @@ fn what_cannot_be_read_is_the_only_thing_said_and_hints_are_near() {
     std::fs::write(&wrong, "listen = '127.0.0.1:0'\n\noidc_client_secret = confidential\n")
         .unwrap();
     let wrong = wrong.to_str().unwrap();
-    for (file, expected) in
-        [("/no/such/file", "/no/such/file: "), (wrong, "not valid TOML at line 3")]
-    {
+    let table = folder.join("table.toml");
+    std::fs::write(
+        &table,
+        "oidc_issuer = 'https://login.example'\noidc_client_id = 'relay'\n[client.x]\n",
+    )
+    .unwrap();
+    let table = table.to_str().unwrap();
+    for (file, expected) in [
+        ("/no/such/file", "/no/such/file: "),
+        (wrong, "not valid TOML at line 3"),
+        (table, "client: no such setting; did you mean clients?"),
+    ] {
         let output = run(&["check-config", "--config", file], &[]);
         assert_eq!(output.status.code(), Some(2));
         let said = stderr(&output);
@@ -364,6 +382,12 @@ fn every_form_of_the_list_has_every_setting() {
                 .any(|line| { line.trim_start_matches('#').starts_with(&format!("{variable}=")) }),
             "{setting}"
         );
+    }
+    // systemd unquotes and Docker does not: a value means the same to both where there is nothing to
+    // unquote, and no space at an end.
+    for line in env.lines().filter(|line| line.contains('=') && !line.starts_with("# ")) {
+        let (_, value) = line.split_once('=').unwrap();
+        assert!(!value.contains(['"', '\'', '\\', '$', '`']) && value.trim() == value, "{line}");
     }
 }
 

@@ -113,7 +113,7 @@ impl Doctor {
             _ if is_ours => return Ok(()),
             429 | 503 => ("limit", Severity::Warning, Fault::RateLimit, "limits requests"),
             401 | 403 | 407 => ("access", Severity::Error, Fault::Access, "lets nobody in"),
-            300..400 => ("access", Severity::Error, Fault::Access, "leads elsewhere"),
+            300..=399 => ("access", Severity::Error, Fault::Access, "leads elsewhere"),
             _ => return Ok(()),
         };
         let text = format!("the proxy {what} in place of the relay: it answers {status}");
