@@ -46,6 +46,11 @@ def closed(properties, **more):
     return {"type": "object", "additionalProperties": False, "properties": properties, **more}
 
 
+def whole(properties):
+    """All of them have a default, so that only `null` leaves one out."""
+    return closed(properties, required=[name for name in properties if name != "global"])
+
+
 def schema():
     plain, secret = settings()
     assert len(plain) > 40 and len(secret) >= 8, (plain, secret)
@@ -55,26 +60,26 @@ def schema():
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart token-relay",
-        **closed(
+        **whole(
             {
-                "image": closed({"repository": text, "tag": text, "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+                "image": whole({"repository": text, "tag": text, "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
                                  "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]}}),
                 "imagePullSecrets": things,
                 "replicas": {"type": "integer", "minimum": 0},
-                "redis": closed({"enabled": flag}),
+                "redis": whole({"enabled": flag}),
                 "settings": closed({name: kind(name, default) for name, default in plain.items()}),
                 "clients": {"type": "string", "description": "TOML"},
                 "existingSecret": text,
-                "secretFiles": closed({"existingSecret": text, "names": {"type": "array", "items": {"enum": secret}, "uniqueItems": True}}),
-                "tls": closed({"existingSecret": text}),
-                "autoscaling": closed({"enabled": flag, "minReplicas": count, "maxReplicas": count, "streamsOpen": count}),
-                "podDisruptionBudget": closed({"enabled": flag, "maxUnavailable": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}}),
-                "service": closed({"port": {"type": "integer", "minimum": 1, "maximum": 65535}, "annotations": words}),
-                "ingress": closed({"enabled": flag, "className": text, "host": text, "tlsSecret": text, "annotations": words}),
-                "httpRoute": closed({"enabled": flag, "host": text, "parentRefs": things, "annotations": words}),
-                "serviceAccount": closed({"create": flag, "name": text, "annotations": words}),
-                "networkPolicy": closed({"enabled": flag, "from": things, "metricsFrom": things}),
-                "podMonitor": closed({"enabled": flag, "labels": words}),
+                "secretFiles": whole({"existingSecret": text, "names": {"type": "array", "items": {"enum": secret}, "uniqueItems": True}}),
+                "tls": whole({"existingSecret": text}),
+                "autoscaling": whole({"enabled": flag, "minReplicas": count, "maxReplicas": count, "streamsOpen": count}),
+                "podDisruptionBudget": whole({"enabled": flag, "maxUnavailable": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}}),
+                "service": whole({"port": {"type": "integer", "minimum": 1, "maximum": 65535}, "annotations": words}),
+                "ingress": whole({"enabled": flag, "className": text, "host": text, "tlsSecret": text, "annotations": words}),
+                "httpRoute": whole({"enabled": flag, "host": text, "parentRefs": things, "annotations": words}),
+                "serviceAccount": whole({"create": flag, "name": text, "annotations": words}),
+                "networkPolicy": whole({"enabled": flag, "from": things, "metricsFrom": things}),
+                "podMonitor": whole({"enabled": flag, "labels": words}),
                 "resources": anything,
                 "terminationGracePeriodSeconds": count,
                 "extraEnv": things,
