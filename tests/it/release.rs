@@ -54,7 +54,15 @@ fn the_archive_holds_a_program_that_runs_its_manual_and_completions() {
         let script = std::fs::read_to_string(top.join("completions").join(file)).unwrap();
         assert!(script.contains("check-config"), "{file}");
     }
-    for file in ["LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"] {
+    for file in [
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "docs/deployment.md",
+        "deploy/nginx.conf",
+        "deploy/systemd/token-relay.service",
+    ] {
         assert!(top.join(file).is_file(), "{file}");
     }
     let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
