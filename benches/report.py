@@ -245,6 +245,11 @@ def summary(results):
         return f"{created['POST /addons/sessions, Redis']['per_second']:.0f} over Redis, {created['POST /addons/sessions, memory']['per_second']:.0f} in memory", \
             f"Redis alone {created['Redis alone, one at a time on 32 connections']['per_second']:.0f}"
 
+    def keyed():
+        of = {row["what"]: row["whole"] for row in results["keys"]["rows"] if row["sessions"] == "Redis"}
+        shown = lambda whole: f"{whole['processor_us'] / 1e3:.2f} ms, p50 {whole['times']['p50_ms']:.2f} ms"
+        return shown(of["both"]), f"with neither {shown(of['neither'])}"
+
     def starting():
         entry = results["start"]
         return ", ".join(f"{row['median_ms']:.0f} ms ({row['sessions']})" for row in entry["rows"]), ""
@@ -269,6 +274,7 @@ def summary(results):
         ("login's last request → token, against polling once a second", seen),
         ("processor per waiting client and second, over Redis", waiting),
         ("sessions created a second", creating),
+        ("processor and time of a login with encrypted delivery and DPoP, over Redis", keyed),
         ("start to ready", starting),
         ("one of two instances killed", dying),
         ("rolling deploy", deploying),

@@ -17,7 +17,8 @@ let demo;
 let browser;
 let proxy;
 let answers = ''; // of the relay, as the proxy sees them
-let strips = false;
+let strips = []; // what the proxy takes out: members of creations, and fields of requests
+let asked = []; // method and path of each request
 
 /** Passes on every request; records the answers. */
 async function startProxy(port) {
@@ -25,10 +26,13 @@ async function startProxy(port) {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
     let body = Buffer.concat(chunks);
-    if (strips && request.method === 'POST' && request.url === '/addons/sessions') {
-      const { encryption_key: _, ...rest } = JSON.parse(body);
-      body = Buffer.from(JSON.stringify(rest));
+    asked.push(`${request.method} ${request.url}`);
+    if (request.method === 'POST' && request.url === '/addons/sessions') {
+      const creation = JSON.parse(body);
+      for (const member of strips) delete creation[member];
+      body = Buffer.from(JSON.stringify(creation));
     }
+    for (const field of strips) delete request.headers[field];
     const headers = { ...request.headers, ...(body.length && { 'content-length': body.length }) };
     const onward = http.request({ host: '127.0.0.1', port, path: request.url, method: request.method, headers }, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
@@ -152,17 +156,39 @@ test('a token bound to the key of a pane that was reloaded is used with proofs, 
   await context.close();
 });
 
-test('a proxy that strips the key gives the pane an error and no token', async () => {
-  strips = true;
+for (const [what, member, options, code] of [
+  ['key', 'encryption_key', {}, 'not_encrypted'],
+  ['thumbprint', 'dpop_jkt', { dpop: true }, 'not_bound'],
+]) {
+  test(`a proxy that strips the ${what} gives the pane an error and no token`, async () => {
+    strips = [member];
+    try {
+      const { context, page, dialog } = await begin(pane, options);
+      await logIn(dialog, 'alice');
+      assert.equal(await page.evaluate(() => window.outcome), code);
+      assert.match(answers, member === 'encryption_key' ? /"access_token"/ : /"encrypted"/);
+      await context.close();
+    } finally {
+      strips = [];
+    }
+  });
+}
+
+test('a proxy that strips the proof leaves the token useless, and is asked no more than twice', async () => {
+  const { context, page, dialog } = await begin(pane, { dpop: true });
+  await logIn(dialog, 'alice');
+  assert.match(await page.evaluate(() => window.outcome), /^eyJ/);
+  const ask = () => page.evaluate(async (url) => (await window.token.fetch(url)).status, `${proxy.address}/addons/me`);
+  strips = ['dpop'];
+  asked = [];
   try {
-    const { context, page, dialog } = await begin(pane);
-    await logIn(dialog, 'alice');
-    assert.equal(await page.evaluate(() => window.outcome), 'not_encrypted');
-    assert.match(answers, /"access_token"/);
-    await context.close();
+    assert.equal(await ask(), 401);
+    assert.equal(asked.filter((request) => request === 'GET /addons/me').length, 2, 'once more with the nonce that it names');
   } finally {
-    strips = false;
+    strips = [];
   }
+  assert.equal(await ask(), 200, 'the token works where proofs arrive');
+  await context.close();
 });
 
 test('a page without WebCrypto sends no key and has its token', async () => {
