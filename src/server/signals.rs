@@ -35,6 +35,8 @@ struct Handlers {
 impl Handlers {
     fn install() -> io::Result<Self> {
         let listen = unix::signal;
+        // A log that has reached its limit of size (RLIMIT_FSIZE) fails to be written, no more.
+        drop(listen(unix::SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self {
             terminate: listen(unix::SignalKind::terminate())?,
             interrupt: listen(unix::SignalKind::interrupt())?,

@@ -245,12 +245,25 @@ mod tests {
             "GET /a/events HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /a/events HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+            "GET /a/events HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "GET /a/events HTTP/1.1\r\nHo st: a\r\n\r\n",
             "GET /a/events HTTP/1.1\rHost: a\r\r",
             "\u{16}\u{3}\u{1}",
         ] {
             assert_eq!(kind(other.as_bytes()), "other", "{other:?}");
+        }
+        let with_fields = |count: usize, value: &str| {
+            let fields: String = (1..count).map(|it| format!("X-{it}: {value}\r\n")).collect();
+            format!("GET /a/events HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+        };
+        for (head, expected) in [
+            (with_fields(MAX_FIELDS, "y"), "event stream"),
+            (with_fields(MAX_FIELDS + 1, "y"), "other"),
+            (with_fields(2, &"y".repeat(MAX_BUFFERED_HEAD)), "other"),
+        ] {
+            assert_eq!(kind(head.as_bytes()), expected);
         }
         for length in 0..=HTTP2_PREFACE.len() {
             let expected = if length == HTTP2_PREFACE.len() { "HTTP/2" } else { "incomplete" };

@@ -375,7 +375,7 @@ const ANSWERS: [(Kind, &str, &str); 5] = [
 
 /// What a plain request has not: fields that a handler reads, that concern the body or the connection,
 /// that are malformed.
-const FIELDS: [&str; 53] = [
+const FIELDS: [&str; 54] = [
     "Origin: https://add-in.example",
     "Origin: https://evil.example",
     "Origin: null",
@@ -383,6 +383,7 @@ const FIELDS: [&str; 53] = [
     "Cookie: {cookie}\r\nOrigin: https://add-in.example",
     "Cookie: {cookie}\r\nOrigin: https://evil.example",
     "Cookie: a=b\r\nCookie: {cookie}",
+    "Cookie: {cookie}\r\nCookie: a=b",
     "Cookie: a=b; {cookie}; {cookie}",
     "Sec-WebSocket-Protocol: token-relay.v1, bearer.{token}",
     "authorization:bearer {token}",
@@ -535,7 +536,9 @@ fn variants() -> Vec<Variant> {
     for line in REQUEST_LINES {
         let line = line.replace("{}", target);
         add(kind, &[&format!("{line}\r\nHost: relay\r\n\r\n")], false);
-        add(Kind::Ended, &[&format!("{line}\r\nHost: relay\r\n\r\n{NEXT}")], false);
+        for more in ["", NEXT] {
+            add(Kind::Ended, &[&format!("{line}\r\nHost: relay\r\n\r\n{more}")], false);
+        }
     }
     for host in ["", "Host:\r\n", "Host: a@b\r\n", "Host: a:x\r\n", "host:relay:80\r\n"] {
         add(kind, &[&format!("GET {target} HTTP/1.1\r\n{host}\r\n")], false);

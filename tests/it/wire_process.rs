@@ -85,7 +85,10 @@ fn ended(child: &mut Child) -> std::process::ExitStatus {
 
 /// Creates sessions, signs in and shuts down with a log that goes nowhere.
 async fn serves_with(stderr: Stdio, name: &str) {
-    let mut command = demo();
+    serves(demo(), stderr, name).await;
+}
+
+async fn serves(mut command: Command, stderr: Stdio, name: &str) {
     // Every request is logged.
     command.env("TOKEN_RELAY_LOG", "debug").env("TOKEN_RELAY_SESSIONS_PER_MINUTE", "100000");
     let mut relay = Process::spawn(command, stderr);
@@ -130,6 +133,13 @@ async fn a_log_pipe_that_nobody_reads_changes_nothing_else() {
     let (reader, stderr) = unread_pipe();
     serves_with(stderr, "a pipe that nobody reads").await;
     drop(reader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_file_of_limited_size_changes_nothing_else() {
+    let folder = Directory::new();
+    let log = File::create(folder.file("log")).unwrap();
+    serves(limited_demo("-f 8"), log.into(), "a file that may not grow further").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,12 +209,16 @@ fn commands_end_with_their_status_where_nothing_can_be_printed() {
     assert_eq!(run(&["login", nobody, "--no-open"], &[], dead_pipe(), dead_pipe()), Some(1));
 }
 
-/// The demo with limits on open files, set by a shell.
-fn limited(limits: &str) -> Process {
+/// The demo with limits, set by a shell.
+fn limited_demo(limits: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit {limits}; exec \"$0\" \"$@\"")]);
     command.arg(env!("CARGO_BIN_EXE_token-relay")).args(demo().get_args());
-    Process::spawn(command, Stdio::piped())
+    command
+}
+
+fn limited(limits: &str) -> Process {
+    Process::spawn(limited_demo(limits), Stdio::piped())
 }
 
 fn address(relay: &Process) -> SocketAddr {
