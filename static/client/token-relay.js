@@ -132,8 +132,8 @@ const originOfPage = () => globalThis.origin ?? globalThis.location?.origin;
 function originNotAllowed(text, status) {
   const origin = originOfPage();
   const advice = origin === 'null'
-    ? 'This page has no origin of its own (null). The relay\'s operator allows such pages by OPAQUE_ORIGINS, or by opaque_origins of the client.'
-    : `The origin of this page is ${origin}. The relay's operator allows it in ALLOWED_ORIGINS, or in the origins of the client.`;
+    ? 'This page has no origin of its own (null). The relay\'s operator allows such pages by TOKEN_RELAY_OPAQUE_ORIGINS, or by opaque_origins of the client.'
+    : `The origin of this page is ${origin}. The relay's operator allows it by TOKEN_RELAY_ALLOWED_ORIGINS, or by origins of the client.`;
   return new SignInError('origin_not_allowed', `${text} ${advice}`, status);
 }
 

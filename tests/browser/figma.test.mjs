@@ -38,11 +38,15 @@ let strict; // does not
 let folder;
 let host;
 
+/** The command of the example's package.json. */
+const build = () => execFileSync('npm', ['run', 'build'], { cwd: folder, stdio: 'pipe' });
+
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'token-relay-figma-'));
   cpSync(`${STATIC}examples/figma`, folder, { recursive: true });
   mkdirSync(join(folder, 'node_modules'));
   for (const name of ['@figma', 'typescript', '.bin']) symlinkSync(join(MODULES, name), join(folder, 'node_modules', name));
+  build();
   relay = await startDemo({ TOKEN_RELAY_OPAQUE_ORIGINS: 'true' });
   strict = await startDemo();
   host = http.createServer((request, response) => {
@@ -72,13 +76,12 @@ test('the code fits the types of Figma, and is built by the command in package.j
   const own = JSON.parse(readFileSync(new URL('./package.json', import.meta.url), 'utf8')).devDependencies;
   for (const [name, wanted] of Object.entries(devDependencies)) assert.equal(own[name], wanted, name);
   assert.equal(scripts.build, 'tsc');
-  execFileSync('npm', ['run', 'build'], { cwd: folder, stdio: 'pipe' });
   assert.match(readFileSync(join(folder, 'code.js'), 'utf8'), /figma\.showUI/);
   // The types are there: a call that Figma does not have is refused.
   writeFileSync(join(folder, 'code.ts'), readFileSync(join(folder, 'code.ts'), 'utf8').replace('openExternal', 'openWindow'));
-  assert.throws(() => execFileSync('npm', ['run', 'build'], { cwd: folder, stdio: 'pipe' }), ({ stdout }) => /openWindow/.test(String(stdout)));
+  assert.throws(build, ({ stdout }) => /openWindow/.test(String(stdout)));
   cpSync(`${STATIC}examples/figma/code.ts`, join(folder, 'code.ts'));
-  execFileSync('npm', ['run', 'build'], { cwd: folder, stdio: 'pipe' });
+  build();
 });
 
 /** The plug-in in its host. */
@@ -140,7 +143,7 @@ test('signs in by the code, gets the token by push, keeps it and forgets it', as
 test('where the operator does not allow it, the plug-in says what would', async () => {
   const { context, page, plugin, status } = await run(strict.address);
   await plugin.click('#sign-in');
-  await until('the refusal is explained', async () => /Not signed in/.test(await status()));
+  await until('the refusal is explained', async () => /Not signed in: /.test(await status()));
   assert.match(await status(), /no origin of its own \(null\).*OPAQUE_ORIGINS/);
   assert.equal(await page.evaluate(() => globalThis.opened), undefined);
   await context.close();
