@@ -28,6 +28,7 @@ RUN case "${TARGETARCH}" in \
 WORKDIR /build
 # Dependencies first, in a layer of their own that only Cargo.toml and Cargo.lock invalidate.
 COPY Cargo.toml Cargo.lock askama.toml ./
+COPY .cargo .cargo
 COPY client/Cargo.toml client/
 # With the features of the program, or some would be compiled twice. Cargo wants the file of each
 # benchmark that Cargo.toml names, built or not; none is built here.
