@@ -135,7 +135,7 @@ async fn a_backend_completes_a_session_with_a_token_of_the_sessions_client() {
         assert_eq!(end.status(), StatusCode::NO_CONTENT);
         let (status, body) = fulfil(&relay.url, &of(&session, json!({"subject": "43"}))).await;
         assert_eq!((status, problem(&body)), (StatusCode::GONE, "session-gone"));
-        assert!(relay.log().contains("session fulfilled by a backend"), "{}", relay.log());
+        relay.logged("session fulfilled by a backend").await;
     }
 }
 

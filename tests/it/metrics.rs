@@ -259,6 +259,6 @@ async fn whom_to_tell_of_a_vulnerability_is_published_until_it_expires() {
     );
     let over = relay("2020-01-01T00:00:00Z");
     assert_eq!(get(&over).await.status(), StatusCode::NOT_FOUND);
-    assert!(over.log().contains("SECURITY_EXPIRES"), "{}", over.log());
+    over.logged("SECURITY_EXPIRES").await;
     assert_eq!(get(&Process::demo(&[])).await.status(), StatusCode::NOT_FOUND);
 }

@@ -133,7 +133,7 @@ async fn the_numbers_are_those_of_the_metrics_and_failures_have_their_reference(
     // What the person reads out is there with its cause.
     let failure = &state["failures"][0];
     assert!(page.body.contains(text(failure, "reference")), "{failure} {}", page.body);
-    assert!(relay.log().contains(text(failure, "reference")));
+    relay.logged(text(failure, "reference")).await;
     assert!(!text(failure, "cause").is_empty(), "{failure}");
     assert!(!state.to_string().contains(&"x".repeat(43)), "{state}");
     for (_, session) in &streams {

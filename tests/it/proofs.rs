@@ -178,7 +178,7 @@ async fn the_opener_needs_the_token_and_an_allowed_origin() {
     // Once more is too late.
     let again = post_proof(&browser, &page, Some(own), PANE, &prove(&session, &challenge)).await;
     assert_eq!(again.status(), StatusCode::CONFLICT);
-    assert!(relay.log().contains("the opener's proof is not accepted"));
+    relay.logged("the opener's proof is not accepted").await;
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn legacy_sessions_are_off_unless_allowed() {
 #[tokio::test]
 async fn never_asks_for_nothing_and_says_so_at_the_start() {
     let relay = Process::demo(&[("TOKEN_RELAY_CONFIRMATION", "never")]);
-    assert!(relay.log().contains("any website"), "{}", relay.log());
+    relay.logged("any website").await;
     let session = create(&relay.url, Some(bound())).await;
     let url = text(&session, "transit_url");
     let browser = Browser::default();

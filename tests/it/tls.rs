@@ -281,7 +281,7 @@ async fn another_certificate_is_taken_while_streams_stay_open() {
         relay.shown(&both).await.unwrap() == next
     })
     .await;
-    assert!(relay.process.log().contains("TLS_CERTIFICATE, TLS_KEY"), "{}", relay.process.log());
+    relay.process.logged("TLS_CERTIFICATE, TLS_KEY").await;
     for (_client, session, mut events) in open {
         relay.sign_in(&session).await;
         token(&mut events).await;

@@ -183,6 +183,12 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the log has `text`: a thread of its own writes it.
+    pub async fn logged(&self, text: &str) {
+        let found = || async { self.log().contains(text) };
+        redis::eventually(&format!("{text:?} in the log"), found).await;
+    }
+
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
         let id = self.id().to_string();
