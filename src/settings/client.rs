@@ -170,9 +170,8 @@ impl ClientSettings {
             }
         }
         let accepts_code = self.proofs.as_ref().is_none_or(|own| own.contains(&Proof::Code));
-        let named_code =
-            self.proofs.as_ref().map_or(self.origins.is_empty(), |own| own.contains(&Proof::Code));
-        if self.opaque_origins == Some(true) && !named_code {
+        let proofs = proofs_or_default(self.proofs.as_ref(), &self.origins);
+        if self.opaque_origins == Some(true) && !proofs.contains(&Proof::Code) {
             source.reject("opaque_origins", "false, or code among the proofs");
         }
         if self.grants.contains(&Grant::Device) && !accepts_code {
@@ -236,6 +235,18 @@ pub(crate) fn check_all(
             }
         });
     }
+}
+
+/// The proofs that dialogs of `origins` accept: `own`, or else those of the browser and the opener, and the
+/// code where there are no origins.
+pub(crate) fn proofs_or_default(
+    own: Option<&BTreeSet<Proof>>,
+    origins: &[String],
+) -> BTreeSet<Proof> {
+    own.cloned().unwrap_or_else(|| {
+        let code = origins.is_empty().then_some(Proof::Code);
+        [Proof::Browser, Proof::Opener].into_iter().chain(code).collect()
+    })
 }
 
 /// One or more proofs, separated by spaces or commas.

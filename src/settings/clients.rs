@@ -13,7 +13,7 @@ use crate::{
     session::{ClientId, Digest, Surface, Thumbprint},
     settings::{
         Settings,
-        client::{ClientSettings, Grant, Proof},
+        client::{ClientSettings, Grant, Proof, proofs_or_default},
     },
 };
 
@@ -266,14 +266,9 @@ impl Clients {
 
 /// Proofs where none are configured: a code can be passed on by a stranger, so it is accepted only
 /// of clients that cannot give another proof from an origin of theirs.
-fn default_proofs(origins: &[String]) -> BTreeSet<Proof> {
-    let code = origins.is_empty().then_some(Proof::Code);
-    [Proof::Browser, Proof::Opener].into_iter().chain(code).collect()
-}
-
 fn implied(global: &Settings, public_url: &Url) -> Client {
     let origins = global.session.allowed_origins.clone();
-    let proofs = global.session.proofs.clone().unwrap_or_else(|| default_proofs(&origins));
+    let proofs = proofs_or_default(global.session.proofs.as_ref(), &origins);
     // The person who uses the device grant proves nothing but a code.
     let device = proofs.contains(&Proof::Code).then_some(Grant::Device);
     Client {
@@ -303,8 +298,7 @@ fn client(id: &ClientId, settings: &ClientSettings, global: &Client) -> Client {
         [] => global.audience.clone(),
         own => own.to_vec(),
     };
-    let default_proofs = || default_proofs(&settings.origins);
-    let proofs = settings.proofs.clone().unwrap_or_else(default_proofs);
+    let proofs = proofs_or_default(settings.proofs.as_ref(), &settings.origins);
     let opaque_origins = global.opaque_origins && proofs.contains(&Proof::Code);
     Client {
         id: id.clone(),

@@ -6,7 +6,7 @@ use crate::{
     api::Secret,
     session::ClientId,
     settings::{
-        client::{Proof, proofs, warning_of_origin},
+        client::{Proof, proofs, proofs_or_default, warning_of_origin},
         declaration::{Reloadable, secret, section, setting},
         source::Source,
         value::{DAY, HOUR, MINUTE, SECOND, duration, flag, list_of, origin, secrets_of},
@@ -58,11 +58,8 @@ impl SessionSettings {
             source
                 .warn("REQUIRE_BOUND_SESSIONS", "is deprecated; use LEGACY_SESSIONS, its inverse");
         }
-        let accepts_code = match &self.proofs {
-            Some(proofs) => proofs.contains(&Proof::Code),
-            None => self.allowed_origins.is_empty(),
-        };
-        if self.opaque_origins && !accepts_code {
+        let proofs = proofs_or_default(self.proofs.as_ref(), &self.allowed_origins);
+        if self.opaque_origins && !proofs.contains(&Proof::Code) {
             source.reject("OPAQUE_ORIGINS", "false, or code among the PROOFS");
         }
         let registered = source.clients();
