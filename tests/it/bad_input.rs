@@ -60,19 +60,27 @@ async fn creation_refuses_what_it_does_not_understand() {
     problem(elsewhere, StatusCode::NOT_FOUND).await;
 }
 
-/// Every answer 405 of a relay, with `Allow`.
-#[tokio::test]
-async fn a_refused_method_is_answered_with_those_that_are_allowed() {
+/// A relay that serves every endpoint, and its OpenAPI document.
+async fn with_everything(more: &[(&str, &str)]) -> (Process, Value) {
     let secret = "a secret of the tests of 32 characters or more";
-    let relay = Process::demo(&[
+    let mut settings = vec![
         ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
         ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
         ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1/"),
         ("TOKEN_RELAY_ADDONS_CSRF_SECRET", secret),
         ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", secret),
-    ]);
+    ];
+    settings.extend(more);
+    let relay = Process::demo(&settings);
     let document = client().get(format!("{}/openapi.json", relay.url)).send().await.unwrap();
     let document: Value = document.json().await.unwrap();
+    (relay, document)
+}
+
+/// Every answer 405 of a relay, with `Allow`.
+#[tokio::test]
+async fn a_refused_method_is_answered_with_those_that_are_allowed() {
+    let (relay, document) = with_everything(&[]).await;
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 25, "{}", paths.len());
     let id = "A".repeat(43);
@@ -137,17 +145,7 @@ async fn a_refused_method_is_answered_with_those_that_are_allowed() {
 /// document, on every operation.
 #[tokio::test]
 async fn the_description_has_every_status_that_is_answered() {
-    let secret = "a secret of the tests of 32 characters or more";
-    let relay = Process::demo(&[
-        ("TOKEN_RELAY_REFRESH_TOKEN_TTL", "1day"),
-        ("TOKEN_RELAY_MEET_COMPATIBLE", "true"),
-        ("TOKEN_RELAY_MEET_RETURN_TO", "http://127.0.0.1/"),
-        ("TOKEN_RELAY_ADDONS_CSRF_SECRET", secret),
-        ("TOKEN_RELAY_ADDONS_TOKEN_SECRET_KEY", secret),
-        ("TOKEN_RELAY_MAX_BODY", "1000"),
-    ]);
-    let document = client().get(format!("{}/openapi.json", relay.url)).send().await.unwrap();
-    let document: Value = document.json().await.unwrap();
+    let (relay, document) = with_everything(&[("TOKEN_RELAY_MAX_BODY", "1000")]).await;
     let address = relay.url.strip_prefix("http://").unwrap();
     let fields = "X: y\r\n".repeat(101);
     let large = format!(

@@ -110,6 +110,20 @@ async fn fulfil(relay: &Process, session: &Value, mut body: Value) {
     assert_eq!(answer.status(), StatusCode::OK, "{}", answer.text().await.unwrap());
 }
 
+/// The answer of a device authorization for `key`, whose person a backend then names.
+async fn fulfilled_device(relay_url: &str, key: &Value, more: &[(&str, &str)]) -> Value {
+    let key = key.to_string();
+    let form = [&[("client_id", "rooms"), ("encryption_key", key.as_str())][..], more].concat();
+    let url = format!("{relay_url}/addons/device_authorization");
+    let device: Value = client().post(url).form(&form).send().await.unwrap().json().await.unwrap();
+    let fulfilled = client()
+        .post(format!("{relay_url}/addons/fulfil"))
+        .basic_auth("portal", Some(PORTAL))
+        .json(&json!({"user_code": device["user_code"], "subject": "alice"}));
+    assert_eq!(fulfilled.send().await.unwrap().status(), StatusCode::OK);
+    device
+}
+
 async fn refresh(relay: &Process, session: &Value, token: &Value) -> Value {
     let request = client()
         .post(format!("{}/addons/token", relay.url))
@@ -202,15 +216,7 @@ async fn a_login_a_legacy_session_and_a_device_are_answered_encrypted_too() {
             assert!(token.get("access_token").is_some(), "{token}");
         }
     }
-    let request = client()
-        .post(format!("{}/addons/device_authorization", relay.url))
-        .form(&[("client_id", "rooms"), ("encryption_key", &opener.key.to_string())]);
-    let device: Value = request.send().await.unwrap().json().await.unwrap();
-    let fulfilled = client()
-        .post(format!("{}/addons/fulfil", relay.url))
-        .basic_auth("portal", Some(PORTAL))
-        .json(&json!({"user_code": device["user_code"], "subject": "alice"}));
-    assert_eq!(fulfilled.send().await.unwrap().status(), StatusCode::OK);
+    let device = fulfilled_device(&relay.url, &opener.key, &[]).await;
     let request = client().post(format!("{}/addons/token", relay.url)).form(&[
         ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
         ("device_code", text(&device, "device_code")),
@@ -377,19 +383,6 @@ async fn both_keys_of_a_device_hold_for_its_code_its_stream_and_its_refresh_toke
     let [mut opener, _] = Opener::all();
     let key = Key::generate();
     let endpoint = format!("{}/addons/token", relay.url);
-    let public = opener.key.to_string();
-    let authorize = async |more: &[(&str, &str)]| {
-        let form = [&[("client_id", "rooms"), ("encryption_key", public.as_str())][..], more];
-        let url = format!("{}/addons/device_authorization", relay.url);
-        let request = client().post(url).form(&form.concat());
-        let device: Value = request.send().await.unwrap().json().await.unwrap();
-        let fulfilled = client()
-            .post(format!("{}/addons/fulfil", relay.url))
-            .basic_auth("portal", Some(PORTAL))
-            .json(&json!({"user_code": device["user_code"], "subject": "alice"}));
-        assert_eq!(fulfilled.send().await.unwrap().status(), StatusCode::OK);
-        device
-    };
     let ask = async |form: &[(&str, &str)], nonce: Option<&str>| {
         let mut request = client().post(&endpoint).form(form);
         if let Some(nonce) = nonce {
@@ -408,7 +401,7 @@ async fn both_keys_of_a_device_hold_for_its_code_its_stream_and_its_refresh_toke
         ]
     };
     let thumbprint = key.thumbprint();
-    let device = authorize(&[("dpop_jkt", &thumbprint)]).await;
+    let device = fulfilled_device(&relay.url, &opener.key, &[("dpop_jkt", &thumbprint)]).await;
     let form = by_code(&device);
     let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
     // A proxy that strips the proof gets nothing, encrypted or not.
@@ -429,14 +422,14 @@ async fn both_keys_of_a_device_hold_for_its_code_its_stream_and_its_refresh_toke
     assert_eq!(text(&next, "token_type"), "DPoP");
 
     // The stream has the same, without a proof: what it gives is of use to the holder of both keys.
-    let device = authorize(&[("dpop_jkt", &thumbprint)]).await;
+    let device = fulfilled_device(&relay.url, &opener.key, &[("dpop_jkt", &thumbprint)]).await;
     let session_token = text(&device, "session_token");
     let mut events = Events::open(text(&device, "events_url"), Some(session_token)).await;
     let token = opener.open(&device, &events.next().await.unwrap().data);
     assert_eq!(text(&token, "token_type"), "DPoP");
 
     // What is encrypted already cannot be bound afterwards.
-    let device = authorize(&[]).await;
+    let device = fulfilled_device(&relay.url, &opener.key, &[]).await;
     let form = by_code(&device);
     let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (late, _) = ask(&form, Some(&nonce)).await;
