@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::Response;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 /// Time limit for connecting, within that of the whole call.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,17 +82,28 @@ const MAX_CALLS: usize = 64;
 /// Calls of a [`ServiceClient`] that wait for their turn.
 const MAX_WAITING: usize = 512;
 
+/// Maximum wait for a turn. It is apart from the time limit of the call: if the wait came out of that
+/// limit, the calls whose turn comes under constant overload would be those with the least time left,
+/// and a service that needs a second for its answer would answer none in time.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
 /// Why a service gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The request could not be sent, or its answer could not be read.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// No answer in time, the wait for its turn included.
+    /// No answer in time.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// Calls that were under way took too long for this one to be sent.
+    #[error(
+        "not asked: {MAX_CALLS} calls were under way for {}",
+        humantime::format_duration(MAX_WAIT)
+    )]
+    Busy,
     /// Too many calls wait already.
-    #[error("{MAX_WAITING} calls wait for it already")]
+    #[error("not asked: {MAX_CALLS} calls are under way and {MAX_WAITING} wait")]
     Overloaded,
 }
 
@@ -118,22 +129,53 @@ impl Authorities {
     }
 }
 
+/// Bounds the calls of one service that are under way, those that wait, and how long they wait.
+#[derive(Clone)]
+struct Turns {
+    /// One permit a call under way.
+    turns: Arc<Semaphore>,
+    /// One permit a call under way or waiting.
+    places: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(MAX_CALLS)),
+            places: Arc::new(Semaphore::new(MAX_CALLS + MAX_WAITING)),
+        }
+    }
+
+    /// Runs `call` when it is its turn, for at most `limit`.
+    async fn take<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, ServiceError> {
+        let Ok(_place) = self.places.try_acquire() else { return Err(ServiceError::Overloaded) };
+        let Ok(_turn) = timeout(MAX_WAIT, self.turns.acquire()).await else {
+            return Err(ServiceError::Busy);
+        };
+        match timeout(limit, call).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(ServiceError::TimedOut(limit)),
+        }
+    }
+}
+
 /// A client of one service of the operator's: its connections are pooled, and calls under way and
 /// calls that wait are bounded, so that a slow service holds up nothing else.
 #[derive(Clone)]
 pub struct ServiceClient {
     client: reqwest::Client,
-    /// One permit a call under way.
-    turns: Arc<Semaphore>,
-    /// One permit a call under way or waiting.
-    places: Arc<Semaphore>,
+    turns: Turns,
     timeout: Duration,
     max: usize,
 }
 
 impl ServiceClient {
-    /// A client whose every call ends within `timeout` with an answer of at most `max` bytes. It
-    /// trusts `authorities`, or those of the system without any.
+    /// A client whose every call ends within `timeout`, counted from when it is sent, with an answer
+    /// of at most `max` bytes. It trusts `authorities`, or those of the system without any.
     ///
     /// # Errors
     /// When the client cannot be built, as without any trust anchors.
@@ -143,18 +185,12 @@ impl ServiceClient {
         authorities: Authorities,
     ) -> Result<Self, reqwest::Error> {
         // HTTP/1.1, whose `Host` may differ from the name that the connection is made to.
-        // The limit of a call includes the wait for its turn; this one is never reached first.
+        // `Turns` ends the call first, so that the error names the limit.
         let mut builder = builder(timeout + Duration::from_secs(1)).http1_only();
         if !authorities.0.is_empty() {
             builder = builder.tls_certs_only(authorities.0);
         }
-        Ok(Self {
-            client: builder.build()?,
-            turns: Arc::new(Semaphore::new(MAX_CALLS)),
-            places: Arc::new(Semaphore::new(MAX_CALLS + MAX_WAITING)),
-            timeout,
-            max,
-        })
+        Ok(Self { client: builder.build()?, turns: Turns::new(), timeout, max })
     }
 
     /// Sends `request` when it is its turn.
@@ -162,15 +198,7 @@ impl ServiceClient {
     /// # Errors
     /// [`ServiceError`]. A status is no error here.
     pub async fn call(&self, request: reqwest::Request) -> Result<Response<Vec<u8>>, ServiceError> {
-        let Ok(_place) = self.places.try_acquire() else { return Err(ServiceError::Overloaded) };
-        let answered = async {
-            let _turn = self.turns.acquire().await;
-            call(&self.client, request, self.max).await
-        };
-        match tokio::time::timeout(self.timeout, answered).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(ServiceError::TimedOut(self.timeout)),
-        }
+        self.turns.take(self.timeout, call(&self.client, request, self.max)).await
     }
 }
 
@@ -193,13 +221,46 @@ mod tests {
                 tokio::spawn(async move { service.call(request).await })
             })
             .collect();
-        let (mut overloaded, mut late) = (0, 0);
+        let (mut overloaded, mut busy, mut late) = (0, 0, 0);
         for call in calls {
             match call.await.unwrap().unwrap_err() {
                 ServiceError::Overloaded => overloaded += 1,
-                _ => late += 1,
+                ServiceError::Busy => busy += 1,
+                ServiceError::TimedOut(_) | ServiceError::Call(_) => late += 1,
             }
         }
-        assert_eq!((overloaded, late), (10, MAX_CALLS + MAX_WAITING));
+        assert_eq!((overloaded, busy, late), (10, MAX_WAITING, MAX_CALLS));
+    }
+
+    /// A thousand calls a second for ten seconds, of a service that can answer 64: it answers 64.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_service_under_constant_overload_still_answers_what_it_can() {
+        for seconds in [1, 4] {
+            let turns = Turns::new();
+            let mut calls = Vec::new();
+            for _ in 0..10_000 {
+                let turns = turns.clone();
+                calls.push(tokio::spawn(async move {
+                    let asked = tokio::time::Instant::now();
+                    let answer = tokio::time::sleep(Duration::from_secs(seconds));
+                    let call = async { Ok(answer.await) };
+                    let result = turns.take(Duration::from_secs(5), call).await;
+                    (result, asked.elapsed())
+                }));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let (mut answered, mut late, mut slowest) = (0, 0, Duration::ZERO);
+            for call in calls {
+                let (result, took) = call.await.unwrap();
+                answered += usize::from(result.is_ok());
+                late += usize::from(matches!(result, Err(ServiceError::TimedOut(_))));
+                slowest = slowest.max(took);
+            }
+            let possible = MAX_CALLS * 10 / seconds as usize;
+            assert!(answered >= possible, "{answered} of {possible} at {seconds} s");
+            assert_eq!(late, 0, "at {seconds} s");
+            let limit = MAX_WAIT + Duration::from_secs(seconds) + Duration::from_millis(100);
+            assert!(slowest <= limit, "{slowest:?}");
+        }
     }
 }
