@@ -27,6 +27,22 @@ def row(results, part, **wanted):
     raise Missing(part)
 
 
+def kernels(results):
+    """What was measured of the kernel's memory, with the streams that were open then."""
+    rows = results.get("streams", {}).get("rows", []) + results.get("path", {}).get("rows", [])
+    found = [row for row in rows if row.get("kernel", {}).get("sockets", 0) >= row["opened"] > 0 and row["kernel"]["caches"]]
+    if not found:
+        raise Missing("the kernel's memory")
+    return found
+
+
+def kernel(results):
+    """Kernel memory of a socket that waits, its file and its place in epoll included, in bytes: where one process has the most of them."""
+    rows = kernels(results)
+    chosen = max(rows, key=lambda row: (row.get("what") == "relay", row["kernel"]["sockets"]))["kernel"]
+    return chosen["slab_bytes_per_socket"] + chosen["buffer_bytes_per_socket"]
+
+
 def inputs(results):
     """The measured figures that the model stands on."""
     redis = row(results, "streams", what="relay, two instances")
@@ -48,6 +64,7 @@ def inputs(results):
         "poll_us": polling["processor_us_per_client_second"],
         "store_us": store * COMMANDS / MEASURED_COMMANDS,
         "store_connect_us": redis["store_us_per_connect"],
+        "kernel_bytes": kernel(results),
     }
 
 
@@ -69,6 +86,9 @@ def compute(given, waiting):
         "processor of all instances, cores": processor,
         "instances": instances,
         "memory of an instance for its streams, GB": PER_INSTANCE * given["bytes_per_stream"] / 1e9,
+        "… kernel's for its sockets, GB": PER_INSTANCE * given["kernel_bytes"] / 1e9,
+        "… both of all instances, GB": waiting * (given["bytes_per_stream"] + given["kernel_bytes"]) / 1e9,
+        "… kernel's with nginx in front, whose sockets are two more, GB": 3 * waiting * given["kernel_bytes"] / 1e9,
         "Redis shards": shards,
         "store commands a second": logins * COMMANDS,
         "memory of a shard, GB": waiting * given["store_bytes_per_stream"] / shards / 1e9,
@@ -106,6 +126,7 @@ def table(results):
         "poll_us": "processor for a second of polling, Redis included, µs",
         "store_us": "processor of Redis for a sign-in, µs",
         "store_connect_us": "processor of Redis for an opened stream, µs",
+        "kernel_bytes": "kernel memory of a socket, its file and its place in epoll, B",
     }
     lines = ["| measured input | |", "| --- | --- |"]
     lines += [f"| {labels[key]} | {number(value)} |" for key, value in given.items()]

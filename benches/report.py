@@ -1,4 +1,4 @@
-"""Writes what was measured into README.md, benches/README.md and benches/growth.svg.
+"""Writes what was measured into README.md, benches/README.md, docs/deployment.md and benches/growth.svg.
 
 Called by `run`, which also has `benches/run report`. A table stands between `<!-- NAME -->` and
 `<!-- /NAME -->`; the rest of those files is written by hand.
@@ -10,6 +10,7 @@ import re
 
 import growth
 import model
+import sizing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -145,6 +146,109 @@ def keys(results):
                           f"{cost:.0f}", store, ratio(cost, base["processor_us"])])
     head = ["store", "keys", "step", "p50 ms", "p99 ms", "p50 / neither", "CPU µs, relay", "CPU µs, Redis", "relay's CPU / neither"]
     return [f"{when(results, 'keys')} {rows[0]['logins']} logins of each kind.", "", *grid(head, lines)]
+
+
+def connection(per_connection, tls=True):
+    """How streams are connected."""
+    if per_connection == 0:
+        return "HTTP/1.1 over TLS" if tls else "HTTP/1.1"
+    streams = "one stream" if per_connection == 1 else f"{per_connection} streams"
+    return f"HTTP/2 over TLS, {streams} a connection"
+
+
+def secure(results):
+    lines = []
+    for row in results["secure"]["rows"]:
+        times = row["dialog"] if row["what"] == "relay" else row["publish"]
+        lines.append([row["what"], connection(row["per_connection"]), f"{row['opened']:.0f}", f"{row['bytes_per_stream']:.0f}", f"{row['processor_us_per_stream_second']:.2f}",
+                      f"{row['processor_us_per_connect']:.0f}", f"{times['p50_ms']:.3f}", f"{times['p99_ms']:.3f}", f"{times['processor_ms_per_1000']:.0f}", times["lost"], row["dropped"]])
+    head = ["what", "connection", "streams", "B a stream", "CPU µs a stream and second", "CPU µs to open one", "p50 ms", "p99 ms", "CPU ms per 1 000 deliveries", "lost", "dropped"]
+    return [when(results, "secure"), "", *grid(head, lines)]
+
+
+def front(row):
+    what = "nginx" if row["front"] == "nginx" else "no nginx"
+    return f"{what}, {connection(row['per_connection'], row['tls'])}"
+
+
+PARTS = {"nginx": "nginx, two workers", "relays": "two relays", "redis": "Redis"}
+
+
+def in_parts(rows, name):
+    """Each part of each row, and the times of the row."""
+    lines = []
+    for row in rows:
+        times = row["dialog"]
+        for index, part in enumerate(part for part in PARTS if part in row["parts"]):
+            used = row["parts"][part]
+            first = [name(row), f"{times['p50_ms']:.2f}", f"{times['p99_ms']:.2f}"] if index == 0 else ["", "", ""]
+            megabytes = " → ".join(f"{used[f'resident_{moment}'] / 1e6:.0f}" for moment in ("before", "open"))
+            lines.append([*first, PARTS[part], megabytes, f"{used['proportional_open'] / 1e6:.0f}", f"{used['bytes_per_stream']:.0f}", f"{used['waiting_us_per_stream_second']:.2f}",
+                          *(f"{used[key]:.0f}" for key in ("create_us", "connect_us", "dialog_us", "last_request_us"))])
+        if row["dropped"] or times["lost"] or row["opened"] < row["streams"]:
+            lines.append([f"of {row['streams']} streams {row['opened']} opened, {row['dropped']} dropped; {times['lost']} tokens lost", *[""] * 11])
+    head = ["what", "p50 ms", "p99 ms", "part", "resident MB without → with streams", "PSS MB", "B a stream", "CPU µs a stream and second", "CPU µs: create", "open the stream", "dialog", "last request"]
+    return grid(head, lines)
+
+
+def path(results):
+    rows = results["path"]["rows"]
+    return [f"{when(results, 'path')} {rows[0]['streams']} browsers.", "", *in_parts(rows, front)]
+
+
+def proxy(results):
+    rows = results["proxy"]["rows"]
+    return [f"{when(results, 'proxy')} {rows[0]['streams']} browsers.", "", *in_parts(rows, lambda row: f"{row['what']} ({connection(row['per_connection'], 'no TLS' not in row['what'])})")]
+
+
+SURFACE = {"native": "`GET /addons/redirect`", "meet": "`POST …/exchange/`", "platform": "`POST …/exchange/`"}
+ASKED = {"native": "hook", "platform": "platform's account"}
+
+
+def hook(results):
+    rows = results["hook"]["rows"]
+    base = {"native": rows[0]["alone"], "platform": rows[2]["alone"]}
+    lines = []
+    for row in rows:
+        alone, without = row["alone"], base.get(row["surface"])
+        added = [f"{alone[key] - without[key]:.3f}" for key in ("p50_ms", "p99_ms")] + [f"{alone['processor_us_each'] - without['processor_us_each']:.0f}"] if row["asked"] else [""] * 3
+        neighbour = alone["neighbour"] or {}
+        lines.append([SURFACE[row["surface"]], ASKED[row["surface"]] if row["asked"] else "nobody", f"{alone['p50_ms']:.3f}", f"{alone['p99_ms']:.3f}", f"{alone['processor_us_each']:.0f}", *added,
+                      neighbour.get("requests", ""), neighbour.get("connections", ""), alone["failed"]])
+    head = ["last request", "asks", "p50 ms", "p99 ms", "CPU µs", "added p50 ms", "added p99 ms", "added CPU µs", "questions", "connections for them", "failed"]
+    tables = [f"{when(results, 'hook')} {rows[0]['alone']['count']} logins of each kind, one after the other.", "", *grid(head, lines)]
+    lines = []
+    for row in rows:
+        if "burst" not in row:
+            continue
+        burst = row["burst"]
+        succeeded, refused, neighbour = burst["succeeded"], burst["refused"], burst["neighbour"]
+        seconds = lambda times: f"{times['p50_ms'] / 1e3:.2f}, {times['max_ms'] / 1e3:.2f}" if times["count"] else ""
+        both = [", ".join(f"{name} {times['p99_ms']:.2f}" for name, times in row[moment].items()) for moment in ("others_before", "others")]
+        failed = sum(times["failed"] for times in row["others"].values())
+        lines.append([ASKED[row["surface"]], succeeded["count"], seconds(succeeded), refused["count"], seconds(refused), burst["other"], neighbour["most_under_way"], neighbour["connections"],
+                      f"{(burst['peak_resident'] - burst['resident_before']) / 1e6:.1f}", *both, failed, f"{row['dropped']} of {row['streams_open']}", f"{row['after']['p50_ms']:.2f}"])
+    head = ["asks", "logins that succeeded", "their p50 s, max s", "refused (503)", "their p50 s, max s", "other", "questions at once, at most", "connections", "MB more at most",
+            "others' p99 ms before", "others' p99 ms meanwhile", "of these failed", "streams dropped", "p50 ms of a login afterwards"]
+    for row in rows:
+        if row.get("logged"):
+            text = ", ".join(f"{count} × \"{cause}\"" for cause, count in row["logged"].items())
+            tables.append("")
+            tables.append(f"Causes in the log, {ASKED[row['surface']]}: {text}.")
+    measured = [row for row in rows if "burst" in row]
+    count = f"{measured[0]['burst']['seconds']:.0f} s" if measured else ""
+    return [*tables, "", f"{results['hook']['rate']} logins a second while the service takes a second for each answer; over after {count}.", "", *grid(head, lines)]
+
+
+def kernel(results):
+    lines = []
+    for row in model.kernels(results):
+        used = row["kernel"]
+        caches = ", ".join(f"{name} {cache['objects']:.1f} × {cache['object_bytes']}" for name, cache in sorted(used["caches"].items(), key=lambda item: -item[1]["objects"] * item[1]["object_bytes"]))
+        name = front(row) if "front" in row else f"{row['what']}, {row['sessions']}, {row['transport']}"
+        lines.append([name, f"{row['opened']:.0f}", f"{used['sockets']:.0f}", f"{used['slab_bytes_per_socket']:.0f}", f"{used['buffer_bytes_per_socket']:.0f}", caches])
+    head = ["what", "streams", "sockets, both ends", "slab B a socket", "buffers B a socket", "caches: objects a socket × B"]
+    return grid(head, lines)
 
 
 def storm(results):
@@ -290,9 +394,9 @@ def summary(results):
     return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
 
 
-TABLES = {"summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
+TABLES = {"secure": secure, "path": path, "proxy": proxy, "hook": hook, "kernel": kernel, "choices": sizing.choices, "sizes": sizing.sizes, "summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
           "deploy": deploy, "micro": micro, "growth": grown, "scale": scale, "model": model.table}
-PART_OF = {"summary": "streams", "ratios": "streams", "model": "streams"}
+PART_OF = {"kernel": "streams", "choices": "path", "sizes": "path", "summary": "streams", "ratios": "streams", "model": "streams"}
 
 
 def fill(path, results):
@@ -311,8 +415,8 @@ def fill(path, results):
 
 
 def write(results):
-    for path in (ROOT / "README.md", ROOT / "benches/README.md"):
-        fill(path, results)
+    for file in (ROOT / "README.md", ROOT / "benches/README.md", ROOT / "docs/deployment.md"):
+        fill(file, results)
     if "growth" in results:
         (ROOT / "benches/growth.svg").write_text(growth.svg(results["growth"]))
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
-    address,
+    link::Target,
     machine::processor_time,
     percentiles,
     place::path,
@@ -40,7 +40,7 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Value {
-    let target = address(&arguments.url);
+    let target = Target::of(&arguments.url);
     let mut fields = arguments.field.clone();
     if !arguments.body.is_empty() {
         fields.push("content-type: application/json".to_owned());

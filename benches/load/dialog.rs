@@ -1,9 +1,9 @@
 //! The dialog's side: logs in through the embedded provider, up to the last request.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::collections::HashMap;
 
 use crate::{
-    address,
+    link::{Target, trusted},
     wire::{Wire, request},
 };
 
@@ -14,7 +14,11 @@ pub struct Browser {
 
 impl Browser {
     pub fn new() -> Self {
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let mut client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        if let Some(certificate) = trusted() {
+            let certificate = reqwest::Certificate::from_der(certificate).expect("a certificate");
+            client = client.tls_certs_only([certificate]);
+        }
         Self { client: client.build().expect("a client") }
     }
 
@@ -34,35 +38,38 @@ impl Browser {
                 let (name, value) = pair.split_once('=').expect("a value");
                 cookies.insert(name.to_owned(), value.to_owned());
             }
-            let location = answer.headers().get("location").expect("a redirect");
+            let Some(location) = answer.headers().get("location") else {
+                let status = answer.status();
+                panic!("{url}: {status} {}", answer.text().await.unwrap_or_default());
+            };
             let location = location.to_str().expect("text");
             url = reqwest::Url::parse(&url).expect("a URL").join(location).expect("a URL").into();
         }
     }
 
     /// Goes through the dialog of a session; gives the request that ends the login.
-    pub async fn prepare(&self, origin: SocketAddr, transit_url: &str) -> Vec<u8> {
-        let url = format!("http://{origin}{}", crate::place::path(transit_url));
+    pub async fn prepare(&self, origin: Target, transit_url: &str) -> Vec<u8> {
+        let url = format!("{}{}", origin.origin(), crate::place::path(transit_url));
         let (url, cookies) = self.follow(url, |url| url.contains("/addons/redirect")).await;
         let fields = [format!("cookie: {cookies}")];
-        request("GET", address(&url), &crate::place::path(&url), &fields, "")
+        request("GET", Target::of(&url), &crate::place::path(&url), &fields, "")
     }
 
     /// Logs the browser in on the meet-compatible surface; gives the cookies.
-    pub async fn log_in(&self, origin: SocketAddr) -> String {
-        let end = format!("http://{origin}/healthz");
-        let url = format!("http://{origin}/api/v1.0/authenticate/?returnTo={end}");
+    pub async fn log_in(&self, origin: Target) -> String {
+        let end = format!("{}/healthz", origin.origin());
+        let url = format!("{}/api/v1.0/authenticate/?returnTo={end}", origin.origin());
         self.follow(url, |url| url == end).await.1
     }
 }
 
 /// The request by which a logged-in browser ends a meet session.
-pub fn exchange(origin: SocketAddr, cookies: &str, transit_token: &str) -> Vec<u8> {
+pub fn exchange(origin: Target, cookies: &str, transit_token: &str) -> Vec<u8> {
     let csrf = cookies.split("; ").find_map(|pair| pair.strip_prefix("csrftoken="));
     let fields = [
         format!("cookie: {cookies}"),
         format!("x-csrftoken: {}", csrf.expect("a CSRF cookie")),
-        format!("origin: http://{origin}"),
+        format!("origin: {}", origin.origin()),
         "content-type: application/json".to_owned(),
     ];
     let body = format!(r#"{{"transit_token":"{transit_token}"}}"#);

@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     dialog::{self, Browser},
+    link::Target,
     place::Place,
     wire::{Wire, request},
 };
@@ -54,7 +55,7 @@ pub struct Begun {
 /// Something that ends waits.
 pub struct Ender {
     way: Way,
-    origin: SocketAddr,
+    origin: Target,
     wire: Wire,
     browser: Browser,
     orders: Option<BufStream<TcpStream>>,
@@ -70,7 +71,7 @@ pub enum Prepared {
 impl Ender {
     pub async fn new(
         way: Way,
-        origin: SocketAddr,
+        origin: Target,
         orders: Option<SocketAddr>,
         store: Option<(&str, &str)>,
     ) -> Self {

@@ -1,10 +1,7 @@
 //! Whole logins without keys of the add-in, with encrypted delivery, with DPoP (RFC 9449), and with both, in
 //! turn: what each step takes and costs.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -20,8 +17,8 @@ use tokio::{
 use url::Url;
 
 use crate::{
-    address,
     dialog::{self, Browser},
+    link::Target,
     machine::processor_time,
     percentiles,
     place::path,
@@ -88,7 +85,7 @@ struct Login {
 
 /// An add-in with one connection to the relay, besides that of its stream.
 struct AddIn {
-    target: SocketAddr,
+    target: Target,
     wire: Wire,
     /// The person's, kept open from one login to the next.
     dialog: Wire,
@@ -99,7 +96,7 @@ const FORM: &str = "content-type: application/x-www-form-urlencoded";
 
 impl AddIn {
     fn url(&self, path: &str) -> Url {
-        format!("http://{}{path}", self.target).parse().expect("a URL")
+        format!("{}{path}", self.target.origin()).parse().expect("a URL")
     }
 
     async fn create(&mut self, keys: &Keys) -> Login {
@@ -133,7 +130,7 @@ impl AddIn {
 
     /// Opens the stream of a login, to its first bytes.
     async fn open(&self, login: &mut Login) {
-        let mut stream = TcpStream::connect(self.target).await.expect("a connection");
+        let mut stream = TcpStream::connect(self.target.address).await.expect("a connection");
         let fields = [
             format!("authorization: Bearer {}", login.session_token),
             "accept: text/event-stream".to_owned(),
@@ -268,7 +265,7 @@ struct Measured {
 }
 
 pub async fn run(arguments: Arguments) -> Value {
-    let target = address(&arguments.target);
+    let target = Target::of(&arguments.target);
     let mut add_in = AddIn {
         target,
         wire: Wire::new(target),

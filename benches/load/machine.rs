@@ -1,6 +1,8 @@
 //! What processes use, as the kernel counts it.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use serde_json::{Value, json};
 
 /// Resident memory of the processes, in bytes.
 pub fn resident(processes: &[u32]) -> u64 {
@@ -28,4 +30,69 @@ pub fn processor_time(processes: &[u32]) -> Duration {
             .sum::<u64>()
     };
     Duration::from_nanos(processes.iter().map(of).sum())
+}
+
+/// Proportional set size of the processes, in bytes: pages that several share are divided among them.
+pub fn proportional(processes: &[u32]) -> u64 {
+    let of = |id: &u32| {
+        let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) * 1024
+    };
+    processes.iter().map(of).sum()
+}
+
+/// What the kernel holds for sockets, of this machine and all its processes.
+pub struct Kernel {
+    /// TCP sockets that are in use.
+    sockets: u64,
+    /// Bytes in their buffers.
+    buffers: u64,
+    /// Objects in use and the size of one, for each cache; only root may read them.
+    caches: BTreeMap<String, (u64, u64)>,
+}
+
+impl Kernel {
+    pub fn now() -> Self {
+        let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let value = |name: &str| {
+            let at = words.iter().position(|word| *word == name);
+            at.and_then(|at| words.get(at + 1)?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let slab = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+        let caches = slab.lines().skip(2).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next()?.to_owned();
+            let active: u64 = words.next()?.parse().ok()?;
+            let size: u64 = words.nth(1)?.parse().ok()?;
+            Some((name, (active, size)))
+        });
+        // A page is 4 KiB wherever this is measured.
+        Self { sockets: value("inuse"), buffers: value("mem") * 4096, caches: caches.collect() }
+    }
+
+    /// What has been added since `before`, of which there is at least half an object a socket: the
+    /// rest is not the sockets'.
+    pub fn since(&self, before: &Self) -> Value {
+        let sockets = self.sockets.saturating_sub(before.sockets);
+        let mut caches = serde_json::Map::new();
+        let mut bytes = 0.0;
+        for (name, (active, size)) in &self.caches {
+            let (earlier, _) = before.caches.get(name).copied().unwrap_or((0, *size));
+            let each = active.saturating_sub(earlier) as f64 / sockets.max(1) as f64;
+            if each >= 0.5 {
+                bytes += each * *size as f64;
+                caches.insert(name.clone(), json!({ "objects": each, "object_bytes": size }));
+            }
+        }
+        let buffers = self.buffers.saturating_sub(before.buffers) as f64 / sockets.max(1) as f64;
+        json!({
+            "sockets": sockets,
+            "slab_bytes_per_socket": bytes,
+            "buffer_bytes_per_socket": buffers,
+            "caches": caches,
+        })
+    }
 }

@@ -4,13 +4,17 @@
 //! object and stops by itself. Everything is sent to 127.0.0.0/8.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod burst;
 mod create;
 mod dialog;
 mod ending;
 mod keys;
+mod link;
 mod machine;
+mod neighbour;
 mod place;
 mod poll;
+mod provider;
 mod serve;
 mod storm;
 mod stream;
@@ -25,6 +29,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct CommandLine {
+    /// PEM file with the certificate of servers over TLS
+    #[arg(long, global = true)]
+    certificate: Option<std::path::PathBuf>,
     #[command(subcommand)]
     mode: Mode,
 }
@@ -41,6 +48,12 @@ enum Mode {
     Keys(keys::Arguments),
     /// Keep streams open while instances die, in step with whoever kills them
     Storm(storm::Arguments),
+    /// End many logins at a steady rate, beside clients that have nothing to do with them
+    Burst(burst::Arguments),
+    /// Serve the service that the relay asks about an account
+    Neighbour(neighbour::Arguments),
+    /// Serve the OpenID provider that several instances share
+    Provider(provider::Arguments),
     /// Serve the relay from this process, which also ends sessions on order
     Serve(serve::Arguments),
 }
@@ -52,8 +65,11 @@ fn main() {
         println!("The load generator is run by benches/run.");
         return;
     }
-    let mode = CommandLine::parse_from(words).mode;
+    let CommandLine { certificate, mode } = CommandLine::parse_from(words);
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(file) = &certificate {
+        link::trust(file);
+    }
     let mut builder = match mode {
         // The relay as its own binary runs it.
         Mode::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -68,18 +84,13 @@ fn main() {
             Mode::Create(arguments) => create::run(arguments).await,
             Mode::Keys(arguments) => keys::run(arguments).await,
             Mode::Storm(arguments) => storm::run(arguments).await,
+            Mode::Burst(arguments) => burst::run(arguments).await,
+            Mode::Neighbour(arguments) => return neighbour::run(arguments).await,
+            Mode::Provider(arguments) => return provider::run(arguments).await,
             Mode::Serve(arguments) => return serve::run(arguments).await,
         };
         println!("{result}");
     });
-}
-
-/// `http://ADDRESS` of the loopback network.
-pub fn address(url: &str) -> std::net::SocketAddr {
-    let text = url.strip_prefix("http://").expect("http").split('/').next().unwrap_or_default();
-    let address: std::net::SocketAddr = text.parse().expect("an address");
-    assert!(address.ip().is_loopback(), "loopback only");
-    address
 }
 
 /// p50, p90, p99 and max of durations in milliseconds.

@@ -1,12 +1,15 @@
 //! Where a client waits: a session of the relay or a channel of nchan.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use futures_util::{StreamExt as _, stream};
 use token_relay::session::{SessionId, SessionKey};
 
-use crate::wire::{Wire, request};
+use crate::{
+    link::Target,
+    wire::{Wire, request},
+};
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,7 +44,8 @@ pub fn path(url: &str) -> String {
     format!("/{}", url.splitn(4, '/').nth(3).expect("a path"))
 }
 
-async fn create(wire: &mut Wire, origin: SocketAddr, transport: Transport) -> Place {
+/// Creates a session.
+pub async fn create(wire: &mut Wire, origin: Target, transport: Transport) -> Place {
     let json = ["content-type: application/json".to_owned()];
     let body = r#"{"bind":true}"#;
     let answer = wire
@@ -66,7 +70,7 @@ async fn create(wire: &mut Wire, origin: SocketAddr, transport: Transport) -> Pl
 /// Makes `count` places.
 pub async fn make(
     kind: Kind,
-    origin: SocketAddr,
+    origin: Target,
     transport: Transport,
     count: usize,
 ) -> Vec<Arc<Place>> {

@@ -1,7 +1,6 @@
 //! Clients that ask once a second, as add-ins do that are not told.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,8 +10,8 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
-    address,
     dialog::{Browser, exchange, finish},
+    link::Target,
     machine::processor_time,
     percentiles,
     wire::{Wire, request},
@@ -51,7 +50,7 @@ struct Asked {
     last: Vec<u8>,
 }
 
-async fn native(wire: &mut Wire, browser: &Browser, target: SocketAddr) -> Asked {
+async fn native(wire: &mut Wire, browser: &Browser, target: Target) -> Asked {
     let answer = wire
         .ask(&request("POST", target, "/addons/sessions", &[], ""))
         .await
@@ -66,7 +65,7 @@ async fn native(wire: &mut Wire, browser: &Browser, target: SocketAddr) -> Asked
     }
 }
 
-async fn meet(wire: &mut Wire, cookies: &str, target: SocketAddr) -> Asked {
+async fn meet(wire: &mut Wire, cookies: &str, target: Target) -> Asked {
     const SESSIONS: &str = "/api/v1.0/addons/sessions";
     let answer = wire
         .ask(&request("POST", target, &format!("{SESSIONS}/init/"), &[], ""))
@@ -92,7 +91,7 @@ struct Seen {
 
 /// Asks until the token comes or `timeout` is over.
 async fn ask(
-    target: SocketAddr,
+    target: Target,
     question: &[u8],
     delay: Duration,
     pause: Duration,
@@ -116,7 +115,7 @@ async fn ask(
 }
 
 pub async fn run(arguments: Arguments) -> Value {
-    let target = address(&arguments.target);
+    let target = Target::of(&arguments.target);
     let browser = Browser::new();
     let cookies = match arguments.surface {
         Surface::Meet => browser.log_in(target).await,

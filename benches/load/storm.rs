@@ -9,7 +9,6 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -19,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    address,
     ending::Publisher,
+    link::Target,
     percentiles,
     place::{Kind, Place, Transport, make},
     stream::{Refused, Stream},
@@ -71,7 +70,7 @@ struct Ledger {
 struct Client {
     number: usize,
     place: Arc<Place>,
-    targets: Arc<Vec<SocketAddr>>,
+    targets: Arc<Vec<Target>>,
     target: usize,
     transport: Transport,
     ledger: Arc<Mutex<Ledger>>,
@@ -189,8 +188,8 @@ async fn until(ledger: &Mutex<Ledger>, reached: impl Fn(&Ledger) -> bool) -> boo
 }
 
 pub async fn run(arguments: Arguments) -> Value {
-    let targets: Arc<Vec<SocketAddr>> =
-        Arc::new(arguments.targets.iter().map(|url| address(url)).collect());
+    let targets: Arc<Vec<Target>> =
+        Arc::new(arguments.targets.iter().map(|url| Target::of(url)).collect());
     let places = make(Kind::Relay, targets[0], arguments.transport, arguments.streams).await;
     let places = Arc::new(places);
     let ledger = Arc::new(Mutex::new(Ledger {

@@ -1,23 +1,51 @@
-//! A client that waits on an event stream or a WebSocket, with a socket of its own and no library.
+//! A client that waits on an event stream or a WebSocket, with a socket of its own and no library, or
+//! on an event stream of a shared HTTP/2 connection.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Result},
-    net::{TcpSocket, TcpStream},
-};
+use bytes::Bytes;
+use h2::{RecvStream, client::SendRequest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Error, Result};
 
 use crate::{
+    link::{Link, Protocol, Shared, Target, source},
     place::{Place, Transport},
     wire::field,
 };
 
+/// What a stream is read from.
+enum Source {
+    Socket(Link),
+    /// The connection ends with its last sender.
+    Http2(RecvStream, #[expect(dead_code, reason = "held")] SendRequest<Bytes>),
+}
+
+impl Source {
+    /// Reads what has come; nothing at the end.
+    async fn read(&mut self, into: &mut Vec<u8>) -> Result<usize> {
+        match self {
+            Self::Socket(link) => {
+                let mut buffer = [0u8; 2048];
+                let read = link.read(&mut buffer).await?;
+                into.extend_from_slice(&buffer[..read]);
+                Ok(read)
+            }
+            Self::Http2(body, _) => match body.data().await {
+                Some(data) => {
+                    let data = data.map_err(Error::other)?;
+                    let _ = body.flow_control().release_capacity(data.len());
+                    into.extend_from_slice(&data);
+                    Ok(data.len())
+                }
+                None => Ok(0),
+            },
+        }
+    }
+}
+
 /// An open stream.
 pub struct Stream {
-    socket: TcpStream,
+    source: Source,
     transport: Transport,
     /// Read and not yet looked at.
     rest: Vec<u8>,
@@ -39,23 +67,49 @@ pub struct Seen {
     /// When the client is asked to come again, in milliseconds.
     pub retry: Option<u64>,
     pub token: bool,
+    /// What came with the token, or with the failure in its place.
+    pub text: Vec<u8>,
     /// The stream is over.
     pub over: bool,
 }
 
 impl Stream {
-    /// Opens a stream. `number` spreads clients over eight addresses, since one has 28 000 ports.
+    /// Opens an event stream on an HTTP/2 connection that others share.
+    pub async fn open_shared(
+        target: Target,
+        shared: &Shared,
+        number: usize,
+        place: &Place,
+    ) -> Result<std::result::Result<Self, Refused>> {
+        let mut sender = shared.of(target, number).await?.ready().await.map_err(Error::other)?;
+        let mut request = http::Request::get(format!("{}{}", target.origin(), place.path))
+            .header("accept", "text/event-stream");
+        for field in &place.fields {
+            let (name, value) = field.split_once(": ").expect("a field");
+            request = request.header(name, value);
+        }
+        let request = request.body(()).map_err(Error::other)?;
+        let (response, _) = sender.send_request(request, true).map_err(Error::other)?;
+        let response = response.await.map_err(Error::other)?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            let after = response.headers().get("retry-after");
+            let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
+            return Ok(Err(Refused { status, retry_after: after.map(Duration::from_secs) }));
+        }
+        let source = Source::Http2(response.into_body(), sender);
+        Ok(Ok(Self { source, transport: Transport::Sse, rest: Vec::new(), fresh: true }))
+    }
+
+    /// Opens a stream on a connection of its own.
     pub async fn open(
-        target: SocketAddr,
+        target: Target,
         number: usize,
         place: &Place,
         transport: Transport,
     ) -> Result<std::result::Result<Self, Refused>> {
-        let socket = TcpSocket::new_v4()?;
-        let source = Ipv4Addr::new(127, 0, 1, 1 + (number % 8) as u8);
-        socket.bind((source, 0).into())?;
-        let mut socket = socket.connect(target).await?;
-        let mut request = format!("GET {} HTTP/1.1\r\nhost: {target}\r\n", place.path);
+        let mut socket = target.connect(Some(source(number)), Protocol::Http1).await?;
+        let mut request = format!("GET {} HTTP/1.1\r\nhost: {}\r\n", place.path, target.address);
         for field in &place.fields {
             request.push_str(field);
             request.push_str("\r\n");
@@ -94,7 +148,7 @@ impl Stream {
         }
         rest.drain(..end);
         rest.shrink_to_fit();
-        Ok(Ok(Self { socket, transport, rest, fresh: true }))
+        Ok(Ok(Self { source: Source::Socket(socket), transport, rest, fresh: true }))
     }
 
     /// Reads once. Also says when the bytes came.
@@ -102,10 +156,7 @@ impl Stream {
         let mut over = false;
         // What came with the head is looked at before anything else is waited for.
         if !std::mem::take(&mut self.fresh) || self.rest.is_empty() {
-            let mut buffer = [0u8; 2048];
-            let read = self.socket.read(&mut buffer).await?;
-            over = read == 0;
-            self.rest.extend_from_slice(&buffer[..read]);
+            over = self.source.read(&mut self.rest).await? == 0;
         }
         let now = Instant::now();
         let mut seen = match self.transport {
@@ -124,13 +175,11 @@ impl Stream {
             let digits = text[at + 7..].iter().take_while(|byte| byte.is_ascii_digit());
             digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
         });
-        Seen {
-            // A comment at the start of a line: the relay's `:`, nchan's `:` with text.
-            heartbeats: (count(b"\n:") + usize::from(text.starts_with(b":"))) as u32,
-            retry,
-            token: count(b"data: ") > 0,
-            over: false,
-        }
+        // A comment at the start of a line: the relay's `:`, nchan's `:` with text.
+        let heartbeats = (count(b"\n:") + usize::from(text.starts_with(b":"))) as u32;
+        let token = count(b"data: ") > 0;
+        let text = if token { text } else { Vec::new() };
+        Seen { heartbeats, retry, token, text, over: false }
     }
 
     async fn frames(&mut self) -> Result<Seen> {
@@ -173,6 +222,9 @@ impl Stream {
     async fn reply(&mut self, opcode: u8, payload: &[u8]) -> Result<()> {
         let mut frame = vec![128 | opcode, 128 | payload.len() as u8, 0, 0, 0, 0];
         frame.extend_from_slice(payload);
-        self.socket.write_all(&frame).await
+        match &mut self.source {
+            Source::Socket(link) => link.write_all(&frame).await,
+            Source::Http2(..) => Err(Error::other("no WebSocket over HTTP/2")),
+        }
     }
 }

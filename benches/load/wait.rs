@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
-    address,
     ending::{Ender, Way},
-    machine::{processor_time, resident},
+    link::{Shared, Target},
+    machine::{Kernel, processor_time, proportional, resident},
     percentiles,
     place::{Kind, Place, Transport, make},
     stream::Stream,
@@ -28,9 +28,12 @@ pub struct Arguments {
     kind: Kind,
     #[arg(long, default_value = "sse")]
     transport: Transport,
-    /// Where streams are opened
-    #[arg(long)]
-    target: String,
+    /// Where streams are opened, in turn
+    #[arg(long, value_delimiter = ',')]
+    target: Vec<String>,
+    /// Streams on each HTTP/2 connection; 0 is one HTTP/1.1 connection each
+    #[arg(long, default_value_t = 0)]
+    per_connection: usize,
     /// Where sessions are created and ended, if not there: another instance
     #[arg(long)]
     origin: Option<String>,
@@ -57,12 +60,88 @@ pub struct Arguments {
     /// The store's processes, counted apart
     #[arg(long, value_delimiter = ',')]
     store: Vec<u32>,
+    /// `NAME=ID+ID`: processes whose memory and time are told apart
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<Part>,
     /// Seconds for which the streams are only held
     #[arg(long, default_value_t = 0)]
     hold: u64,
     /// Seconds between the server's signs of life
     #[arg(long, default_value_t = 15)]
     heartbeat: u64,
+}
+
+/// Processes that belong together.
+#[derive(Clone)]
+struct Part {
+    name: String,
+    processes: Vec<u32>,
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, processes) = text.split_once('=').ok_or("NAME=ID+ID")?;
+        let processes = processes.split('+').map(str::parse).collect::<Result<_, _>>();
+        let processes = processes.map_err(|error| format!("{error}"))?;
+        Ok(Self { name: name.to_owned(), processes })
+    }
+}
+
+/// What each part has used up to one moment.
+struct Used(Vec<(u64, u64, Duration)>);
+
+impl Used {
+    fn now(parts: &[Part]) -> Self {
+        let of = |part: &Part| {
+            let ids = &part.processes;
+            (resident(ids), proportional(ids), processor_time(ids))
+        };
+        Self(parts.iter().map(of).collect())
+    }
+}
+
+/// Moments of a run at which parts are looked at, in their order.
+struct Moments {
+    start: Used,
+    before: Used,
+    open: Used,
+    held: Used,
+    prepared: Used,
+    ended: Used,
+}
+
+impl Moments {
+    /// A row for each part.
+    fn rows(&self, parts: &[Part], opened: usize, hold: u64, logins: usize) -> Value {
+        let mut rows = Map::new();
+        for (index, part) in parts.iter().enumerate() {
+            let [start, before, open, held, prepared, ended] =
+                [&self.start, &self.before, &self.open, &self.held, &self.prepared, &self.ended]
+                    .map(|used| used.0[index]);
+            let each = |from: Duration, to: Duration, count: f64| {
+                (to - from).as_secs_f64() * 1e6 / count.max(1.0)
+            };
+            let streams = opened as f64;
+            let memory = |before: u64, open: u64| (open as f64 - before as f64) / streams.max(1.0);
+            let row = json!({
+                "resident_before": before.0,
+                "resident_open": open.0,
+                "proportional_before": before.1,
+                "proportional_open": open.1,
+                "bytes_per_stream": memory(before.0, open.0),
+                "proportional_bytes_per_stream": memory(before.1, open.1),
+                "create_us": each(start.2, before.2, streams),
+                "connect_us": each(before.2, open.2, streams),
+                "waiting_us_per_stream_second": each(open.2, held.2, streams * hold as f64),
+                "dialog_us": each(held.2, prepared.2, logins as f64),
+                "last_request_us": each(prepared.2, ended.2, logins as f64),
+            });
+            rows.insert(part.name.clone(), row);
+        }
+        Value::Object(rows)
+    }
 }
 
 enum Happened {
@@ -89,7 +168,8 @@ impl Life {
 }
 
 struct Subscription {
-    target: SocketAddr,
+    target: Target,
+    shared: Option<Arc<Shared>>,
     number: usize,
     place: Arc<Place>,
     transport: Transport,
@@ -109,7 +189,12 @@ impl Subscription {
 
     /// Reads to the end; gives why it ended.
     async fn read(&self) -> std::io::Result<String> {
-        let opened = Stream::open(self.target, self.number, &self.place, self.transport).await?;
+        let opened = match &self.shared {
+            Some(shared) => {
+                Stream::open_shared(self.target, shared, self.number, &self.place).await?
+            }
+            None => Stream::open(self.target, self.number, &self.place, self.transport).await?,
+        };
         let mut stream = match opened {
             Ok(stream) => stream,
             Err(refused) => return Ok(format!("{refused:?}")),
@@ -173,13 +258,19 @@ async fn open(
     lives: &Arc<Vec<Life>>,
     begun: Instant,
 ) -> (Tally, Reports) {
-    let target = address(&arguments.target);
+    let targets: Vec<Target> = arguments.target.iter().map(|url| Target::of(url)).collect();
+    let per_connection = arguments.per_connection;
+    let shared = (per_connection > 0).then(|| Arc::new(Shared::new(places.len(), per_connection)));
     let (report, mut reports) = mpsc::unbounded_channel();
     let mut tally = Tally::default();
     for (number, place) in places.iter().enumerate() {
         let (place, lives, report) = (Arc::clone(place), Arc::clone(lives), report.clone());
-        let transport = arguments.transport;
-        tokio::spawn(Subscription { target, number, place, transport, begun, lives, report }.run());
+        let (transport, shared) = (arguments.transport, shared.clone());
+        // Streams of one connection have one target.
+        let target = targets[number / per_connection.max(1) % targets.len()];
+        let subscription =
+            Subscription { target, shared, number, place, transport, begun, lives, report };
+        tokio::spawn(subscription.run());
         // A few hundred under way at a time, as from a busy network and not from a loop.
         while number + 1 - tally.opened - tally.dropped > 256 {
             tally.count(&reports.recv().await.expect("a report"));
@@ -219,11 +310,12 @@ async fn deliver(
     arguments: &Arguments,
     tally: &mut Tally,
     reports: &mut Reports,
-) -> Value {
+) -> (Value, Used) {
     let mut ready = Vec::with_capacity(chosen.len());
     for number in chosen {
         ready.push(ender.prepare(&places[*number]).await);
     }
+    let prepared = Used::now(&arguments.parts);
     let times = || (processor_time(&arguments.processes), processor_time(&arguments.store));
     let before = times();
     let (mut all, mut inside, mut lost) = (Vec::new(), Vec::new(), 0);
@@ -255,18 +347,21 @@ async fn deliver(
     if !inside.is_empty() {
         result["inside"] = percentiles(inside);
     }
-    result
+    (result, prepared)
 }
 
 pub async fn run(arguments: Arguments) -> Value {
     let processes = &arguments.processes;
-    let origin = address(arguments.origin.as_ref().unwrap_or(&arguments.target));
+    let origin = Target::of(arguments.origin.as_ref().unwrap_or(&arguments.target[0]));
+    let used_start = Used::now(&arguments.parts);
     let begun = Instant::now();
     let places = make(arguments.kind, origin, arguments.transport, arguments.streams).await;
     let creation = begun.elapsed();
 
     // Sessions exist on both sides of this measurement: the difference is the streams'.
+    let kernel = Kernel::now();
     let memory_before = resident(processes);
+    let used_before = Used::now(&arguments.parts);
     let lives: Arc<Vec<Life>> = Arc::new(places.iter().map(|_| Life::default()).collect());
     let begun = Instant::now();
     let time_before = processor_time(processes);
@@ -279,8 +374,10 @@ pub async fn run(arguments: Arguments) -> Value {
     let per_stream = |time: Duration| (time.as_secs_f64() * 1e6 / opened.max(1) as f64).round();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let memory_after = resident(processes);
+    let used_open = Used::now(&arguments.parts);
 
     let mut result = Map::new();
+    result.insert("kernel".to_owned(), Kernel::now().since(&kernel));
     if arguments.hold > 0 {
         let count = |life: &Life| life.heartbeats.load(Ordering::Relaxed);
         let before: Vec<u32> = lives.iter().map(count).collect();
@@ -301,6 +398,8 @@ pub async fn run(arguments: Arguments) -> Value {
         result.insert("bytes_after_hold".to_owned(), json!(resident(processes)));
     }
 
+    let used_held = Used::now(&arguments.parts);
+    let mut used_prepared = None;
     let store = arguments.redis.as_deref().map(|url| (url, arguments.sealing_key.as_str()));
     let count = arguments.deliveries * arguments.ways.len();
     // Spread over all streams, so that no neighbourhood is warm.
@@ -310,9 +409,18 @@ pub async fn run(arguments: Arguments) -> Value {
         let mine: Vec<usize> =
             chosen.iter().copied().skip(index).step_by(arguments.ways.len()).collect();
         let mut ender = Ender::new(*way, origin, arguments.orders, store).await;
-        let delivered =
+        let (delivered, prepared) =
             deliver(&mut ender, &mine, &places, &arguments, &mut tally, &mut reports).await;
+        used_prepared.get_or_insert(prepared);
         result.insert(format!("{way:?}").to_lowercase(), delivered);
+    }
+
+    if let (false, Some(prepared)) = (arguments.parts.is_empty(), used_prepared) {
+        let ended = Used::now(&arguments.parts);
+        let (start, before, open, held) = (used_start, used_before, used_open, used_held);
+        let moments = Moments { start, before, open, held, prepared, ended };
+        let rows = moments.rows(&arguments.parts, opened, arguments.hold, chosen.len());
+        result.insert("parts".to_owned(), rows);
     }
 
     let memory = memory_after.saturating_sub(memory_before) as f64;

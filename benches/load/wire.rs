@@ -1,16 +1,13 @@
-//! A plain HTTP/1.1 connection, so that a measured time holds no client library.
+//! An HTTP/1.1 connection, so that a measured time holds no client library.
 
-use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Error, ErrorKind, Result};
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Error, ErrorKind, Result},
-    net::TcpStream,
-};
+use crate::link::{Link, Protocol, Target};
 
 /// A connection that is kept while the server keeps it.
 pub struct Wire {
-    target: SocketAddr,
-    socket: Option<TcpStream>,
+    target: Target,
+    socket: Option<Link>,
     buffer: Vec<u8>,
 }
 
@@ -42,16 +39,14 @@ pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 impl Wire {
-    pub fn new(target: SocketAddr) -> Self {
+    pub fn new(target: Target) -> Self {
         Self { target, socket: None, buffer: Vec::with_capacity(4096) }
     }
 
     /// Connects unless it is.
     pub async fn connect(&mut self) -> Result<()> {
         if self.socket.is_none() {
-            let socket = TcpStream::connect(self.target).await?;
-            socket.set_nodelay(true)?;
-            self.socket = Some(socket);
+            self.socket = Some(self.target.connect(None, Protocol::Http1).await?);
             self.buffer.clear();
         }
         Ok(())
@@ -118,14 +113,8 @@ impl Wire {
 }
 
 /// A request as bytes; `fields` are whole lines.
-pub fn request(
-    method: &str,
-    target: SocketAddr,
-    path: &str,
-    fields: &[String],
-    body: &str,
-) -> Vec<u8> {
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {target}\r\n");
+pub fn request(method: &str, target: Target, path: &str, fields: &[String], body: &str) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", target.address);
     for field in fields {
         text.push_str(field);
         text.push_str("\r\n");
