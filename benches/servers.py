@@ -315,6 +315,12 @@ class Servers:
         configuration.write_text(text)
         process = self.start([need("nginx", "nginx"), "-c", configuration, "-e", folder / "error.log"], port)
         process.scheme = "https" if " ssl " in text else "http"
+        # The master listens before its workers are there.
+        deadline = time.monotonic() + 20
+        while len(process.family) < 3:
+            if time.monotonic() > deadline:
+                raise RuntimeError("nginx has not started its workers")
+            time.sleep(0.02)
         return process
 
     def neighbour(self):
