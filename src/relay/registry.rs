@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Poll, Waker},
 };
 
 use atomic_waker::AtomicWaker;
@@ -107,16 +107,37 @@ impl Mailbox {
     pub async fn signalled(&self) -> Signal {
         poll_fn(|context| {
             self.waker.register(context.waker());
-            let (bit, signal) = match self.signals.load(Ordering::Acquire) {
-                0 => return Poll::Pending,
-                signals if signals & CHANGED != 0 => (CHANGED, Signal::Changed),
-                signals if signals & SUPERSEDED != 0 => (SUPERSEDED, Signal::Superseded),
-                _ => (DRAINING, Signal::Draining),
-            };
-            self.signals.fetch_and(!bit, Ordering::AcqRel);
-            Poll::Ready(signal)
+            self.take_signal().map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Waits until there is a signal, and leaves it.
+    pub async fn has_signal(&self) {
+        poll_fn(
+            |context| {
+                if self.wake_by(context.waker()) { Poll::Pending } else { Poll::Ready(()) }
+            },
+        )
+        .await;
+    }
+
+    /// Takes a signal that has arrived, a change first.
+    pub fn take_signal(&self) -> Option<Signal> {
+        let (bit, signal) = match self.signals.load(Ordering::Acquire) {
+            0 => return None,
+            signals if signals & CHANGED != 0 => (CHANGED, Signal::Changed),
+            signals if signals & SUPERSEDED != 0 => (SUPERSEDED, Signal::Superseded),
+            _ => (DRAINING, Signal::Draining),
+        };
+        self.signals.fetch_and(!bit, Ordering::AcqRel);
+        Some(signal)
+    }
+
+    /// Has `waker` woken by the next signal. False when there is one already, which may not wake it.
+    pub fn wake_by(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        self.signals.load(Ordering::Acquire) == 0
     }
 
     fn is_admitted(&self) -> bool {
@@ -239,13 +260,17 @@ impl Registry {
         mailbox.admitted.store(true, Ordering::Relaxed);
         let Some(mailboxes) = shard.get_mut(&key) else { return };
         let admitted = mailboxes.iter().filter(|mailbox| mailbox.is_admitted()).count();
-        if admitted > self.max_per_session.max(1)
-            && let Some(oldest) = mailboxes
-                .iter()
-                .position(|other| other.is_admitted() && other.subscription != mailbox.subscription)
-        {
+        if admitted <= self.max_per_session.max(1) {
+            return;
+        }
+        let oldest = mailboxes
+            .iter()
+            .position(|other| other.is_admitted() && other.subscription != mailbox.subscription);
+        let superseded = oldest.map(|oldest| mailboxes.remove(oldest));
+        drop(shard);
+        if let Some(superseded) = superseded {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            mailboxes.remove(oldest).signal(SUPERSEDED);
+            superseded.signal(SUPERSEDED);
         }
     }
 
@@ -291,8 +316,12 @@ impl Registry {
 
     fn signal_all(&self, bit: u8) {
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for mailbox in shard.values().flatten() {
+            // Outside the lock, which a subscription that ends takes.
+            let mailboxes: Vec<_> = {
+                let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                shard.values().flatten().cloned().collect()
+            };
+            for mailbox in mailboxes {
                 mailbox.signal(bit);
             }
         }

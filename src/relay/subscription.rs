@@ -3,7 +3,7 @@
 //! The order makes the guarantee: join and subscribe first, then read the state, then wait. A change
 //! comes either before the read, which sees it, or after, and then it signals the mailbox.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
@@ -160,29 +160,45 @@ impl Subscription {
     /// While the store is unavailable the subscription keeps waiting and asks again with growing
     /// pauses; a `resync` of the store ends the pause early.
     pub async fn outcome(&mut self) -> Outcome {
+        loop {
+            if let Some(outcome) = self.check().await {
+                return outcome;
+            }
+            tokio::select! {
+                biased;
+                () = self.mailbox.has_signal() => {}
+                () = tokio::time::sleep_until(self.expires_at) => {}
+            }
+        }
+    }
+
+    /// The outcome, if there is one by now. Waits for nothing but the store. Cancel-safe.
+    pub async fn check(&mut self) -> Option<Outcome> {
         if let Some(found) = self.take_found() {
-            return found;
+            return Some(found);
         }
         loop {
             if self.changed {
                 let outcome = self.collect().await;
                 self.changed = false;
-                if let Some(outcome) = outcome {
+                if outcome.is_some() {
                     return outcome;
                 }
             }
-            tokio::select! {
-                biased;
-                signal = self.mailbox.signalled() => match signal {
-                    Signal::Draining => return Outcome::Draining,
-                    Signal::Superseded => return Outcome::Superseded,
-                    Signal::Changed => self.changed = true,
-                },
-                () = tokio::time::sleep_until(self.expires_at) => {
-                    return Outcome::Gone(GoneReason::Expired);
-                }
+            match self.mailbox.take_signal() {
+                Some(Signal::Draining) => return Some(Outcome::Draining),
+                Some(Signal::Superseded) => return Some(Outcome::Superseded),
+                Some(Signal::Changed) => self.changed = true,
+                None => break,
             }
         }
+        (Instant::now() >= self.expires_at).then_some(Outcome::Gone(GoneReason::Expired))
+    }
+
+    /// Has `waker` woken when [`Self::check`] may find something, unless the session expires first. False
+    /// when it may find something already.
+    pub fn wake_by(&self, waker: &Waker) -> bool {
+        !self.changed && self.found().is_none() && self.mailbox.wake_by(waker)
     }
 
     /// Reads what became of the session; `None` when it is still pending.

@@ -1,6 +1,6 @@
 //! One client's wait for the outcome of a session, whatever the transport.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
@@ -97,6 +97,36 @@ impl Wait {
                 WaitEvent::Idle
             }
         }
+    }
+
+    /// The outcome, if there is one by now. Waits for nothing but the store. Cancel-safe.
+    pub async fn check(&mut self) -> Option<Outcome> {
+        self.subscription.check().await
+    }
+
+    /// Has `waker` woken when [`Self::check`] may find something before [`Self::deadline`]. False when it
+    /// may find something already.
+    pub fn wake_by(&self, waker: &Waker) -> bool {
+        self.subscription.wake_by(waker)
+    }
+
+    /// When a heartbeat is due, or the session expires.
+    pub fn deadline(&self) -> Instant {
+        self.next_heartbeat.min(self.subscription.expires_at())
+    }
+
+    /// Whether the session has expired, unless something happened to it.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        now >= self.subscription.expires_at()
+    }
+
+    /// Whether a heartbeat is due, which is then taken as sent.
+    pub fn take_heartbeat(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.next_heartbeat;
+        if is_due {
+            self.next_heartbeat = now + self.heartbeat_interval();
+        }
+        is_due
     }
 
     /// Waits for the outcome alone. Cancel-safe.
