@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Request, Response};
+use ::http::{Request, Response, header};
 use ::hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
+    upgrade::Upgraded,
 };
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,11 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
-    http::{MAX_FIELDS, MAX_HEAD},
+    http::{
+        MAX_FIELDS, MAX_HEAD,
+        addons::streams::websocket::{ServeUpgraded, WebSocket},
+    },
     server::{
         connection::{Connection, Segments},
         requests::{Abandoned, OpenRequest, Requests},
-        socket::ClientSocket,
+        socket::{ClientSocket, LingeringSocket},
     },
 };
 
@@ -73,7 +77,8 @@ where
     let header_timeout = limits.header_timeout;
     let requests = Requests::new();
     let Begun { version, read, response } = begun;
-    let socket = ClientSocket::new(read, socket, requests.clone(), slot, shutdown.clone());
+    let socket = LingeringSocket::new(socket, slot, shutdown.clone());
+    let socket = ClientSocket::new(read, socket, requests.clone());
     let (opened, first) = (requests.clone(), Mutex::new(response));
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut open, mut request) = opened.begin(request);
@@ -85,6 +90,9 @@ where
                 (None, Some(router)) => {
                     open.admitted().await;
                     request.extensions_mut().insert(ConnectInfo(peer));
+                    if request.headers().contains_key(header::UPGRADE) {
+                        request.extensions_mut().insert(ServeUpgraded(serve_upgraded::<S>));
+                    }
                     // In an allocation of its own: over HTTP/2 the task of a request lives until its
                     // answer is taken, which may be long after this future has ended.
                     Box::pin(respond(router, request, &mut open)).await
@@ -126,6 +134,20 @@ where
     };
     if let Err(error) = served {
         tracing::trace!(%error, "connection failed");
+    }
+}
+
+/// Serves a WebSocket on the socket of its connection, which nothing else uses after the upgrade.
+fn serve_upgraded<S>(upgraded: Upgraded, websocket: WebSocket)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match upgraded.downcast::<TokioIo<ClientSocket<S>>>() {
+        Ok(parts) => {
+            let (socket, read) = parts.io.into_inner().into_upgraded(parts.read_buf);
+            websocket.spawn(socket, &read);
+        }
+        Err(upgraded) => websocket.spawn(TokioIo::new(upgraded), &[]),
     }
 }
 

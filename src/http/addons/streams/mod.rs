@@ -8,6 +8,7 @@ pub mod body;
 pub mod credentials;
 pub mod long_poll;
 pub mod message;
+pub mod message_socket;
 pub mod sse;
 pub mod wait;
 pub mod websocket;

@@ -4,6 +4,7 @@
 
 use std::{
     future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -16,22 +17,21 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::AsyncWrite as _;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        error::{CapacityError, ProtocolError},
-        handshake::derive_accept_key,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep},
+};
+use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    error::{CapacityError, ProtocolError},
+    handshake::derive_accept_key,
+    protocol::CloseFrame,
 };
 
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
         AppState,
         addons::streams::{
             self, Channel, Credentials, Encoder, Protocol, StreamMessage, Transport, Wait,
-            WaitEvent,
             credentials::{self, SUBPROTOCOL},
+            message_socket::MessageSocket,
         },
         error::{
             Problem,
@@ -120,16 +120,6 @@ pub const CHANNEL: Channel = Channel {
     tagged: true,
 };
 
-/// Buffer size in either direction. Frames are small, and the defaults of 128 KiB a direction would
-/// be the largest part of a waiting stream.
-const BUFFER: usize = 1024;
-
-/// Maximum size of a message from a client, of which `{"type":"ack"}` is the only one.
-const MAX_MESSAGE: usize = 1024;
-
-/// Maximum size of what waits to be written: a token, or the pongs of a client that only pings.
-const MAX_WRITE_BUFFER: usize = 64 * 1024;
-
 /// Maximum number of pings and pongs of a client between two pings of ours.
 const MAX_HEARTBEATS: usize = 128;
 
@@ -187,10 +177,17 @@ pub async fn websocket(
 /// Everything else is refused before the upgrade.
 pub struct Upgrade {
     on_upgrade: OnUpgrade,
+    serve: Option<ServeUpgraded>,
     /// Completes the handshake.
     response: Response,
     /// The client whose wrong session token counts as a guess.
     guesser: Option<(Surface, ClientAddress)>,
+}
+
+/// A WebSocket whose opening handshake is complete.
+pub struct WebSocket {
+    encoder: Encoder,
+    purpose: Purpose,
 }
 
 /// What a socket is upgraded for.
@@ -200,6 +197,30 @@ enum Purpose {
     Refusal(u16),
 }
 
+/// A request extension: serves a WebSocket on the connection's own socket, without what HTTP needs.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeUpgraded(pub fn(Upgraded, WebSocket));
+
+impl WebSocket {
+    /// Serves it on `socket`, from which `received` was read already, in a task of its own.
+    pub fn spawn<S>(self, socket: S, received: &[u8])
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { encoder, purpose } = self;
+        let socket = Arc::new(SharedSocket::new(MessageSocket::new(socket, received), encoder));
+        match purpose {
+            Purpose::Wait(mut wait) => {
+                // By reference, because the future of the task would hold a moved wait twice.
+                tokio::spawn(async move { stream(&socket, &mut wait).await });
+            }
+            Purpose::Refusal(code) => {
+                tokio::spawn(async move { socket.close(code, "refused").await });
+            }
+        }
+    }
+}
+
 impl Upgrade {
     /// The same, where a wrong session token counts as a guess of `guesser`.
     pub fn counting(self, guesser: ClientAddress) -> Self {
@@ -207,26 +228,14 @@ impl Upgrade {
     }
 
     /// Completes the handshake and serves the socket.
-    fn spawn(self, encoder: Encoder, mut purpose: Purpose) -> Response {
-        let Self { on_upgrade, response, .. } = self;
+    fn spawn(self, encoder: Encoder, purpose: Purpose) -> Response {
+        let Self { on_upgrade, response, serve, .. } = self;
+        let websocket = WebSocket { encoder, purpose };
         tokio::spawn(async move {
-            let upgraded = match on_upgrade.await {
-                Ok(upgraded) => TokioIo::new(upgraded),
-                Err(error) => return tracing::trace!(%error, "upgrade failed"),
-            };
-            let config = WebSocketConfig::default()
-                .read_buffer_size(BUFFER)
-                .write_buffer_size(BUFFER)
-                .max_write_buffer_size(MAX_WRITE_BUFFER)
-                .max_message_size(Some(MAX_MESSAGE))
-                .max_frame_size(Some(MAX_MESSAGE));
-            let socket =
-                WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
-            let socket = Arc::new(SharedSocket::new(socket, encoder));
-            // By reference, because the future of the task would hold a moved wait twice.
-            match &mut purpose {
-                Purpose::Wait(wait) => stream(&socket, wait).await,
-                Purpose::Refusal(code) => socket.close(*code, "refused").await,
+            match (on_upgrade.await, serve) {
+                (Ok(upgraded), Some(ServeUpgraded(serve))) => serve(upgraded, websocket),
+                (Ok(upgraded), None) => websocket.spawn(TokioIo::new(upgraded), &[]),
+                (Err(error), _) => tracing::trace!(%error, "upgrade failed"),
             }
         });
         response
@@ -324,7 +333,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let on_upgrade = parts.extensions.remove();
         let on_upgrade =
             on_upgrade.ok_or_else(|| refused("This connection cannot be upgraded."))?;
-        Ok(Self { on_upgrade, response, guesser: None })
+        let serve = parts.extensions.remove();
+        Ok(Self { on_upgrade, serve, response, guesser: None })
     }
 }
 
@@ -392,25 +402,58 @@ impl From<Error> for Ended {
 }
 
 /// A socket shared by its task and the thread that delivers the token.
-struct SharedSocket {
-    writer: Mutex<Writer>,
+struct SharedSocket<S> {
+    writer: Mutex<Writer<S>>,
     encoder: Encoder,
 }
 
-struct Writer {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+struct Writer<S> {
+    socket: MessageSocket<S>,
     /// Whether the task is writing a message.
     writing: bool,
     /// Whether the token has been queued.
     delivered: bool,
 }
 
-impl SharedSocket {
-    fn new(socket: WebSocketStream<TokioIo<Upgraded>>, encoder: Encoder) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Writer<S> {
+    /// Receives one message.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Received, Ended>> {
+        loop {
+            let message = ready!(self.socket.poll_next(context));
+            return Poll::Ready(match message.ok_or(Ended::Closed)?? {
+                Message::Text(text) => match serde_json::from_str(&text) {
+                    Ok(ClientMessage::Ack) => Ok(Received::Acknowledgement),
+                    Err(_) => Err(Ended::Refused(code::POLICY, "unknown message")),
+                },
+                Message::Binary(_) => Err(Ended::Refused(code::UNSUPPORTED_DATA, "text only")),
+                Message::Ping(_) | Message::Pong(_) => Ok(Received::Heartbeat),
+                // The next read answers it.
+                Message::Close(_) | Message::Frame(_) => continue,
+            });
+        }
+    }
+
+    /// Takes the message and sends it.
+    fn poll_send(
+        &mut self,
+        message: &mut Option<Message>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        self.writing = true;
+        ready!(self.socket.poll_ready(context))?;
+        message.take().map_or(Ok(()), |message| self.socket.start_send(message, context))?;
+        ready!(self.socket.poll_flush(context))?;
+        self.writing = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> SharedSocket<S> {
+    fn new(socket: MessageSocket<S>, encoder: Encoder) -> Self {
         Self { writer: Mutex::new(Writer { socket, writing: false, delivered: false }), encoder }
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    fn writer(&self) -> MutexGuard<'_, Writer<S>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -420,63 +463,54 @@ impl SharedSocket {
 
     /// Receives one message. Cancel-safe.
     async fn receive(&self) -> Result<Received, Ended> {
-        loop {
-            let message = poll_fn(|context| self.writer().socket.poll_next_unpin(context)).await;
-            return match message.ok_or(Ended::Closed)?? {
-                Message::Text(text) => match serde_json::from_str(&text) {
-                    Ok(ClientMessage::Ack) => Ok(Received::Acknowledgement),
-                    Err(_) => Err(Ended::Refused(code::POLICY, "unknown message")),
-                },
-                Message::Binary(_) => Err(Ended::Refused(code::UNSUPPORTED_DATA, "text only")),
-                Message::Ping(_) | Message::Pong(_) => Ok(Received::Heartbeat),
-                // The next read answers it.
-                Message::Close(_) | Message::Frame(_) => continue,
-            };
-        }
+        poll_fn(|context| self.writer().poll_receive(context)).await
     }
 
-    async fn send(&self, message: Message) -> Result<(), Error> {
-        let mut message = Some(message);
-        poll_fn(|context| {
-            let mut writer = self.writer();
-            writer.writing = true;
-            ready!(writer.socket.poll_ready_unpin(context))?;
-            message.take().map_or(Ok(()), |message| writer.socket.start_send_unpin(message))?;
-            ready!(writer.socket.poll_flush_unpin(context))?;
-            writer.writing = false;
-            Poll::Ready(Ok(()))
-        })
-        .await
+    /// Sends a message, or what is left of the one before.
+    async fn send(&self, message: Option<Message>) -> Result<(), Error> {
+        let mut message = message;
+        poll_fn(|context| self.writer().poll_send(&mut message, context)).await
+    }
+
+    /// Sends a ping, if the client takes it within `timeout`.
+    async fn ping(&self, timeout: Duration) -> bool {
+        let at_once = |context: &mut Context<'_>| {
+            let mut ping = Some(Upgrade::heartbeat());
+            let sent = self.writer().poll_send(&mut ping, context);
+            Poll::Ready((sent.map(|sent| sent.is_ok()), ping.is_some()))
+        };
+        match poll_fn(at_once).await {
+            (Poll::Ready(sent), _) => sent,
+            // Boxed, because few clients take nothing and the room of all is counted.
+            (Poll::Pending, unwritten) => {
+                let rest = self.send(unwritten.then(Upgrade::heartbeat));
+                matches!(Box::pin(tokio::time::timeout(timeout, rest)).await, Ok(Ok(())))
+            }
+        }
     }
 
     /// Waits until all is sent.
     async fn sent(&self) -> Result<(), Error> {
-        poll_fn(|context| self.writer().socket.poll_flush_unpin(context)).await
+        poll_fn(|context| self.writer().socket.poll_flush(context)).await
     }
 
     /// Closes with a code and a reason, so that the client can read them.
     async fn close(&self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
         let close = async {
-            if self.send(Message::Close(Some(frame))).await.is_ok() {
+            if self.send(Some(Message::Close(Some(frame)))).await.is_ok() {
                 // Until the client's own close frame.
                 while let Some(Ok(_)) =
-                    poll_fn(|context| self.writer().socket.poll_next_unpin(context)).await
+                    poll_fn(|context| self.writer().socket.poll_next(context)).await
                 {
                 }
             }
-            self.shut_down().await;
+            let shut_down = |context: &mut Context<'_>| self.writer().socket.poll_shutdown(context);
+            // After what the client still sends.
+            let _ = poll_fn(shut_down).await;
         };
         // A client that does not take part is cut off.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
-    }
-
-    /// Closes the connection below, after what the client still sends.
-    async fn shut_down(&self) {
-        let shut_down = |context: &mut Context<'_>| {
-            std::pin::Pin::new(self.writer().socket.get_mut()).poll_shutdown(context)
-        };
-        let _ = poll_fn(shut_down).await;
     }
 
     /// Closes as the client's end asks for.
@@ -487,7 +521,7 @@ impl SharedSocket {
     }
 }
 
-impl DirectWriter for SharedSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> DirectWriter for SharedSocket<S> {
     fn write_directly(&self, key: SessionKey, payload: &SealedPayload) -> bool {
         let mut writer = self.writer();
         if writer.writing || writer.delivered {
@@ -495,24 +529,40 @@ impl DirectWriter for SharedSocket {
         }
         let Some(token) = self.encoder.open(key, payload) else { return false };
         let mut context = Context::from_waker(Waker::noop());
-        if !matches!(writer.socket.poll_ready_unpin(&mut context), Poll::Ready(Ok(()))) {
+        if !matches!(writer.socket.poll_ready(&mut context), Poll::Ready(Ok(()))) {
             return false;
         }
-        if writer.socket.start_send_unpin(token.frame::<Upgrade>()).is_err() {
+        if writer.socket.start_send(token.frame::<Upgrade>(), &mut context).is_err() {
             return false;
         }
         writer.delivered = true;
         // The task, which is woken next, sends the rest or finds the error.
-        let _ = writer.socket.poll_flush_unpin(&mut context);
+        let _ = writer.socket.poll_flush(&mut context);
         drop(writer);
         token.done();
         true
     }
 }
 
+/// What happens in a wait.
+enum Event {
+    /// The wait may be over.
+    Signalled,
+    /// A heartbeat is due, or the session expires.
+    Due,
+    Received(Result<Received, Ended>),
+}
+
 /// Waits for the outcome, sends it, and closes once the client has it.
-async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
+///
+/// The room of every waiting socket is counted: there is one timer, and what few sockets do, or do once,
+/// is boxed.
+async fn stream<S>(socket: &Arc<SharedSocket<S>>, wait: &mut Wait)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     wait.set_direct_writer(Arc::clone(socket) as Arc<dyn DirectWriter>);
+    let mut timer = pin!(tokio::time::sleep_until(wait.deadline()));
     // A client that sent nothing between two pings is gone.
     let mut answered = true;
     // Pings and pongs since the last ping.
@@ -520,37 +570,66 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
     // A token that was written directly may be acknowledged before this task is woken.
     let mut acknowledged_early = false;
     let outcome = loop {
-        let received = tokio::select! {
-            biased;
-            step = wait.next() => match step {
-                WaitEvent::Ended(outcome) => break outcome,
-                WaitEvent::Idle => {
-                    // What arrived in time counts, even where it is read only now.
-                    let received = socket.receive().now_or_never();
-                    if received.is_none() && !answered {
-                        return;
-                    }
-                    (answered, heartbeats) = (false, 0);
-                    let ping = socket.send(Upgrade::heartbeat());
-                    let sent = tokio::time::timeout(wait.heartbeat_interval(), ping).await;
-                    if !matches!(sent, Ok(Ok(()))) {
-                        return;
-                    }
-                    received
+        let received = match poll_fn(|context| poll_event(socket, wait, timer.as_mut(), context))
+            .await
+        {
+            Event::Received(received) => received,
+            Event::Due if !wait.has_expired(Instant::now()) => {
+                // What arrived in time counts, even where it is read only now.
+                let received =
+                    |context: &mut Context<'_>| Poll::Ready(socket.writer().poll_receive(context));
+                let received = poll_fn(received).await;
+                if received.is_pending() && !answered {
+                    return;
                 }
+                wait.take_heartbeat(Instant::now());
+                timer.as_mut().reset(wait.deadline());
+                (answered, heartbeats) = (false, 0);
+                if !socket.ping(wait.heartbeat_interval()).await {
+                    return;
+                }
+                let Poll::Ready(received) = received else { continue };
+                received
+            }
+            Event::Signalled | Event::Due => match Box::pin(wait.check()).await {
+                Some(outcome) => break outcome,
+                None => continue,
             },
-            received = socket.receive() => Some(received),
         };
         match received {
             // Before anything is delivered there is nothing to acknowledge.
-            Some(Ok(Received::Acknowledgement)) => acknowledged_early = socket.is_delivered(),
-            Some(Ok(Received::Heartbeat)) if heartbeats < MAX_HEARTBEATS => heartbeats += 1,
-            Some(Ok(Received::Heartbeat)) => return socket.close_after(TOO_MANY_PINGS).await,
-            Some(Err(ended)) => return socket.close_after(ended).await,
-            None => continue,
+            Ok(Received::Acknowledgement) => acknowledged_early = socket.is_delivered(),
+            Ok(Received::Heartbeat) if heartbeats < MAX_HEARTBEATS => heartbeats += 1,
+            Ok(Received::Heartbeat) => return Box::pin(socket.close_after(TOO_MANY_PINGS)).await,
+            Err(ended) => return Box::pin(socket.close_after(ended)).await,
         }
         answered = true;
     };
+    Box::pin(finish(socket, wait, outcome, acknowledged_early)).await;
+}
+
+fn poll_event<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &SharedSocket<S>,
+    wait: &Wait,
+    timer: Pin<&mut Sleep>,
+    context: &mut Context<'_>,
+) -> Poll<Event> {
+    if !wait.wake_by(context.waker()) {
+        return Poll::Ready(Event::Signalled);
+    }
+    if timer.poll(context).is_ready() {
+        return Poll::Ready(Event::Due);
+    }
+    socket.writer().poll_receive(context).map(Event::Received)
+}
+
+/// Sends the outcome, unless it is written, and closes once the client has it.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &SharedSocket<S>,
+    wait: &Wait,
+    outcome: Outcome,
+    acknowledged_early: bool,
+) {
     if outcome != Outcome::WrittenDirectly {
         let message = wait.message(outcome);
         let (code, reason) = match message {
@@ -560,7 +639,7 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
             StreamMessage::Authenticated { .. } | StreamMessage::Failed(_) => (code::DONE, "done"),
         };
         let frame = Upgrade::message(wait.session().key, &message);
-        if socket.send(frame).await.is_err() {
+        if socket.send(Some(frame)).await.is_err() {
             return;
         }
         if !matches!(message, StreamMessage::Authenticated { .. }) {
@@ -582,7 +661,10 @@ async fn stream(socket: &Arc<SharedSocket>, wait: &mut Wait) {
 }
 
 /// Waits until the client has the token and acknowledges it.
-async fn acknowledgement(socket: &SharedSocket) -> Result<(), Ended> {
+async fn acknowledgement<S>(socket: &SharedSocket<S>) -> Result<(), Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let wait = async {
         socket.sent().await?;
         for _ in 0..MAX_HEARTBEATS {
