@@ -18,7 +18,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
 
 use crate::{
     http::addons::streams::{
@@ -27,7 +26,7 @@ use crate::{
         sse::{EventSource, EventStream},
     },
     relay::DirectWriter,
-    server::linger::Lingering,
+    server::{linger::Lingering, tls_stream::TlsStream},
     session::{SealedPayload, SessionKey},
 };
 

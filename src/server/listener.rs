@@ -105,8 +105,8 @@ async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
         () = connection.shutdown.cancelled() => return,
         handshake = tls.handshake(socket, connection.limits.header_timeout) => handshake,
     };
-    let Some(socket) = handshake.map(Box::new) else { return };
-    if socket.get_ref().1.alpn_protocol() == Some(util::tls::HTTP2) {
+    let Some(socket) = handshake else { return };
+    if socket.alpn_protocol() == Some(util::tls::HTTP2) {
         let (version, read) = (HttpVersion::Http2, Segments::new());
         let begun = Begun { version, read, response: None };
         Box::pin(hyper::serve(connection, socket, begun)).await;

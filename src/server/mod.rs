@@ -19,6 +19,7 @@ mod signals;
 mod socket;
 mod sse_fast_path;
 mod tls;
+mod tls_stream;
 
 use std::{
     io,
@@ -100,9 +101,7 @@ impl Server {
         let connections = TaskTracker::new();
         let identities = settings.tls.clone().map(Identities::new);
         let tls = match &identities {
-            Some(identities) => {
-                Some(Tls { acceptor: identities.acceptor()?, app: Arc::clone(&app) })
-            }
+            Some(identities) => Some(Tls { config: identities.config()?, app: Arc::clone(&app) }),
             None => None,
         };
         tokio::spawn(listener::serve(

@@ -1,17 +1,20 @@
 //! The TLS handshake of accepted connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::http::{AppState, operator::metrics::HandshakeOutcome};
+use crate::{
+    http::{AppState, operator::metrics::HandshakeOutcome},
+    server::tls_stream::TlsStream,
+};
 
 /// What a listener needs to speak TLS.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    /// Performs the handshake.
-    pub(crate) acceptor: TlsAcceptor,
+    /// How the handshake is performed.
+    pub(crate) config: Arc<ServerConfig>,
     /// Where handshakes are counted.
     pub(crate) app: AppState,
 }
@@ -22,8 +25,8 @@ impl Tls {
         self,
         socket: TcpStream,
         timeout: Duration,
-    ) -> Option<TlsStream<TcpStream>> {
-        let handshake = tokio::time::timeout(timeout, self.acceptor.accept(socket)).await;
+    ) -> Option<Box<TlsStream<TcpStream>>> {
+        let handshake = tokio::time::timeout(timeout, TlsStream::accept(self.config, socket)).await;
         let outcome = match &handshake {
             Ok(Ok(_)) => HandshakeOutcome::Succeeded,
             Ok(Err(error)) => {

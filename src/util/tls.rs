@@ -12,7 +12,6 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio_rustls::TlsAcceptor;
 
 /// Protocols offered in the handshake (RFC 7301), the preferred one first.
 const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
@@ -107,11 +106,11 @@ impl Identities {
         self.0.store(next);
     }
 
-    /// An acceptor for handshakes with the active identity: TLS 1.2 or 1.3, HTTP/2 or HTTP/1.1.
+    /// For handshakes with the active identity: TLS 1.2 or 1.3, HTTP/2 or HTTP/1.1.
     ///
     /// # Errors
     /// When the system provides no random numbers.
-    pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, rustls::Error> {
+    pub fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let identities: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -121,7 +120,7 @@ impl Identities {
         // So that thousands of clients that reconnect at once do not need a signature each.
         config.ticketer = ring::Ticketer::new()?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(Arc::new(config))
     }
 }
 
