@@ -15,7 +15,7 @@ pub use crate::demo::provider::{DemoProvider, DemoProviderError, RegisteredClien
 
 use crate::{
     api::{Secret, paths},
-    server::{self, AppError, Server, Signals},
+    server::{self, AppError, ListenError, Server, Signals},
     session::SessionToken,
     settings::{DemoPlatform, SettingsErrors, Snapshot},
     util::{browser, random::random_bytes},
@@ -61,13 +61,8 @@ pub enum DemoError {
     #[error(transparent)]
     Provider(#[from] DemoProviderError),
     /// The relay or the provider cannot listen on its address.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 /// Runs the demo until a signal.
@@ -116,7 +111,7 @@ pub struct Demo {
 
 /// Starts the platform; its pages need to know the relay.
 async fn start_platform(address: SocketAddr) -> Result<(DemoPlatform, Arc<Platform>), DemoError> {
-    let unusable = |source| DemoError::Listen { address, source };
+    let unusable = |source| ListenError { address, source };
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let origin = format!("http://{}", listener.local_addr().map_err(unusable)?);
     let key = || Secret::from(hex::encode(random_bytes::<32>()));
@@ -144,7 +139,7 @@ pub async fn start(
     if !options.allow_production {
         refuse_production(options, &environment)?;
     }
-    let unusable = |address| move |source| DemoError::Listen { address, source };
+    let unusable = |address| move |source| ListenError { address, source };
     let listener = TcpListener::bind(options.provider_listen)
         .await
         .map_err(unusable(options.provider_listen))?;
@@ -232,10 +227,11 @@ pub struct DemoProviderOptions {
 pub async fn run_provider(options: DemoProviderOptions) -> Result<(), DemoError> {
     let DemoProviderOptions { listen: address, issuer, client } = options;
     let signals = Signals::listen()?;
-    let unusable = |source| DemoError::Listen { address, source };
+    let unusable = |source| ListenError { address, source };
     let listener = TcpListener::bind(address).await.map_err(unusable)?;
     let bound = listener.local_addr().map_err(unusable)?;
     let router = DemoProvider::new(&issuer, client, false)?.router();
     server::announce(format!("token-relay demo-provider: {issuer} listening on http://{bound}"));
-    axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)
+    axum::serve(listener, router).with_graceful_shutdown(signals.any()).await.map_err(unusable)?;
+    Ok(())
 }

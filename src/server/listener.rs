@@ -11,7 +11,7 @@ use crate::{
         connection::{Connection, ConnectionLimits, Segments},
         connection_slots::ConnectionSlots,
         direct_write::NetworkStream,
-        error::AppError,
+        error::ListenError,
         hyper::{self, Begun, HttpVersion},
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
@@ -30,7 +30,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bind = || -> io::Result<TcpListener> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -40,7 +40,7 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    bind().map_err(|source| AppError::Listen { address, source })
+    bind().map_err(|source| ListenError { address, source })
 }
 
 /// Accepts connections until `shutdown`; `connections` tracks those still open. With `tls`, only

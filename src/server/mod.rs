@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use crate::server::app::provider_options;
 pub use crate::server::{
-    error::AppError,
+    error::{AppError, ListenError},
     signals::{Signals, run_until_signal},
 };
 
@@ -91,7 +91,7 @@ impl Server {
         let listener = listener::bind(settings.server.listen)?;
         let address = listener
             .local_addr()
-            .map_err(|source| AppError::Listen { address: settings.server.listen, source })?;
+            .map_err(|source| ListenError { address: settings.server.listen, source })?;
         let app = app::build(Arc::clone(&settings), address, demo_pane).await?;
         let limits = ConnectionLimits {
             max_connections: file_limit::raise(settings.limits.max_connections),

@@ -199,8 +199,34 @@ fn an_address_in_use_is_said() {
         "{}",
         stderr(&output)
     );
+    assert!(stderr(&output).contains("another program listens there"), "{}", stderr(&output));
     let output = run(&["healthcheck"], &environment);
     assert!(!output.status.success(), "nobody answers there");
+}
+
+/// The kernel answers as one that was started with `ipv6.disable=1`, or a container without IPv6.
+#[test]
+fn a_host_without_ipv6_is_said_with_what_to_do() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (listen, instead) in [("[::]:8471", "0.0.0.0:8471"), ("[::1]:8471", "127.0.0.1:8471")] {
+        for name in ["TOKEN_RELAY_LISTEN", "TOKEN_RELAY_METRICS_LISTEN"] {
+            let free = ("TOKEN_RELAY_LISTEN", "127.0.0.1:0");
+            let environment = [&PROVIDER[..], &[free, (name, listen)]].concat();
+            let output = Command::new("python3")
+                .arg(root.join("tests/support/without_ipv6.py"))
+                .args([env!("CARGO_BIN_EXE_token-relay"), "serve"])
+                .env_remove("TOKEN_RELAY_CONFIG")
+                .envs(environment)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+            let said = format!(
+                "cannot listen on {listen}: Address family not supported by protocol (os error 97); \
+                 if this host has no IPv6, listen on {instead} instead"
+            );
+            assert!(stderr(&output).contains(&said), "{}", stderr(&output));
+        }
+    }
 }
 
 #[test]
