@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Process, client, free_port,
     provider::OidcProvider,
-    redis::{Server, command, eventually},
+    redis::{Server, command, eventually, tls_server},
     text,
 };
 
@@ -168,13 +168,22 @@ async fn a_redis_that_sessions_cannot_use_is_named_with_what_is_missing() {
     registered(&provider).await;
     let server = Server::start(&[]).await;
     let hand = server.client().await;
+    let locked = Server::start(&["--requirepass", "secret"]).await;
+    let (tls, authority) = tls_server().await;
     let replica = Server::start(&[]).await;
     let second = replica.client().await;
     command(&second, &["REPLICAOF", "127.0.0.1", &server.port.to_string()]).await;
     let mut cases = vec![
         (server.url(), None),
         (replica.url(), Some("readiness check")),
-        (format!("redis://127.0.0.1:{}", free_port()), Some("readiness check")),
+        (format!("redis://127.0.0.1:{}", free_port()), Some("Connection refused")),
+        (format!("redis://:word@127.0.0.1:{}", locked.port), Some("WRONGPASS")),
+        (format!("redis://localhost:{}", tls.port), Some("speaks TLS, the URL needs rediss:")),
+        (
+            format!("rediss://localhost:{}?ca={authority}", server.port),
+            Some("without TLS, the URL needs redis:"),
+        ),
+        (format!("rediss://127.0.0.2:{}?ca={authority}", tls.port), Some("NotValidForName")),
     ];
     for (missing, step) in [
         ("-@scripting", "readiness check"),

@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use serde_json::json;
 use crate::{
     redis_servers::{readiness, relay_at, sign_in},
     support::{
-        Browser, Events, client, create,
+        Browser, Events, Process, client, create,
         redis::{
             Directory, Server, command, eventually, free_port, tls_server, try_command, within,
         },
@@ -325,6 +326,25 @@ async fn a_server_that_loads_its_data_is_named_and_waited_for() {
     assert_eq!(events.next().await.unwrap().name, "authenticated");
 }
 
+/// A server that speaks TLS as OpenSSL does, and its port.
+fn openssl_server(certificate: &str, key: &str) -> (tokio::process::Child, u16) {
+    let port = free_port();
+    let server = tokio::process::Command::new("openssl")
+        .args(["s_server", "-quiet", "-accept", &port.to_string()])
+        .args(["-cert", certificate, "-key", key])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("openssl runs; install the package openssl");
+    (server, port)
+}
+
+/// What the log says of a port that speaks TLS and a URL that does not, and the other way round.
+const NEEDS_TLS: Option<&str> = Some("if the port speaks TLS, the URL needs rediss:");
+const NEEDS_NO_TLS: Option<&str> = Some("if the port is one without TLS, the URL needs redis:");
+
 /// What cannot work is named at the start, and works when it has been mended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_used_is_named() {
@@ -332,34 +352,59 @@ async fn a_server_that_cannot_be_used_is_named() {
     let plain = Server::start(&[]).await;
     let locked = Server::start(&["--requirepass", "secret"]).await;
     let nobody = free_port();
-    let other = Directory::new();
-    crate::support::certificate::make(other.path(), "other");
-    let other = other.file("other.crt");
-    let web = crate::support::Process::demo(&[]);
-    let web = web.url.rsplit_once(':').unwrap().1.to_owned();
+    let folder = Directory::new();
+    crate::support::certificate::make(folder.path(), "other");
+    let (other, key) = (folder.file("other.crt"), folder.file("other.key"));
+    let port = |web: &Process| web.url.rsplit_once(':').unwrap().1.to_owned();
+    let web = Process::demo(&[]);
+    let tls_web =
+        Process::demo(&[("TOKEN_RELAY_TLS_CERTIFICATE", &other), ("TOKEN_RELAY_TLS_KEY", &key)]);
+    let (_terminator, silent) = openssl_server(&other, &key);
+    let ca = format!("ca={authority}");
+    let sentinel = "sentinelServiceName=main";
     let cases = [
-        (format!("rediss://localhost:{}", tls.port), "UnknownIssuer"),
-        (format!("rediss://localhost:{}?ca={other}", tls.port), "UnknownIssuer"),
+        (format!("rediss://localhost:{}", tls.port), "UnknownIssuer", None),
+        (format!("rediss://localhost:{}?ca={other}", tls.port), "UnknownIssuer", None),
         // Its certificate is for other names.
-        (format!("rediss://127.0.0.2:{}?ca={authority}", tls.port), "NotValidForName"),
-        (format!("redis://localhost:{}", tls.port), "Connection reset"),
-        (format!("rediss://localhost:{}?ca={authority}", plain.port), "timed out"),
-        (format!("redis://127.0.0.1:{nobody}"), "Connection refused"),
-        (format!("redis://no-such-host.invalid:{nobody}"), "lookup"),
-        (format!("redis://127.0.0.1:{}", locked.port), "NOAUTH"),
-        (format!("redis://:wrong@127.0.0.1:{}", locked.port), "WRONGPASS"),
-        (format!("redis://127.0.0.1:{}/99", plain.port), "DB index is out of range"),
-        (format!("redis-cluster://127.0.0.1:{}", plain.port), "cluster support disabled"),
-        (format!("redis://127.0.0.1:{web}"), "Invalid HELLO"),
+        (format!("rediss://127.0.0.2:{}?{ca}", tls.port), "NotValidForName", None),
+        (format!("redis://localhost:{}", tls.port), "Connection reset", NEEDS_TLS),
+        (format!("redis-cluster://localhost:{}", tls.port), "Connection reset", NEEDS_TLS),
+        (format!("redis-sentinel://localhost:{}?{sentinel}", tls.port), "", NEEDS_TLS),
+        // Says in an alert what it wants, and closes the connection without one.
+        (format!("redis://localhost:{}", port(&tls_web)), "Invalid frame", NEEDS_TLS),
+        (format!("redis://localhost:{silent}"), "Connection closed", NEEDS_TLS),
+        (format!("rediss://localhost:{}?{ca}", plain.port), "timed out", NEEDS_NO_TLS),
+        (format!("valkeys://localhost:{}?{ca}", locked.port), "timed out", NEEDS_NO_TLS),
+        (format!("rediss-cluster://localhost:{}?{ca}", plain.port), "timed out", NEEDS_NO_TLS),
+        (format!("rediss-sentinel://localhost:{}?{sentinel}&{ca}", plain.port), "", NEEDS_NO_TLS),
+        // Answers a handshake in plain text.
+        (format!("rediss://localhost:{}?{ca}", port(&web)), "", NEEDS_NO_TLS),
+        (format!("redis://127.0.0.1:{nobody}"), "Connection refused", None),
+        (format!("rediss://127.0.0.1:{nobody}?{ca}"), "Connection refused", None),
+        (format!("redis://no-such-host.invalid:{nobody}"), "lookup", None),
+        (format!("redis://127.0.0.1:{}", locked.port), "NOAUTH", None),
+        (format!("redis://:wrong@127.0.0.1:{}", locked.port), "WRONGPASS", None),
+        (format!("redis://127.0.0.1:{}/99", plain.port), "DB index is out of range", None),
+        (format!("redis-cluster://127.0.0.1:{}", plain.port), "cluster support disabled", None),
+        (format!("redis://127.0.0.1:{}", port(&web)), "Invalid HELLO", None),
     ];
-    let tried = cases.iter().map(async |(url, cause)| {
+    let tried = cases.iter().map(async |(url, cause, remedy)| {
         let relay = relay_at(url, &SETTINGS);
         assert_eq!(readiness(&relay).await, StatusCode::SERVICE_UNAVAILABLE, "{url}");
-        within(LIMIT, &format!("{url}: the log says {cause}"), || async {
-            relay.log().contains(cause)
+        within(LIMIT, &format!("{url}: the log says {cause}, {remedy:?}"), || async {
+            let log = relay.log();
+            log.lines().any(|line| {
+                line.contains("Redis cannot be reached or refuses")
+                    && line.contains(cause)
+                    && remedy.is_none_or(|remedy| line.contains(remedy))
+            })
         })
         .await;
-        assert!(!relay.log().contains("wrong@"), "{}", relay.log());
+        let log = relay.log();
+        for other in [NEEDS_TLS, NEEDS_NO_TLS] {
+            assert!(other == *remedy || !log.contains(other.unwrap()), "{url}: {log}");
+        }
+        assert!(!log.contains("wrong@"), "{log}");
     });
     stream::iter(tried).buffer_unordered(4).collect::<Vec<_>>().await;
 }

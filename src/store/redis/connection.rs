@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::{Client, SubscriberClient};
+use fred::error::{Error, ErrorKind};
 use fred::types::Builder;
 use fred::types::RespVersion;
 use fred::types::config::{
@@ -127,6 +128,39 @@ impl Plan {
     /// Whether channels are sharded.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.config.server, ServerConfig::Clustered { .. })
+    }
+
+    /// What to change in the URL if the server's port speaks TLS and the URL does not, or the other
+    /// way round; `None` where an attempt to connect failed for another reason.
+    pub(crate) fn tls_remedy(&self, error: &Error) -> Option<&'static str> {
+        let details = error.details();
+        let found = |texts: &[&str]| texts.iter().any(|text| details.contains(text));
+        if self.config.tls.is_some() {
+            // Without TLS a server waits for the end of the command that it takes a handshake for, or
+            // answers in plain text.
+            let fits = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Sentinel)
+                || found(&["InvalidContentType", "InvalidMessage"]);
+            fits.then_some(
+                "no TLS handshake; if the port is one without TLS, the URL needs redis: in place of \
+                 rediss:, or valkey: in place of valkeys:",
+            )
+        } else {
+            // With TLS a server closes the connection, after an alert that is no answer.
+            let fits = matches!(
+                error.kind(),
+                ErrorKind::Timeout | ErrorKind::Parse | ErrorKind::Canceled | ErrorKind::Sentinel
+            ) || found(&[
+                "Connection closed",
+                "ConnectionReset",
+                "UnexpectedEof",
+                "BrokenPipe",
+                "Invalid frame type prefix",
+            ]);
+            fits.then_some(
+                "no answer in plain text; if the port speaks TLS, the URL needs rediss: in place of \
+                 redis:, or valkeys: in place of valkey:",
+            )
+        }
     }
 
     fn builder(&self) -> Builder {

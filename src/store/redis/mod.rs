@@ -65,6 +65,9 @@ use crate::{
 /// The value of a grant that was ended; `rotate_grant.lua` writes it too.
 const ENDED: &str = "x";
 
+/// Time for the failure of the first attempt to connect to become known, beyond the timeout.
+const FAILURE_GRACE: Duration = Duration::from_millis(500);
+
 /// How to reach Redis.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
@@ -127,6 +130,8 @@ impl RedisStore {
         };
         if tokio::time::timeout(timeout, both).await.is_err() {
             tracing::warn!("Redis cannot be reached; retrying");
+            // An attempt may take as long as that, and its failure says more.
+            let _ = tokio::time::timeout(FAILURE_GRACE, subscriber.first_failure()).await;
         }
         Ok(Arc::new(Self {
             client: client.with_options(&Options {
@@ -755,7 +760,10 @@ impl StoreHealth for RedisStore {
         // without scripts, a renamed command, no memory left.
         let arguments =
             vec![Value::from_static_str(self.publish), Value::from(self.names.probe_channel())];
-        let reply = self.run_on(&SCRIPTS.probe, &self.names.probe(), arguments).await?;
+        let reply = self.run_on(&SCRIPTS.probe, &self.names.probe(), arguments).await;
+        // Without a connection the library says only that there is none.
+        let reason = || self.subscriber.failure().filter(|_| !self.client.is_connected());
+        let reply = reply.map_err(|error| reason().map_or(error, StoreError::Unavailable))?;
         if reply.word() != b"ready" {
             return Err(reply.unexpected());
         }

@@ -64,6 +64,8 @@ pub(crate) struct Subscriber {
     local: Arc<Local>,
     requests: mpsc::UnboundedSender<Request>,
     connected: watch::Receiver<bool>,
+    /// Why there is no connection.
+    failure: watch::Receiver<Option<String>>,
     commands: Client,
     timeout: Duration,
     _task: AbortOnDropHandle<()>,
@@ -135,6 +137,7 @@ impl Subscriber {
         let local = Arc::new(Local::default());
         let (requests, incoming) = mpsc::unbounded_channel();
         let (connected_sender, connected) = watch::channel(false);
+        let (failure_sender, failure) = watch::channel(None);
         let connection = Connection::open(&plan, &names, &notifier)?;
         let task = Task {
             cluster: plan.is_cluster(),
@@ -148,10 +151,10 @@ impl Subscriber {
             connected: connected_sender,
             connection,
             slot_map: None,
-            reported: None,
+            failure: failure_sender,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
-        Ok(Self { local, requests, connected, commands, timeout, _task: task })
+        Ok(Self { local, requests, connected, failure, commands, timeout, _task: task })
     }
 
     /// Returns once the first connection is established.
@@ -160,12 +163,22 @@ impl Subscriber {
         let _ = self.connected.clone().wait_for(|connected| *connected).await;
     }
 
+    /// Returns once the first attempt to connect has failed.
+    pub(crate) async fn first_failure(&self) {
+        let _ = self.failure.clone().wait_for(Option::is_some).await;
+    }
+
+    /// Why there is no connection, as far as that is known.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         if self.local.complete.load(Ordering::Acquire) {
-            Ok(())
-        } else {
-            Err(StoreError::Unavailable("subscriptions are not re-established yet".to_owned()))
+            return Ok(());
         }
+        let unknown = || "subscriptions are not re-established yet".to_owned();
+        Err(StoreError::Unavailable(self.failure().unwrap_or_else(unknown)))
     }
 
     /// On an error the caller is not counted and need not unsubscribe.
@@ -303,7 +316,7 @@ struct Task {
     /// The slot map just before everything was subscribed.
     slot_map: Option<Vec<Slots>>,
     /// Why no connection could be made, as it was logged last.
-    reported: Option<String>,
+    failure: watch::Sender<Option<String>>,
 }
 
 impl Task {
@@ -360,11 +373,19 @@ impl Task {
     }
 
     /// Logs why an attempt to connect failed, once for each reason.
-    fn report(&mut self, error: &Error) {
-        let reason = store_error(error).to_string();
-        if self.reported.as_ref() != Some(&reason) {
+    fn report(&self, error: &Error) {
+        let mut reason = match store_error(error) {
+            StoreError::Unavailable(reason) | StoreError::Corrupt(reason) => reason,
+        };
+        // A server that was reached before has not changed its mind about TLS.
+        if !*self.connected.borrow()
+            && let Some(remedy) = self.plan.tls_remedy(error)
+        {
+            reason = format!("{reason} ({remedy})");
+        }
+        if self.failure.borrow().as_ref() != Some(&reason) {
             tracing::warn!(reason, "Redis cannot be reached or refuses");
-            self.reported = Some(reason);
+            self.failure.send_replace(Some(reason));
         }
     }
 
@@ -539,7 +560,7 @@ impl Task {
                 Err(_) => return,
             }
         }
-        self.reported = None;
+        self.failure.send_replace(None);
         self.local.complete.store(true, Ordering::Release);
         self.connected.send_replace(true);
         self.notifier.resync();
