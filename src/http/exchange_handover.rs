@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::{
     http::{App, exchanges::CodeExchange, pages::ErrorPage},
@@ -15,6 +14,7 @@ use crate::{
     session::{Digest, Identity},
     telemetry::Trace,
     token::Purpose,
+    util::wiped::WipedBytes,
 };
 
 /// How long the result of an exchange is left for other instances.
@@ -70,7 +70,7 @@ async fn leave(app: &App, trace: &Trace, name: Digest, exchanged: &CodeExchange)
         }
         CodeExchange::Elsewhere | CodeExchange::Unavailable => return,
     };
-    let Ok(plaintext) = serde_json::to_vec(&result).map(Zeroizing::new) else { return };
+    let Ok(plaintext) = serde_json::to_vec(&result).map(WipedBytes::from) else { return };
     let sealed = app.sealing_keys.seal(Purpose::Exchanged, name.as_bytes(), &plaintext);
     let relay = app.relay.in_trace(trace);
     if let Err(error) = relay.store().put_value(name, sealed.into(), TTL).await {

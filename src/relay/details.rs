@@ -1,16 +1,15 @@
 //! Seals the details of a session for the store, bound to the session.
 
-use zeroize::Zeroizing;
-
 use crate::{
     session::{SessionDetails, SessionKey},
     store::{StoreError, StoredDetails},
     token::{KeyRing, Purpose},
+    util::wiped::WipedBytes,
 };
 
 pub(super) fn seal(keys: &KeyRing, session: SessionKey, details: &SessionDetails) -> StoredDetails {
     // Strings and numbers always serialise.
-    let plaintext = Zeroizing::new(serde_json::to_vec(details).unwrap_or_default());
+    let plaintext = WipedBytes::from(serde_json::to_vec(details).unwrap_or_default());
     let envelope = keys.seal(Purpose::SessionDetails, session.as_ref(), &plaintext);
     StoredDetails::Sealed(envelope.into())
 }

@@ -13,7 +13,7 @@ redacted_text! {
 impl IdTokenHint {
     /// Takes the token.
     pub fn new(text: String) -> Self {
-        Self(zeroize::Zeroizing::new(text))
+        Self(text.into())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         digest::{Digest, InvalidIdentifier},
         key::SessionKey,
     },
-    util::{random::fill_random, redacted::redacted_text},
+    util::{random::fill_random, redacted::redacted_text, wiped::WipedText},
 };
 
 /// Random bytes in every secret of the native surface.
@@ -38,7 +38,7 @@ macro_rules! secret_text {
             pub fn generate_with(bytes: usize) -> Self {
                 let mut buffer = Zeroizing::new(vec![0u8; bytes.max(SECRET_BYTES)]);
                 fill_random(&mut buffer);
-                Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(&buffer)))
+                Self(URL_SAFE_NO_PAD.encode(&buffer).into())
             }
 
             /// Reads one from the wire.
@@ -47,7 +47,7 @@ macro_rules! secret_text {
             /// When it is shorter than 32 random bytes, too long or not base64url.
             pub fn parse(text: &str) -> Result<Self, InvalidIdentifier> {
                 if is_secret(text) {
-                    Ok(Self(Zeroizing::new(text.to_owned())))
+                    Ok(Self(text.to_owned().into()))
                 } else {
                     Err(InvalidIdentifier)
                 }
@@ -90,15 +90,15 @@ impl SessionId {
 #[derive(Clone)]
 pub struct TransitToken {
     session: SessionKey,
-    text: Zeroizing<String>,
+    text: WipedText,
 }
 
 impl TransitToken {
     /// A new one for `session` with `bytes` random bytes, at least [`SECRET_BYTES`].
     pub fn generate_with(session: SessionKey, bytes: usize) -> Self {
         let secret = SessionToken::generate_with(bytes);
-        let text = Zeroizing::new(format!("{}{}", session.to_base64url(), secret.expose()));
-        Self { session, text }
+        let text = format!("{}{}", session.to_base64url(), secret.expose());
+        Self { session, text: text.into() }
     }
 
     /// A new one for `session`.
@@ -120,7 +120,7 @@ impl TransitToken {
             return Err(InvalidIdentifier);
         }
         let session = SessionKey::from_base64url(key)?;
-        Ok(Self { session, text: Zeroizing::new(text.to_owned()) })
+        Ok(Self { session, text: text.to_owned().into() })
     }
 
     /// The session that it belongs to.

@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::{
     session::{
@@ -21,7 +20,7 @@ use crate::{
         sealing::{KeyRing, Purpose},
         secret::RefreshToken,
     },
-    util::clock::UnixTime,
+    util::{clock::UnixTime, wiped::WipedBytes},
 };
 
 /// Who may use the refresh tokens of a grant.
@@ -317,7 +316,7 @@ impl RefreshGrant {
             w: self.binding.clone(),
         };
         // Strings, numbers and JSON always serialise.
-        let plaintext = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
+        let plaintext = WipedBytes::from(serde_json::to_vec(&sealed).unwrap_or_default());
         let envelope = keys.seal(Purpose::RefreshToken, &[], &plaintext);
         RefreshToken::new(URL_SAFE_NO_PAD.encode(envelope))
     }

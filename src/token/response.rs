@@ -18,7 +18,7 @@ use crate::{
         sealing::{KeyRing, OpenError, Purpose},
         secret::{AccessToken, RefreshToken},
     },
-    util::clock::UnixTime,
+    util::{clock::UnixTime, wiped::WipedBytes},
 };
 
 /// The members of RFC 6749 §5.1, when the person signed in, and the payload of a backend.
@@ -239,7 +239,7 @@ impl TokenResponse {
     /// [`EncryptError`].
     pub fn encrypt(self, key: &EncryptionKey, session: SessionKey) -> Result<Self, EncryptError> {
         // Strings and numbers always serialise.
-        let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&self).unwrap_or_default());
+        let plaintext = WipedBytes::from(serde_json::to_vec(&self).unwrap_or_default());
         let encrypted = jwe::encrypt(key, session.digest().as_bytes(), &plaintext)?;
         let none = AccessToken::new(String::new());
         Ok(Self {
@@ -268,7 +268,7 @@ impl TokenResponse {
             j: self.encrypted.as_deref().map(str::to_owned),
         };
         // Strings and numbers always serialise.
-        let plaintext = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
+        let plaintext = WipedBytes::from(serde_json::to_vec(&sealed).unwrap_or_default());
         let context = session.digest().as_bytes();
         SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into())
     }

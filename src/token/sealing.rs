@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::{
     session::Digest,
     token::error::KeyError,
-    util::{clock::UnixTime, random::random_bytes},
+    util::{clock::UnixTime, random::random_bytes, wiped::WipedBytes},
 };
 
 const KEY_ID: usize = 4;
@@ -285,7 +285,7 @@ impl KeyRing {
         purpose: Purpose,
         context: &[u8],
         envelope: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    ) -> Result<WipedBytes, OpenError> {
         let (head, ciphertext) = envelope.split_at_checked(HEAD).ok_or(OpenError::Invalid)?;
         let (version, rest) = head.split_at(1);
         let (id, nonce) = rest.split_at(KEY_ID);
@@ -296,9 +296,10 @@ impl KeyRing {
         let keys = self.keys.load();
         let mut keys = keys.iter().map(|key| key.of(format));
         let key = keys.find(|key| key.id == id).ok_or(OpenError::UnknownKey)?;
-        let mut text = Zeroizing::new(ciphertext.to_vec());
-        key.cipher.decrypt_in_place(&nonce, &aad, &mut *text).map_err(|_| OpenError::Invalid)?;
-        Ok(text)
+        let mut text = ciphertext.to_vec();
+        // A text that is not authentic is not decrypted.
+        key.cipher.decrypt_in_place(&nonce, &aad, &mut text).map_err(|_| OpenError::Invalid)?;
+        Ok(text.into())
     }
 
     /// Digests of a short secret, which without the keys cannot be guessed from them: one for each
@@ -326,7 +327,7 @@ impl KeyRing {
         ttl: Duration,
     ) -> Result<String, serde_json::Error> {
         let until = UnixTime::now().as_secs().saturating_add(ttl.as_secs());
-        let plaintext = Zeroizing::new(serde_json::to_vec(&Timed { until, value })?);
+        let plaintext = WipedBytes::from(serde_json::to_vec(&Timed { until, value })?);
         Ok(URL_SAFE_NO_PAD.encode(self.seal(purpose, context, &plaintext)))
     }
 
@@ -422,7 +423,7 @@ mod tests {
             b"context",
             &envelope,
         );
-        assert_eq!(**opened.unwrap(), *b"sealed by version 0.1");
+        assert_eq!(*opened.unwrap(), *b"sealed by version 0.1");
     }
 
     #[test]
@@ -477,7 +478,7 @@ mod tests {
         let (before, now) = (ring("SEALING_KEYS", Format::V1), ring("SEALING_KEYS", Format::V2));
         for (seals, opens) in [(&before, &now), (&now, &before)] {
             let envelope = seals.seal(Purpose::Payload, b"a", b"text");
-            assert_eq!(&**opens.open(Purpose::Payload, b"a", &envelope).unwrap(), b"text");
+            assert_eq!(&*opens.open(Purpose::Payload, b"a", &envelope).unwrap(), b"text");
         }
         assert_eq!(before.seal(Purpose::Payload, b"", b"")[0], 1);
         let mut envelope = now.seal(Purpose::Payload, b"", b"text");

@@ -1,7 +1,5 @@
 //! Access and refresh tokens as secrets.
 
-use zeroize::Zeroizing;
-
 use crate::util::redacted::redacted_text;
 
 redacted_text! {
@@ -11,7 +9,7 @@ redacted_text! {
 
 impl AccessToken {
     pub(crate) fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        Self(text.into())
     }
 }
 
@@ -22,6 +20,6 @@ redacted_text! {
 
 impl RefreshToken {
     pub(crate) fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        Self(text.into())
     }
 }

@@ -8,3 +8,4 @@ pub(crate) mod private_file;
 pub(crate) mod random;
 pub(crate) mod redacted;
 pub mod tls;
+pub(crate) mod wiped;

@@ -5,7 +5,7 @@ macro_rules! redacted_text {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone)]
-        pub struct $name(zeroize::Zeroizing<String>);
+        pub struct $name($crate::util::wiped::WipedText);
 
         impl $name {
             /// The text in clear, to be sent to its owner and to nobody else.

@@ -244,7 +244,7 @@ async fn callback(
             return visit.error_about(ErrorPage::Unavailable, session, "the store is unavailable");
         }
     };
-    dialog.stage = Stage::LoggedIn { account: Account::InCookie(Box::new(identity)), proven };
+    dialog.stage = Stage::LoggedIn { account: Account::InCookie(Arc::new(identity)), proven };
     let mut response = visit.to_step(paths::REDIRECT, &handle);
     if !app.store_dialog(&mut response, &visit.headers, &handle, &dialog) {
         if let Err(error) = app.move_account_to_store(&visit.trace, &mut dialog).await {
@@ -361,7 +361,7 @@ impl Visit {
         handle: &Handle,
         dialog: &Dialog,
         account: Account,
-    ) -> Result<Identity, Response> {
+    ) -> Result<Arc<Identity>, Response> {
         let session = dialog.session();
         match self.app.identity(&self.trace, account).await {
             Ok(Some(identity)) => return Ok(identity),
@@ -418,11 +418,11 @@ impl Visit {
         // For the claims hook, now and when the token is refreshed.
         let identity = match &app.hook {
             None => identity,
-            Some(_) => identity.at_request(Requested {
+            Some(_) => Arc::new(Arc::unwrap_or_clone(identity).at_request(Requested {
                 client_name: dialog.details.client_name.clone(),
                 origin: dialog.details.origin.clone(),
                 origin_proved: proven.shows_origin(),
-            }),
+            })),
         };
         let completed =
             app.sign_in(&self.trace).complete(session, dialog.recipient(), &identity).await;

@@ -1,32 +1,34 @@
 //! The state of a dialog between its steps: one sealed cookie per dialog, named by a handle that is
 //! no secret, so that several dialogs in one browser stay apart.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{
     http::{
         App, cookies,
         dialog::earlier::{
-            AddIn, AnyDialog, EarlierDialog, EarlierStage, ForBoth, LoggingIn, LoggingInForEarlier,
+            AddIn, EarlierDialog, EarlierStage, ForBoth, LoggingIn, LoggingInForEarlier,
         },
         pages::{Fields, Window},
     },
     oidc::LoginAttempt,
     session::{
-        ClientId, DialogId, Digest, GrantId, Identity, SessionDetails, SessionKey, SessionRef,
-        SessionToken,
+        ClientId, DialogId, Digest, GrantId, Identity, InvalidIdentifier, SessionDetails,
+        SessionKey, SessionRef, SessionToken,
     },
     settings::Confirmation,
     signin::Recipient,
     store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{Holder, OpenError, Purpose},
-    util::clock::UnixTime,
+    util::{clock::UnixTime, wiped::WipedBytes},
 };
 
 /// Dialogs of one browser that may be open at once; more would overflow the request head.
@@ -159,13 +161,41 @@ pub(super) enum Stage {
 }
 
 /// The account that signed in.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Account {
     /// In the cookie.
-    InCookie(Box<Identity>),
+    InCookie(Arc<Identity>),
     /// In the store under this name, sealed: its claims are too large for a cookie.
     InStore(Digest),
+}
+
+/// Without the copy of the whole value by which serde finds out what an untagged one is.
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AccountVisitor;
+
+        impl<'de> Visitor<'de> for AccountVisitor {
+            type Value = Account;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an account or its name in the store")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Account, A::Error> {
+                Identity::deserialize(MapAccessDeserializer::new(map))
+                    .map(|identity| Account::InCookie(Arc::new(identity)))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Account, E> {
+                Digest::from_base64url(name)
+                    .map(Account::InStore)
+                    .map_err(|InvalidIdentifier| E::custom("malformed name"))
+            }
+        }
+
+        deserializer.deserialize_any(AccountVisitor)
+    }
 }
 
 /// What undoes a finished sign-in.
@@ -298,9 +328,9 @@ impl Dialog {
     }
 
     /// Continues the trace of the last step, and the next step that of this one.
-    fn resume(&mut self, trace: &Trace) {
+    pub(super) fn resumed(self, trace: &Trace) -> Self {
         trace.adopt(self.session, self.trace);
-        self.trace = trace.context().or(self.trace);
+        Self { trace: trace.context().or(self.trace), ..self }
     }
 
     pub(super) fn window(&self) -> Window {
@@ -360,7 +390,7 @@ impl App {
         let Account::InCookie(identity) = &*account else { return Ok(()) };
         let name = Digest::random();
         // Strings and JSON always serialise.
-        let plaintext = Zeroizing::new(serde_json::to_vec(identity).unwrap_or_default());
+        let plaintext = WipedBytes::from(serde_json::to_vec(identity).unwrap_or_default());
         let sealed = self.cookie_keys.seal(Purpose::DialogAccount, name.as_bytes(), &plaintext);
         self.relay.in_trace(trace).store().put_value(name, sealed.into(), ttl).await?;
         *account = Account::InStore(name);
@@ -375,9 +405,9 @@ impl App {
         &self,
         trace: &Trace,
         account: Account,
-    ) -> Result<Option<Identity>, StoreError> {
+    ) -> Result<Option<Arc<Identity>>, StoreError> {
         let name = match account {
-            Account::InCookie(identity) => return Ok(Some(*identity)),
+            Account::InCookie(identity) => return Ok(Some(identity)),
             Account::InStore(name) => name,
         };
         let sealed = self.relay.in_trace(trace).store().value(name).await?;
@@ -404,20 +434,19 @@ impl App {
         headers: &HeaderMap,
         handle: &Handle,
     ) -> Option<Dialog> {
-        let mut dialog = self.peek_dialog(headers, handle)?;
-        dialog.resume(trace);
-        Some(dialog)
+        Some(self.peek_dialog(headers, handle)?.resumed(trace))
     }
 
     pub(super) fn peek_dialog(&self, headers: &HeaderMap, handle: &Handle) -> Option<Dialog> {
         let sealed = cookies::get(headers, &cookies::dialog_name(self, &handle.0))?;
-        self.cookie_keys
-            .open_text::<AnyDialog<Dialog>>(Purpose::Dialog, handle.0.as_bytes(), &sealed)
-            .map(|dialog| match dialog {
-                AnyDialog::Current(dialog) => *dialog,
-                AnyDialog::Earlier(dialog) => self.continue_earlier(*dialog),
-            })
-            .ok()
+        let (keys, context) = (&self.cookie_keys, handle.0.as_bytes());
+        match keys.open_text(Purpose::Dialog, context, &sealed) {
+            Err(OpenError::Invalid) => {
+                let earlier = keys.open_text(Purpose::Dialog, context, &sealed).ok()?;
+                Some(self.continue_earlier(earlier))
+            }
+            current => current.ok(),
+        }
     }
 
     /// A dialog of version 0.1 as this version continues it. 0.1 asks for no proof, so the person is
@@ -439,7 +468,7 @@ impl App {
             }
             EarlierStage::LoggingIn { attempt } => Stage::LoggingIn { attempt, proven },
             EarlierStage::LoggedIn { identity } => {
-                Stage::LoggedIn { account: Account::InCookie(identity), proven }
+                Stage::LoggedIn { account: Account::InCookie(identity.into()), proven }
             }
             EarlierStage::Finished { account } => Stage::Finished(Finished {
                 account,

@@ -53,14 +53,6 @@ pub(super) enum EarlierStage {
     Finished { account: String },
 }
 
-/// A dialog of either version; `Dialog` is one of this.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum AnyDialog<Dialog> {
-    Current(Box<Dialog>),
-    Earlier(Box<EarlierDialog>),
-}
-
 /// A dialog of this version, with the member that 0.1 needs beside `stage`.
 #[derive(Serialize)]
 pub(super) struct ForBoth<'a, Dialog> {

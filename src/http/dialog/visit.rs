@@ -31,6 +31,8 @@ pub(super) struct Visit {
     pub(super) headers: HeaderMap,
     /// The window that an error page is shown in.
     pub(super) window: Window,
+    /// The dialog that the query names, where its cookie had to be opened to know the window.
+    pub(super) opened: Option<Box<(Handle, Dialog)>>,
 }
 
 /// The parameters that say which window a page is shown in.
@@ -53,13 +55,13 @@ impl FromRequestParts<AppState> for Visit {
         // Which window it is matters less than any answer.
         let query: WindowQuery =
             serde_urlencoded::from_str(parts.uri.query().unwrap_or_default()).unwrap_or_default();
-        let mut visit = Self { app: app.clone(), trace, headers, window: Window::Later };
+        let mut visit =
+            Self { app: app.clone(), trace, headers, window: Window::Later, opened: None };
         let handle = query.dialog.as_deref().and_then(Handle::parse);
-        if query.host_info.is_some()
-            || query.office.is_some()
-            || handle.is_some_and(|handle| visit.is_dialog_of_office(&handle))
-        {
+        if query.host_info.is_some() || query.office.is_some() {
             visit.window = app.office_window();
+        } else if let Some(handle) = handle {
+            visit.find_window(handle);
         }
         Ok(visit)
     }
@@ -147,9 +149,7 @@ impl<T: DeserializeOwned + Send> FromRequest<AppState> for Posted<T> {
         let Some(handle) = Handle::parse(&dialog) else {
             return Err(visit.error(ErrorPage::BadRequest));
         };
-        if visit.is_dialog_of_office(&handle) {
-            visit.window = app.office_window();
-        }
+        visit.find_window(handle.clone());
         if !visit.is_from_our_page() && !app.is_form_of_0_1(&visit.headers, &handle) {
             return Err(visit.error_of(
                 ErrorPage::BadRequest,
@@ -186,14 +186,24 @@ impl Visit {
 
     /// The dialog that the browser holds the cookie of.
     pub(super) fn dialog(&self, handle: &Handle) -> Option<Dialog> {
-        self.app.dialog(&self.trace, &self.headers, handle)
+        match self.opened.as_deref() {
+            Some((opened, dialog)) if opened == handle => Some(dialog.clone().resumed(&self.trace)),
+            _ => self.app.dialog(&self.trace, &self.headers, handle),
+        }
     }
 
-    /// Whether the browser holds the cookie of a dialog that Office opened. Only pages without a
-    /// secret and without a form may rely on it.
-    fn is_dialog_of_office(&self, handle: &Handle) -> bool {
-        self.app.pages.load_office()
-            && self.app.peek_dialog(&self.headers, handle).is_some_and(|dialog| dialog.office)
+    /// Shows pages in Office's window if the browser holds the cookie of a dialog that Office opened.
+    /// Only pages without a secret and without a form may rely on it.
+    fn find_window(&mut self, handle: Handle) {
+        if !self.app.pages.load_office() {
+            return;
+        }
+        if let Some(dialog) = self.app.peek_dialog(&self.headers, &handle) {
+            if dialog.office {
+                self.window = self.app.office_window();
+            }
+            self.opened = Some(Box::new((handle, dialog)));
+        }
     }
 
     /// Whether a form comes from a page of ours: exactly our origin, which browsers always send with
