@@ -13,6 +13,7 @@
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 //! - `<prefix>:account:{<account>}`: the time up to which everything granted to it has ended.
 
+mod commands;
 mod connection;
 mod names;
 mod record;
@@ -52,6 +53,7 @@ use crate::{
         SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         ValueStore,
         redis::{
+            commands::Commands,
             connection::Plan,
             names::Names,
             reply::Reply,
@@ -82,6 +84,8 @@ pub struct RedisOptions {
 /// The store. Tasks of its own keep it connected and end with it.
 pub struct RedisStore {
     client: WithOptions<Client>,
+    /// Sends scripts by the same client.
+    commands: Commands,
     names: Names,
     timeout: Duration,
     publish: &'static str,
@@ -133,14 +137,16 @@ impl RedisStore {
             // An attempt may take as long as that, and its failure says more.
             let _ = tokio::time::timeout(FAILURE_GRACE, subscriber.first_failure()).await;
         }
+        let client = client.with_options(&Options {
+            timeout: Some(timeout),
+            // While Redis is unreachable calls must not be queued for later, and a call that was
+            // in flight must not be executed twice.
+            fail_fast: true,
+            ..Options::default()
+        });
         Ok(Arc::new(Self {
-            client: client.with_options(&Options {
-                timeout: Some(timeout),
-                // While Redis is unreachable calls must not be queued for later, and a call that was
-                // in flight must not be executed twice.
-                fail_fast: true,
-                ..Options::default()
-            }),
+            commands: Commands::new(client.clone()),
+            client,
             names,
             timeout,
             publish,
@@ -251,7 +257,7 @@ impl RedisStore {
         let mut all = Vec::with_capacity(arguments.len() + 3);
         all.extend([Value::from(script.clone()), Value::Integer(1), Value::from(name)]);
         all.extend_from_slice(arguments);
-        self.client.custom(CustomCommand::new_static(command, slot, false), all).await
+        self.commands.send(CustomCommand::new_static(command, slot, false), all).await
     }
 
     async fn set_grant(
