@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Semaphore, oneshot},
     time::Instant,
@@ -673,7 +674,7 @@ impl Relay {
         session_token: Option<Digest>,
     ) {
         let relay = Arc::clone(self);
-        tokio::spawn(async move {
+        let mut claim = Box::pin(async move {
             let mode = ReadMode::Claim(subscription);
             let retention = relay.retention(Delivery::UntilAcknowledged);
             let request = ReadRequest { session_token, mode, retention };
@@ -681,5 +682,9 @@ impl Relay {
                 tracing::debug!(session = %session.key, %error, "delivery not recorded");
             }
         });
+        // A store in memory answers at once, and then no task is needed.
+        if (&mut claim).now_or_never().is_none() {
+            tokio::spawn(claim);
+        }
     }
 }
