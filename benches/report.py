@@ -226,7 +226,7 @@ def hook(results):
         seconds = lambda times: f"{times['p50_ms'] / 1e3:.2f}, {times['max_ms'] / 1e3:.2f}" if times["count"] else ""
         both = [", ".join(f"{name} {times['p99_ms']:.2f}" for name, times in row[moment].items()) for moment in ("others_before", "others")]
         failed = sum(times["failed"] for times in row["others"].values())
-        lines.append([ASKED[row["surface"]], succeeded["count"], seconds(succeeded), refused["count"], seconds(refused), burst["other"], neighbour["most_under_way"], neighbour["connections"],
+        lines.append([ASKED[row["surface"]], succeeded["count"], seconds(succeeded), refused["count"], seconds(refused), burst["other"], neighbour["max_under_way"], neighbour["connections"],
                       f"{(burst['peak_resident'] - burst['resident_before']) / 1e6:.1f}", *both, failed, f"{row['dropped']} of {row['streams_open']}", f"{row['after']['p50_ms']:.2f}"])
     head = ["asks", "logins that succeeded", "their p50 s, max s", "refused (503)", "their p50 s, max s", "other", "questions at once, at most", "connections", "MB more at most",
             "others' p99 ms before", "others' p99 ms meanwhile", "of these failed", "streams dropped", "p50 ms of a login afterwards"]

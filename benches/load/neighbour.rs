@@ -38,16 +38,16 @@ struct Counts {
     /// Answers that somebody was still there to take.
     answered: AtomicU64,
     under_way: AtomicU64,
-    most_under_way: AtomicU64,
+    max_under_way: AtomicU64,
 }
 
 impl Counts {
     fn take(&self) -> String {
-        let [connections, requests, answered, most] =
-            [&self.connections, &self.requests, &self.answered, &self.most_under_way]
+        let [connections, requests, answered, max] =
+            [&self.connections, &self.requests, &self.answered, &self.max_under_way]
                 .map(|count| count.swap(0, Relaxed));
         format!(
-            r#"{{"connections":{connections},"requests":{requests},"answered":{answered},"most_under_way":{most}}}"#
+            r#"{{"connections":{connections},"requests":{requests},"answered":{answered},"max_under_way":{max}}}"#
         )
     }
 }
@@ -59,7 +59,7 @@ impl<'a> UnderWay<'a> {
     fn begin(counts: &'a Counts) -> Self {
         counts.requests.fetch_add(1, Relaxed);
         let now = counts.under_way.fetch_add(1, Relaxed) + 1;
-        counts.most_under_way.fetch_max(now, Relaxed);
+        counts.max_under_way.fetch_max(now, Relaxed);
         Self(counts)
     }
 }

@@ -1,4 +1,4 @@
-//! The relay in this process, which holds its heart in hand: "publish" without HTTP.
+//! The relay in this process, so that a session can be fulfilled without HTTP.
 //!
 //! It is what `token-relay demo` runs, with a second port: each line there is a session key, which is
 //! fulfilled, and the answer is when that began.

@@ -60,7 +60,7 @@ pub struct Arguments {
     /// The store's processes, counted apart
     #[arg(long, value_delimiter = ',')]
     store: Vec<u32>,
-    /// `NAME=ID+ID`: processes whose memory and time are told apart
+    /// `NAME=ID+ID`: processes whose memory and time are counted together
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
     /// Seconds for which the streams are only held
