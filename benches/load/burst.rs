@@ -75,8 +75,8 @@ struct Login {
 }
 
 async fn native(target: Target, wire: &mut Wire, browser: &Browser) -> Login {
-    let place = create(wire, target, Transport::Sse).await;
-    let last = browser.prepare(target, &place.end).await;
+    let place = create(wire, target, Transport::Sse, None).await;
+    let last = browser.prepare(target, &place.end, None).await;
     Login { last, place: Some(place) }
 }
 
@@ -213,7 +213,7 @@ impl Waiting {
         let (report, ended) = mpsc::unbounded_channel();
         let (mut wire, mut tasks) = (Wire::new(target), Vec::new());
         for number in 0..count {
-            let place = create(&mut wire, target, Transport::Sse).await;
+            let place = create(&mut wire, target, Transport::Sse, None).await;
             let opened = Stream::open(target, number, &place, Transport::Sse).await;
             let mut stream = opened.expect("a connection").expect("a stream");
             let report = report.clone();

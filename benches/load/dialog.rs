@@ -23,8 +23,16 @@ impl Browser {
     }
 
     /// Follows redirects from `url` until `last` says so; gives that address and the cookies.
-    async fn follow(&self, mut url: String, last: impl Fn(&str) -> bool) -> (String, String) {
+    async fn follow(
+        &self,
+        mut url: String,
+        first: Option<&str>,
+        last: impl Fn(&str) -> bool,
+    ) -> (String, String) {
         let mut cookies: HashMap<String, String> = HashMap::new();
+        if let Some((name, value)) = first.and_then(|pair| pair.split_once('=')) {
+            cookies.insert(name.to_owned(), value.to_owned());
+        }
         loop {
             let header = cookies.iter().map(|(name, value)| format!("{name}={value}"));
             let header = header.collect::<Vec<_>>().join("; ");
@@ -47,10 +55,15 @@ impl Browser {
         }
     }
 
-    /// Goes through the dialog of a session; gives the request that ends the login.
-    pub async fn prepare(&self, origin: Target, transit_url: &str) -> Vec<u8> {
+    /// Goes through the dialog of a session, in a browser with this cookie; gives the request that ends the login.
+    pub async fn prepare(
+        &self,
+        origin: Target,
+        transit_url: &str,
+        cookie: Option<&str>,
+    ) -> Vec<u8> {
         let url = format!("{}{}", origin.origin(), crate::place::path(transit_url));
-        let (url, cookies) = self.follow(url, |url| url.contains("/addons/redirect")).await;
+        let (url, cookies) = self.follow(url, cookie, |url| url.contains("/addons/redirect")).await;
         let fields = [format!("cookie: {cookies}")];
         request("GET", Target::of(&url), &crate::place::path(&url), &fields, "")
     }
@@ -59,7 +72,7 @@ impl Browser {
     pub async fn log_in(&self, origin: Target) -> String {
         let end = format!("{}/healthz", origin.origin());
         let url = format!("{}/api/v1.0/authenticate/?returnTo={end}", origin.origin());
-        self.follow(url, |url| url == end).await.1
+        self.follow(url, None, |url| url == end).await.1
     }
 }
 

@@ -94,7 +94,9 @@ impl Ender {
     /// Does all that comes before the end, such as the login itself.
     pub async fn prepare(&self, place: &Place) -> Prepared {
         match self.way {
-            Way::Dialog => Prepared::Request(self.browser.prepare(self.origin, &place.end).await),
+            Way::Dialog => Prepared::Request({
+                self.browser.prepare(self.origin, &place.end, place.cookie.as_deref()).await
+            }),
             // Of the size of a token event.
             Way::Publish => Prepared::Request(request(
                 "POST",

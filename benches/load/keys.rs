@@ -214,7 +214,8 @@ impl AddIn {
         match step {
             "open" => self.open(login).await,
             "dialog" => {
-                login.last_request = self.browser.prepare(self.target, &login.transit_url).await;
+                login.last_request =
+                    self.browser.prepare(self.target, &login.transit_url, None).await;
                 self.dialog.connect().await.expect("a connection");
             }
             "token" => self.finish(login).await,

@@ -35,6 +35,8 @@ pub struct Place {
     pub fields: Vec<String>,
     /// Where the dialog enters, or where nchan is published to.
     pub end: String,
+    /// The cookie of the browser that created the session, which its dialog proves itself by.
+    pub cookie: Option<String>,
     /// The store's key of a session.
     pub key: Option<SessionKey>,
 }
@@ -45,14 +47,31 @@ pub fn path(url: &str) -> String {
 }
 
 /// Creates a session.
-pub async fn create(wire: &mut Wire, origin: Target, transport: Transport) -> Place {
-    let json = ["content-type: application/json".to_owned()];
-    let body = r#"{"bind":true}"#;
+pub async fn create(
+    wire: &mut Wire,
+    origin: Target,
+    transport: Transport,
+    client: Option<&str>,
+) -> Place {
+    let mut fields = vec!["content-type: application/json".to_owned()];
+    let mut body = r#"{"bind":true}"#.to_owned();
+    if let Some(client) = client {
+        // As a script of a page of the relay's own.
+        fields.push(format!("origin: {}", origin.origin()));
+        fields.push("sec-fetch-site: same-origin".to_owned());
+        fields.push("sec-fetch-mode: cors".to_owned());
+        body = format!(r#"{{"bind":true,"client_id":"{client}"}}"#);
+    }
     let answer = wire
-        .ask(&request("POST", origin, "/addons/sessions", &json, body))
+        .ask(&request("POST", origin, "/addons/sessions", &fields, &body))
         .await
         .expect("the relay answers");
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+    let cookie = answer
+        .fields("set-cookie")
+        .filter_map(|cookie| cookie.split(';').next())
+        .find(|pair| pair.contains("token-relay-browser"))
+        .map(str::to_owned);
     let session = answer.json();
     let text = |name: &str| session[name].as_str().expect("a member").to_owned();
     let url = match transport {
@@ -63,6 +82,7 @@ pub async fn create(wire: &mut Wire, origin: Target, transport: Transport) -> Pl
         path: path(&url),
         fields: vec![format!("authorization: Bearer {}", text("session_token"))],
         end: text("transit_url"),
+        cookie,
         key: Some(SessionId::parse(&text("session_id")).expect("a session ID").key()),
     }
 }
@@ -73,12 +93,13 @@ pub async fn make(
     origin: Target,
     transport: Transport,
     count: usize,
+    client: Option<&str>,
 ) -> Vec<Arc<Place>> {
     if kind == Kind::Nchan {
         let place = |number| {
             let name = format!("c{}x{number}", std::process::id());
             let (path, end) = (format!("/sub/{name}"), format!("/pub/{name}"));
-            Arc::new(Place { path, fields: Vec::new(), end, key: None })
+            Arc::new(Place { path, fields: Vec::new(), end, cookie: None, key: None })
         };
         return (0..count).map(place).collect();
     }
@@ -89,7 +110,7 @@ pub async fn make(
             let mut wire = Wire::new(origin);
             let mut places = Vec::with_capacity(count);
             for _ in 0..count {
-                places.push(Arc::new(create(&mut wire, origin, transport).await));
+                places.push(Arc::new(create(&mut wire, origin, transport, client).await));
             }
             places
         }

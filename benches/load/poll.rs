@@ -61,7 +61,7 @@ async fn native(wire: &mut Wire, browser: &Browser, target: Target) -> Asked {
     let path = format!("/addons/sessions/{}", text("session_id"));
     Asked {
         question: request("GET", target, &path, &[], ""),
-        last: browser.prepare(target, &text("transit_url")).await,
+        last: browser.prepare(target, &text("transit_url"), None).await,
     }
 }
 

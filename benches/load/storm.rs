@@ -190,7 +190,7 @@ async fn until(ledger: &Mutex<Ledger>, reached: impl Fn(&Ledger) -> bool) -> boo
 pub async fn run(arguments: Arguments) -> Value {
     let targets: Arc<Vec<Target>> =
         Arc::new(arguments.targets.iter().map(|url| Target::of(url)).collect());
-    let places = make(Kind::Relay, targets[0], arguments.transport, arguments.streams).await;
+    let places = make(Kind::Relay, targets[0], arguments.transport, arguments.streams, None).await;
     let places = Arc::new(places);
     let ledger = Arc::new(Mutex::new(Ledger {
         away: places.len(),

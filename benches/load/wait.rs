@@ -39,6 +39,9 @@ pub struct Arguments {
     origin: Option<String>,
     #[arg(long, default_value_t = 1_000)]
     streams: usize,
+    /// `client_id` of a registered client whose pages are of the relay's own origin
+    #[arg(long)]
+    client: Option<String>,
     /// How many waits are ended in each way
     #[arg(long, default_value_t = 300)]
     deliveries: usize,
@@ -355,7 +358,14 @@ pub async fn run(arguments: Arguments) -> Value {
     let origin = Target::of(arguments.origin.as_ref().unwrap_or(&arguments.target[0]));
     let used_start = Used::now(&arguments.parts);
     let begun = Instant::now();
-    let places = make(arguments.kind, origin, arguments.transport, arguments.streams).await;
+    let places = make(
+        arguments.kind,
+        origin,
+        arguments.transport,
+        arguments.streams,
+        arguments.client.as_deref(),
+    )
+    .await;
     let creation = begun.elapsed();
 
     // Sessions exist on both sides of this measurement: the difference is the streams'.

@@ -24,6 +24,15 @@ impl Answer {
         field(std::str::from_utf8(&self.head).expect("text"), name)
     }
 
+    /// The header fields of that name.
+    pub fn fields<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let head = std::str::from_utf8(&self.head).expect("text");
+        head.split("\r\n").filter_map(move |line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("JSON")
