@@ -71,9 +71,13 @@ def verdict(rows):
         bends = []
         for title, unit, value in PANELS[1:]:
             counted = telling(group, value)
+            if len(counted) < 2:
+                continue
             before, after = value(counted[0]), value(counted[-1])
             if before > 0:
                 bends.append((after / before, title, unit, before, after))
+        if not bends:
+            continue
         factor, title, unit, before, after = max(bends)
         if factor > 1.25:
             sentences.append(f"The first thing that bends is \"{title.lower()}\": {number(before)} to {number(after)} {unit}, times {factor:.1f}.")
@@ -108,6 +112,8 @@ def panel(x, y, width, height, title, unit, value, groups):
         parts.append(f'<text x="{across(count):.1f}" y="{y + height + 16}" text-anchor="middle">{count // 1000}k</text>')
     for index, (instances, group) in enumerate(groups.items()):
         group, colour = telling(group, value), COLOURS[instances]
+        if not group:
+            continue
         slope, intercept, r2 = fit(group, value)
         start, end = group[0]["opened"], group[-1]["opened"]
         low = lambda n: up(max(0, intercept + slope * n))
