@@ -73,16 +73,28 @@ impl Kernel {
         Self { sockets: value("inuse"), buffers: value("mem") * 4096, caches: caches.collect() }
     }
 
-    /// What has been added since `before`, of which there is at least half an object a socket: the
-    /// rest is not the sockets'.
+    /// What has been added since `before`. Left out is what other files have, and of which there is
+    /// less than half an object a socket.
     pub fn since(&self, before: &Self) -> Value {
         let sockets = self.sockets.saturating_sub(before.sockets);
+        let added = |name: &str| {
+            let active = |kernel: &Self| kernel.caches.get(name).map_or(0, |(active, _)| *active);
+            active(self).saturating_sub(active(before))
+        };
+        let of_files = |name: &str| {
+            let inodes = name.ends_with("inode_cache")
+                && !matches!(name, "sock_inode_cache" | "lsm_inode_cache");
+            inodes || matches!(name, "buffer_head" | "radix_tree_node")
+        };
+        // Each of them has a directory entry, and a blob of the security modules.
+        let files = self.caches.keys().filter(|name| name.ends_with("inode_cache"));
+        let files: u64 = files.filter(|name| of_files(name)).map(|name| added(name)).sum();
         let mut caches = serde_json::Map::new();
         let mut bytes = 0.0;
-        for (name, (active, size)) in &self.caches {
-            let (earlier, _) = before.caches.get(name).copied().unwrap_or((0, *size));
-            let each = active.saturating_sub(earlier) as f64 / sockets.max(1) as f64;
-            if each >= 0.5 {
+        for (name, (_, size)) in &self.caches {
+            let others = if matches!(&**name, "dentry" | "lsm_inode_cache") { files } else { 0 };
+            let each = added(name).saturating_sub(others) as f64 / sockets.max(1) as f64;
+            if each >= 0.5 && !of_files(name) {
                 bytes += each * *size as f64;
                 caches.insert(name.clone(), json!({ "objects": each, "object_bytes": size }));
             }
