@@ -1,12 +1,12 @@
 //! An accepted connection and its limits.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::server::connection_slots::ConnectionSlot;
+use crate::server::{connection_slots::ConnectionSlot, parking::Parking};
 
 /// Limits on the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -29,4 +29,5 @@ pub(crate) struct Connection {
     pub(crate) slot: ConnectionSlot,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tracker: TaskTracker,
+    pub(crate) parking: Arc<Parking>,
 }

@@ -1,23 +1,26 @@
 //! The socket of a waiting event stream, shared by its task and the thread that delivers the token.
 //!
-//! The task writes the head, the heartbeats and every other end; the token is written on the thread
-//! that delivers it, before any task is woken ([`DirectWriter`]). Both write under one lock and
-//! never wait while holding it.
+//! While nothing happens the stream is parked and has no task. The token is written on the thread that
+//! delivers it, before any task is woken ([`DirectWriter`]); heartbeats by the thread of the parking;
+//! everything else by a task. All write under one lock and never wait while holding it.
 
 use std::{
     future::poll_fn,
-    io,
-    pin::Pin,
+    io::{self, Read as _, Write as _},
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::poll;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     http::addons::streams::{
@@ -26,7 +29,12 @@ use crate::{
         sse::{EventSource, EventStream},
     },
     relay::DirectWriter,
-    server::{linger::Lingering, tls_stream::TlsStream},
+    server::{
+        connection_slots::ConnectionSlot,
+        linger::Lingering,
+        parking::{Parked, Parking, Place},
+        tls_stream::TlsStream,
+    },
     session::{SealedPayload, SessionKey},
 };
 
@@ -35,43 +43,182 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes that are read while an event stream is open, where a client has nothing to send. Further ones
 /// wait unread, as they do behind hyper.
-const MAX_UNEXPECTED: usize = 1024;
+const MAX_UNEXPECTED: u16 = 1024;
 
 /// Ends a body in the chunked transfer coding (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A connection that can carry an event stream.
-pub(crate) trait NetworkStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(crate) trait NetworkStream:
+    AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
+{
     /// Whether the protocol has a closing message of its own (`close_notify`). TCP has none: closing
     /// the socket sends the same, with one system call less.
     const HAS_CLOSE_NOTIFY: bool;
+
+    /// The socket as it is parked, where that is all the state of the connection.
+    ///
+    /// # Errors
+    /// The socket or the error for which the connection is lost.
+    fn into_parked(self) -> Result<mio::net::TcpStream, Result<Self, io::Error>> {
+        Err(Ok(self))
+    }
+
+    /// What [`Self::into_parked`] was called on.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    fn from_parked(_: mio::net::TcpStream) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl NetworkStream for TcpStream {
     const HAS_CLOSE_NOTIFY: bool = false;
+
+    fn into_parked(self) -> Result<mio::net::TcpStream, Result<Self, io::Error>> {
+        self.into_std().map(mio::net::TcpStream::from_std).map_err(Err)
+    }
+
+    fn from_parked(socket: mio::net::TcpStream) -> io::Result<Self> {
+        Self::from_std(socket.into())
+    }
 }
 
 impl NetworkStream for Box<TlsStream<TcpStream>> {
     const HAS_CLOSE_NOTIFY: bool = true;
 }
 
+/// What runs over the socket of an event stream.
+pub(crate) struct Carried {
+    events: EventStream,
+    _slot: ConnectionSlot,
+    /// The connection counts as open while this is there.
+    _tracked: TaskTrackerToken,
+    /// Bytes that the client has sent.
+    unexpected: u16,
+    /// Whether the client has shut down its sending side.
+    half_closed: bool,
+}
+
+impl Carried {
+    pub(crate) fn new(
+        events: EventStream,
+        slot: ConnectionSlot,
+        tracked: TaskTrackerToken,
+    ) -> Box<Self> {
+        Box::new(Self { events, _slot: slot, _tracked: tracked, unexpected: 0, half_closed: false })
+    }
+}
+
 /// The socket of one event stream.
 pub(crate) struct StreamSocket<S> {
     writer: Mutex<Writer<S>>,
     encoder: Encoder,
+    parking: Arc<Parking>,
 }
 
 struct Writer<S> {
-    socket: S,
+    socket: Socket<S>,
     /// Bytes that the socket has not taken yet.
     unsent: Bytes,
     /// Whether a write is in progress, which the task completes.
     writing: bool,
     /// Whether the last chunk has been queued.
     finished: bool,
+    /// What is parked with the socket, and where.
+    parked: Option<(Place, Box<Carried>)>,
+}
+
+enum Socket<S> {
+    /// Watched by the runtime.
+    Active(S),
+    /// Watched by the parking, or by nobody while a task looks what has happened.
+    Parked(mio::net::TcpStream),
+    Lost,
+}
+
+impl<S: NetworkStream> Socket<S> {
+    /// The socket, watched by the runtime from now on.
+    fn activate(&mut self) -> io::Result<&mut S> {
+        if let Self::Parked(_) = self
+            && let Self::Parked(parked) = std::mem::replace(self, Self::Lost)
+        {
+            *self = Self::Active(S::from_parked(parked)?);
+        }
+        match self {
+            Self::Active(socket) => Ok(socket),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The socket as it is parked, if it can be.
+    fn park(&mut self) -> io::Result<Option<&mut mio::net::TcpStream>> {
+        if let Self::Active(_) = self
+            && let Self::Active(socket) = std::mem::replace(self, Self::Lost)
+        {
+            *self = match socket.into_parked() {
+                Ok(parked) => Self::Parked(parked),
+                Err(Ok(socket)) => Self::Active(socket),
+                Err(Err(error)) => return Err(error),
+            };
+        }
+        Ok(match self {
+            Self::Parked(socket) => Some(socket),
+            Self::Active(_) | Self::Lost => None,
+        })
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Active(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Parked(socket) => pending_if_blocked(|| socket.write(bytes)),
+            Self::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Active(socket) => Pin::new(socket).poll_flush(context),
+            Self::Parked(_) | Self::Lost => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads, and returns the number of bytes.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Active(socket) => {
+                let mut buffer = ReadBuf::new(bytes);
+                ready!(Pin::new(socket).poll_read(context, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+            Self::Parked(socket) => pending_if_blocked(|| socket.read(bytes)),
+            Self::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+/// The result of a call that does not block. Nothing is woken when it is pending.
+fn pending_if_blocked(mut call: impl FnMut() -> io::Result<usize>) -> Poll<io::Result<usize>> {
+    loop {
+        return match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            done => Poll::Ready(done),
+        };
+    }
 }
 
 impl<S: NetworkStream> Writer<S> {
+    fn new(socket: S, unsent: Bytes) -> Self {
+        let socket = Socket::Active(socket);
+        Self { socket, unsent, writing: true, finished: false, parked: None }
+    }
+
     /// Queues bytes; after the last ones, nothing.
     fn begin(&mut self, bytes: Bytes, last: bool) {
         if !self.finished {
@@ -80,58 +227,146 @@ impl<S: NetworkStream> Writer<S> {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut socket = Pin::new(&mut self.socket);
         while !self.unsent.is_empty() {
-            match ready!(socket.as_mut().poll_write(context, &self.unsent))? {
+            match ready!(self.socket.poll_write(context, &self.unsent))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.unsent.advance(written),
             }
         }
         self.unsent = Bytes::new();
-        ready!(socket.poll_flush(context))?;
+        ready!(self.socket.poll_flush(context))?;
         self.writing = false;
         Poll::Ready(Ok(()))
     }
+
+    /// Reads and drops up to [`MAX_UNEXPECTED`] bytes. Ready when the client has shut down its sending
+    /// side.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    fn poll_end(
+        &mut self,
+        unexpected: &mut u16,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 64];
+        while *unexpected <= MAX_UNEXPECTED {
+            match ready!(self.socket.poll_read(context, &mut bytes))? {
+                0 => return Poll::Ready(Ok(())),
+                read => *unexpected += u16::try_from(read).unwrap_or(MAX_UNEXPECTED),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// What a parked stream needs.
+enum Need<T> {
+    /// Nothing.
+    Nothing(T),
+    /// A task.
+    Task,
+    /// To be dropped: the connection is broken.
+    End(io::Error),
 }
 
 impl<S: NetworkStream> StreamSocket<S> {
     /// Runs an event stream over `socket`, beginning with `head`, until it ends or the client
-    /// disconnects.
-    ///
-    /// # Errors
-    /// When the client disconnected or did not read in time.
-    pub(crate) async fn run(socket: S, head: Bytes, mut events: EventStream) -> io::Result<()> {
-        let writer = Writer { socket, unsent: head, writing: true, finished: false };
-        let stream = Arc::new(Self { writer: Mutex::new(writer), encoder: events.encoder() });
-        events.set_direct_writer(Arc::clone(&stream) as Arc<dyn DirectWriter>);
-        stream.sent().await?;
-        let mut unexpected = 0;
+    /// disconnects. Most often it is parked when this returns.
+    pub(crate) fn run(socket: S, head: Bytes, carried: Box<Carried>, parking: &Arc<Parking>) {
+        let stream = Arc::new(Self {
+            writer: Mutex::new(Writer::new(socket, head)),
+            encoder: carried.events.encoder(),
+            parking: Arc::clone(parking),
+        });
+        carried.events.set_direct_writer(Arc::clone(&stream) as Arc<dyn DirectWriter>);
+        let sent = stream.writer().poll_send(&mut Context::from_waker(Waker::noop()));
+        let carried = match sent {
+            Poll::Ready(Err(error)) => return ended(&error),
+            Poll::Ready(Ok(())) if !carried.events.is_over() => match stream.park(carried) {
+                Ok(()) => return,
+                Err(Ok(carried)) => carried,
+                Err(Err(error)) => return ended(&error),
+            },
+            _ => carried,
+        };
+        stream.spawn(carried);
+    }
+
+    /// Continues in a task.
+    fn spawn(self: Arc<Self>, carried: Box<Carried>) {
+        let parking = Arc::clone(&self.parking);
+        parking.spawn(async move {
+            if let Err(error) = self.serve(carried).await {
+                ended(&error);
+            }
+        });
+    }
+
+    /// Serves until the stream ends or is parked.
+    async fn serve(self: Arc<Self>, mut carried: Box<Carried>) -> io::Result<()> {
         loop {
-            tokio::select! {
-                biased;
-                next = events.next() => {
-                    if stream.send_next(next, &events).await? {
-                        break;
-                    }
-                }
-                ended = stream.sending_ended(&mut unexpected) => {
-                    ended?;
-                    // Boxed, because few streams come here and the room of all is counted.
-                    Box::pin(stream.run_half_closed(&mut events)).await?;
-                    break;
-                }
+            self.sent().await?;
+            if carried.events.is_over() {
+                self.send(last_chunks(&[]), true).await?;
+                return self.end().await;
+            }
+            if carried.half_closed {
+                // Boxed, because few streams come here.
+                Box::pin(self.run_half_closed(&mut carried.events)).await?;
+                return self.end().await;
+            }
+            if let Some(last) = self.check(&mut carried).await? {
+                // The last bytes go with the last chunk: one system call and one packet less.
+                self.send(last_chunks(&last), true).await?;
+                return self.end().await;
+            }
+            if carried.half_closed {
+                continue;
+            }
+            carried = match self.park(carried) {
+                Ok(()) => return Ok(()),
+                Err(Ok(carried)) => carried,
+                Err(Err(error)) => return Err(error),
+            };
+            if self.is_active() {
+                self.wait(&mut carried).await?;
             }
         }
-        if S::HAS_CLOSE_NOTIFY {
-            // The client has the last chunk even if this fails.
-            let close =
-                poll_fn(|context| Pin::new(&mut stream.writer().socket).poll_shutdown(context));
-            let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
+    }
+
+    /// Looks whether the stream is over, and meanwhile for the client's end.
+    async fn check(&self, carried: &mut Carried) -> io::Result<Option<Bytes>> {
+        let Carried { events, unexpected, half_closed, .. } = carried;
+        let mut check = pin!(events.check());
+        if let Poll::Ready(last) = poll!(check.as_mut()) {
+            return Ok(last);
         }
-        if !stream.drop_received() {
-            Box::pin(stream.linger()).await;
+        self.writer().socket.activate()?;
+        tokio::select! {
+            biased;
+            last = check => Ok(last),
+            ended = self.sending_ended(unexpected) => {
+                *half_closed = true;
+                ended.map(|()| None)
+            }
         }
-        Ok(())
+    }
+
+    /// Waits in the task, where the connection cannot be parked.
+    async fn wait(&self, carried: &mut Carried) -> io::Result<()> {
+        let Carried { events, unexpected, half_closed, .. } = carried;
+        tokio::select! {
+            biased;
+            next = events.next() => {
+                let (bytes, last) = (next.unwrap_or_default(), events.is_over());
+                self.send(if last { last_chunks(&bytes) } else { chunk(&bytes) }, last).await
+            }
+            ended = self.sending_ended(unexpected) => {
+                *half_closed = true;
+                ended
+            }
+        }
     }
 
     /// Continues with a client that has shut down its sending side, or has closed the connection: the
@@ -149,7 +384,10 @@ impl<S: NetworkStream> StreamSocket<S> {
             tokio::select! {
                 biased;
                 next = events.next() => {
-                    if self.send_next(next, events).await? {
+                    let (bytes, last) = (next.unwrap_or_default(), events.is_over());
+                    let bytes = if last { last_chunks(&bytes) } else { chunk(&bytes) };
+                    self.send(bytes, last).await?;
+                    if last {
                         return Ok(());
                     }
                 }
@@ -161,38 +399,37 @@ impl<S: NetworkStream> StreamSocket<S> {
         }
     }
 
-    /// Sends what the stream yielded, and returns whether it was the last.
-    async fn send_next(&self, next: Option<Bytes>, events: &EventStream) -> io::Result<bool> {
-        let (bytes, last) = (next.unwrap_or_default(), events.is_over());
-        // The last bytes go with the last chunk: one system call and one packet less.
-        self.send(if last { last_chunks(&bytes) } else { chunk(&bytes) }, last).await?;
-        Ok(last)
+    /// Closes the connection, when all is sent.
+    async fn end(&self) -> io::Result<()> {
+        if S::HAS_CLOSE_NOTIFY {
+            // The client has the last chunk even if this fails.
+            let close = poll_fn(|context| match self.writer().socket.activate() {
+                Ok(socket) => Pin::new(socket).poll_shutdown(context),
+                Err(error) => Poll::Ready(Err(error)),
+            });
+            let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
+        }
+        if !self.drop_received() {
+            Box::pin(self.linger()).await;
+        }
+        Ok(())
     }
 
     /// Reads and drops what has arrived, and returns whether that was all. With unread bytes, closing
     /// would reset the connection, and the client could lose the last event.
     fn drop_received(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        let mut bytes = [0u8; MAX_UNEXPECTED];
-        let mut buffer = ReadBuf::new(&mut bytes);
-        let mut writer = self.writer();
-        loop {
-            let before = buffer.filled().len();
-            let read = Pin::new(&mut writer.socket).poll_read(&mut context, &mut buffer);
-            if buffer.remaining() == 0 {
-                return false;
-            }
-            if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().len() == before {
-                return true;
-            }
-        }
+        let mut unexpected = 0;
+        let ended = self.writer().poll_end(&mut unexpected, &mut context);
+        ended.is_ready() || unexpected <= MAX_UNEXPECTED
     }
 
     /// Closes the sending side, and reads and drops until the client closes too.
     async fn linger(&self) {
         let mut lingering = Lingering::new();
         poll_fn(|context| {
-            let socket = &mut self.writer().socket;
+            let mut writer = self.writer();
+            let Ok(socket) = writer.socket.activate() else { return Poll::Ready(()) };
             // A connection that is broken ends the second as well.
             let _ = ready!(lingering.poll_close_sending(socket, context));
             lingering.poll(socket, false, context)
@@ -202,6 +439,10 @@ impl<S: NetworkStream> StreamSocket<S> {
 
     fn writer(&self) -> MutexGuard<'_, Writer<S>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_active(&self) -> bool {
+        matches!(self.writer().socket, Socket::Active(_))
     }
 
     /// Sends bytes, unless the token was written meanwhile. Returns when everything is sent.
@@ -215,6 +456,7 @@ impl<S: NetworkStream> StreamSocket<S> {
         match poll_fn(|context| Poll::Ready(self.writer().poll_send(context))).await {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
+                self.writer().socket.activate()?;
                 let sent = poll_fn(|context| self.writer().poll_send(context));
                 Box::pin(tokio::time::timeout(WRITE_TIMEOUT, sent)).await?
             }
@@ -225,20 +467,123 @@ impl<S: NetworkStream> StreamSocket<S> {
     ///
     /// # Errors
     /// When the connection is broken.
-    async fn sending_ended(&self, unexpected: &mut usize) -> io::Result<()> {
-        poll_fn(|context| {
-            let mut bytes = [0u8; 64];
-            while *unexpected <= MAX_UNEXPECTED {
-                let mut buffer = ReadBuf::new(&mut bytes);
-                ready!(Pin::new(&mut self.writer().socket).poll_read(context, &mut buffer))?;
-                match buffer.filled().len() {
-                    0 => return Poll::Ready(Ok(())),
-                    read => *unexpected += read,
-                }
+    async fn sending_ended(&self, unexpected: &mut u16) -> io::Result<()> {
+        poll_fn(|context| self.writer().poll_end(unexpected, context)).await
+    }
+}
+
+fn ended(error: &io::Error) {
+    tracing::trace!(%error, "event stream failed");
+}
+
+/// Parking. What runs over a socket is never dropped under the lock: its end takes other locks.
+impl<S: NetworkStream> StreamSocket<S> {
+    /// Parks the stream, where the connection can be and nothing has happened.
+    ///
+    /// # Errors
+    /// What runs over it, which a task has to look after, or the error for which the connection is
+    /// lost.
+    fn park(
+        self: &Arc<Self>,
+        mut carried: Box<Carried>,
+    ) -> Result<(), Result<Box<Carried>, io::Error>> {
+        let mut writer = self.writer();
+        if writer.writing || writer.finished {
+            return Err(Ok(carried));
+        }
+        let socket = match writer.socket.park() {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return Err(Ok(carried)),
+            Err(error) => {
+                drop(writer);
+                return Err(Err(error));
             }
-            Poll::Pending
-        })
-        .await
+        };
+        let deadline = carried.events.wait().deadline();
+        let parked = Arc::clone(self) as Arc<dyn Parked>;
+        let place = match self.parking.park(socket, parked, deadline) {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::debug!(%error, "event stream not parked");
+                let active = writer.socket.activate().map(drop);
+                drop(writer);
+                return Err(active.map(|()| carried));
+            }
+        };
+        if carried.events.wait().wake_by(&Waker::from(Arc::clone(self))) {
+            writer.parked = Some((place, carried));
+            return Ok(());
+        }
+        self.parking.leave(place, socket);
+        Err(Ok(carried))
+    }
+
+    /// Ends the parking, unless `look` finds nothing to be done.
+    fn resume<T>(
+        self: Arc<Self>,
+        look: impl FnOnce(&mut Writer<S>, &mut Carried) -> Need<T>,
+    ) -> Option<T> {
+        let mut writer = self.writer();
+        let (place, mut carried) = writer.parked.take()?;
+        let need = look(&mut writer, &mut carried);
+        if let Need::Nothing(nothing) = need {
+            writer.parked = Some((place, carried));
+            return Some(nothing);
+        }
+        if let Socket::Parked(socket) = &mut writer.socket {
+            self.parking.leave(place, socket);
+        }
+        drop(writer);
+        match need {
+            Need::End(error) => ended(&error),
+            Need::Task | Need::Nothing(_) => self.spawn(carried),
+        }
+        None
+    }
+}
+
+impl<S: NetworkStream> Wake for StreamSocket<S> {
+    fn wake(self: Arc<Self>) {
+        self.resume(|_, _| Need::<()>::Task);
+    }
+}
+
+impl<S: NetworkStream> Parked for StreamSocket<S> {
+    fn readable(self: Arc<Self>) {
+        self.resume(|writer, carried| {
+            let mut context = Context::from_waker(Waker::noop());
+            match writer.poll_end(&mut carried.unexpected, &mut context) {
+                Poll::Pending => Need::Nothing(()),
+                Poll::Ready(Ok(())) => {
+                    carried.half_closed = true;
+                    Need::Task
+                }
+                Poll::Ready(Err(error)) => Need::End(error),
+            }
+        });
+    }
+
+    fn due(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        let next = self.resume(|writer, carried| {
+            let wait = carried.events.wait();
+            if wait.has_expired(now) {
+                return Need::Task;
+            }
+            if !wait.take_heartbeat(now) {
+                return Need::Nothing(None);
+            }
+            writer.begin(chunk(&EventSource::heartbeat()), false);
+            match writer.poll_send(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(())) => Need::Nothing(Some(wait.deadline())),
+                Poll::Pending => Need::Task,
+                Poll::Ready(Err(error)) => Need::End(error),
+            }
+        });
+        next.flatten()
+    }
+
+    fn evicted(self: Arc<Self>) {
+        self.resume(|_, _| Need::<()>::Task);
     }
 }
 
@@ -292,7 +637,7 @@ mod tests {
     async fn what_a_slow_client_does_not_take_at_once_is_sent_later() {
         let (socket, mut client) = duplex(8);
         let text = Bytes::from_static(b"more than eight bytes of an event");
-        let mut writer = Writer { socket, unsent: text.clone(), writing: true, finished: true };
+        let mut writer = Writer { finished: true, ..Writer::new(socket, text.clone()) };
         // As the delivering thread does: once, and without a waker.
         let first = writer.poll_send(&mut Context::from_waker(Waker::noop()));
         assert!(first.is_pending());
@@ -309,8 +654,8 @@ mod tests {
     async fn a_client_that_is_gone_is_an_error_that_stays() {
         let (socket, client) = duplex(8);
         drop(client);
-        let mut writer =
-            Writer { socket, unsent: Bytes::from_static(b"event"), writing: true, finished: true };
+        let event = Bytes::from_static(b"event");
+        let mut writer = Writer { finished: true, ..Writer::new(socket, event) };
         for _ in 0..2 {
             let sent = writer.poll_send(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(sent, Poll::Ready(Err(_))), "{sent:?}");

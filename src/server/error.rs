@@ -49,6 +49,9 @@ pub enum AppError {
     /// The HTTP client of a service of the operator's cannot be built.
     #[error("cannot call services: {0}")]
     Service(#[from] reqwest::Error),
+    /// The thread that watches parked connections cannot be started.
+    #[error("cannot watch connections: {0}")]
+    Parking(io::Error),
     /// Signal handlers cannot be installed.
     #[error("cannot install signal handlers: {0}")]
     Signals(io::Error),

@@ -73,7 +73,7 @@ pub(crate) async fn serve<S>(connection: Connection, socket: S, begun: Begun)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Connection { peer, router, limits, slot, shutdown, tracker: _ } = connection;
+    let Connection { peer, router, limits, slot, shutdown, tracker: _, parking: _ } = connection;
     let header_timeout = limits.header_timeout;
     let requests = Requests::new();
     let Begun { version, read, response } = begun;

@@ -1,6 +1,6 @@
 //! Accepts connections and hands each to the SSE fast path or to hyper.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -13,6 +13,7 @@ use crate::{
         direct_write::NetworkStream,
         error::ListenError,
         hyper::{self, Begun, HttpVersion},
+        parking::Parking,
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
     },
@@ -52,6 +53,7 @@ pub(crate) async fn serve(
     limits: ConnectionLimits,
     shutdown: CancellationToken,
     connections: TaskTracker,
+    parking: Arc<Parking>,
 ) {
     let slots = ConnectionSlots::new(limits.max_connections);
     loop {
@@ -83,6 +85,7 @@ pub(crate) async fn serve(
             slot,
             shutdown: shutdown.clone(),
             tracker: connections.clone(),
+            parking: Arc::clone(&parking),
         };
         match tls.clone() {
             None => connections.spawn(serve_connection(connection, socket)),

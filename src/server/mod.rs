@@ -12,6 +12,7 @@ mod file_limit;
 mod hyper;
 mod linger;
 mod listener;
+mod parking;
 mod reload;
 mod requests;
 mod secrets;
@@ -38,7 +39,11 @@ pub use crate::server::{
 
 use crate::{
     http::{self, AppState},
-    server::{connection::ConnectionLimits, tls::Tls},
+    server::{
+        connection::ConnectionLimits,
+        parking::{Parking, ParkingGuard},
+        tls::Tls,
+    },
     settings::{Settings, SettingsErrors, Snapshot},
     util::tls::Identities,
 };
@@ -70,6 +75,8 @@ pub struct Server {
     identities: Option<Arc<Identities>>,
     accepting: CancellationToken,
     connections: TaskTracker,
+    /// Ends with the server.
+    _parking: ParkingGuard,
     drain_timeout: Duration,
 }
 
@@ -99,6 +106,7 @@ impl Server {
         };
         let accepting = CancellationToken::new();
         let connections = TaskTracker::new();
+        let (parking, guard) = Parking::start().map_err(AppError::Parking)?;
         let identities = settings.tls.clone().map(Identities::new);
         let tls = match &identities {
             Some(identities) => Some(Tls { config: identities.config()?, app: Arc::clone(&app) }),
@@ -111,6 +119,7 @@ impl Server {
             limits,
             accepting.clone(),
             connections.clone(),
+            Arc::clone(&parking),
         ));
         if let Some(metrics) = settings.server.metrics_listen {
             tokio::spawn(listener::serve(
@@ -120,6 +129,7 @@ impl Server {
                 ConnectionLimits { max_connections: MAX_METRICS_CONNECTIONS, ..limits },
                 accepting.clone(),
                 connections.clone(),
+                parking,
             ));
         }
         tokio::spawn(sweep_quotas(Arc::clone(&app), accepting.clone()));
@@ -127,7 +137,16 @@ impl Server {
         app.login.discover_in_background();
         let public_url = app.public_url.clone();
         let drain_timeout = settings.server.drain_timeout;
-        Ok(Self { address, public_url, app, identities, accepting, connections, drain_timeout })
+        Ok(Self {
+            address,
+            public_url,
+            app,
+            identities,
+            accepting,
+            connections,
+            _parking: guard,
+            drain_timeout,
+        })
     }
 
     /// The address of the listener.

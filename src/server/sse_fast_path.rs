@@ -1,8 +1,8 @@
 //! The SSE fast path: a first request that opens an event stream over HTTP/1.1.
 //!
 //! A general-purpose server keeps buffers and a state machine of some 20 kB for a connection that
-//! does nothing but wait. Such a request is read here and passes the same router; then a task of a
-//! few hundred bytes writes to the socket.
+//! does nothing but wait. Such a request is read here and passes the same router; then the socket is
+//! parked.
 
 use std::{io, time::SystemTime};
 
@@ -17,7 +17,7 @@ use crate::{
     http::{MAX_FIELDS, addons::streams::sse::Handoff},
     server::{
         connection::{Connection, Segments},
-        direct_write::{NetworkStream, StreamSocket, chunk},
+        direct_write::{Carried, NetworkStream, StreamSocket, chunk},
         hyper::{self, Begun, HTTP2_PREFACE, HttpVersion, MAX_BUFFERED_HEAD},
     },
 };
@@ -57,7 +57,7 @@ pub(crate) async fn serve<S: NetworkStream>(
         Box::pin(hyper::serve(connection, socket, begun)).await;
         return;
     };
-    let Connection { slot, tracker, .. } = connection;
+    let Connection { slot, tracker, parking, .. } = connection;
     let (mut parts, _) = response.into_parts();
     // That of the empty body in place of the stream.
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -65,13 +65,7 @@ pub(crate) async fn serve<S: NetworkStream>(
     if let Some(opening) = events.next().await {
         head.extend_from_slice(&chunk(&opening));
     }
-    // In a new task, because the future of this one is large and would live as long.
-    tracker.spawn(async move {
-        if let Err(error) = StreamSocket::run(socket, head.into(), events).await {
-            tracing::trace!(%error, "event stream failed");
-        }
-        drop(slot);
-    });
+    StreamSocket::run(socket, head.into(), Carried::new(events, slot, tracker.token()), &parking);
 }
 
 /// The head of an event stream, as hyper writes it.

@@ -83,6 +83,17 @@ impl<T: BodyTransport> BodyStream<T> {
         }
     }
 
+    /// The last bytes, if the wait is over by now. Waits for nothing but the store. Cancel-safe.
+    pub async fn check(&mut self) -> Option<Bytes> {
+        let outcome = self.wait.check().await?;
+        Some(self.last_frame(outcome))
+    }
+
+    /// The wait, while nothing is sent.
+    pub fn wait(&mut self) -> &mut Wait {
+        &mut self.wait
+    }
+
     /// Whether [`Self::next`] has given its last bytes.
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Done

@@ -1,0 +1,235 @@
+//! Parked connections: sockets that only wait, watched by one thread.
+//!
+//! A task and a socket of the runtime take more memory than all that a waiting stream has to keep. A
+//! parked connection is an entry in a table, and becomes a task again when something happens to it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Registry, Token, Waker, net::TcpStream};
+use slab::Slab;
+use tokio::{runtime::Handle, time::Instant};
+
+/// Precision of deadlines: they are kept at most so much later.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Sockets that are reported at a time.
+const MAX_EVENTS: usize = 256;
+
+/// The token of the thread's own waker.
+const WAKE: Token = Token(usize::MAX);
+
+/// Pause after an error of the operating system, before the sockets are asked for again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A connection that can be parked.
+pub(crate) trait Parked: Send + Sync + 'static {
+    /// Bytes have arrived, or the end of them, or the connection has broken.
+    fn readable(self: Arc<Self>);
+
+    /// The deadline may have passed. Returns the next one, unless the connection is no longer parked or
+    /// has a later one.
+    fn due(self: Arc<Self>, now: Instant) -> Option<Instant>;
+
+    /// No connection is parked from now on.
+    fn evicted(self: Arc<Self>);
+}
+
+/// The place of a parked connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(u32);
+
+/// The parked connections of a server.
+pub(crate) struct Parking {
+    registry: Registry,
+    waker: Waker,
+    runtime: Handle,
+    /// What ticks are counted from.
+    start: Instant,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    closed: bool,
+    places: Slab<Arc<dyn Parked>>,
+    /// Places by the tick in which they are due. One that was left stays until then; whoever has it by
+    /// then is merely asked too early.
+    due: BTreeMap<u64, Vec<Place>>,
+    /// The tick until which the thread sleeps.
+    sleeps_until: Option<u64>,
+}
+
+/// Ends the parking when dropped: all connections become tasks again.
+pub(crate) struct ParkingGuard(Arc<Parking>);
+
+impl Drop for ParkingGuard {
+    fn drop(&mut self) {
+        self.0.table().closed = true;
+        self.0.wake();
+    }
+}
+
+impl Parking {
+    /// Starts the thread, which works until the guard is dropped.
+    ///
+    /// # Errors
+    /// When the operating system has no room for it.
+    pub(crate) fn start() -> io::Result<(Arc<Self>, ParkingGuard)> {
+        let poll = Poll::new()?;
+        let parking = Arc::new(Self {
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKE)?,
+            runtime: Handle::current(),
+            start: Instant::now(),
+            table: Mutex::default(),
+        });
+        let watched = Arc::clone(&parking);
+        thread::Builder::new().name("parking".to_owned()).spawn(move || watched.watch(poll))?;
+        let guard = ParkingGuard(Arc::clone(&parking));
+        Ok((parking, guard))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::warn!(%error, "the thread of parked connections was not woken");
+        }
+    }
+
+    /// Parks a connection. It may be reported from another thread before this returns.
+    ///
+    /// # Errors
+    /// When the socket cannot be watched, or the server is ending.
+    pub(crate) fn park(
+        &self,
+        socket: &mut TcpStream,
+        parked: Arc<dyn Parked>,
+        deadline: Instant,
+    ) -> io::Result<Place> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let index = table.places.vacant_key();
+        let place = Place(u32::try_from(index).map_err(io::Error::other)?);
+        self.registry.register(socket, Token(index), Interest::READABLE)?;
+        table.places.insert(parked);
+        let tick = self.tick_after(deadline);
+        table.due.entry(tick).or_default().push(place);
+        let is_first = table.sleeps_until.is_none_or(|until| tick < until);
+        if is_first {
+            table.sleeps_until = Some(tick);
+        }
+        drop(table);
+        if is_first {
+            self.wake();
+        }
+        Ok(place)
+    }
+
+    /// Ends the parking of one connection.
+    pub(crate) fn leave(&self, place: Place, socket: &mut TcpStream) {
+        let parked = self.table().places.try_remove(place.0 as usize);
+        // Else the socket would go on to be watched when the runtime has it.
+        if let Err(error) = self.registry.deregister(socket) {
+            tracing::debug!(%error, "parked connection not deregistered");
+        }
+        drop(parked);
+    }
+
+    /// Runs a task on the runtime of this thread, or on the one of the server.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match Handle::try_current() {
+            Ok(runtime) => runtime.spawn(task),
+            Err(_) => self.runtime.spawn(task),
+        };
+    }
+
+    /// The first tick that is not before `deadline`.
+    fn tick_after(&self, deadline: Instant) -> u64 {
+        let ticks =
+            deadline.saturating_duration_since(self.start).as_nanos().div_ceil(TICK.as_nanos());
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    /// The tick that has begun.
+    fn tick_at(&self, now: Instant) -> u64 {
+        let ticks = now.saturating_duration_since(self.start).as_nanos() / TICK.as_nanos();
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    fn watch(&self, mut poll: Poll) {
+        // Tasks and timers are made here too.
+        let _runtime = self.runtime.enter();
+        let mut events = Events::with_capacity(MAX_EVENTS);
+        while let Some(timeout) = self.sleep() {
+            match poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "parked connections cannot be watched");
+                    thread::sleep(RETRY);
+                }
+            }
+            for event in &events {
+                self.with(event.token().0, Parked::readable);
+            }
+            self.run_due(Instant::now());
+        }
+        let places = std::mem::take(&mut self.table().places);
+        for (_, parked) in places {
+            parked.evicted();
+        }
+    }
+
+    /// How long the thread may sleep; `None` when it ends.
+    fn sleep(&self) -> Option<Option<Duration>> {
+        let mut table = self.table();
+        if table.closed {
+            return None;
+        }
+        let next = table.due.first_key_value().map(|(tick, _)| *tick);
+        table.sleeps_until = next;
+        let since_start = self.start.elapsed();
+        Some(next.map(|tick| {
+            let ticks = u32::try_from(tick).unwrap_or(u32::MAX);
+            TICK.saturating_mul(ticks).saturating_sub(since_start)
+        }))
+    }
+
+    /// Calls the connection at a place, if there is one. One that panics does not harm the others.
+    fn with<T>(&self, index: usize, call: impl FnOnce(Arc<dyn Parked>) -> T) -> Option<T> {
+        let parked = self.table().places.get(index).cloned()?;
+        catch_unwind(AssertUnwindSafe(|| call(parked))).ok()
+    }
+
+    fn run_due(&self, now: Instant) {
+        let tick = self.tick_at(now);
+        loop {
+            let Some(places) = ({
+                let mut table = self.table();
+                let is_due = table.due.first_key_value().is_some_and(|(first, _)| *first <= tick);
+                is_due.then(|| table.due.pop_first()).flatten()
+            }) else {
+                return;
+            };
+            for place in places.1 {
+                let next = self.with(place.0 as usize, |parked| parked.due(now)).flatten();
+                if let Some(next) = next {
+                    let tick = self.tick_after(next).max(tick + 1);
+                    self.table().due.entry(tick).or_default().push(place);
+                }
+            }
+        }
+    }
+}
