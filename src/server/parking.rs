@@ -233,3 +233,140 @@ impl Parking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{Ipv4Addr, TcpListener},
+        sync::mpsc::{Receiver, Sender, channel},
+    };
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Call {
+        Readable,
+        Due,
+        Evicted,
+    }
+
+    /// Reports its calls, and is due again after a while.
+    struct Reporter {
+        calls: Mutex<Sender<Call>>,
+        again: Option<Duration>,
+    }
+
+    impl Reporter {
+        fn new(again: Option<Duration>) -> (Arc<Self>, Receiver<Call>) {
+            let (calls, reported) = channel();
+            (Arc::new(Self { calls: Mutex::new(calls), again }), reported)
+        }
+
+        fn report(&self, call: Call) {
+            let _ = self.calls.lock().unwrap().send(call);
+        }
+    }
+
+    impl Parked for Reporter {
+        fn readable(self: Arc<Self>) {
+            self.report(Call::Readable);
+        }
+
+        fn due(self: Arc<Self>, now: Instant) -> Option<Instant> {
+            self.report(Call::Due);
+            self.again.map(|again| now + again)
+        }
+
+        fn evicted(self: Arc<Self>) {
+            self.report(Call::Evicted);
+        }
+    }
+
+    /// Both ends of a connection.
+    fn connection() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (TcpStream::from_std(socket), client)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_arrived_before_the_socket_was_parked_is_reported_too() {
+        let (parking, _guard) = Parking::start().unwrap();
+        let (mut socket, mut client) = connection();
+        client.write_all(b"early").unwrap();
+        let (reporter, calls) = Reporter::new(None);
+        let place = parking.park(&mut socket, reporter, Instant::now() + SOON * 100).unwrap();
+        assert_eq!(calls.recv_timeout(SOON), Ok(Call::Readable));
+        client.write_all(b"late").unwrap();
+        assert_eq!(calls.recv_timeout(SOON), Ok(Call::Readable));
+        parking.leave(place, &mut socket);
+        drop(client);
+        assert!(calls.recv_timeout(SOON).is_err(), "the place has dropped the connection");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn deadlines_hold_in_whatever_order_they_are_set() {
+        let (parking, _guard) = Parking::start().unwrap();
+        let now = Instant::now();
+        let mut parked = Vec::new();
+        for (milliseconds, again) in [(60_000, None), (300, None), (100, Some(TICK))] {
+            let (mut socket, client) = connection();
+            let (reporter, calls) = Reporter::new(again);
+            let deadline = now + Duration::from_millis(milliseconds);
+            let place = parking.park(&mut socket, reporter, deadline).unwrap();
+            parked.push((milliseconds, place, socket, client, calls));
+        }
+        for (milliseconds, _, _, _, calls) in &parked[1..] {
+            assert_eq!(calls.recv_timeout(SOON), Ok(Call::Due));
+            assert!(now.elapsed() >= Duration::from_millis(*milliseconds), "too early");
+        }
+        let (_, place, socket, _, again) = &mut parked[2];
+        assert_eq!(again.recv_timeout(SOON), Ok(Call::Due), "the next deadline");
+        parking.leave(*place, socket);
+        let (_, _, _, _, later) = &parked[0];
+        assert!(later.try_recv().is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_end_evicts_all_and_takes_none() {
+        let (parking, guard) = Parking::start().unwrap();
+        let (mut socket, _client) = connection();
+        let (reporter, calls) = Reporter::new(None);
+        parking.park(&mut socket, reporter, Instant::now() + SOON * 100).unwrap();
+        drop(guard);
+        assert_eq!(calls.recv_timeout(SOON), Ok(Call::Evicted));
+        let (mut socket, _client) = connection();
+        let (reporter, _calls) = Reporter::new(None);
+        assert!(parking.park(&mut socket, reporter, Instant::now() + SOON).is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_panics_does_not_harm_the_others() {
+        struct Faulty;
+        impl Parked for Faulty {
+            fn readable(self: Arc<Self>) {
+                panic!("a fault");
+            }
+
+            fn due(self: Arc<Self>, _: Instant) -> Option<Instant> {
+                panic!("a fault");
+            }
+
+            fn evicted(self: Arc<Self>) {}
+        }
+        let (parking, _guard) = Parking::start().unwrap();
+        let (mut faulty, mut faulty_client) = connection();
+        let soon = Instant::now() + TICK;
+        parking.park(&mut faulty, Arc::new(Faulty), soon).unwrap();
+        faulty_client.write_all(b"a").unwrap();
+        let (mut socket, _client) = connection();
+        let (reporter, calls) = Reporter::new(None);
+        parking.park(&mut socket, reporter, soon + TICK * 4).unwrap();
+        assert_eq!(calls.recv_timeout(SOON), Ok(Call::Due));
+    }
+}
