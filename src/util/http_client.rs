@@ -243,7 +243,10 @@ mod tests {
                 calls.push(tokio::spawn(async move {
                     let asked = tokio::time::Instant::now();
                     let answer = tokio::time::sleep(Duration::from_secs(seconds));
-                    let call = async { Ok(answer.await) };
+                    let call = async {
+                        answer.await;
+                        Ok(())
+                    };
                     let result = turns.take(Duration::from_secs(5), call).await;
                     (result, asked.elapsed())
                 }));
