@@ -1,4 +1,5 @@
 # syntax=docker/dockerfile:1
+# check=skip=RedundantTargetPlatform
 
 # The bases by name, or by digest: --build-arg BUILD_IMAGE=rust@sha256:…
 ARG BUILD_IMAGE=rust:1.95-slim-trixie
@@ -48,8 +49,10 @@ RUN touch src/main.rs src/lib.rs client/src/lib.rs \
     && RELAY_COMMIT=${COMMIT} cargo build --profile dist --locked --package token-relay --target "$(cat /target)" \
     && cp "target/$(cat /target)/dist/token-relay" /token-relay
 
-# glibc, CA certificates and nothing else; no shell. Runs as uid 65532.
-FROM ${RUNTIME_IMAGE}
+# glibc, CA certificates and nothing else; no shell. Runs as uid 65532. Buildah before 1.30, and Podman with
+# it, would take the first stage's platform for a stage that names none.
+# hadolint ignore=DL3065
+FROM --platform=${TARGETPLATFORM} ${RUNTIME_IMAGE}
 ARG COMMIT=unknown
 ARG VERSION=0.2.0
 # Where the sources are published.
