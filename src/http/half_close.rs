@@ -20,6 +20,11 @@ impl HalfClose {
         Self(Some(CancellationToken::new()))
     }
 
+    /// Whether it is observed on this connection.
+    pub fn is_observed(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Reports that the client has shut down its sending side.
     pub fn notify(&self) {
         if let Some(token) = &self.0 {

@@ -84,7 +84,9 @@ where
         let (mut open, mut request) = opened.begin(request);
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let router = first.is_none().then(|| router.clone());
-        async move {
+        // In an allocation of its own: over HTTP/2 the task of a request lives until its answer is
+        // taken, which may be long after this future has ended.
+        Box::pin(async move {
             let response = match (first, router) {
                 (Some(response), _) => response,
                 (None, Some(router)) => {
@@ -93,14 +95,12 @@ where
                     if request.headers().contains_key(header::UPGRADE) {
                         request.extensions_mut().insert(ServeUpgraded(serve_upgraded::<S>));
                     }
-                    // In an allocation of its own: over HTTP/2 the task of a request lives until its
-                    // answer is taken, which may be long after this future has ended.
-                    Box::pin(respond(router, request, &mut open)).await
+                    respond(router, request, &mut open).await
                 }
                 (None, None) => Response::default(),
             };
             Ok::<_, Infallible>(open.answer(response))
-        }
+        })
     });
     let (io, until) = (TokioIo::new(socket), Until { requests, header_timeout, shutdown });
     // Which of the two is known already; where hyper finds out, it parses what it has looked at apart

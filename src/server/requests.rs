@@ -106,7 +106,9 @@ impl Requests {
                 Body::new(RequestBody { body, requests: self.clone() })
             }
         });
-        request.extensions_mut().insert(self.0.half_close.clone());
+        if version != Version::HTTP_2 {
+            request.extensions_mut().insert(self.0.half_close.clone());
+        }
         (OpenRequest { requests: self.clone(), version, tunnel, has_permit: false }, request)
     }
 

@@ -108,6 +108,13 @@ impl<T: BodyTransport> BodyStream<T> {
 impl<T: BodyTransport + 'static> BodyStream<T> {
     /// As a body for hyper.
     pub fn into_body(self, half_close: HalfClose) -> Body {
+        if !half_close.is_observed() {
+            // Over HTTP/2: without the room of the probes.
+            return Body::from_stream(stream::unfold(self, async |mut bytes| {
+                let next = bytes.next().await?;
+                Some((Ok::<_, Infallible>(next), bytes))
+            }));
+        }
         let probes = Probes { half_close, sent: 0 };
         Body::from_stream(stream::unfold((self, probes), async |(mut bytes, mut probes)| {
             let next = tokio::select! {

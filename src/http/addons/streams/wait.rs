@@ -1,6 +1,12 @@
 //! One client's wait for the outcome of a session, whatever the transport.
 
-use std::{sync::Arc, task::Waker, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -89,13 +95,20 @@ impl Wait {
 
     /// Waits for the outcome, or until a heartbeat is due. Cancel-safe.
     pub async fn next(&mut self) -> WaitEvent {
-        let waited = tokio::time::timeout_at(self.next_heartbeat, self.subscription.outcome());
-        match waited.await {
-            Ok(outcome) => WaitEvent::Ended(outcome),
-            Err(_) => {
-                self.next_heartbeat = Instant::now() + self.heartbeat_interval();
-                WaitEvent::Idle
+        loop {
+            if let Some(outcome) = self.check().await {
+                return WaitEvent::Ended(outcome);
             }
+            if self.take_heartbeat(Instant::now()) {
+                return WaitEvent::Idle;
+            }
+            // One timer for both deadlines: the room of a timer is counted in every waiting stream.
+            let mut due = pin!(tokio::time::sleep_until(self.deadline()));
+            poll_fn(|context| {
+                let woken = !self.wake_by(context.waker());
+                if woken { Poll::Ready(()) } else { due.as_mut().poll(context) }
+            })
+            .await;
         }
     }
 
