@@ -213,13 +213,18 @@ impl Subscription {
                 BusDelivery::WrittenDirectly => Outcome::WrittenDirectly,
             });
         }
+        // Boxed, so that a subscription that waits has no room for it.
+        Box::pin(self.claim_until_answered(subscription)).await
+    }
+
+    /// Claims the outcome from the store, again while the store does not answer.
+    async fn claim_until_answered(&mut self, subscription: SubscriptionId) -> Option<Outcome> {
         let mut pause = FIRST_RETRY_PAUSE;
         // The reader of a claim that may have taken the token although its answer was lost.
         let mut unanswered = None;
         loop {
             let claim = self.request(ReadMode::Claim(subscription));
-            // Boxed, so that a subscription that waits has no room for it.
-            match Box::pin(self.claim(claim, &mut unanswered)).await {
+            match self.claim(claim, &mut unanswered).await {
                 Ok((ReadResult::Pending { .. } | ReadResult::TooEarly { .. }, _)) => return None,
                 Ok((ReadResult::Settled(outcome), handover)) => {
                     self.found = Some(Box::new(Found { handover, ..Found::default() }));
