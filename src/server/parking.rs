@@ -140,7 +140,7 @@ impl Parking {
     /// Ends the parking of one connection.
     pub(crate) fn leave(&self, place: Place, socket: &mut TcpStream) {
         let parked = self.table().places.try_remove(place.0 as usize);
-        // Else the socket would go on to be watched when the runtime has it.
+        // The runtime may watch the socket from now on.
         if let Err(error) = self.registry.deregister(socket) {
             tracing::debug!(%error, "parked connection not deregistered");
         }
