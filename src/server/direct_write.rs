@@ -6,7 +6,7 @@
 
 use std::{
     future::poll_fn,
-    io::{self, Read as _, Write as _},
+    io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker, ready},
@@ -15,11 +15,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::poll;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{io::ReadBuf, time::Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
@@ -32,8 +28,8 @@ use crate::{
     server::{
         connection_slots::ConnectionSlot,
         linger::Lingering,
+        network_stream::NetworkStream,
         parking::{Parked, Parking, Place},
-        tls_stream::TlsStream,
     },
     session::{SealedPayload, SessionKey},
 };
@@ -47,47 +43,6 @@ const MAX_UNEXPECTED: u16 = 1024;
 
 /// Ends a body in the chunked transfer coding (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// A connection that can carry an event stream.
-pub(crate) trait NetworkStream:
-    AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
-{
-    /// Whether the protocol has a closing message of its own (`close_notify`). TCP has none: closing
-    /// the socket sends the same, with one system call less.
-    const HAS_CLOSE_NOTIFY: bool;
-
-    /// The socket as it is parked, where that is all the state of the connection.
-    ///
-    /// # Errors
-    /// The socket or the error for which the connection is lost.
-    fn into_parked(self) -> Result<mio::net::TcpStream, Result<Self, io::Error>> {
-        Err(Ok(self))
-    }
-
-    /// What [`Self::into_parked`] was called on.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch the socket.
-    fn from_parked(_: mio::net::TcpStream) -> io::Result<Self> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl NetworkStream for TcpStream {
-    const HAS_CLOSE_NOTIFY: bool = false;
-
-    fn into_parked(self) -> Result<mio::net::TcpStream, Result<Self, io::Error>> {
-        self.into_std().map(mio::net::TcpStream::from_std).map_err(Err)
-    }
-
-    fn from_parked(socket: mio::net::TcpStream) -> io::Result<Self> {
-        Self::from_std(socket.into())
-    }
-}
-
-impl NetworkStream for Box<TlsStream<TcpStream>> {
-    const HAS_CLOSE_NOTIFY: bool = true;
-}
 
 /// What runs over the socket of an event stream.
 pub(crate) struct Carried {
@@ -119,7 +74,7 @@ pub(crate) struct StreamSocket<S> {
 }
 
 struct Writer<S> {
-    socket: Socket<S>,
+    socket: S,
     /// Bytes that the socket has not taken yet.
     unsent: Bytes,
     /// Whether a write is in progress, which the task completes.
@@ -130,92 +85,8 @@ struct Writer<S> {
     parked: Option<(Place, Box<Carried>)>,
 }
 
-enum Socket<S> {
-    /// Watched by the runtime.
-    Active(S),
-    /// Watched by the parking, or by nobody while a task looks what has happened.
-    Parked(mio::net::TcpStream),
-    Lost,
-}
-
-impl<S: NetworkStream> Socket<S> {
-    /// The socket, watched by the runtime from now on.
-    fn activate(&mut self) -> io::Result<&mut S> {
-        if let Self::Parked(_) = self
-            && let Self::Parked(parked) = std::mem::replace(self, Self::Lost)
-        {
-            *self = Self::Active(S::from_parked(parked)?);
-        }
-        match self {
-            Self::Active(socket) => Ok(socket),
-            _ => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    /// The socket as it is parked, if it can be.
-    fn park(&mut self) -> io::Result<Option<&mut mio::net::TcpStream>> {
-        if let Self::Active(_) = self
-            && let Self::Active(socket) = std::mem::replace(self, Self::Lost)
-        {
-            *self = match socket.into_parked() {
-                Ok(parked) => Self::Parked(parked),
-                Err(Ok(socket)) => Self::Active(socket),
-                Err(Err(error)) => return Err(error),
-            };
-        }
-        Ok(match self {
-            Self::Parked(socket) => Some(socket),
-            Self::Active(_) | Self::Lost => None,
-        })
-    }
-
-    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Active(socket) => Pin::new(socket).poll_write(context, bytes),
-            Self::Parked(socket) => pending_if_blocked(|| socket.write(bytes)),
-            Self::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Active(socket) => Pin::new(socket).poll_flush(context),
-            Self::Parked(_) | Self::Lost => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// Reads, and returns the number of bytes.
-    fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        bytes: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Active(socket) => {
-                let mut buffer = ReadBuf::new(bytes);
-                ready!(Pin::new(socket).poll_read(context, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-            Self::Parked(socket) => pending_if_blocked(|| socket.read(bytes)),
-            Self::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-}
-
-/// The result of a call that does not block. Nothing is woken when it is pending.
-fn pending_if_blocked(mut call: impl FnMut() -> io::Result<usize>) -> Poll<io::Result<usize>> {
-    loop {
-        return match call() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            done => Poll::Ready(done),
-        };
-    }
-}
-
 impl<S: NetworkStream> Writer<S> {
     fn new(socket: S, unsent: Bytes) -> Self {
-        let socket = Socket::Active(socket);
         Self { socket, unsent, writing: true, finished: false, parked: None }
     }
 
@@ -227,14 +98,15 @@ impl<S: NetworkStream> Writer<S> {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut socket = Pin::new(&mut self.socket);
         while !self.unsent.is_empty() {
-            match ready!(self.socket.poll_write(context, &self.unsent))? {
+            match ready!(socket.as_mut().poll_write(context, &self.unsent))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.unsent.advance(written),
             }
         }
         self.unsent = Bytes::new();
-        ready!(self.socket.poll_flush(context))?;
+        ready!(socket.poll_flush(context))?;
         self.writing = false;
         Poll::Ready(Ok(()))
     }
@@ -251,7 +123,9 @@ impl<S: NetworkStream> Writer<S> {
     ) -> Poll<io::Result<()>> {
         let mut bytes = [0; 64];
         while *unexpected <= MAX_UNEXPECTED {
-            match ready!(self.socket.poll_read(context, &mut bytes))? {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
+            match buffer.filled().len() {
                 0 => return Poll::Ready(Ok(())),
                 read => *unexpected += u16::try_from(read).unwrap_or(MAX_UNEXPECTED),
             }
@@ -342,7 +216,7 @@ impl<S: NetworkStream> StreamSocket<S> {
         if let Poll::Ready(last) = poll!(check.as_mut()) {
             return Ok(last);
         }
-        self.writer().socket.activate()?;
+        self.writer().socket.tcp().activate()?;
         tokio::select! {
             biased;
             last = check => Ok(last),
@@ -403,10 +277,9 @@ impl<S: NetworkStream> StreamSocket<S> {
     async fn end(&self) -> io::Result<()> {
         if S::HAS_CLOSE_NOTIFY {
             // The client has the last chunk even if this fails.
-            let close = poll_fn(|context| match self.writer().socket.activate() {
-                Ok(socket) => Pin::new(socket).poll_shutdown(context),
-                Err(error) => Poll::Ready(Err(error)),
-            });
+            self.writer().socket.tcp().activate()?;
+            let close =
+                poll_fn(|context| Pin::new(&mut self.writer().socket).poll_shutdown(context));
             let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
         }
         if !self.drop_received() {
@@ -426,10 +299,12 @@ impl<S: NetworkStream> StreamSocket<S> {
 
     /// Closes the sending side, and reads and drops until the client closes too.
     async fn linger(&self) {
+        if self.writer().socket.tcp().activate().is_err() {
+            return;
+        }
         let mut lingering = Lingering::new();
         poll_fn(|context| {
-            let mut writer = self.writer();
-            let Ok(socket) = writer.socket.activate() else { return Poll::Ready(()) };
+            let socket = &mut self.writer().socket;
             // A connection that is broken ends the second as well.
             let _ = ready!(lingering.poll_close_sending(socket, context));
             lingering.poll(socket, false, context)
@@ -442,7 +317,7 @@ impl<S: NetworkStream> StreamSocket<S> {
     }
 
     fn is_active(&self) -> bool {
-        matches!(self.writer().socket, Socket::Active(_))
+        self.writer().socket.tcp().is_active()
     }
 
     /// Sends bytes, unless the token was written meanwhile. Returns when everything is sent.
@@ -456,7 +331,7 @@ impl<S: NetworkStream> StreamSocket<S> {
         match poll_fn(|context| Poll::Ready(self.writer().poll_send(context))).await {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
-                self.writer().socket.activate()?;
+                self.writer().socket.tcp().activate()?;
                 let sent = poll_fn(|context| self.writer().poll_send(context));
                 Box::pin(tokio::time::timeout(WRITE_TIMEOUT, sent)).await?
             }
@@ -487,35 +362,66 @@ impl<S: NetworkStream> StreamSocket<S> {
         self: &Arc<Self>,
         mut carried: Box<Carried>,
     ) -> Result<(), Result<Box<Carried>, io::Error>> {
-        let mut writer = self.writer();
-        if writer.writing || writer.finished {
+        let mut guard = self.writer();
+        let writer = &mut *guard;
+        if writer.writing || writer.finished || writer.socket.has_unsent() {
             return Err(Ok(carried));
         }
-        let socket = match writer.socket.park() {
-            Ok(Some(socket)) => socket,
+        let place = match self.find_place(writer, &mut carried) {
+            Ok(Some(place)) => place,
             Ok(None) => return Err(Ok(carried)),
             Err(error) => {
-                drop(writer);
+                drop(guard);
                 return Err(Err(error));
             }
         };
-        let deadline = carried.events.wait().deadline();
-        let parked = Arc::clone(self) as Arc<dyn Parked>;
-        let place = match self.parking.park(socket, parked, deadline) {
-            Ok(place) => place,
-            Err(error) => {
-                tracing::debug!(%error, "event stream not parked");
-                let active = writer.socket.activate().map(drop);
-                drop(writer);
-                return Err(active.map(|()| carried));
-            }
+        let look = if S::HOLDS_BYTES {
+            writer.poll_end(&mut carried.unexpected, &mut Context::from_waker(Waker::noop()))
+        } else {
+            Poll::Pending
         };
-        if carried.events.wait().wake_by(&Waker::from(Arc::clone(self))) {
+        if look.is_pending()
+            && !writer.socket.has_unsent()
+            && carried.events.wait().wake_by(&Waker::from(Arc::clone(self)))
+        {
             writer.parked = Some((place, carried));
             return Ok(());
         }
-        self.parking.leave(place, socket);
+        self.leave(writer, place);
+        drop(guard);
+        match look {
+            Poll::Ready(Err(error)) => return Err(Err(error)),
+            Poll::Ready(Ok(())) => carried.half_closed = true,
+            Poll::Pending => {}
+        }
         Err(Ok(carried))
+    }
+
+    /// A place for the socket; `None` when the parking has none.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn find_place(
+        self: &Arc<Self>,
+        writer: &mut Writer<S>,
+        carried: &mut Carried,
+    ) -> io::Result<Option<Place>> {
+        let deadline = carried.events.wait().deadline();
+        let parked = Arc::clone(self) as Arc<dyn Parked>;
+        match self.parking.park(writer.socket.tcp().park()?, parked, deadline) {
+            Ok(place) => Ok(Some(place)),
+            Err(error) => {
+                tracing::debug!(%error, "event stream not parked");
+                writer.socket.tcp().activate().map(|()| None)
+            }
+        }
+    }
+
+    /// Gives a place back.
+    fn leave(&self, writer: &mut Writer<S>, place: Place) {
+        if let Ok(socket) = writer.socket.tcp().park() {
+            self.parking.leave(place, socket);
+        }
     }
 
     /// Ends the parking, unless `look` finds nothing to be done.
@@ -530,9 +436,7 @@ impl<S: NetworkStream> StreamSocket<S> {
             writer.parked = Some((place, carried));
             return Some(nothing);
         }
-        if let Socket::Parked(socket) = &mut writer.socket {
-            self.parking.leave(place, socket);
-        }
+        self.leave(&mut writer, place);
         drop(writer);
         match need {
             Need::End(error) => ended(&error),
@@ -553,6 +457,8 @@ impl<S: NetworkStream> Parked for StreamSocket<S> {
         self.resume(|writer, carried| {
             let mut context = Context::from_waker(Waker::noop());
             match writer.poll_end(&mut carried.unexpected, &mut context) {
+                // Such as the answer to a key update.
+                Poll::Pending if writer.socket.has_unsent() => Need::Task,
                 Poll::Pending => Need::Nothing(()),
                 Poll::Ready(Ok(())) => {
                     carried.half_closed = true;
@@ -628,9 +534,19 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
 
     use super::*;
+    use crate::server::network_stream::Tcp;
 
     impl NetworkStream for DuplexStream {
         const HAS_CLOSE_NOTIFY: bool = false;
+        const HOLDS_BYTES: bool = false;
+
+        fn tcp(&mut self) -> &mut Tcp {
+            unreachable!("not parked here")
+        }
+
+        fn has_unsent(&self) -> bool {
+            false
+        }
     }
 
     #[tokio::test]

@@ -10,9 +10,9 @@ use crate::{
     server::{
         connection::{Connection, ConnectionLimits, Segments},
         connection_slots::ConnectionSlots,
-        direct_write::NetworkStream,
         error::ListenError,
         hyper::{self, Begun, HttpVersion},
+        network_stream::{NetworkStream, Tcp},
         parking::Parking,
         sse_fast_path::{self, FirstRequest},
         tls::Tls,
@@ -78,6 +78,7 @@ pub(crate) async fn serve(
         };
         // Without it only latency suffers.
         let _ = socket.set_nodelay(true);
+        let socket = Tcp::from(socket);
         let connection = Connection {
             peer,
             router: router.clone(),
@@ -103,7 +104,7 @@ fn refuse(socket: &TcpStream) {
 }
 
 /// Performs the TLS handshake, then serves.
-async fn serve_tls(connection: Connection, tls: Tls, socket: TcpStream) {
+async fn serve_tls(connection: Connection, tls: Tls, socket: Tcp) {
     let handshake = tokio::select! {
         () = connection.shutdown.cancelled() => return,
         handshake = tls.handshake(socket, connection.limits.header_timeout) => handshake,

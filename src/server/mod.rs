@@ -12,6 +12,7 @@ mod file_limit;
 mod hyper;
 mod linger;
 mod listener;
+mod network_stream;
 mod parking;
 mod reload;
 mod requests;

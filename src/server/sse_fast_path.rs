@@ -17,8 +17,9 @@ use crate::{
     http::{MAX_FIELDS, addons::streams::sse::Handoff},
     server::{
         connection::{Connection, Segments},
-        direct_write::{Carried, NetworkStream, StreamSocket, chunk},
+        direct_write::{Carried, StreamSocket, chunk},
         hyper::{self, Begun, HTTP2_PREFACE, HttpVersion, MAX_BUFFERED_HEAD},
+        network_stream::NetworkStream,
     },
 };
 

@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
 
 use crate::{
     http::{AppState, operator::metrics::HandshakeOutcome},
-    server::tls_stream::TlsStream,
+    server::{network_stream::Tcp, tls_stream::TlsStream},
 };
 
 /// What a listener needs to speak TLS.
@@ -23,9 +22,9 @@ impl Tls {
     /// The connection behind the handshake, if it succeeds within `timeout`.
     pub(crate) async fn handshake(
         self,
-        socket: TcpStream,
+        socket: Tcp,
         timeout: Duration,
-    ) -> Option<Box<TlsStream<TcpStream>>> {
+    ) -> Option<Box<TlsStream<Tcp>>> {
         let handshake = tokio::time::timeout(timeout, TlsStream::accept(self.config, socket)).await;
         let outcome = match &handshake {
             Ok(Ok(_)) => HandshakeOutcome::Succeeded,

@@ -21,6 +21,8 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::server::network_stream::{NetworkStream, Tcp};
+
 /// Maximum plaintext of a record, in bytes (RFC 8446 §5.1): what one write encrypts.
 const MAX_FRAGMENT: usize = 16 * 1024;
 
@@ -285,6 +287,19 @@ impl<S> TlsStream<S> {
                 && pending.outgoing.is_empty()
         };
         self.pending.take_if(idle);
+    }
+}
+
+impl NetworkStream for Box<TlsStream<Tcp>> {
+    const HAS_CLOSE_NOTIFY: bool = true;
+    const HOLDS_BYTES: bool = true;
+
+    fn tcp(&mut self) -> &mut Tcp {
+        &mut self.socket
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| !pending.outgoing.is_empty())
     }
 }
 
