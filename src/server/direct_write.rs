@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use futures_util::poll;
+use futures_util::{FutureExt as _, poll};
 use tokio::{io::ReadBuf, time::Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -167,14 +167,22 @@ impl<S: NetworkStream> StreamSocket<S> {
         stream.spawn(carried);
     }
 
-    /// Continues in a task.
+    /// Continues in a task. What follows a token that is written is done at once, where nothing has to be
+    /// waited for.
     fn spawn(self: Arc<Self>, carried: Box<Carried>) {
         let parking = Arc::clone(&self.parking);
-        parking.spawn(async move {
+        let is_written = {
+            let writer = self.writer();
+            writer.finished && !writer.writing
+        };
+        let mut task = Box::pin(async move {
             if let Err(error) = self.serve(carried).await {
                 ended(&error);
             }
         });
+        if !is_written || (&mut task).now_or_never().is_none() {
+            parking.spawn(task);
+        }
     }
 
     /// Serves until the stream ends or is parked.
@@ -277,10 +285,9 @@ impl<S: NetworkStream> StreamSocket<S> {
     async fn end(&self) -> io::Result<()> {
         if S::HAS_CLOSE_NOTIFY {
             // The client has the last chunk even if this fails.
-            self.writer().socket.tcp().activate()?;
-            let close =
-                poll_fn(|context| Pin::new(&mut self.writer().socket).poll_shutdown(context));
-            let _ = tokio::time::timeout(WRITE_TIMEOUT, close).await;
+            let _ = self
+                .complete(|writer, context| Pin::new(&mut writer.socket).poll_shutdown(context))
+                .await;
         }
         if !self.drop_received() {
             Box::pin(self.linger()).await;
@@ -326,14 +333,23 @@ impl<S: NetworkStream> StreamSocket<S> {
         self.sent().await
     }
 
-    /// Waits until everything is sent. The common case, an empty socket buffer, needs no timer.
+    /// Waits until everything is sent.
     async fn sent(&self) -> io::Result<()> {
-        match poll_fn(|context| Poll::Ready(self.writer().poll_send(context))).await {
-            Poll::Ready(sent) => sent,
+        self.complete(Writer::poll_send).await
+    }
+
+    /// Completes a write. The common case, an empty socket buffer, needs no timer, and nobody who
+    /// watches the socket.
+    async fn complete(
+        &self,
+        mut write: impl FnMut(&mut Writer<S>, &mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> io::Result<()> {
+        match poll_fn(|context| Poll::Ready(write(&mut self.writer(), context))).await {
+            Poll::Ready(done) => done,
             Poll::Pending => {
                 self.writer().socket.tcp().activate()?;
-                let sent = poll_fn(|context| self.writer().poll_send(context));
-                Box::pin(tokio::time::timeout(WRITE_TIMEOUT, sent)).await?
+                let done = poll_fn(|context| write(&mut self.writer(), context));
+                Box::pin(tokio::time::timeout(WRITE_TIMEOUT, done)).await?
             }
         }
     }
