@@ -54,31 +54,6 @@ pub async fn recovered(store: &Arc<RedisStore>, limit: Duration) {
     within(limit, "the store is back", || async { store.check().await.is_ok() }).await;
 }
 
-/// How often the server has read from its clients.
-async fn reads(server: &Server) -> usize {
-    let info = command(&server.client().await, &["INFO", "stats"]).await.as_string().unwrap();
-    let mut lines = info.lines();
-    lines.find_map(|line| line.strip_prefix("total_reads_processed:")).unwrap().parse().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_asked_at_once_is_written_together() {
-    const SESSIONS: usize = 200;
-    let server = Server::start(&[]).await;
-    let (store, _notices) = redis_at(&server.url()).await;
-    let before = reads(&server).await;
-    let created = (0..SESSIONS).map(|_| {
-        let store = Arc::clone(&store);
-        tokio::spawn(async move { store.create(key(), legacy()).await })
-    });
-    for created in created.collect::<Vec<_>>() {
-        created.await.unwrap().expect("created");
-    }
-    let reads = reads(&server).await - before;
-    println!("{SESSIONS} sessions in {reads} reads");
-    assert!(reads < SESSIONS / 2, "{reads}");
-}
-
 #[tokio::test]
 async fn the_key_outlives_the_session_by_the_tombstone_and_nothing_prolongs_it() {
     let server = Server::start(&[]).await;
