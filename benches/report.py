@@ -67,7 +67,7 @@ def ratios(results):
         if not relay or not nchan or way not in relay:
             return
         ours, theirs = relay[way]["inside"] if inside else relay[way], nchan["publish"]
-        lines.append([name, f"{relay['opened']:.0f}", f"{nchan['bytes_per_stream'] / relay['bytes_per_stream']:.1f}" if memory else "",
+        lines.append([name, f"{relay['opened']:.0f}", f"{nchan['bytes_per_stream'] / relay['bytes_per_stream']:.1f}" if memory and relay['bytes_per_stream'] > 0 else "",
                       f"{theirs['p50_ms'] / ours['p50_ms']:.2f}", f"{theirs['p99_ms'] / ours['p99_ms']:.2f}"])
 
     for relay in (row for row in rows if row["what"] == "relay"):
