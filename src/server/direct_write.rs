@@ -211,7 +211,7 @@ impl<S: NetworkStream> StreamSocket<S> {
                 Err(Ok(carried)) => carried,
                 Err(Err(error)) => return Err(error),
             };
-            if self.is_active() {
+            if self.has_to_wait()? {
                 self.wait(&mut carried).await?;
             }
         }
@@ -323,8 +323,14 @@ impl<S: NetworkStream> StreamSocket<S> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_active(&self) -> bool {
-        self.writer().socket.tcp().is_active()
+    /// Whether a task waits for what happens next: the socket is not parked, or the token was written and
+    /// the signal that says so has not arrived.
+    fn has_to_wait(&self) -> io::Result<bool> {
+        let mut writer = self.writer();
+        if writer.finished {
+            writer.socket.tcp().activate()?;
+        }
+        Ok(writer.socket.tcp().is_active())
     }
 
     /// Sends bytes, unless the token was written meanwhile. Returns when everything is sent.
