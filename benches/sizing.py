@@ -47,16 +47,21 @@ def login_us(part):
     return part["create_us"] + CONNECTIONS * part["connect_us"] + part["dialog_us"] + part["last_request_us"]
 
 
-def choices(results):
-    lines = ["| Form | Choose it when | Memory of a waiting stream: relay, nginx, kernel | Processor of waiting, µs/s: relay, nginx | Processor of a login, ms: relay, nginx, Redis | Last request → token, p50, p99 |",
-             "| --- | --- | --- | --- | --- | --- |"]
-    kernel = model.kernel(results)
+def measurements(results):
+    """The forms that were measured, each with its row and what relays, nginx and Redis used."""
     for form, name, when in FORMS:
         try:
             row = measured(results, form)
         except model.Missing:
             continue
-        relays, nginx, redis = (part(row, each) for each in ("relays", "nginx", "redis"))
+        yield form, name, when, row, *(part(row, each) for each in ("relays", "nginx", "redis"))
+
+
+def choices(results):
+    lines = ["| Form | Choose it when | Memory of a waiting stream: relay, nginx, kernel | Processor of waiting, µs/s: relay, nginx | Processor of a login, ms: relay, nginx, Redis | Last request → token, p50, p99 |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    kernel = model.kernel(results)
+    for form, name, when, row, relays, nginx, redis in measurements(results):
         with_nginx = form[0] == "nginx"
         memory = [f"{relays['bytes_per_stream'] / 1e3:.1f}", f"{nginx['bytes_per_stream'] / 1e3:.1f}" if with_nginx else "–", f"{sockets(form) * kernel / 1e3:.1f} kB"]
         waiting = [f"{relays['waiting_us_per_stream_second']:.1f}", f"{nginx['waiting_us_per_stream_second']:.1f}" if with_nginx else "–"]
@@ -74,12 +79,7 @@ def sizes(results):
              "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for waiting in SIZES:
         logins = waiting / model.WAIT
-        for form, name, _ in FORMS:
-            try:
-                row = measured(results, form)
-            except model.Missing:
-                continue
-            relays, nginx, redis = (part(row, each) for each in ("relays", "nginx", "redis"))
+        for form, name, _, _, relays, nginx, redis in measurements(results):
             cores = [(logins * login_us(each) + waiting * each["waiting_us_per_stream_second"]) / 1e6 / model.BUSY for each in (relays, nginx, redis)]
             # One more, since one may be dead or being replaced; those that remain have all streams.
             needed = max(math.ceil(waiting / model.PER_INSTANCE), math.ceil(cores[0] / model.CORES))

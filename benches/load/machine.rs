@@ -4,14 +4,19 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use serde_json::{Value, json};
 
-/// Resident memory of the processes, in bytes.
-pub fn resident(processes: &[u32]) -> u64 {
+/// The sum of a field that the kernel gives in kB in a file of each process, in bytes.
+fn sum(processes: &[u32], file: &str, field: &str) -> u64 {
     let of = |id: &u32| {
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+        let text = fs::read_to_string(format!("/proc/{id}/{file}")).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) * 1024
     };
     processes.iter().map(of).sum()
+}
+
+/// Resident memory of the processes, in bytes.
+pub fn resident(processes: &[u32]) -> u64 {
+    sum(processes, "status", "VmRSS:")
 }
 
 /// Processor time of all threads of the processes. The scheduler counts nanoseconds, while
@@ -34,12 +39,7 @@ pub fn processor_time(processes: &[u32]) -> Duration {
 
 /// Proportional set size of the processes, in bytes: pages that several share are divided among them.
 pub fn proportional(processes: &[u32]) -> u64 {
-    let of = |id: &u32| {
-        let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) * 1024
-    };
-    processes.iter().map(of).sum()
+    sum(processes, "smaps_rollup", "Pss:")
 }
 
 /// What the kernel holds for sockets, of this machine and all its processes.

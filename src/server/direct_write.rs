@@ -453,16 +453,19 @@ impl<S: NetworkStream> StreamSocket<S> {
     ) -> Option<T> {
         let mut writer = self.writer();
         let (place, mut carried) = writer.parked.take()?;
-        let need = look(&mut writer, &mut carried);
-        if let Need::Nothing(nothing) = need {
-            writer.parked = Some((place, carried));
-            return Some(nothing);
-        }
+        let broken = match look(&mut writer, &mut carried) {
+            Need::Nothing(nothing) => {
+                writer.parked = Some((place, carried));
+                return Some(nothing);
+            }
+            Need::Task => None,
+            Need::End(error) => Some(error),
+        };
         self.leave(&mut writer, place);
         drop(writer);
-        match need {
-            Need::End(error) => ended(&error),
-            Need::Task | Need::Nothing(_) => self.spawn(carried),
+        match broken {
+            None => self.spawn(carried),
+            Some(error) => ended(&error),
         }
         None
     }
