@@ -43,8 +43,12 @@ async function create({ address }, body, forwarded) {
   return answer.json();
 }
 
-/** Goes through every page, and shows each to `look`. */
-async function walk(page, look) {
+/** Goes through every page, and shows each to `examine` when its style sheets and scripts are there. */
+async function walk(page, examine) {
+  const look = async (...which) => {
+    await page.waitForLoadState('load');
+    await examine(...which);
+  };
   const request = { bind: true, client_name: NAME };
   const stuck = await create(strict, request);
   await page.goto(stuck.transit_url);
@@ -61,12 +65,16 @@ async function walk(page, look) {
   await page.press('#user-code', 'Enter');
   await page.waitForSelector('#wrong:visible');
   await look('code-wrong', (texts) => texts.proof.code_title);
-  await page.route(/\/authorize|\/auth\?/, (route) => route.fulfill({ status: 204 }));
+  // The page leads on by itself, and stays where that is answered without content.
+  const provider = /\/authorize|\/auth\?/;
+  await page.route(provider, (route) => route.fulfill({ status: 204 }));
+  const left = page.waitForResponse(provider);
   await page.fill('#user-code', far.user_code);
   await page.press('#user-code', 'Enter');
+  await left;
   await page.waitForSelector('#onward');
   await look('onward', (texts) => texts.onward.title);
-  await page.unroute(/\/authorize|\/auth\?/);
+  await page.unroute(provider);
   await page.goto(await page.getAttribute('#onward', 'href'));
   await logIn(page, 'alice');
   await page.waitForSelector('button[value=continue]:enabled');
@@ -75,6 +83,7 @@ async function walk(page, look) {
   await page.waitForURL(/addons\/success/);
   await look('success', (texts) => texts.success.title);
   await page.click('form.undo button');
+  await page.waitForSelector('form.undo', { state: 'detached' });
   await look('undone', (texts) => texts.error.undone.title);
 
   // The page that compares codes comes after a proof.

@@ -96,10 +96,16 @@ export async function until(what, condition, patience = 15_000) {
   }
 }
 
+/** What axe-core finds in a page, when its style sheets and scripts are there. */
 export async function violations(page) {
+  await page.waitForLoadState('load');
   await page.evaluate(AXE);
   const result = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }));
   return result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(' ')}`);
 }
 
-export const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+/** By how many pixels a page is wider than its window, when its style sheets are there. */
+export async function overflow(page) {
+  await page.waitForLoadState('load');
+  return page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+}
