@@ -23,6 +23,7 @@ use crate::{
     server,
     settings::{EffectiveSetting, ListFormat, LogFormat, Settings, Snapshot, environment},
     telemetry::log::{Filter, Log},
+    util::huge_pages,
 };
 
 /// Filter of the log, such as `debug` or `info,token_relay::relay=trace`.
@@ -232,6 +233,8 @@ impl ConfigFile {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    // Before most of the memory is taken.
+    huge_pages::decline();
     match CommandLine::parse().command {
         Command::Serve(file) => match Snapshot::load(environment(), file.path()) {
             Ok(snapshot) => match start_log(snapshot.settings.server.log_format) {

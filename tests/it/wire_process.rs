@@ -240,6 +240,21 @@ async fn the_soft_limit_of_open_files_is_raised() {
     assert!(!relay.log().contains("RLIMIT_NOFILE"), "{}", relay.log());
 }
 
+/// Pages of 2 MiB are those that the allocator takes before the program's first line.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_taken_in_small_pages() {
+    let relay = Process::spawn(demo(), Stdio::piped());
+    sign_in(&relay.url).await;
+    let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", relay.id())).unwrap();
+    let status = read("status");
+    assert!(status.contains("\nTHP_enabled:\t0\n"), "{status}");
+    let areas = read("smaps_rollup");
+    let huge = areas.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    let kilobytes: u64 = huge.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    assert!(kilobytes <= 2 * 2048, "{areas}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hard_limit_below_the_connections_is_named_and_kept_to() {
     let relay = limited("-n 256");

@@ -1,0 +1,24 @@
+//! Transparent huge pages, which Linux gives to large areas of memory: 2 MiB at a time, of which a service
+//! with many small allocations leaves much unused.
+
+/// Asks the kernel for pages of the usual size only, in this process and those that it starts.
+pub(crate) fn decline() {
+    set_declined(true);
+}
+
+/// Leaves the choice to the programs that this process starts.
+pub(crate) fn accept() {
+    set_declined(false);
+}
+
+#[cfg(target_os = "linux")]
+fn set_declined(declined: bool) {
+    // Where it is refused, by a filter of system calls, the process takes more memory.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(declined) {
+        tracing::debug!(%error, "transparent huge pages are as they were");
+    }
+}
+
+/// Other systems do not give them unasked.
+#[cfg(not(target_os = "linux"))]
+fn set_declined(_: bool) {}
