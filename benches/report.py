@@ -86,6 +86,33 @@ def ratios(results):
     return grid(["nchan / relay", "streams", "memory", "p50", "p99"], lines)
 
 
+def between(values):
+    """The least and the greatest of several runs."""
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
+def ahead(row, peer, moment):
+    """In how many runs a row's median time was shorter than its peer's in the same run."""
+    pairs = list(zip(row[f"{moment}_p50_ms"], peer[f"{moment}_p50_ms"]))
+    return f"{sum(ours < theirs for ours, theirs in pairs)} of {len(pairs)}"
+
+
+MOMENTS = ("quiet", "busy")
+
+
+def latency(results):
+    lines, rows = [], results["latency"]["rows"]
+    for row in rows:
+        peer = next(other for other in rows if other["way"] == "publish" and other["sessions"] == row["sessions"])
+        figures = []
+        for moment in MOMENTS:
+            figures += [between(row[f"{moment}_p50_ms"]), between(row[f"{moment}_p99_ms"]), "" if row is peer else ahead(row, peer, moment)]
+        lines.append([row["what"], row["sessions"], WAYS[row["way"]], *figures, sum(sum(row[f"{moment}_lost"]) for moment in MOMENTS)])
+    named = [f"{name}, {figure}" for name in ("quiet", "busy core") for figure in ("p50 ms", "p99 ms", "ahead of nchan")]
+    note = f"{when(results, 'latency')} {rows[0]['streams']} streams, {results['latency']['runs']} runs each: the least and the greatest figure of a run."
+    return [note, "", *grid(["what", "store", "from → to", *named, "lost"], lines)]
+
+
 def polling(results):
     lines = []
     for row in results["polling"]["rows"]:
@@ -318,10 +345,20 @@ def summary(results):
         ours, theirs = find(what="relay", transport=transport, streams=streams), find(what="nchan", sessions="memory", transport=transport, streams=streams)
         return f"{ours['bytes_per_stream'] / 1e3:.1f} kB", f"nchan {theirs['bytes_per_stream'] / 1e3:.1f} kB"
 
+    def spread(what, way, sessions):
+        """The least and the greatest p50 of several runs."""
+        entry = results.get("latency", {"rows": []})
+        for row in entry["rows"]:
+            if (row["what"], row["way"], row["sessions"]) == (what, way, sessions):
+                quiet, busy = (between(row[f"{moment}_p50_ms"]) for moment in MOMENTS)
+                return f"; p50 in {entry['runs']} runs {quiet} ms, beside a busy core {busy} ms"
+        return ""
+
     def times(way, theirs, **wanted):
-        ours, theirs = find(**wanted)[way], find(**theirs)["publish"]
-        first, second = both(ours, theirs)
-        return first, f"nchan {second}"
+        ours, theirs = find(**wanted), find(**theirs)
+        first, second = both(ours[way], theirs["publish"])
+        sessions = ours["sessions"]
+        return first + spread(ours["what"], way, sessions), f"nchan {second}" + spread(theirs["what"], "publish", sessions)
 
     def asked(store):
         poll = next(row for row in polls if row["sessions"] == store and "requests_per_login" in row)
@@ -394,7 +431,7 @@ def summary(results):
     return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
 
 
-TABLES = {"secure": secure, "path": path, "proxy": proxy, "hook": hook, "kernel": kernel, "choices": sizing.choices, "sizes": sizing.sizes, "summary": summary, "streams": streams, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
+TABLES = {"secure": secure, "path": path, "proxy": proxy, "hook": hook, "kernel": kernel, "choices": sizing.choices, "sizes": sizing.sizes, "summary": summary, "streams": streams, "latency": latency, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
           "deploy": deploy, "micro": micro, "growth": grown, "scale": scale, "model": model.table}
 PART_OF = {"kernel": "streams", "choices": "path", "sizes": "path", "summary": "streams", "ratios": "streams", "model": "streams"}
 

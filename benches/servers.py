@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -171,6 +172,19 @@ def replaced(text, changes):
             raise RuntimeError(f"the sample has no {old!r}")
         text = text.replace(old, new)
     return text
+
+
+class Busy:
+    """A program that keeps one core busy while it is entered."""
+
+    def __enter__(self):
+        program = "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"
+        self.child = subprocess.Popen([sys.executable, "-c", program])
+        return self
+
+    def __exit__(self, *_):
+        self.child.terminate()
+        self.child.wait()
 
 
 class Servers:

@@ -95,15 +95,13 @@ pub fn cors(app: &AppState) -> CorsLayer {
         .max_age(Duration::from_secs(600))
 }
 
-/// Refuses heads that no route accepts, and adds the headers that every answer carries, unless its
-/// handler sets them.
-pub async fn security_headers(
-    State(app): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// What surrounds every route: refuses heads that no route accepts, traces and logs the request, and adds
+/// the headers that every answer carries, unless its handler sets them.
+///
+/// One function, because each layer of a router is copied for each request.
+pub async fn surround(State(app): State<AppState>, request: Request, next: Next) -> Response {
     let mut response = match request_head::check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => traced(&app, request, next).await,
         Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
@@ -121,8 +119,11 @@ pub async fn security_headers(
     response
 }
 
-/// One line a request: never its URI, which can hold a session ID, but the route it matched.
-pub async fn log(request: Request, next: Next) -> Response {
+/// Logs one line for the request: never its URI, which can hold a session ID, but the route it matched.
+async fn logged(request: Request, next: Next) -> Response {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return next.run(request).await;
+    }
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -152,15 +153,14 @@ const DEFERRED: [&str; 9] = [
 
 /// A span for each request of an add-in, a browser or an API; not for files and probes. As in the
 /// log, the URI is left out.
-pub async fn trace(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+async fn traced(app: &AppState, mut request: Request, next: Next) -> Response {
+    let Some(tracing) = &app.tracing else { return logged(request, next).await };
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
     let wanted = |route: &String| {
         let ours = ["/addons/", "/callback", "/api/v1.0/"];
         ours.iter().any(|prefix| route.starts_with(prefix)) && !route.starts_with("/addons/static")
     };
-    let (Some(tracing), Some(route)) = (&app.tracing, route.filter(wanted)) else {
-        return next.run(request).await;
-    };
+    let Some(route) = route.filter(wanted) else { return logged(request, next).await };
     let head = RequestHead {
         method: request.method().clone(),
         deferred: DEFERRED.contains(&route.as_str()),
@@ -172,7 +172,7 @@ pub async fn trace(State(app): State<AppState>, mut request: Request, next: Next
     };
     let span = tracing.request(head);
     request.extensions_mut().insert(span.trace());
-    span.run(next.run(request)).await
+    span.run(logged(request, next)).await
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Trace {

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    middleware::{from_fn, from_fn_with_state},
-};
+use axum::{Router, middleware::from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -87,8 +84,7 @@ pub fn router(app: AppState) -> Router {
     let documents = Documents::new(&app.public_url, &app.pages, endpoints.openapi());
     let count_guesses = from_fn_with_state(Arc::clone(&app), credentials::count_guesses);
     let mut router = Router::from(endpoints.cross_origin)
-        .layer(count_guesses)
-        .layer(middleware::cors(&app))
+        .layer((middleware::cors(&app), count_guesses))
         .merge(endpoints.same_origin)
         .merge(docs::with(documents, endpoints.docs.into()))
         .merge(assets::router())
@@ -104,16 +100,11 @@ pub fn router(app: AppState) -> Router {
     if app.demo_pane {
         router = router.merge(assets::demo_router());
     }
-    router = router
+    let surround = from_fn_with_state(Arc::clone(&app), middleware::surround);
+    router
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .layer(from_fn(middleware::log));
-    if app.tracing.is_some() {
-        router = router.layer(from_fn_with_state(Arc::clone(&app), middleware::trace));
-    }
-    router
-        .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
-        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer((CatchPanicLayer::custom(middleware::panicked), surround))
         .with_state(app)
 }
 
@@ -124,7 +115,7 @@ pub fn metrics_router(app: AppState) -> Router {
     Router::from(operator::endpoints(true))
         .merge(operator::page::router(&app))
         .fallback(async || Problem::NotFound)
-        .layer(from_fn_with_state(Arc::clone(&app), middleware::security_headers))
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::surround))
         .with_state(app)
 }
 

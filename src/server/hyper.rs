@@ -151,8 +151,12 @@ where
     }
 }
 
-/// The response to a request. One that takes longer admits others.
+/// The response to a request. One that others wait for and that takes longer admits them.
 async fn respond(router: Router, request: Request<Body>, open: &mut OpenRequest) -> Response<Body> {
+    if !open.holds_permit() {
+        let Ok(response) = router.oneshot(request).await;
+        return response;
+    }
     let mut response = std::pin::pin!(router.oneshot(request));
     let Ok(response) = match tokio::time::timeout(MAX_RESPONSE_TIME, response.as_mut()).await {
         Ok(response) => response,

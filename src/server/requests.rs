@@ -202,6 +202,11 @@ impl OpenRequest {
         }
     }
 
+    /// Whether it was admitted in place of others.
+    pub(crate) fn holds_permit(&self) -> bool {
+        self.has_permit
+    }
+
     /// Admits another request: this one waits for something else than its client.
     pub(crate) fn release(&mut self) {
         if std::mem::take(&mut self.has_permit) {

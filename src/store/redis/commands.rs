@@ -11,7 +11,7 @@ use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike;
 use fred::types::{CustomCommand, Value};
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -60,13 +60,22 @@ impl Commands {
         let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let _counted = InFlight(&self.in_flight);
         if others == 0 {
-            return self.client.custom(command, arguments).await;
+            return custom(&self.client, command, arguments).await;
         }
         let (answer, answered) = oneshot::channel();
         let stopped = || Error::new(ErrorKind::Canceled, "shutting down");
         self.queue.send(Queued { command, arguments, answer }).map_err(|_| stopped())?;
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
+}
+
+/// The library's future is large, and would be copied at every step up to the request that waits for it.
+fn custom(
+    client: &WithOptions<Client>,
+    command: CustomCommand,
+    arguments: Vec<Value>,
+) -> BoxFuture<'_, Answer> {
+    client.custom(command, arguments).boxed()
 }
 
 /// Sends what is queued, and passes the answers on.
@@ -88,7 +97,7 @@ async fn send(client: WithOptions<Client>, mut queue: mpsc::UnboundedReceiver<Qu
                 for Queued { command, arguments, answer } in batch.drain(..) {
                     let client = &client;
                     in_flight.push(async move {
-                        let _ = answer.send(client.custom(command, arguments).await);
+                        let _ = answer.send(custom(client, command, arguments).await);
                     });
                 }
             }
