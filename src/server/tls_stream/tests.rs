@@ -357,7 +357,7 @@ async fn a_client_that_sends_much_makes_the_server_hold_one_read() {
 #[tokio::test]
 async fn keys_are_updated_while_data_flows() {
     let (mut server, mut client) = pair(&TLS13, 1 << 16).await;
-    tokio::spawn(async move { echo(&mut server).await.unwrap() });
+    let served = tokio::spawn(async move { echo(&mut server).await });
     // More often than is allowed without data in between.
     for round in 0..100_u8 {
         client.get_mut().1.refresh_traffic_keys().unwrap();
@@ -372,6 +372,7 @@ async fn keys_are_updated_while_data_flows() {
     }
     client.flush().await.unwrap();
     assert!(client.read(&mut [0]).await.is_err());
+    assert!(served.await.unwrap().is_err());
 }
 
 #[tokio::test]
