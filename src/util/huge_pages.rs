@@ -6,17 +6,16 @@ pub(crate) fn decline() {
     set_declined(true);
 }
 
-/// Leaves the choice to the programs that this process starts.
+/// Takes that back, for this process and the programs that it starts from now on.
 pub(crate) fn accept() {
     set_declined(false);
 }
 
 #[cfg(target_os = "linux")]
 fn set_declined(declined: bool) {
-    // Where it is refused, by a filter of system calls, the process takes more memory.
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(declined) {
-        tracing::debug!(%error, "transparent huge pages are as they were");
-    }
+    // Where it is refused, by a filter of system calls, the process takes more memory. The log has not
+    // begun yet.
+    let _ = rustix::thread::disable_transparent_huge_pages(declined);
 }
 
 /// Other systems do not give them unasked.
