@@ -196,3 +196,4 @@ element('form').addEventListener('submit', (event) => {
   run(); // within the click: the client opens the dialog window at once
 });
 element('cancel').addEventListener('click', () => running?.abort());
+reset(false); // the button was disabled until a click on it is heard

@@ -178,6 +178,7 @@ const ATTACKS = [
       const page = await lure(context, `window.popup = open(${JSON.stringify(link)}, '_blank', 'popup');`);
       const dialog = context.pages().find((each) => each !== page) ?? await context.waitForEvent('page');
       await dialog.waitForSelector('#proof', { state: 'attached' });
+      await dialog.waitForLoadState('load'); // before that its script does not listen
       const challenge = await dialog.getAttribute('#proof', 'data-challenge');
       const refused = dialog.waitForResponse(/transit\/proof/);
       await page.evaluate((proof) => window.popup.postMessage({ type: 'token-relay:proof', proof }, '*'), prove(session, challenge));

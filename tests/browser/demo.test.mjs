@@ -107,6 +107,10 @@ test('the platform of the demo keeps its login, and its API takes the token', as
     const refused = await second;
     await logIn(refused, 'dora');
     await refused.locator('#status:has-text("Authentication credentials were not provided")').waitFor();
+    // Nobody clicks a button that does nothing yet.
+    await page.route('**/addin.js', (route) => route.abort());
+    await page.goto(`http://${listen}/addin/pane`);
+    assert.equal(await page.isVisible('#sign-in'), false);
     await context.close();
   } finally {
     beside.stop();

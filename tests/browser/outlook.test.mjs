@@ -72,6 +72,8 @@ test('on the desktop the dialog cannot close itself, and its button asks the pan
   await dialog.click('button[value=deny]');
   await status(page, 'failed');
   assert.match(await text(page), /refused or cancelled/);
+  await dialog.waitForSelector('#close', { state: 'attached' });
+  await dialog.waitForLoadState('load'); // with the host that closes nothing
   await dialog.evaluate(() => window.close());
   assert.equal(dialog.isClosed(), false);
   const closed = dialog.waitForEvent('close');

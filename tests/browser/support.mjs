@@ -96,12 +96,13 @@ export async function until(what, condition, patience = 15_000) {
   }
 }
 
-/** What axe-core finds in a page, when its style sheets and scripts are there. */
+/** What axe-core finds in a page, when its style sheets and scripts are there, and what is hidden and yet shown. */
 export async function violations(page) {
   await page.waitForLoadState('load');
+  const shown = await page.evaluate(() => [...document.querySelectorAll('[hidden]')].filter((element) => getComputedStyle(element).display !== 'none').map((element) => element.outerHTML));
   await page.evaluate(AXE);
   const result = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }));
-  return result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(' ')}`);
+  return [...result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(' ')}`), ...shown.map((element) => `hidden: ${element}`)];
 }
 
 /** By how many pixels a page is wider than its window, when its style sheets are there. */
