@@ -332,7 +332,8 @@ impl SignIn<'_> {
             acr: identity.acr.as_deref(),
             auth_time: identity.auth_time,
         };
-        Ok(Some(hook.ask(candidate, &self.trace).await?))
+        // A future of its own, so that no sign-in without a hook has room for one.
+        Ok(Some(Box::pin(hook.ask(candidate, &self.trace)).await?))
     }
 
     /// The issuer of a token for `identity`, and what it issues it for, after the claims hook.

@@ -116,7 +116,7 @@ pub fn in_trace(store: &Arc<dyn Store>, trace: &Trace) -> Arc<dyn Store> {
 }
 
 /// A call to the store failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store cannot be reached, is full or too slow; the same call may succeed later. Whether
     /// the transition took place is unknown, so a caller must not assume either.

@@ -6,11 +6,11 @@ use std::{
 };
 
 use token_relay::{
-    session::{DialogId, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
+    session::{DialogId, Digest, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
     store::{
-        ChangeFeed as _, Ended, Entry, GrantStore as _, MarkStore as _, ReadRequest, ReadResult,
-        Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored, TOMBSTONE,
-        redis::RedisStore,
+        ChangeFeed as _, Ended, Entered, Entry, GrantStore as _, MarkStore as _, NewSession,
+        ReadRequest, ReadResult, Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored,
+        TOMBSTONE, redis::RedisStore,
     },
 };
 
@@ -83,6 +83,16 @@ async fn hand_fields(hand: &fred::clients::Client, session: SessionRef) -> Vec<S
     command(hand, &["HKEYS", &name(session.key)]).await.convert().expect("names")
 }
 
+/// How often the server has run each command.
+async fn calls(hand: &fred::clients::Client) -> impl Fn(&str) -> usize {
+    let stats = command(hand, &["INFO", "commandstats"]).await.as_string().unwrap();
+    move |command| {
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+        calls.map_or(0, |calls| calls.parse().expect("a number"))
+    }
+}
+
 #[tokio::test]
 async fn a_sign_in_costs_a_fixed_number_of_commands() {
     let server = Server::start(&[]).await;
@@ -106,12 +116,7 @@ async fn a_sign_in_costs_a_fixed_number_of_commands() {
         store.end(session, session_token).await.unwrap();
         store.unsubscribe(session.key);
     }
-    let stats = command(&hand, &["INFO", "commandstats"]).await.as_string().unwrap();
-    let calls = |command: &str| {
-        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
-        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
-        calls.map_or(0, |calls| calls.parse::<usize>().expect("a number"))
-    };
+    let calls = calls(&hand).await;
     let (scripts, subscribes, pings) = (calls("evalsha"), calls("subscribe"), calls("ping"));
     let unsubscribes = calls("unsubscribe");
     let sent = scripts + calls("eval") + subscribes + unsubscribes + pings;
@@ -127,6 +132,76 @@ async fn a_sign_in_costs_a_fixed_number_of_commands() {
     assert!(subscribes == sign_ins && unsubscribes <= sign_ins);
     // One behind each subscription, and a heartbeat now and then.
     assert!(pings <= sign_ins + 10, "{pings}");
+}
+
+/// Sessions that are created at once; every fifth is given up while it waits to be sent.
+async fn created_at_once(
+    store: &Arc<RedisStore>,
+    count: usize,
+) -> Vec<(SessionRef, Digest, Result<(), StoreError>)> {
+    let tasks: Vec<_> = (0..count)
+        .map(|number| {
+            let (store, transit) = (Arc::clone(store), digest());
+            let (session, new) = match number % 3 {
+                0 => (native(), bound(digest(), transit)),
+                1 => (SessionRef::meet(key()), meet(transit)),
+                _ => (native(), NewSession { transit: Some((transit, LIFE / 2)), ..legacy() }),
+            };
+            let task = tokio::spawn(async move { store.create(session.key, new).await });
+            (session, transit, task)
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    tasks.iter().step_by(5).for_each(|(_, _, task)| task.abort());
+    let mut created = Vec::new();
+    for (session, transit, task) in tasks {
+        if let Ok(result) = task.await {
+            created.push((session, transit, result));
+        }
+    }
+    created
+}
+
+#[tokio::test]
+async fn sessions_that_are_created_at_once_go_together_and_stay_apart() {
+    const SESSIONS: usize = 600;
+    let server = Server::start(&[]).await;
+    let (store, _notices) = redis_at(&server.url()).await;
+    let hand = server.client().await;
+    command(&hand, &["CONFIG", "RESETSTAT"]).await;
+    let created = created_at_once(&store, SESSIONS).await;
+    let calls = calls(&hand).await;
+    let scripts = calls("evalsha") + calls("eval");
+    println!("{} of {SESSIONS} sessions created by {scripts} scripts", created.len());
+    assert_eq!(created.len(), SESSIONS * 4 / 5, "who gives up harms nobody else");
+    assert!(scripts * 4 < SESSIONS, "{scripts} scripts");
+    let mut other = digest();
+    for (session, transit, result) in created {
+        result.expect("created");
+        let enter = async |transit| {
+            store.enter(session, Entry::TransitToken(transit), DialogId::generate()).await.unwrap()
+        };
+        assert!(matches!(enter(other).await, Entered::Unknown), "another's transit token");
+        assert!(matches!(enter(transit).await, Entered::Admitted(_)));
+        let left = command(&hand, &["PTTL", &name(session.key)]).await.as_i64().unwrap();
+        let full = i64::try_from((LIFE + TOMBSTONE).as_millis()).unwrap();
+        assert!(left <= full && left > full - 30_000, "{left}");
+        other = transit;
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_a_full_server_refuses_together_are_all_told_so() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    let hand = server.client().await;
+    command(&hand, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    for (_, _, result) in created_at_once(&store, 100).await {
+        assert!(matches!(result, Err(StoreError::Unavailable(text)) if text.contains("OOM")));
+    }
+    command(&hand, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert!(created_at_once(&store, 100).await.iter().all(|(_, _, result)| result.is_ok()));
 }
 
 #[tokio::test]

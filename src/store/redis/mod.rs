@@ -13,11 +13,13 @@
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 //! - `<prefix>:account:{<account>}`: the time up to which everything granted to it has ended.
 
-mod commands;
 mod connection;
+mod creations;
+mod error;
 mod names;
 mod record;
 mod reply;
+mod runner;
 mod script;
 mod subscriber;
 
@@ -29,14 +31,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::bytes_utils::Str;
 use fred::clients::{Client, WithOptions};
-use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
 use fred::types::config::Options;
-use fred::types::scripts::Script;
-use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
-use fred::util::redis_keyslot;
+use fred::types::{Expiration, SetOptions, Value};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -53,10 +51,11 @@ use crate::{
         SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         ValueStore,
         redis::{
-            commands::Commands,
             connection::Plan,
+            creations::Creations,
             names::Names,
             reply::Reply,
+            runner::Runner,
             script::{SCRIPTS, Transition},
             subscriber::Subscriber,
         },
@@ -84,14 +83,10 @@ pub struct RedisOptions {
 /// The store. Tasks of its own keep it connected and end with it.
 pub struct RedisStore {
     client: WithOptions<Client>,
-    /// Sends scripts by the same client.
-    commands: Commands,
+    runner: Runner,
+    creations: Creations,
     names: Names,
-    timeout: Duration,
     publish: &'static str,
-    /// Whether the server was found not to read the flags of scripts; found out anew with each
-    /// connection.
-    plain_scripts: Arc<AtomicBool>,
     subscriber: Subscriber,
     _connection: AbortOnDropHandle<()>,
     _reconnects: AbortOnDropHandle<()>,
@@ -114,13 +109,13 @@ impl RedisStore {
         let plan = Plan::new(&settings.url, timeout)?;
         let names = Names::new(&settings.prefix);
         let client = plan.client()?;
-        let publish = if plan.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+        let cluster = plan.is_cluster();
         let plain_scripts = Arc::new(AtomicBool::new(false));
         let first = client.clone();
         // Before connecting, so that the first connection is not taken for a second one.
         let reconnects = tokio::spawn(report_reconnects(
             client.clone(),
-            plan.is_cluster(),
+            cluster,
             Arc::clone(&notifier),
             Arc::clone(&plain_scripts),
         ));
@@ -144,13 +139,13 @@ impl RedisStore {
             fail_fast: true,
             ..Options::default()
         });
+        let runner = Runner::new(client.clone(), timeout, plain_scripts);
         Ok(Arc::new(Self {
-            commands: Commands::new(client.clone()),
             client,
+            creations: Creations::new(runner.clone(), cluster),
+            runner,
             names,
-            timeout,
-            publish,
-            plain_scripts,
+            publish: if cluster { "SPUBLISH" } else { "PUBLISH" },
             subscriber,
             _connection: AbortOnDropHandle::new(connection),
             _reconnects: AbortOnDropHandle::new(reconnects),
@@ -173,7 +168,7 @@ impl RedisStore {
             Surface::Meet => "meet",
         }));
         all.extend(arguments);
-        self.run_on(script, &self.names.session(session.key), all).await
+        self.runner.run(script, &self.names.session(session.key), all).await
     }
 
     /// Looks at a session, or enters it.
@@ -198,68 +193,6 @@ impl RedisStore {
         self.run(&SCRIPTS.enter, session, arguments).await
     }
 
-    /// Runs a script on one key.
-    async fn run_on(
-        &self,
-        script: &Transition,
-        name: &str,
-        arguments: Vec<Value>,
-    ) -> Result<Reply, StoreError> {
-        let answered = async {
-            if !self.plain_scripts.load(Ordering::Relaxed) {
-                match self.evaluate_script(&script.flagged, name, &arguments).await {
-                    Err(error) if is_unread_flag(&error) => {
-                        if !self.plain_scripts.swap(true, Ordering::Relaxed) {
-                            tracing::info!("Redis is older than version 7: scripts without flags");
-                        }
-                    }
-                    other => return other,
-                }
-            }
-            self.evaluate_script(&script.plain, name, &arguments).await
-        };
-        // The library applies the same limit to each attempt and cancels a command properly, so this
-        // limit, for both attempts together, must not fire first.
-        let limit = self.timeout + Duration::from_millis(50);
-        match tokio::time::timeout(limit, answered).await {
-            Ok(Ok(fields)) => Ok(Reply::new(fields)),
-            Ok(Err(error)) => Err(self.failed(&error)),
-            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
-        }
-    }
-
-    /// Runs a script by its digest, or in full where the server does not know it.
-    async fn evaluate_script(
-        &self,
-        script: &Script,
-        name: &str,
-        arguments: &[Value],
-    ) -> Result<Vec<Bytes>, Error> {
-        match self.evaluate("EVALSHA", script.sha1(), name, arguments).await {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
-                let text = script.lua().cloned().unwrap_or_default();
-                self.evaluate("EVAL", &text, name, arguments).await
-            }
-            other => other,
-        }
-    }
-
-    /// `EVAL` or `EVALSHA`. The library's own methods for these ignore the client's options: they
-    /// would repeat a script whose answer was lost.
-    async fn evaluate(
-        &self,
-        command: &'static str,
-        script: &Str,
-        name: &str,
-        arguments: &[Value],
-    ) -> Result<Vec<Bytes>, Error> {
-        let slot = ClusterHash::Custom(redis_keyslot(name.as_bytes()));
-        let mut all = Vec::with_capacity(arguments.len() + 3);
-        all.extend([Value::from(script.clone()), Value::Integer(1), Value::from(name)]);
-        all.extend_from_slice(arguments);
-        self.commands.send(CustomCommand::new_static(command, slot, false), all).await
-    }
-
     async fn set_grant(
         &self,
         grant: GrantId,
@@ -267,16 +200,10 @@ impl RedisStore {
         ttl: Duration,
     ) -> Result<(), StoreError> {
         let (name, expiry) = (self.names.grant(grant), Some(Expiration::PX(milliseconds(ttl))));
-        self.client.set(name, value, expiry, None, false).await.map_err(|error| self.failed(&error))
-    }
-
-    fn failed(&self, error: &Error) -> StoreError {
-        if reason(error).starts_with("READONLY") {
-            // The server became a replica and kept the connection: find the new primary.
-            let client = self.client.clone();
-            tokio::spawn(async move { client.force_reconnection().await });
-        }
-        store_error(error)
+        self.client
+            .set(name, value, expiry, None, false)
+            .await
+            .map_err(|error| self.runner.failed(&error))
     }
 }
 
@@ -317,51 +244,6 @@ fn report_reconnects(
     }
 }
 
-/// Whether the server could not read a script because of its flags.
-fn is_unread_flag(error: &Error) -> bool {
-    let details = error.details();
-    details.starts_with("ERR Error compiling script") && details.contains("near '#'")
-}
-
-/// The text of an error. Redis 6 puts that of a command within a script behind the script's name.
-fn reason(error: &Error) -> &str {
-    let details = error.details();
-    let within_script = details
-        .strip_prefix("ERR Error running script")
-        .map(|rest| rest.rsplit_once(": -").map_or(rest, |(_, reason)| reason));
-    within_script.unwrap_or(details)
-}
-
-/// Converts the library's error. Redis repeats the arguments of an unknown command in its answer;
-/// they are cut off.
-fn store_error(error: &Error) -> StoreError {
-    let details = reason(error);
-    let details = details.split(", with args").next().unwrap_or_default();
-    let text = format!("{}: {details}", error.kind().to_str());
-    let lowercase = details.to_ascii_lowercase();
-    if ["unknown command `hello`", "unknown command 'hello'"]
-        .iter()
-        .any(|it| lowercase.contains(it))
-    {
-        return StoreError::Unavailable(format!(
-            "the server is older than Redis 6, or HELLO is renamed ({text})"
-        ));
-    }
-    if lowercase.contains("unknown redis command") || lowercase.contains("unknown command") {
-        return StoreError::Unavailable(format!(
-            "the server lacks a command: it is renamed, or the server is older than Redis 6, or \
-             than Redis 7 in a cluster ({text})"
-        ));
-    }
-    match error.kind() {
-        ErrorKind::Parse | ErrorKind::NotFound | ErrorKind::InvalidArgument => {
-            StoreError::Corrupt(text)
-        }
-        ErrorKind::Unknown if details.starts_with("ERR ") => StoreError::Corrupt(text),
-        _ => StoreError::Unavailable(text),
-    }
-}
-
 /// At least one: Redis refuses an expiry of zero.
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1)
@@ -376,17 +258,16 @@ impl SessionStore for RedisStore {
     async fn create(&self, key: SessionKey, session: NewSession) -> Result<(), StoreError> {
         let NewSession { session, transit, ttl } = session;
         let transit_ttl = transit.map(|(_, ttl)| milliseconds(ttl).to_string());
+        let mut fields = Vec::with_capacity(16);
+        record::write(&mut fields, session, transit.map(|(digest, _)| digest))?;
         let mut arguments: Vec<Value> = vec![
             milliseconds(ttl).into(),
-            milliseconds(TOMBSTONE).into(),
+            milliseconds(ttl.saturating_add(TOMBSTONE)).into(),
             transit_ttl.unwrap_or_default().into(),
+            i64::try_from(fields.len()).unwrap_or(i64::MAX).into(),
         ];
-        record::write(&mut arguments, session, transit.map(|(digest, _)| digest))?;
-        let reply = self.run_on(&SCRIPTS.create, &self.names.session(key), arguments).await?;
-        match reply.word() {
-            b"created" => Ok(()),
-            _ => Err(reply.unexpected()),
-        }
+        arguments.extend(fields);
+        self.creations.create(self.names.session(key), arguments).await
     }
 
     async fn peek(
@@ -606,7 +487,7 @@ impl MarkStore for RedisStore {
             .client
             .set(self.names.mark(name), "1", expiry, Some(SetOptions::NX), false)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.runner.failed(&error))?;
         Ok(set.is_some())
     }
 
@@ -615,14 +496,17 @@ impl MarkStore for RedisStore {
     }
 
     async fn is_marked(&self, name: Digest) -> Result<bool, StoreError> {
-        let found: i64 =
-            self.client.exists(self.names.mark(name)).await.map_err(|error| self.failed(&error))?;
+        let found: i64 = self
+            .client
+            .exists(self.names.mark(name))
+            .await
+            .map_err(|error| self.runner.failed(&error))?;
         Ok(found > 0)
     }
 
     async fn count(&self, name: Digest, amount: i64, window: Duration) -> Result<i64, StoreError> {
         let arguments = vec![amount.into(), milliseconds(window).into()];
-        let reply = self.run_on(&SCRIPTS.count, &self.names.count(name), arguments).await?;
+        let reply = self.runner.run(&SCRIPTS.count, &self.names.count(name), arguments).await?;
         match reply.word() {
             b"counted" => reply.text(1)?.parse().map_err(|_| reply.unexpected()),
             _ => Err(reply.unexpected()),
@@ -645,13 +529,16 @@ impl CodeStore for RedisStore {
             .client
             .set(self.names.code(code), value, expiry, Some(SetOptions::NX), false)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.runner.failed(&error))?;
         Ok(set.is_some())
     }
 
     async fn find_code(&self, code: Digest) -> Result<Option<CodeTarget>, StoreError> {
-        let value: Option<String> =
-            self.client.get(self.names.code(code)).await.map_err(|error| self.failed(&error))?;
+        let value: Option<String> = self
+            .client
+            .get(self.names.code(code))
+            .await
+            .map_err(|error| self.runner.failed(&error))?;
         let parse = |text: &str| {
             let (session, transit_token) = text.split_at_checked(43)?;
             let session = SessionKey::from_base64url(session).ok()?;
@@ -667,15 +554,18 @@ impl CodeStore for RedisStore {
 impl ValueStore for RedisStore {
     async fn put_value(&self, name: Digest, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
         let (name, expiry) = (self.names.value(name), Some(Expiration::PX(milliseconds(ttl))));
-        self.client.set(name, value, expiry, None, false).await.map_err(|error| self.failed(&error))
+        self.client
+            .set(name, value, expiry, None, false)
+            .await
+            .map_err(|error| self.runner.failed(&error))
     }
 
     async fn value(&self, name: Digest) -> Result<Option<Bytes>, StoreError> {
-        self.client.get(self.names.value(name)).await.map_err(|error| self.failed(&error))
+        self.client.get(self.names.value(name)).await.map_err(|error| self.runner.failed(&error))
     }
 
     async fn remove_value(&self, name: Digest) -> Result<(), StoreError> {
-        self.client.del(self.names.value(name)).await.map_err(|error| self.failed(&error))
+        self.client.del(self.names.value(name)).await.map_err(|error| self.runner.failed(&error))
     }
 }
 
@@ -698,7 +588,7 @@ impl GrantStore for RedisStore {
             milliseconds(memory).into(),
         ];
         let name = self.names.grant(grant);
-        let reply = self.run_on(&SCRIPTS.rotate_grant, &name, arguments).await?;
+        let reply = self.runner.run(&SCRIPTS.rotate_grant, &name, arguments).await?;
         match reply.word() {
             b"rotated" => Ok(Rotated::Done),
             b"reused" => Ok(Rotated::Reused),
@@ -713,8 +603,11 @@ impl GrantStore for RedisStore {
     }
 
     async fn is_grant_ended(&self, grant: GrantId) -> Result<bool, StoreError> {
-        let value: Option<String> =
-            self.client.get(self.names.grant(grant)).await.map_err(|error| self.failed(&error))?;
+        let value: Option<String> = self
+            .client
+            .get(self.names.grant(grant))
+            .await
+            .map_err(|error| self.runner.failed(&error))?;
         Ok(value.as_deref() == Some(ENDED))
     }
 }
@@ -729,7 +622,7 @@ impl AccountStore for RedisStore {
     ) -> Result<(), StoreError> {
         let arguments = vec![at.as_millis().to_string().into(), milliseconds(memory).into()];
         let name = self.names.account(account);
-        let reply = self.run_on(&SCRIPTS.end_account, &name, arguments).await?;
+        let reply = self.runner.run(&SCRIPTS.end_account, &name, arguments).await?;
         match reply.word() {
             b"ended" => Ok(()),
             _ => Err(reply.unexpected()),
@@ -741,7 +634,7 @@ impl AccountStore for RedisStore {
             .client
             .get(self.names.account(account))
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.runner.failed(&error))?;
         Ok(stored.map(UnixTime::from_millis))
     }
 }
@@ -766,7 +659,7 @@ impl StoreHealth for RedisStore {
         // without scripts, a renamed command, no memory left.
         let arguments =
             vec![Value::from_static_str(self.publish), Value::from(self.names.probe_channel())];
-        let reply = self.run_on(&SCRIPTS.probe, &self.names.probe(), arguments).await;
+        let reply = self.runner.run(&SCRIPTS.probe, &self.names.probe(), arguments).await;
         // Without a connection the library says only that there is none.
         let reason = || self.subscriber.failure().filter(|_| !self.client.is_connected());
         let reply = reply.map_err(|error| reason().map_or(error, StoreError::Unavailable))?;

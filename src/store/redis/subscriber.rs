@@ -34,7 +34,7 @@ use crate::{
     session::{SealedPayload, SessionKey, SubscriptionId},
     store::{
         Fulfilled, Notifier, StoreError,
-        redis::{connection::Plan, keep_connected, names::Names, store_error},
+        redis::{connection::Plan, error::store_error, keep_connected, names::Names},
     },
 };
 
