@@ -184,8 +184,8 @@ describe('by the code', { concurrency: 4 }, () => {
     const context = await person();
     const pane = await start(context, { site: 'strict.localhost', relay: usual });
     const dialog = await pane.click();
+    await dialog.waitForSelector('#waiting:visible');
     await dialog.waitForLoadState('load'); // the style sheet hides the rest
-    assert.equal(await dialog.isVisible('#waiting'), true);
     assert.equal(await dialog.isVisible('#stuck'), false);
     const began = Date.now();
     await dialog.waitForSelector('#stuck:visible');
