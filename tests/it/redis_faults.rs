@@ -173,7 +173,7 @@ async fn sessions_that_are_created_at_once_go_together_and_stay_apart() {
     let calls = calls(&hand).await;
     let scripts = calls("evalsha") + calls("eval");
     println!("{} of {SESSIONS} sessions created by {scripts} scripts", created.len());
-    assert_eq!(created.len(), SESSIONS * 4 / 5, "who gives up harms nobody else");
+    assert!(created.len() >= SESSIONS * 4 / 5, "who gives up harms nobody else");
     assert!(scripts * 4 < SESSIONS, "{scripts} scripts");
     let mut other = digest();
     for (session, transit, result) in created {
