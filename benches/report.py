@@ -437,7 +437,8 @@ def summary(results):
     for row in held:
         line(lambda: holding(row))
     dates = sorted({results[part]["date"] for part in results})
-    return [f"{' and '.join(dates)}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
+    written = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0]
+    return [f"{written}, {next(iter(results.values()))['cores']} cores.", "", *grid(["what", "token-relay", "beside it"], lines)]
 
 
 TABLES = {"secure": secure, "path": path, "proxy": proxy, "hook": hook, "kernel": kernel, "choices": sizing.choices, "sizes": sizing.sizes, "summary": summary, "streams": streams, "latency": latency, "ratios": ratios, "polling": polling, "creation": creation, "keys": keys, "start": start, "storm": storm,
