@@ -30,7 +30,10 @@ fn native() -> SessionRef {
 /// The store sees a login pass: everything works.
 pub async fn works(store: &Arc<RedisStore>, notices: &Recorder) {
     let session = native();
-    store.create(session.key, legacy()).await.expect("created");
+    // At once, so that the second and third go together.
+    let create = |key| store.create(key, legacy());
+    let (first, second, third) = tokio::join!(create(key()), create(session.key), create(key()));
+    first.and(second).and(third).expect("created");
     store.subscribe(session.key).await.expect("subscribed");
     assert_eq!(store.fulfil(session, sealed()).await.expect("stored"), Stored::Done);
     assert_eq!(notices.heard(session, 1).await, [Some(sealed())]);
@@ -187,6 +190,26 @@ async fn sessions_that_are_created_at_once_go_together_and_stay_apart() {
         let full = i64::try_from((LIFE + TOMBSTONE).as_millis()).unwrap();
         assert!(left <= full && left > full - 30_000, "{left}");
         other = transit;
+    }
+}
+
+/// As some managed services are: a cluster of one server, reached by a URL without `cluster`.
+#[tokio::test]
+async fn a_cluster_of_one_server_needs_no_url_of_a_cluster() {
+    let server = Server::start(&["--cluster-enabled", "yes"]).await;
+    let hand = server.client().await;
+    command(&hand, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    within(Duration::from_secs(10), "the cluster is formed", || async {
+        let info = command(&hand, &["CLUSTER", "INFO"]).await.as_string().unwrap();
+        info.contains("cluster_state:ok")
+    })
+    .await;
+    let (store, notices) = redis_at(&server.url()).await;
+    works(&store, &notices).await;
+    for _ in 0..2 {
+        for (_, _, result) in created_at_once(&store, 100).await {
+            result.expect("created");
+        }
     }
 }
 

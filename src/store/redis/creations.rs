@@ -2,13 +2,15 @@
 //!
 //! The library writes each script by itself, so that under load every session would cost a write here
 //! and the start of a script at the server. While others are under way, a creation therefore waits
-//! until the tasks that are ready have run, and goes together with those that have come until then.
+//! until the tasks that are ready have run, and goes together with those that have come until then. Not
+//! in a cluster, where the keys of two sessions are rarely in one slot; a server may be in cluster mode
+//! without being configured as one here, and says so.
 
 use std::{
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -18,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::store::{
     StoreError,
-    redis::{runner::Runner, script::SCRIPTS},
+    redis::{error::is_across_slots, runner::Runner, script::SCRIPTS},
 };
 
 /// Maximum number of sessions that one command creates; meanwhile the server does nothing else.
@@ -35,11 +37,15 @@ struct Waiting {
 
 /// Creates sessions.
 pub(super) struct Creations {
-    runner: Runner,
-    /// In a cluster the keys of two sessions are rarely on one server.
-    cluster: bool,
+    shared: Arc<Shared>,
     under_way: AtomicUsize,
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+}
+
+struct Shared {
+    runner: Runner,
+    /// Whether each session is created by itself.
+    apart: AtomicBool,
+    waiting: Mutex<Vec<Waiting>>,
 }
 
 /// Counts a creation until it is answered or given up.
@@ -53,7 +59,8 @@ impl Drop for UnderWay<'_> {
 
 impl Creations {
     pub(super) fn new(runner: Runner, cluster: bool) -> Self {
-        Self { runner, cluster, under_way: AtomicUsize::new(0), waiting: Arc::default() }
+        let shared = Shared { runner, apart: AtomicBool::new(cluster), waiting: Mutex::default() };
+        Self { shared: Arc::new(shared), under_way: AtomicUsize::new(0) }
     }
 
     /// Creates a session.
@@ -63,50 +70,66 @@ impl Creations {
     pub(super) async fn create(&self, name: String, arguments: Vec<Value>) -> Created {
         let others = self.under_way.fetch_add(1, Ordering::Relaxed);
         let _counted = UnderWay(&self.under_way);
-        if others == 0 || self.cluster {
-            return run(&self.runner, &[&name], arguments).await;
+        if others == 0 || self.shared.apart.load(Ordering::Relaxed) {
+            return self.shared.run(&[&name], &[&arguments]).await;
         }
         let (created, answer) = oneshot::channel();
         let first = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.shared.waiting();
             waiting.push(Waiting { name, arguments, created });
             waiting.len() == 1
         };
         if first {
             // A task of its own: the others must not end with the request that came first.
-            tokio::spawn(create_together(self.runner.clone(), Arc::clone(&self.waiting)));
+            tokio::spawn(Arc::clone(&self.shared).create_together());
         }
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("shutting down".to_owned())))
     }
 }
 
-/// Creates what waits when the tasks that are ready have run.
-async fn create_together(runner: Runner, waiting: Arc<Mutex<Vec<Waiting>>>) {
-    tokio::task::yield_now().await;
-    let mut waiting = mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
-    waiting.retain(|one| !one.created.is_closed());
-    let mut groups = Vec::new();
-    while !waiting.is_empty() {
-        let rest = waiting.split_off(waiting.len().min(TOGETHER));
-        groups.push(create_group(&runner, mem::replace(&mut waiting, rest)));
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    join_all(groups).await;
-}
 
-async fn create_group(runner: &Runner, mut group: Vec<Waiting>) {
-    let arguments = group.iter_mut().flat_map(|one| mem::take(&mut one.arguments)).collect();
-    let names: Vec<&str> = group.iter().map(|one| one.name.as_str()).collect();
-    let created = run(runner, &names, arguments).await;
-    for one in group {
-        // Where nobody waits any more, the session expires unused.
-        let _ = one.created.send(created.clone());
+    /// Creates what waits when the tasks that are ready have run.
+    async fn create_together(self: Arc<Self>) {
+        tokio::task::yield_now().await;
+        let mut waiting = mem::take(&mut *self.waiting());
+        waiting.retain(|one| !one.created.is_closed());
+        let mut groups = Vec::new();
+        while !waiting.is_empty() {
+            let rest = waiting.split_off(waiting.len().min(TOGETHER));
+            groups.push(self.create_group(mem::replace(&mut waiting, rest)));
+        }
+        join_all(groups).await;
     }
-}
 
-async fn run(runner: &Runner, names: &[&str], arguments: Vec<Value>) -> Created {
-    let reply = runner.run_on_all(&SCRIPTS.create, names, arguments).await?;
-    match reply.word() {
-        b"created" => Ok(()),
-        _ => Err(reply.unexpected()),
+    async fn create_group(&self, group: Vec<Waiting>) {
+        let (names, arguments): (Vec<&str>, Vec<&[Value]>) =
+            group.iter().map(|one| (one.name.as_str(), one.arguments.as_slice())).unzip();
+        let created = self.run(&names, &arguments).await;
+        if created.as_ref().is_err_and(is_across_slots) && group.len() > 1 {
+            if !self.apart.swap(true, Ordering::Relaxed) {
+                tracing::info!("Redis is in cluster mode: each session is created by itself");
+            }
+            let each = group.into_iter().map(|one| async move {
+                let _ = one.created.send(self.run(&[&one.name], &[&one.arguments]).await);
+            });
+            join_all(each).await;
+            return;
+        }
+        for one in group {
+            // Where nobody waits any more, the session expires unused.
+            let _ = one.created.send(created.clone());
+        }
+    }
+
+    async fn run(&self, names: &[&str], arguments: &[&[Value]]) -> Created {
+        let reply = self.runner.run_on_all(&SCRIPTS.create, names, arguments).await?;
+        match reply.word() {
+            b"created" => Ok(()),
+            _ => Err(reply.unexpected()),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Redis or Valkey, shared by any number of instances.
 //!
 //! One hash holds one session; each transition is one Lua script on that hash, which also publishes
-//! the change. Keys and channels:
+//! the change. Sessions that are created at once share a script. Keys and channels:
 //!
 //! - `<prefix>:{<session key>}`: the session; in a cluster the hash tag keeps its channel beside it.
 //! - `<prefix>:{<session key>}:events`: one letter, or `p`, the subscription and the sealed payload.

@@ -61,10 +61,10 @@ impl Runner {
         name: &str,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
-        self.run_on_all(script, &[name], arguments).await
+        self.run_on_all(script, &[name], &[&arguments]).await
     }
 
-    /// Runs a script on several keys, which in a cluster have to be on one server.
+    /// Runs a script on several keys, with the arguments of each; a cluster's have to be in one slot.
     ///
     /// # Errors
     /// As above.
@@ -72,15 +72,15 @@ impl Runner {
         &self,
         script: &Transition,
         names: &[&str],
-        arguments: Vec<Value>,
+        arguments: &[&[Value]],
     ) -> Result<Reply, StoreError> {
         let began = Instant::now();
         let usual = self.usual(script);
-        let answered = match self.evaluate("EVALSHA", usual.sha1(), names, &arguments).await {
-            Err(error) if is_unknown_script(&error) || is_unread_flag(&error) => {
+        let answered = match self.evaluate("EVALSHA", usual.sha1(), names, arguments).await {
+            Err(error) if is_unknown_script(&error) => {
                 // The library limits each attempt and cancels a command properly, so this limit, for all
                 // attempts together, must not fire first.
-                let rest = self.in_full(script, names, &arguments);
+                let rest = self.in_full(script, names, arguments);
                 tokio::time::timeout_at(began + self.timeout + ATTEMPTS_GRACE, rest)
                     .await
                     .map_err(|_| StoreError::Unavailable("no answer in time".to_owned()))?
@@ -100,7 +100,7 @@ impl Runner {
         &self,
         script: &Transition,
         names: &[&str],
-        arguments: &[Value],
+        arguments: &[&[Value]],
     ) -> Result<Vec<Bytes>, Error> {
         let text = |script: &Script| script.lua().cloned().unwrap_or_default();
         match self.evaluate("EVAL", &text(self.usual(script)), names, arguments).await {
@@ -121,14 +121,15 @@ impl Runner {
         command: &'static str,
         script: &Str,
         names: &[&str],
-        arguments: &[Value],
+        arguments: &[&[Value]],
     ) -> Result<Vec<Bytes>, Error> {
         let slot = redis_keyslot(names.first().copied().unwrap_or_default().as_bytes());
         let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
-        let mut all = Vec::with_capacity(names.len() + arguments.len() + 2);
+        let values = arguments.iter().map(|of_key| of_key.len()).sum::<usize>();
+        let mut all = Vec::with_capacity(names.len() + values + 2);
         all.extend([Value::from(script.clone()), Value::Integer(count)]);
         all.extend(names.iter().copied().map(Value::from));
-        all.extend_from_slice(arguments);
+        arguments.iter().for_each(|of_key| all.extend_from_slice(of_key));
         let command = CustomCommand::new_static(command, ClusterHash::Custom(slot), false);
         // The library's future is large, and would be copied at every step up to the request that
         // waits for it.
