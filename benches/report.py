@@ -94,9 +94,9 @@ def ratios(results):
     return grid(["nchan / relay", "streams", "memory", "p50", "p99"], lines)
 
 
-def between(values):
+def between(values, form="{:.3f}"):
     """The least and the greatest of several runs."""
-    return f"{min(values):.3f} to {max(values):.3f}"
+    return f"{form.format(min(values))} to {form.format(max(values))}"
 
 
 def ahead(row, peer, moment):
@@ -105,20 +105,22 @@ def ahead(row, peer, moment):
     return f"{sum(ours < theirs for ours, theirs in pairs)} of {len(pairs)}"
 
 
-MOMENTS = ("quiet", "busy")
+# What surrounds the runs of latency.
+MOMENTS = {"quiet": "nothing", "apart": "cores of their own", "busy": "a busy core"}
 
 
 def latency(results):
     lines, rows = [], results["latency"]["rows"]
     for row in rows:
         peer = next(other for other in rows if other["way"] == "publish" and other["sessions"] == row["sessions"])
-        figures = []
-        for moment in MOMENTS:
-            figures += [between(row[f"{moment}_p50_ms"]), between(row[f"{moment}_p99_ms"]), "" if row is peer else ahead(row, peer, moment)]
-        lines.append([row["what"], row["sessions"], WAYS[row["way"]], *figures, sum(sum(row[f"{moment}_lost"]) for moment in MOMENTS)])
-    named = [f"{name}, {figure}" for name in ("quiet", "busy core") for figure in ("p50 ms", "p99 ms", "ahead of nchan")]
+        for moment, name in MOMENTS.items():
+            times = [between(row[f"{moment}_{key}"]) for key in ("p50_ms", "p99_ms")]
+            processor = between(row[f"{moment}_processor_ms_per_1000"], "{:.0f}")
+            compared = "" if row is peer else ahead(row, peer, moment)
+            lines.append([row["what"], row["sessions"], WAYS[row["way"]], name, *times, processor, compared, sum(row[f"{moment}_lost"])])
     note = f"{when(results, 'latency')} {rows[0]['streams']} streams, {results['latency']['runs']} runs each: the least and the greatest figure of a run."
-    return [note, "", *grid(["what", "store", "from → to", *named, "lost"], lines)]
+    head = ["what", "store", "from → to", "beside", "p50 ms", "p99 ms", "CPU µs each", "ahead of nchan", "lost"]
+    return [note, "", *grid(head, lines)]
 
 
 def polling(results):
@@ -359,8 +361,8 @@ def summary(results):
         entry = results.get("latency", {"rows": []})
         for row in entry["rows"]:
             if (row["what"], row["way"], row["sessions"]) == (what, way, sessions):
-                quiet, busy = (between(row[f"{moment}_p50_ms"]) for moment in MOMENTS)
-                return f"; p50 in {entry['runs']} runs {quiet} ms, beside a busy core {busy} ms"
+                quiet, apart, busy = (between(row[f"{moment}_p50_ms"]) for moment in MOMENTS)
+                return f"; p50 in {entry['runs']} runs {quiet} ms, on a core of its own {apart} ms, beside a busy core {busy} ms"
         return ""
 
     def times(way, theirs, **wanted):

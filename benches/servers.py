@@ -187,6 +187,31 @@ class Busy:
         self.child.wait()
 
 
+class Apart:
+    """Servers run on one half of the cores and clients on the other while it is entered: as over a network,
+    a server never runs on the core of its client."""
+
+    entered = False
+
+    def __enter__(self):
+        if len(os.sched_getaffinity(0)) < 2:
+            raise Missing("a second core is missing: servers and clients cannot be kept apart")
+        Apart.entered = True
+
+    def __exit__(self, *_):
+        Apart.entered = False
+
+    @classmethod
+    def place(cls, half):
+        """What a new process does first: it takes its half of the cores."""
+        if not cls.entered:
+            return None
+        cores = sorted(os.sched_getaffinity(0))
+        middle = len(cores) // 2
+        taken = cores[:middle] if half == "servers" else cores[middle:]
+        return lambda: os.sched_setaffinity(0, taken)
+
+
 class Servers:
     """All servers of a run; a context manager that ends them."""
 
@@ -225,6 +250,7 @@ class Servers:
             env={**os.environ, **(environment or {})},
             stdout=target,
             stderr=subprocess.STDOUT if log else subprocess.DEVNULL,
+            preexec_fn=Apart.place("servers"),
         )
         process = Process(child, port)
         self.processes.append(process)
@@ -393,7 +419,8 @@ class Servers:
         """Runs the load generator; gives its JSON."""
         # Only when something has it.
         trusted = ["--certificate", self.certificate[0]] if "certificate" in self.__dict__ else []
-        ended = subprocess.run([self.load, *[str(word) for word in [*words, *trusted]]], stdout=subprocess.PIPE, text=True)
+        command = [self.load, *[str(word) for word in [*words, *trusted]]]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=Apart.place("clients"))
         if ended.returncode != 0:
             raise RuntimeError(f"the load generator failed: {' '.join(map(str, words))}")
         return json.loads(ended.stdout.strip().splitlines()[-1])

@@ -19,8 +19,8 @@ use crate::{
     store::{FailedSession, StoreError, Stored},
     telemetry::{Kind, Trace},
     token::{
-        Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKeys,
-        TokenResponse,
+        Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKey,
+        SigningKeys, TokenResponse,
     },
     util::clock::UnixTime,
 };
@@ -123,6 +123,16 @@ pub struct Completed {
     pub grant: Option<GrantId>,
 }
 
+/// A token that was issued before its sign-in is completed, and is stored nowhere.
+pub struct Issued {
+    /// Encrypted already, where its reader has a key.
+    token: TokenResponse,
+    session: SessionKey,
+    /// As they were when it was issued.
+    clients: Arc<Clients>,
+    signing_key: Arc<SigningKey>,
+}
+
 /// Everything that completes or fails a sign-in, within one request.
 pub struct SignIn<'a> {
     /// Stores the result.
@@ -146,6 +156,38 @@ pub struct SignIn<'a> {
 }
 
 impl SignIn<'_> {
+    /// Issues the access token of a sign-in that is about to be completed. `None` where the claims hook is
+    /// to be asked or a refresh token to be stored first, and where it cannot be issued.
+    pub fn issue_ahead(
+        &self,
+        session: SessionRef,
+        recipient: &Recipient,
+        identity: &Identity,
+    ) -> Option<Issued> {
+        let (client, issuer) = self.issuer_for(identity).ok()?;
+        let is_refreshable = self.refresh_for(client).zip(recipient.holder).is_some();
+        if is_refreshable || self.hook_for(identity).is_some() {
+            return None;
+        }
+        let binding = &recipient.binding;
+        let bound_to = binding.dpop_key.or(client.bound_without_key());
+        let (signing_key, now) = (self.signing_keys.current(), UnixTime::now());
+        let token = issuer.issue_under(None, bound_to, self.signing_keys, identity, now).ok()?;
+        let token = match &binding.encryption_key {
+            Some(key) => token.encrypt(key, session.key).ok()?,
+            None => token,
+        };
+        let clients = Arc::clone(&self.clients);
+        Some(Issued { token, session: session.key, clients, signing_key })
+    }
+
+    /// Whether a token that was issued ahead is what would be issued now.
+    fn is_current(&self, issued: &Issued, session: SessionRef) -> bool {
+        issued.session == session.key
+            && Arc::ptr_eq(&issued.clients, &self.clients)
+            && Arc::ptr_eq(&issued.signing_key, &self.signing_keys.current())
+    }
+
     /// Issues an access token for `identity` and hands it to `session`, whose reader is `recipient`.
     ///
     /// # Errors
@@ -156,10 +198,25 @@ impl SignIn<'_> {
         recipient: Recipient,
         identity: &Identity,
     ) -> Result<Completed, NotCompleted> {
-        self.complete_beside(session, recipient, identity, None).await
+        self.complete_with_token(session, recipient, identity, None, None).await
     }
 
-    /// The same, with a payload beside the token.
+    /// The same with a token that was issued ahead, if it is what would be issued now.
+    ///
+    /// # Errors
+    /// [`NotCompleted`].
+    pub async fn complete_issued(
+        &self,
+        session: SessionRef,
+        recipient: Recipient,
+        identity: &Identity,
+        issued: Option<Issued>,
+    ) -> Result<Completed, NotCompleted> {
+        let issued = issued.filter(|issued| self.is_current(issued, session));
+        self.complete_with_token(session, recipient, identity, issued, None).await
+    }
+
+    /// The same with a payload beside the token.
     ///
     /// # Errors
     /// [`NotCompleted`].
@@ -170,15 +227,34 @@ impl SignIn<'_> {
         identity: &Identity,
         payload: Option<Map<String, Value>>,
     ) -> Result<Completed, NotCompleted> {
+        self.complete_with_token(session, recipient, identity, None, payload).await
+    }
+
+    async fn complete_with_token(
+        &self,
+        session: SessionRef,
+        recipient: Recipient,
+        identity: &Identity,
+        issued: Option<Issued>,
+        payload: Option<Map<String, Value>>,
+    ) -> Result<Completed, NotCompleted> {
         let span = self.trace.child("issue", Kind::Internal);
         let Recipient { holder, binding } = recipient;
         let grant_type = match &holder {
             Some(Holder { client: true, .. }) => TokenGrant::Device,
             _ => TokenGrant::Session,
         };
-        let encryption_key = binding.encryption_key.clone();
         let client = self.clients.label(session.surface, identity.client_id.as_ref());
-        let issued = self.issue(session.key, holder, binding, identity).await;
+        let (issued, encryption_key) = match issued {
+            Some(issued) => {
+                tracing::debug!(session = %session.key, "uses the access token that was issued ahead");
+                (Ok((issued.token, None)), None)
+            }
+            None => {
+                let key = binding.encryption_key.clone();
+                (self.issue(session.key, holder, binding, identity).await, key)
+            }
+        };
         span.end();
         match issued {
             Ok((token, grant)) => {
@@ -311,13 +387,23 @@ impl SignIn<'_> {
         Ok((client, issuer))
     }
 
-    /// Asks the claims hook, where there is one, about a token for `identity`. A backend that vouches
-    /// for an account has decided already.
+    /// The claims hook, where it is asked about `identity`. A backend that vouches for an account has
+    /// decided already.
+    fn hook_for(&self, identity: &Identity) -> Option<&ClaimsHook> {
+        self.hook.filter(|_| identity.idp.is_none())
+    }
+
+    /// What issues refresh tokens to `client`, where it gets any.
+    fn refresh_for(&self, client: &Client) -> Option<&Refresh> {
+        self.refresh.as_ref().filter(|_| client.refresh)
+    }
+
+    /// Asks the claims hook, where there is one, about a token for `identity`.
     ///
     /// # Errors
     /// When no token may be issued.
     pub async fn admit(&self, identity: &Identity) -> Result<Option<Admission>, NotCompleted> {
-        let Some(hook) = self.hook.filter(|_| identity.idp.is_none()) else { return Ok(None) };
+        let Some(hook) = self.hook_for(identity) else { return Ok(None) };
         let (client, issuer) = self.issuer_for(identity)?;
         let requested = &identity.requested;
         let candidate = Candidate {
@@ -359,7 +445,7 @@ impl SignIn<'_> {
         let now = UnixTime::now();
         let (client, issuer) = self.issuer_for(identity)?;
         let (issuer, admitted) = Self::admitted(issuer, identity, admission.as_ref());
-        let refresh = self.refresh.as_ref().filter(|_| client.refresh);
+        let refresh = self.refresh_for(client);
         let bound_to = binding.dpop_key.or(client.bound_without_key());
         let grant = match refresh.zip(holder) {
             Some((refresh, holder)) => {

@@ -110,6 +110,15 @@ pub fn get(headers: &HeaderMap, name: &str) -> Option<String> {
     found.filter(|value| value.is_ascii()).and_then(|value| String::from_utf8(value.to_vec()).ok())
 }
 
+/// The value to which a response sets the cookie `name`.
+pub fn set_by<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let cookies = headers.get_all(header::SET_COOKIE).iter();
+    let mut values = cookies.filter_map(|cookie| {
+        cookie.to_str().ok()?.strip_prefix(name)?.strip_prefix('=')?.split(';').next()
+    });
+    values.next()
+}
+
 /// A `Set-Cookie` value.
 pub fn set(app: &App, name: String, value: String, ttl: Duration, reach: Reach) -> HeaderValue {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);

@@ -30,6 +30,7 @@ mod state;
 
 pub use self::{
     addons::streams::TRANSPORTS,
+    dialog::PreparedSignIns,
     exchanges::CodeExchanges,
     half_close::HalfClose,
     quota::CreationQuota,

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::{
     http::{
+        dialog::PreparedSignIns,
         error::Problem,
         exchanges::CodeExchanges,
         guesses::GuessLimiter,
@@ -64,6 +65,8 @@ pub struct App {
     pub clients: ArcSwap<Clients>,
     /// Authorization codes that are being exchanged.
     pub exchanges: CodeExchanges,
+    /// Sign-ins that only have to be completed.
+    pub(crate) prepared: PreparedSignIns,
     /// Pages for people.
     pub pages: Arc<pages::Pages>,
     /// Metrics.

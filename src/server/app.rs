@@ -189,6 +189,7 @@ pub(crate) async fn build(
         revocations: Revocations::new(store, issuer.clone(), max_ttl),
         clients: ArcSwap::from_pointee(clients),
         exchanges: http::CodeExchanges::default(),
+        prepared: http::PreparedSignIns::default(),
         pages: Arc::new(Pages::new(
             &dialog(&settings, &public_url, demo_pane),
             &public_url,

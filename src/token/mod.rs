@@ -31,3 +31,5 @@ pub use crate::token::{
     upgrade::RollingUpgrade,
     verify::{Claims, Rejected, Verifier},
 };
+
+pub(crate) use crate::token::keys::SigningKey;

@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::StreamExt as _;
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use token_relay::{
@@ -231,6 +231,39 @@ async fn a_login_a_legacy_session_and_a_device_are_answered_encrypted_too() {
     ]);
     let answer: Value = request.send().await.unwrap().json().await.unwrap();
     assert!(opener.open(&device, &answer).get("access_token").is_some());
+}
+
+#[tokio::test]
+async fn both_keys_hold_for_a_token_that_was_issued_ahead() {
+    for mut opener in Opener::all() {
+        let relay = Process::demo(&[
+            ("TOKEN_RELAY_DEMO_AUTO_LOGIN", "1"),
+            ("TOKEN_RELAY_CONFIRMATION", "never"),
+            ("TOKEN_RELAY_LOG", "debug"),
+        ]);
+        let key = Key::generate();
+        let body =
+            json!({"bind": true, "encryption_key": opener.key, "dpop_jkt": key.thumbprint()});
+        let session = create(&relay.url, Some(body)).await;
+        let token = session["session_token"].as_str();
+        let mut events = Events::open(text(&session, "events_url"), token).await;
+        let browser = Browser::default();
+        let mut url = text(&session, "transit_url").to_owned();
+        while !url.contains("/addons/redirect") {
+            let answer = browser.get(&url).await;
+            let location = answer.headers()[header::LOCATION].to_str().unwrap();
+            url = answer.url().join(location).unwrap().into();
+        }
+        relay.logged("access token issued ahead").await;
+        assert!(browser.get(&url).await.status().is_redirection());
+        let token = opener.open(&session, &events.next().await.unwrap().data);
+        assert_eq!(text(&token, "token_type"), "DPoP");
+        let claims = text(&token, "access_token").split('.').nth(1).unwrap();
+        let claims: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        assert_eq!(text(&claims["cnf"], "jkt"), key.thumbprint());
+        relay.logged("uses the access token that was issued ahead").await;
+    }
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod encrypted_delivery;
 mod fulfil;
 mod guesses;
 mod instances;
+mod issued_ahead;
 mod key_interoperability;
 mod meet;
 mod metrics;

@@ -39,7 +39,7 @@ use crate::{
     session::{
         ClientId, Failure, GoneReason, Identity, Requested, SessionRef, State as SessionState,
     },
-    signin::{HookError, NotCompleted, SignInOutcome},
+    signin::{HookError, Issued, NotCompleted, SignInOutcome},
     store::Peeked,
     telemetry::Trace,
     token::{OpenError, Purpose},
@@ -253,6 +253,7 @@ async fn callback(
         }
         return visit.with_dialog(response, &handle, &dialog);
     }
+    app.prepare_sign_in(&response, &handle, dialog);
     response
 }
 
@@ -277,7 +278,7 @@ async fn redirect(
     State(app): State<AppState>,
     ClientAddress(address): ClientAddress,
     PageQuery(query): PageQuery<DialogQuery>,
-    visit: Visit,
+    mut visit: Visit,
 ) -> Response {
     let Some(handle) = query.handle() else {
         return visit.error(ErrorPage::WrongBrowser);
@@ -301,7 +302,8 @@ async fn redirect(
             if dialog.entered_by_0_1 { visit.with_dialog(page, &handle, &dialog) } else { page }
         }
         Stage::LoggedIn { account, proven } => {
-            visit.complete(handle, dialog, account, proven).await
+            let issued = visit.issued.take();
+            visit.complete(handle, dialog, account, proven, issued).await
         }
         Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
         _ => visit.error_about(
@@ -329,7 +331,7 @@ async fn redirect(
 async fn account(Posted { visit, handle, dialog, fields }: Posted<Decision>) -> Response {
     match dialog.stage.clone() {
         Stage::LoggedIn { account, proven } if fields.is_continue() => {
-            visit.complete(handle, dialog, account, proven).await
+            visit.complete(handle, dialog, account, proven, None).await
         }
         Stage::LoggedIn { account, .. } => {
             visit.app.remove_account(&visit.trace, &account).await;
@@ -405,6 +407,7 @@ impl Visit {
         mut dialog: Dialog,
         account: Account,
         proven: Proven,
+        issued: Option<Issued>,
     ) -> Response {
         let app = &self.app;
         let session = dialog.session();
@@ -424,8 +427,9 @@ impl Visit {
                 origin_proved: proven.shows_origin(),
             })),
         };
-        let completed =
-            app.sign_in(&self.trace).complete(session, dialog.recipient(), &identity).await;
+        let sign_in = app.sign_in(&self.trace);
+        let recipient = dialog.recipient();
+        let completed = sign_in.complete_issued(session, recipient, &identity, issued).await;
         if matches!(
             completed,
             Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate | NotCompleted::Refused(_))

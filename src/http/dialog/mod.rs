@@ -10,6 +10,7 @@ mod earlier;
 mod enter;
 mod finish;
 mod policy;
+mod prepared;
 mod proof;
 mod visit;
 
@@ -22,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use crate::http::dialog::callback::{CallbackQuery, see_sealed_form};
 pub(crate) use crate::http::dialog::cookie::{Handle, MAX_DIALOGS};
 pub(crate) use crate::http::dialog::policy::Policy;
+pub use crate::http::dialog::prepared::PreparedSignIns;
 
 use crate::{
     api::paths,

@@ -12,14 +12,17 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     http::{
         App, AppState,
-        dialog::cookie::{Dialog, Handle},
+        dialog::{
+            cookie::{Dialog, Handle},
+            prepared::Prepared,
+        },
         error::Problem,
         extract::{Form, Query},
         pages::{ErrorPage, Window},
     },
     oidc::LoginError,
     session::{Failure, SessionRef},
-    signin::SignInOutcome,
+    signin::{Issued, SignInOutcome},
     store::StoreError,
     telemetry::Trace,
 };
@@ -31,8 +34,11 @@ pub(super) struct Visit {
     pub(super) headers: HeaderMap,
     /// The window that an error page is shown in.
     pub(super) window: Window,
-    /// The dialog that the query names, where its cookie had to be opened to know the window.
+    /// The dialog that the query names, where it is known without its cookie, or that had to be opened to
+    /// know the window.
     pub(super) opened: Option<Box<(Handle, Dialog)>>,
+    /// The token of the sign-in that this request completes, where it is signed already.
+    pub(super) issued: Option<Issued>,
 }
 
 /// The parameters that say which window a page is shown in.
@@ -55,13 +61,19 @@ impl FromRequestParts<AppState> for Visit {
         // Which window it is matters less than any answer.
         let query: WindowQuery =
             serde_urlencoded::from_str(parts.uri.query().unwrap_or_default()).unwrap_or_default();
-        let mut visit =
-            Self { app: app.clone(), trace, headers, window: Window::Later, opened: None };
+        let mut visit = Self {
+            app: app.clone(),
+            trace,
+            headers,
+            window: Window::Later,
+            opened: None,
+            issued: None,
+        };
         let handle = query.dialog.as_deref().and_then(Handle::parse);
         if query.host_info.is_some() || query.office.is_some() {
             visit.window = app.office_window();
         } else if let Some(handle) = handle {
-            visit.find_window(handle);
+            visit.open(handle);
         }
         Ok(visit)
     }
@@ -149,7 +161,7 @@ impl<T: DeserializeOwned + Send> FromRequest<AppState> for Posted<T> {
         let Some(handle) = Handle::parse(&dialog) else {
             return Err(visit.error(ErrorPage::BadRequest));
         };
-        visit.find_window(handle.clone());
+        visit.open(handle.clone());
         if !visit.is_from_our_page() && !app.is_form_of_0_1(&visit.headers, &handle) {
             return Err(visit.error_of(
                 ErrorPage::BadRequest,
@@ -192,18 +204,22 @@ impl Visit {
         }
     }
 
-    /// Shows pages in Office's window if the browser holds the cookie of a dialog that Office opened.
-    /// Only pages without a secret and without a form may rely on it.
-    fn find_window(&mut self, handle: Handle) {
-        if !self.app.pages.load_office() {
-            return;
-        }
-        if let Some(dialog) = self.app.peek_dialog(&self.headers, &handle) {
-            if dialog.office {
-                self.window = self.app.office_window();
+    /// Opens the dialog whose sign-in is prepared, or whose cookie says that its pages are shown in Office's
+    /// window. Only pages without a secret and without a form may rely on the window.
+    fn open(&mut self, handle: Handle) {
+        let dialog = match self.app.take_prepared(&self.headers, &handle) {
+            Some(Prepared { dialog, issued }) => {
+                self.issued = Some(issued);
+                Some(dialog)
             }
-            self.opened = Some(Box::new((handle, dialog)));
+            None if self.app.pages.load_office() => self.app.peek_dialog(&self.headers, &handle),
+            None => None,
+        };
+        let Some(dialog) = dialog else { return };
+        if dialog.office {
+            self.window = self.app.office_window();
         }
+        self.opened = Some(Box::new((handle, dialog)));
     }
 
     /// Whether a form comes from a page of ours: exactly our origin, which browsers always send with
