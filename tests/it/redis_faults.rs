@@ -137,6 +137,41 @@ async fn a_sign_in_costs_a_fixed_number_of_commands() {
     assert!(pings <= sign_ins + 10, "{pings}");
 }
 
+#[tokio::test]
+async fn subscriptions_end_together_and_none_that_is_wanted_again() {
+    const SESSIONS: usize = 300;
+    let server = Server::start(&[]).await;
+    let (store, notices) = redis_at(&server.url()).await;
+    let hand = server.client().await;
+    let sessions: Vec<_> = (0..SESSIONS).map(|_| native()).collect();
+    for session in &sessions {
+        store.create(session.key, legacy()).await.unwrap();
+        store.subscribe(session.key).await.unwrap();
+    }
+    command(&hand, &["CONFIG", "RESETSTAT"]).await;
+    // One by one, as clients leave.
+    for session in &sessions {
+        store.unsubscribe(session.key);
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    // Left and wanted again before its subscription is ended, and just so afterwards.
+    let (again, later) = (sessions[SESSIONS - 1], sessions[0]);
+    store.subscribe(again.key).await.unwrap();
+    let channels = async || {
+        let pattern = ["PUBSUB", "CHANNELS", "test:*"];
+        command(&hand, &pattern).await.into_array().len()
+    };
+    eventually("one channel is left", || async { channels().await == 1 }).await;
+    let unsubscribes = calls(&hand).await("unsubscribe");
+    println!("{SESSIONS} subscriptions ended by {unsubscribes} commands");
+    assert!(unsubscribes * 4 < SESSIONS, "{unsubscribes} commands");
+    store.subscribe(later.key).await.unwrap();
+    for session in [again, later] {
+        assert_eq!(store.fulfil(session, sealed()).await.unwrap(), Stored::Done);
+        assert_eq!(notices.heard(session, 1).await, [Some(sealed())]);
+    }
+}
+
 /// Sessions that are created at once; every fifth is given up while it waits to be sent.
 async fn created_at_once(
     store: &Arc<RedisStore>,

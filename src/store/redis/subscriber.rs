@@ -2,8 +2,8 @@
 //! channel for each session that somebody on this instance waits for.
 //!
 //! Callers count in [`Local`]; a single task makes the server agree with the counts, so that the
-//! commands for one channel never overtake each other. The task compares with what is wanted now:
-//! a session that was left and joined again in the meantime costs nothing.
+//! commands for one channel never overtake each other. The task compares with what is wanted now.
+//! Nobody waits for the end of a subscription, so that many are ended by one command.
 //!
 //! `fred` answers `SUBSCRIBE` as soon as it is written, hence the `PING` after each batch: its
 //! answer follows those of the batch. An error it matches to another command or to none, hence the
@@ -27,7 +27,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -38,11 +38,14 @@ use crate::{
     },
 };
 
-/// Maximum number of channels in one `SUBSCRIBE`, and of requests handled together.
+/// Maximum number of channels in one command, and of requests handled together.
 const BATCH: usize = 512;
 
 /// Maximum number of `SSUBSCRIBE` commands in flight.
 const IN_FLIGHT: usize = 256;
+
+/// Time for which ends of subscriptions are gathered.
+const ENDS_TOGETHER: Duration = Duration::from_millis(10);
 
 /// Interval between two checks of the slot map: the maximum time until a moved slot is noticed.
 const MAP_INTERVAL: Duration = Duration::from_secs(1);
@@ -74,9 +77,16 @@ pub(crate) struct Subscriber {
 /// The channels wanted on this instance.
 #[derive(Default)]
 struct Local {
-    channels: Mutex<HashMap<SessionKey, Channel>>,
+    channels: Mutex<Channels>,
     /// Whether every channel is subscribed; false from a lost connection until all are again.
     complete: AtomicBool,
+}
+
+#[derive(Default)]
+struct Channels {
+    wanted: HashMap<SessionKey, Channel>,
+    /// What the server may still send messages of, though nobody wants them.
+    left: Vec<SessionKey>,
 }
 
 struct Channel {
@@ -86,28 +96,38 @@ struct Channel {
     confirmed: bool,
 }
 
-/// A caller subscribed, and waits for the confirmation, or the last one left.
-struct Request {
-    key: SessionKey,
-    answer: Option<oneshot::Sender<Result<(), StoreError>>>,
+enum Request {
+    /// A caller subscribed and waits for the confirmation.
+    Subscribe { key: SessionKey, answer: oneshot::Sender<Result<(), StoreError>> },
+    /// There are channels that nobody wants any more.
+    End,
 }
 
 impl Local {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Channel>> {
+    fn lock(&self) -> MutexGuard<'_, Channels> {
         // Nothing panics while holding it, and the counts stay right in any case.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes one subscriber; true when it was the last.
+    /// Removes one subscriber; true when the first channel is left that nobody wants any more.
     fn leave(&self, key: SessionKey) -> bool {
         let mut channels = self.lock();
-        let Some(channel) = channels.get_mut(&key) else { return false };
+        let Some(channel) = channels.wanted.get_mut(&key) else { return false };
         channel.subscribers -= 1;
-        let last = channel.subscribers == 0;
-        if last {
-            channels.remove(&key);
+        if channel.subscribers > 0 {
+            return false;
         }
-        last
+        channels.wanted.remove(&key);
+        channels.left.push(key);
+        channels.left.len() == 1
+    }
+
+    /// Takes the channels that were left and are not wanted again.
+    fn take_left(&self) -> HashSet<SessionKey> {
+        let mut channels = self.lock();
+        let mut left: HashSet<_> = std::mem::take(&mut channels.left).into_iter().collect();
+        left.retain(|key| !channels.wanted.contains_key(key));
+        left
     }
 }
 
@@ -191,14 +211,14 @@ impl Subscriber {
         let confirmed = {
             let mut channels = self.local.lock();
             let channel =
-                channels.entry(key).or_insert(Channel { subscribers: 0, confirmed: false });
+                channels.wanted.entry(key).or_insert(Channel { subscribers: 0, confirmed: false });
             channel.subscribers += 1;
             channel.confirmed
         };
         let mut undo = Undo { subscriber: self, key, armed: true };
         if !confirmed {
             let (answer, answered) = oneshot::channel();
-            let _ = self.requests.send(Request { key, answer: Some(answer) });
+            let _ = self.requests.send(Request::Subscribe { key, answer });
             match tokio::time::timeout(self.timeout, answered).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(_)) => return Err(StoreError::Unavailable("shutting down".to_owned())),
@@ -213,7 +233,7 @@ impl Subscriber {
 
     pub(crate) fn unsubscribe(&self, key: SessionKey) {
         if self.local.leave(key) {
-            let _ = self.requests.send(Request { key, answer: None });
+            let _ = self.requests.send(Request::End);
         }
     }
 }
@@ -326,7 +346,14 @@ impl Task {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut map_check = tokio::time::interval(MAP_INTERVAL);
         map_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut end_at = None;
         loop {
+            let ends = async {
+                match end_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 event = self.connection.reconnects.recv() => match event {
@@ -366,7 +393,17 @@ impl Task {
                     if count == 0 {
                         return;
                     }
+                    let is_end = |request: &Request| matches!(request, Request::End);
+                    if batch.iter().any(is_end) {
+                        end_at = Some(Instant::now() + ENDS_TOGETHER);
+                    }
                     self.reconcile(&mut batch).await;
+                }
+                () = ends => {
+                    end_at = None;
+                    let left: Vec<_> = self.local.take_left().into_iter().collect();
+                    let ended = self.unsubscribe(&left).await;
+                    self.replace_after(ended).await;
                 }
             }
         }
@@ -389,44 +426,39 @@ impl Task {
         }
     }
 
-    /// Makes the server agree with what is wanted now of the sessions in `batch`.
+    /// Subscribes to what is wanted now of the sessions in `batch`.
     async fn reconcile(&mut self, batch: &mut Vec<Request>) {
-        let (mut wanted, mut unwanted) = (HashSet::new(), HashSet::new());
+        let mut wanted = HashSet::new();
         {
             let channels = self.local.lock();
             for request in batch.iter() {
-                match channels.get(&request.key) {
-                    Some(channel) if channel.confirmed => {}
-                    Some(_) => drop(wanted.insert(request.key)),
-                    None => drop(unwanted.insert(request.key)),
+                if let Request::Subscribe { key, .. } = request
+                    && channels.wanted.get(key).is_some_and(|channel| !channel.confirmed)
+                {
+                    wanted.insert(*key);
                 }
             }
         }
-        let result =
-            self.apply(wanted.iter().copied().collect(), unwanted.into_iter().collect()).await;
+        let keys: Vec<_> = wanted.iter().copied().collect();
+        let result = if keys.is_empty() { Ok(()) } else { self.subscribe(&keys).await };
         let answer = result.as_ref().copied().map_err(store_error);
         for request in batch.drain(..) {
-            if let Some(sender) = request.answer {
+            if let Request::Subscribe { key, answer: sender } = request {
                 // A channel that was confirmed already does not depend on this attempt.
-                let own = if wanted.contains(&request.key) { repeat(&answer) } else { Ok(()) };
+                let own = if wanted.contains(&key) { repeat(&answer) } else { Ok(()) };
                 let _ = sender.send(own);
             }
         }
+        self.replace_after(result).await;
+    }
+
+    /// Opens a new connection if the server refused a command on this one.
+    async fn replace_after(&mut self, result: Result<(), Error>) {
         if let Err(error) = result
             && self.connection.client.is_connected()
         {
             self.replace(error.details().to_owned()).await;
         }
-    }
-
-    async fn apply(&self, wanted: Vec<SessionKey>, unwanted: Vec<SessionKey>) -> Result<(), Error> {
-        if !unwanted.is_empty() {
-            self.unsubscribe(&unwanted).await?;
-        }
-        if !wanted.is_empty() {
-            self.subscribe(&wanted).await?;
-        }
-        Ok(())
     }
 
     /// Receives a message on the channel of the health check, so that a missing right shows before
@@ -487,7 +519,7 @@ impl Task {
         }
         let mut channels = self.local.lock();
         for key in keys {
-            if let Some(channel) = channels.get_mut(key) {
+            if let Some(channel) = channels.wanted.get_mut(key) {
                 channel.confirmed = true;
             }
         }
@@ -498,7 +530,10 @@ impl Task {
         if self.cluster {
             self.each(keys, |client, name| async move { client.sunsubscribe(name).await }).await
         } else {
-            self.connection.client.unsubscribe(self.channels(keys)).await
+            for names in self.channels(keys).chunks(BATCH) {
+                self.connection.client.unsubscribe(names.to_vec()).await?;
+            }
+            Ok(())
         }
     }
 
@@ -538,8 +573,8 @@ impl Task {
                 }
                 let keys: Vec<SessionKey> = {
                     let mut channels = self.local.lock();
-                    channels.values_mut().for_each(|channel| channel.confirmed = false);
-                    channels.keys().copied().collect()
+                    channels.wanted.values_mut().for_each(|channel| channel.confirmed = false);
+                    channels.wanted.keys().copied().collect()
                 };
                 self.probe().await?;
                 self.subscribe(&keys).await
