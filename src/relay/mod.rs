@@ -5,6 +5,7 @@
 
 mod details;
 mod handover;
+mod notes;
 mod registry;
 mod subscription;
 #[cfg(test)]
@@ -33,15 +34,16 @@ pub use crate::relay::{
 };
 
 use crate::{
+    relay::notes::Notes,
     session::{
         ClientId, DialogId, Digest, EventId, Failure, GoneReason, Outcome, Profile, SealedPayload,
         SessionDetails, SessionInfo, SessionKey, SessionRef, State, SubscriptionId, TransitToken,
         UserCode,
     },
     store::{
-        self, Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, FailedSession,
-        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Store, StoreError,
-        Stored, StoredDetails, StoredSession,
+        self, Acknowledged, CodeAttempt, CodeTarget, DeliveryNote, Ended, Entered, Entry,
+        FailedSession, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Store,
+        StoreError, Stored, StoredDetails, StoredSession,
     },
     telemetry::{Trace, TraceContext},
     token::{KeyRing, Purpose},
@@ -166,6 +168,8 @@ pub struct Relay {
     timing: Timing,
     /// Turns of the subscriptions to ask the store.
     opening: Arc<Semaphore>,
+    /// Deliveries that are recorded soon.
+    notes: Arc<Notes>,
     /// Whether a session of version 0.1 was found.
     noticed_0_1: Arc<AtomicBool>,
     /// The relay that this one is within a trace.
@@ -187,6 +191,7 @@ impl Relay {
             sealing_keys,
             timing,
             opening: Arc::new(Semaphore::new(MAX_OPENING)),
+            notes: Arc::default(),
             noticed_0_1: Arc::default(),
             untraced: None,
         })
@@ -204,6 +209,7 @@ impl Relay {
             sealing_keys: Arc::clone(&self.sealing_keys),
             timing: self.timing.clone(),
             opening: Arc::clone(&self.opening),
+            notes: Arc::clone(&self.notes),
             noticed_0_1: Arc::clone(&self.noticed_0_1),
             untraced: Some(untraced),
         })
@@ -667,24 +673,36 @@ impl Relay {
 
     /// Records a delivery that the bus made before the store was asked. If that fails the token
     /// merely stays readable with the same credentials until the session expires.
-    fn claim_later(
+    fn note_delivery(
         self: &Arc<Self>,
         session: SessionRef,
         subscription: SubscriptionId,
         session_token: Option<Digest>,
     ) {
-        let relay = Arc::clone(self);
-        let mut claim = Box::pin(async move {
-            let mode = ReadMode::Claim(subscription);
-            let retention = relay.retention(Delivery::UntilAcknowledged);
-            let request = ReadRequest { session_token, mode, retention };
-            if let Err(error) = relay.store.read(session, request).await {
-                tracing::debug!(session = %session.key, %error, "delivery not recorded");
+        let grace = self.timing.delivery_grace;
+        let note = DeliveryNote { session, session_token, subscription, grace };
+        let wait = self.store.notes_wait();
+        if !wait.is_zero() {
+            if self.notes.push(note) {
+                let relay = self.untraced();
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    relay.note(&relay.notes.take()).await;
+                });
             }
-        });
+            return;
+        }
+        let relay = Arc::clone(self);
+        let mut noting = Box::pin(async move { relay.note(&[note]).await });
         // A store in memory answers at once, and then no task is needed.
-        if (&mut claim).now_or_never().is_none() {
-            tokio::spawn(claim);
+        if (&mut noting).now_or_never().is_none() {
+            tokio::spawn(noting);
+        }
+    }
+
+    async fn note(&self, notes: &[DeliveryNote]) {
+        if let Err(error) = self.store.note_deliveries(notes).await {
+            tracing::debug!(deliveries = notes.len(), %error, "deliveries not recorded");
         }
     }
 }

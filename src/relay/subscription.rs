@@ -207,7 +207,7 @@ impl Subscription {
         if self.trusts_bus()
             && let Some(delivery) = self.mailbox.take_delivery()
         {
-            self.relay.claim_later(self.session, subscription, self.session_token);
+            self.relay.note_delivery(self.session, subscription, self.session_token);
             return Some(match delivery {
                 BusDelivery::Payload(payload) => Outcome::Token { payload, age: Duration::ZERO },
                 BusDelivery::WrittenDirectly => Outcome::WrittenDirectly,

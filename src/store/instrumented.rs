@@ -14,10 +14,10 @@ use crate::{
         SealedPayload, SessionKey, SessionRef, SubscriptionId,
     },
     store::{
-        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, FailedSession, GrantStore, MarkStore, NewSession, Peeked, ReadMode, ReadRequest,
-        ReadResult, Retention, Rotated, SessionStore, Store, StoreError, StoreHealth, Stored,
-        StoredSession, Traced, ValueStore,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, DeliveryNote,
+        Ended, Entered, Entry, FailedSession, GrantStore, MarkStore, NewSession, Peeked, ReadMode,
+        ReadRequest, ReadResult, Retention, Rotated, SessionStore, Store, StoreError, StoreHealth,
+        Stored, StoredSession, Traced, ValueStore,
     },
     telemetry::Trace,
     util::clock::UnixTime,
@@ -202,6 +202,14 @@ impl SessionStore for Instrumented {
             self.observer.state_entered("acknowledged");
         }
         Ok(result)
+    }
+
+    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError> {
+        self.call("claim", self.store.note_deliveries(notes)).await
+    }
+
+    fn notes_wait(&self) -> Duration {
+        self.store.notes_wait()
     }
 
     async fn hand_back(

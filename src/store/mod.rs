@@ -17,9 +17,9 @@ pub use crate::store::{
     instrumented::{OPERATIONS, STATES, StoreObserver},
     redis::{RedisOptions, RedisUrl, UnusableUrl},
     transition::{
-        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, FailedSession, Fulfilled,
-        NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, Stored,
-        StoredDetails, StoredSession,
+        Acknowledged, CodeAttempt, CodeTarget, DeliveryNote, Ended, Entered, Entry, FailedSession,
+        Fulfilled, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
+        Stored, StoredDetails, StoredSession,
     },
 };
 
@@ -228,6 +228,19 @@ pub trait SessionStore: Send + Sync + 'static {
         request: ReadRequest,
     ) -> Result<ReadResult, StoreError>;
 
+    /// Records deliveries, each as a read by [`ReadMode::Claim`] would.
+    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError> {
+        for note in notes {
+            self.read(note.session, (*note).into()).await?;
+        }
+        Ok(())
+    }
+
+    /// How long a note of a delivery should wait for others that go with it.
+    fn notes_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Undoes a delivery by [`Retention::Once`] to a reader that left before it had the token: the
     /// token is readable again. False, and nothing changes, when there was no such delivery, the
     /// session has expired, or its reader has ended it since.
@@ -351,7 +364,7 @@ pub trait ChangeFeed: Send + Sync + 'static {
     /// was dropped with none.
     async fn subscribe(&self, key: SessionKey) -> Result<(), StoreError>;
 
-    /// Ends what [`Self::subscribe`] began. Never blocks and never fails: a leftover subscription
+    /// Ends what [`Self::subscribe`] began, soon. Never blocks and never fails: a leftover subscription
     /// costs memory only and ends with the connection.
     fn unsubscribe(&self, key: SessionKey);
 }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{
     session::{
         ClientId, Digest, GoneReason, Outcome, Profile, SealedPayload, SessionDetails, SessionKey,
-        State, SubscriptionId,
+        SessionRef, State, SubscriptionId,
     },
     telemetry::TraceContext,
 };
@@ -170,6 +170,27 @@ pub struct ReadRequest {
     pub mode: ReadMode,
     /// What a delivery of the token does.
     pub retention: Retention,
+}
+
+/// A token that the bus brought to the session's reader before the store was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct DeliveryNote {
+    /// The session.
+    pub session: SessionRef,
+    /// SHA-256 of the session token that the reader presented.
+    pub session_token: Option<Digest>,
+    /// The reader.
+    pub subscription: SubscriptionId,
+    /// How long the token stays readable.
+    pub grace: Duration,
+}
+
+impl From<DeliveryNote> for ReadRequest {
+    fn from(note: DeliveryNote) -> Self {
+        let DeliveryNote { session_token, subscription, grace, .. } = note;
+        let (mode, retention) = (ReadMode::Claim(subscription), Retention::Grace(grace));
+        Self { session_token, mode, retention }
+    }
 }
 
 /// What a delivery of the token does to its session.

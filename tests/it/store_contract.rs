@@ -17,8 +17,9 @@ use token_relay::{
         SessionRef, State, SubscriptionId, Surface,
     },
     store::{
-        Acknowledged, CodeAttempt, CodeTarget, Ended, Entered, Entry, NewSession, Peeked, ReadMode,
-        ReadRequest, ReadResult, Retention, Rotated, StoreError, Stored, StoredSession,
+        Acknowledged, CodeAttempt, CodeTarget, DeliveryNote, Ended, Entered, Entry, NewSession,
+        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, StoreError, Stored,
+        StoredSession,
     },
     util::clock::UnixTime,
 };
@@ -289,6 +290,76 @@ mod cases {
         assert!(is_token(&it.read(session, attach(old)).await));
         assert_eq!(it.read(session, claim(new)).await, superseded());
         assert!(is_token(&it.read(session, claim(old)).await));
+    }
+
+    pub async fn deliveries_are_noted_of_their_readers_only(it: Harness) {
+        let mut notes = Vec::new();
+        let mut expected = Vec::new();
+        // More than go by one command.
+        for number in 0..150 {
+            let (token, subscription) = (digest(), SubscriptionId::generate());
+            let session = it.create(bound(token, digest())).await;
+            let attach = ReadRequest { session_token: Some(token), ..attach(subscription) };
+            assert!(is_pending(&it.read(session, attach).await));
+            let mut note = DeliveryNote {
+                session,
+                session_token: Some(token),
+                subscription,
+                grace: Duration::from_secs(30),
+            };
+            let state = match number % 5 {
+                1 => {
+                    note.session_token = Some(digest());
+                    State::Authenticated
+                }
+                2 => {
+                    note.subscription = SubscriptionId::generate();
+                    State::Authenticated
+                }
+                3 => {
+                    note.session.surface = Surface::Meet;
+                    State::Authenticated
+                }
+                _ => State::Delivered,
+            };
+            if number % 10 != 9 {
+                assert_eq!(it.fulfil(session).await, Stored::Done);
+            }
+            expected.push((
+                session,
+                if number % 10 == 9 { Stored::Done } else { Stored::NotPending(state) },
+            ));
+            notes.push(note);
+        }
+        let unknown = DeliveryNote { session: SessionRef::native(key()), ..notes[0] };
+        notes.push(unknown);
+        it.store.note_deliveries(&notes).await.expect("noted");
+        it.store.note_deliveries(&notes[..1]).await.expect("noted");
+        it.store.note_deliveries(&[]).await.expect("noted");
+        for (number, (session, state)) in expected.into_iter().enumerate() {
+            assert_eq!(it.fulfil(session).await, state, "{number}");
+        }
+        assert_eq!(it.fulfil(unknown.session).await, Stored::Unknown);
+    }
+
+    pub async fn the_first_note_of_a_delivery_starts_the_grace(it: Harness) {
+        let (token, subscription) = (digest(), SubscriptionId::generate());
+        let session = it.create(bound(token, digest())).await;
+        let attach = ReadRequest { session_token: Some(token), ..attach(subscription) };
+        assert!(is_pending(&it.read(session, attach).await));
+        assert_eq!(it.fulfil(session).await, Stored::Done);
+        let grace = Duration::from_millis(400);
+        let note = DeliveryNote { session, session_token: Some(token), subscription, grace };
+        let start = Instant::now();
+        for note in [note, DeliveryNote { grace: Duration::from_secs(60), ..note }] {
+            it.store.note_deliveries(&[note]).await.expect("noted");
+        }
+        let poll = ReadRequest { session_token: Some(token), ..poll(GRACE) };
+        eventually("the grace is over", || async {
+            it.read(session, poll).await == gone(GoneReason::Expired)
+        })
+        .await;
+        assert!(start.elapsed() + Duration::from_millis(2) >= grace, "{:?}", start.elapsed());
     }
 
     pub async fn a_poll_displaces_nobody(it: Harness) {
@@ -699,12 +770,29 @@ mod cases {
         it.store.unsubscribe(session.key);
         // One unsubscribe too many does no harm.
         it.store.unsubscribe(session.key);
-        // Subscribing is in order with unsubscribing, so after this the latter is done.
         it.subscribe(last).await;
-        assert_eq!(it.end(session).await, Ended::Acknowledged);
         assert_eq!(it.end(last).await, Ended::Cancelled);
         it.notices.heard(last, 1).await;
-        assert_eq!(it.notices.of(session).len(), 1, "nobody subscribed to it any more");
+        assert_eq!(it.end(session).await, Ended::Acknowledged);
+
+        // Soon nothing is heard of a session that was left.
+        let pauses = AtomicUsize::new(0);
+        eventually("an end of a subscription", || async {
+            let [left, last] = [it.create(legacy()).await, it.create(legacy()).await];
+            it.subscribe(left).await;
+            it.subscribe(last).await;
+            it.store.unsubscribe(left.key);
+            let pause = 5 * pauses.fetch_add(1, Ordering::Relaxed) as u64;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            assert_eq!(it.fulfil(left).await, Stored::Done);
+            assert_eq!(it.end(last).await, Ended::Cancelled);
+            // Changes are heard in their order.
+            it.notices.heard(last, 1).await;
+            it.notices.of(left).is_empty()
+        })
+        .await;
+        let pause = 5 * (pauses.into_inner() - 1);
+        assert!(pause <= 500, "after {pause} ms");
     }
 
     pub async fn leaving_and_coming_back_loses_nothing(it: Harness) {
@@ -929,6 +1017,8 @@ macro_rules! with_every_case {
             a_session_expires_and_is_remembered,
             fulfilling_does_not_prolong_the_session,
             the_newest_subscription_wins,
+            deliveries_are_noted_of_their_readers_only,
+            the_first_note_of_a_delivery_starts_the_grace,
             a_poll_displaces_nobody,
             attaching_after_the_login_delivers_at_once,
             a_bound_session_needs_its_token,

@@ -44,7 +44,7 @@ pub(super) struct Creations {
 struct Shared {
     runner: Runner,
     /// Whether each session is created by itself.
-    apart: AtomicBool,
+    apart: Arc<AtomicBool>,
     waiting: Mutex<Vec<Waiting>>,
 }
 
@@ -58,8 +58,9 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Creations {
-    pub(super) fn new(runner: Runner, cluster: bool) -> Self {
-        let shared = Shared { runner, apart: AtomicBool::new(cluster), waiting: Mutex::default() };
+    /// `apart` says that each session is a command of its own, and is set when the server demands that.
+    pub(super) fn new(runner: Runner, apart: Arc<AtomicBool>) -> Self {
+        let shared = Shared { runner, apart, waiting: Mutex::default() };
         Self { shared: Arc::new(shared), under_way: AtomicUsize::new(0) }
     }
 
@@ -111,7 +112,7 @@ impl Shared {
         let created = self.run(&names, &arguments).await;
         if created.as_ref().is_err_and(is_across_slots) && group.len() > 1 {
             if !self.apart.swap(true, Ordering::Relaxed) {
-                tracing::info!("Redis is in cluster mode: each session is created by itself");
+                tracing::info!("Redis is in cluster mode: each session is a command of its own");
             }
             let each = group.into_iter().map(|one| async move {
                 let _ = one.created.send(self.run(&[&one.name], &[&one.arguments]).await);

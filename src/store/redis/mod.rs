@@ -15,6 +15,7 @@
 
 mod connection;
 mod creations;
+mod deliveries;
 mod error;
 mod names;
 mod record;
@@ -45,14 +46,15 @@ use crate::{
         SealedPayload, SessionKey, SessionRef, SubscriptionId, Surface,
     },
     store::{
-        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, FailedSession, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier, PACE_STEP,
-        PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
-        SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, DeliveryNote,
+        Ended, Entered, Entry, FailedSession, GrantStore, MAX_PACE, MarkStore, NewSession,
+        Notifier, PACE_STEP, PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention,
+        Rotated, SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         ValueStore,
         redis::{
             connection::Plan,
             creations::Creations,
+            deliveries::Deliveries,
             names::Names,
             reply::Reply,
             runner::Runner,
@@ -65,6 +67,9 @@ use crate::{
 
 /// The value of a grant that was ended; `rotate_grant.lua` writes it too.
 const ENDED: &str = "x";
+
+/// Time for which notes of deliveries are gathered.
+const NOTES_WAIT: Duration = Duration::from_millis(10);
 
 /// Time for the failure of the first attempt to connect to become known, beyond the timeout.
 const FAILURE_GRACE: Duration = Duration::from_millis(500);
@@ -85,6 +90,7 @@ pub struct RedisStore {
     client: WithOptions<Client>,
     runner: Runner,
     creations: Creations,
+    deliveries: Deliveries,
     names: Names,
     publish: &'static str,
     subscriber: Subscriber,
@@ -140,9 +146,11 @@ impl RedisStore {
             ..Options::default()
         });
         let runner = Runner::new(client.clone(), timeout, plain_scripts);
+        let apart = Arc::new(AtomicBool::new(cluster));
         Ok(Arc::new(Self {
             client,
-            creations: Creations::new(runner.clone(), cluster),
+            creations: Creations::new(runner.clone(), Arc::clone(&apart)),
+            deliveries: Deliveries::new(runner.clone(), apart),
             runner,
             names,
             publish: if cluster { "SPUBLISH" } else { "PUBLISH" },
@@ -163,10 +171,7 @@ impl RedisStore {
         let mut all = Vec::with_capacity(arguments.len() + 3);
         all.push(Value::from_static_str(self.publish));
         all.push(Value::from(self.names.channel(session.key)));
-        all.push(Value::from_static_str(match session.surface {
-            Surface::Native => "native",
-            Surface::Meet => "meet",
-        }));
+        all.push(Value::from_static_str(surface(session)));
         all.extend(arguments);
         self.runner.run(script, &self.names.session(session.key), all).await
     }
@@ -247,6 +252,14 @@ fn report_reconnects(
 /// At least one: Redis refuses an expiry of zero.
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1)
+}
+
+/// A session's surface, as scripts call it.
+fn surface(session: SessionRef) -> &'static str {
+    match session.surface {
+        Surface::Native => "native",
+        Surface::Meet => "meet",
+    }
 }
 
 fn optional(digest: Option<Digest>) -> Value {
@@ -417,6 +430,14 @@ impl SessionStore for RedisStore {
             _ => return Err(reply.unexpected()),
         };
         Ok(ReadResult::Settled(outcome))
+    }
+
+    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError> {
+        self.deliveries.note(&self.names, notes).await
+    }
+
+    fn notes_wait(&self) -> Duration {
+        NOTES_WAIT
     }
 
     async fn hand_back(

@@ -54,9 +54,7 @@ else
     redis.call('HSET', key, 'r', subscription)
   end
   if letter == 'a' then
-    -- The first delivery starts the grace; later ones do not extend it.
-    local ends = math.min(now + tonumber(grace), tonumber(found[3]))
-    redis.call('HSET', key, 's', 'd', 'du', integer(ends))
+    start_grace(grace, found[3])
   end
 end
 return {'token', found[1], age}

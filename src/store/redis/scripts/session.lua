@@ -41,6 +41,12 @@ local function publish(message)
   redis.call(ARGV[1], ARGV[2], message)
 end
 
+-- The first delivery starts the grace; later ones do not extend it.
+local function start_grace(grace, expires)
+  local ends = math.min(now + tonumber(grace), tonumber(expires))
+  redis.call('HSET', key, 's', 'd', 'du', integer(ends))
+end
+
 -- Ends the session: keeps the reason and what identifies its tokens, drops the rest.
 local function close(reason)
   redis.call('HSET', key, 's', 'g', 'w', reason)
