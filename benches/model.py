@@ -12,8 +12,7 @@ CORES = 4  # of an instance
 BUSY = 0.5  # of its processor that an instance or a shard of Redis may use
 RETRY = (0.5, 3.0)  # seconds in which clients come back: `retry:` is 1 to 3, and `token-relay.js` takes half to whole of it
 DRAIN = 3.1  # seconds, longest `retry:` that a stream is given when its instance stops
-COMMANDS = 9  # of the store in one sign-in
-MEASURED_COMMANDS = 5  # of them in the figures below: create, subscribe, look, fulfil, note
+COMMANDS = 9  # of the store in one sign-in, in a cluster, where none go together
 
 
 class Missing(Exception):
@@ -52,17 +51,20 @@ def inputs(results):
     largest = [found for found in results.get("growth", {}).get("rows", []) if found["instances"] == 5]
     if not largest:
         raise Missing("growth")
-    store = creation["store_us_each"] + redis["store_us_per_connect"] + redis["dialog"]["store_ms_per_1000"]
+    plain = row(results, "path", front="relay", tls=False, per_connection=0)["parts"]
+    store = creation["store_us_each"] + redis["store_us_per_connect"] + plain["redis"]["dialog_us"] + redis["dialog"]["store_ms_per_1000"]
     return {
         "bytes_per_stream": largest[-1]["bytes_per_stream"],
         "store_bytes_per_stream": largest[-1]["store_resident"] / largest[-1]["opened"],
         "create_us": creation["processor_us_each"],
         "connect_us": redis["processor_us_per_connect"],
+        "dialog_us": plain["relays"]["dialog_us"],
         # Milliseconds for a thousand are microseconds for one.
         "deliver_us": redis["dialog"]["processor_ms_per_1000"],
         "wait_us": waiting["processor_us_per_stream_second"],
         "poll_us": polling["processor_us_per_client_second"],
-        "store_us": store * COMMANDS / MEASURED_COMMANDS,
+        # The acknowledgement is in none of these figures.
+        "store_us": store * COMMANDS / (COMMANDS - 1),
         "store_connect_us": redis["store_us_per_connect"],
         "kernel_bytes": kernel(results),
     }
@@ -70,7 +72,7 @@ def inputs(results):
 
 def compute(given, waiting):
     logins = waiting / WAIT
-    each = given["create_us"] + given["connect_us"] + given["deliver_us"]
+    each = given["create_us"] + given["connect_us"] + given["dialog_us"] + given["deliver_us"]
     processor = (logins * each + waiting * given["wait_us"]) / 1e6
     by_streams, by_processor = waiting / PER_INSTANCE, processor / (CORES * BUSY)
     # One more, since one may be dead or being replaced.
@@ -121,6 +123,7 @@ def table(results):
         "store_bytes_per_stream": "memory in Redis for a session and its subscription, B",
         "create_us": "processor for a creation, µs",
         "connect_us": "processor for an opened stream, µs",
+        "dialog_us": "processor for the dialog before its last request, µs",
         "deliver_us": "processor for a login's last request and its delivery, both instances, µs",
         "wait_us": "processor for a second of waiting, Redis included, µs",
         "poll_us": "processor for a second of polling, Redis included, µs",
