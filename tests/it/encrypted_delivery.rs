@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::StreamExt as _;
-use reqwest::{StatusCode, header};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use token_relay::{
@@ -248,14 +248,10 @@ async fn both_keys_hold_for_a_token_that_was_issued_ahead() {
         let token = session["session_token"].as_str();
         let mut events = Events::open(text(&session, "events_url"), token).await;
         let browser = Browser::default();
-        let mut url = text(&session, "transit_url").to_owned();
-        while !url.contains("/addons/redirect") {
-            let answer = browser.get(&url).await;
-            let location = answer.headers()[header::LOCATION].to_str().unwrap();
-            url = answer.url().join(location).unwrap().into();
-        }
+        let dialog = text(&session, "transit_url");
+        let last = browser.follow_until(dialog, "/addons/redirect").await;
         relay.logged("access token issued ahead").await;
-        assert!(browser.get(&url).await.status().is_redirection());
+        assert!(browser.get(&last).await.status().is_redirection());
         let token = opener.open(&session, &events.next().await.unwrap().data);
         assert_eq!(text(&token, "token_type"), "DPoP");
         let claims = text(&token, "access_token").split('.').nth(1).unwrap();

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use reqwest::header;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -42,12 +41,8 @@ impl OnItsWay {
         let mut events = Events::open(url, Some(token)).await;
         events.until("retry: ").await;
         let browser = Browser::default();
-        let mut last = text(&session, "transit_url").to_owned();
-        while !last.contains("/addons/redirect") {
-            let response = browser.get(&last).await;
-            let location = response.headers()[header::LOCATION].to_str().unwrap();
-            last = response.url().join(location).unwrap().into();
-        }
+        let dialog = text(&session, "transit_url");
+        let last = browser.follow_until(dialog, "/addons/redirect").await;
         Self { browser, session, events, last }
     }
 

@@ -149,9 +149,9 @@ async fn subscriptions_end_together_and_none_that_is_wanted_again() {
         store.subscribe(session.key).await.unwrap();
     }
     command(&hand, &["CONFIG", "RESETSTAT"]).await;
-    // One by one, as clients leave.
-    for session in &sessions {
-        store.unsubscribe(session.key);
+    // A few at a time, as clients leave.
+    for few in sessions.chunks(4) {
+        few.iter().for_each(|session| store.unsubscribe(session.key));
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
     // Left and wanted again before its subscription is ended, and just so afterwards.
@@ -164,7 +164,7 @@ async fn subscriptions_end_together_and_none_that_is_wanted_again() {
     eventually("one channel is left", || async { channels().await == 1 }).await;
     let unsubscribes = calls(&hand).await("unsubscribe");
     println!("{SESSIONS} subscriptions ended by {unsubscribes} commands");
-    assert!(unsubscribes * 4 < SESSIONS, "{unsubscribes} commands");
+    assert!(unsubscribes * 8 < SESSIONS, "{unsubscribes} commands");
     store.subscribe(later.key).await.unwrap();
     for session in [again, later] {
         assert_eq!(store.fulfil(session, sealed()).await.unwrap(), Stored::Done);

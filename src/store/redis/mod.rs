@@ -69,7 +69,7 @@ use crate::{
 const ENDED: &str = "x";
 
 /// Time for which notes of deliveries are gathered.
-const NOTES_WAIT: Duration = Duration::from_millis(10);
+const NOTES_WAIT: Duration = Duration::from_millis(4);
 
 /// Time for the failure of the first attempt to connect to become known, beyond the timeout.
 const FAILURE_GRACE: Duration = Duration::from_millis(500);

@@ -45,7 +45,7 @@ const BATCH: usize = 512;
 const IN_FLIGHT: usize = 256;
 
 /// Time for which ends of subscriptions are gathered.
-const ENDS_TOGETHER: Duration = Duration::from_millis(10);
+const ENDS_TOGETHER: Duration = Duration::from_millis(4);
 
 /// Interval between two checks of the slot map: the maximum time until a moved slot is noticed.
 const MAP_INTERVAL: Duration = Duration::from_secs(1);

@@ -312,6 +312,17 @@ impl Browser {
         self.client.get(url).headers(headers.collect()).send().await.unwrap()
     }
 
+    /// Follows redirects from one address until the next one contains `text`; gives that address.
+    pub async fn follow_until(&self, url: &str, text: &str) -> String {
+        let mut url = url.to_owned();
+        while !url.contains(text) {
+            let response = self.get(&url).await;
+            let location = response.headers()[header::LOCATION].to_str().unwrap();
+            url = response.url().join(location).unwrap().into();
+        }
+        url
+    }
+
     /// Sends a form from a page of `origin`, without following.
     pub async fn post_from(
         &self,
