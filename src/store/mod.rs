@@ -229,12 +229,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> Result<ReadResult, StoreError>;
 
     /// Records deliveries, each as a read by [`ReadMode::Claim`] would.
-    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError> {
-        for note in notes {
-            self.read(note.session, (*note).into()).await?;
-        }
-        Ok(())
-    }
+    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError>;
 
     /// How long a note of a delivery should wait for others that go with it.
     fn notes_wait(&self) -> Duration {

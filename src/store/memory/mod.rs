@@ -18,11 +18,11 @@ use crate::{
         Profile, SealedPayload, SessionKey, SessionRef, State, SubscriptionId,
     },
     store::{
-        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, Ended, Entered,
-        Entry, FailedSession, Fulfilled, GrantStore, MAX_PACE, MarkStore, NewSession, Notifier,
-        PACE_STEP, PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
-        SessionStore, StoreError, StoreHealth, Stored, StoredDetails, StoredSession, TOMBSTONE,
-        Traced, ValueStore,
+        AccountStore, Acknowledged, ChangeFeed, CodeAttempt, CodeStore, CodeTarget, DeliveryNote,
+        Ended, Entered, Entry, FailedSession, Fulfilled, GrantStore, MAX_PACE, MarkStore,
+        NewSession, Notifier, PACE_STEP, PACE_TOLERANCE, Peeked, ReadMode, ReadRequest, ReadResult,
+        Retention, Rotated, SessionStore, StoreError, StoreHealth, Stored, StoredDetails,
+        StoredSession, TOMBSTONE, Traced, ValueStore,
         memory::{
             expiring::{Budget, ExpiringMap, HeapSize},
             journal::{EndedKind, Journal, JournalEntry},
@@ -298,6 +298,53 @@ impl MemoryStore {
         })?
     }
 
+    fn read_now(&self, session: SessionRef, request: ReadRequest) -> ReadResult {
+        let result = self.on(session, |record, now| {
+            if !record.admits(request.session_token.as_ref()) {
+                return ReadResult::Unauthorized;
+            }
+            if let ReadMode::Attach(subscription) = request.mode {
+                record.subscription = Some(subscription);
+            }
+            let superseded = match request.mode {
+                ReadMode::Claim(subscription) => record.subscription != Some(subscription),
+                ReadMode::Poll | ReadMode::PacedPoll(_) | ReadMode::Attach(_) => false,
+            };
+            if let (Phase::Pending, ReadMode::PacedPoll(interval)) = (&record.phase, request.mode)
+                && let Some(interval) = record.too_early(interval, now)
+            {
+                return ReadResult::TooEarly { interval };
+            }
+            let of_device = record.session.profile == Profile::Device;
+            match &record.phase {
+                Phase::Pending => ReadResult::Pending {
+                    remaining: record.expires_at - now,
+                    client: record.session.client.clone(),
+                },
+                // A stream has it.
+                Phase::Delivered { .. }
+                    if of_device && matches!(request.retention, Retention::Once(_)) =>
+                {
+                    ReadResult::Settled(Outcome::Gone(GoneReason::Acknowledged))
+                }
+                Phase::Authenticated { .. } | Phase::Delivered { .. } if superseded => {
+                    ReadResult::Settled(Outcome::Superseded)
+                }
+                Phase::Authenticated { payload, since } => {
+                    let (payload, since) = (payload.clone(), *since);
+                    record.deliver(payload, since, None, request.retention, now)
+                }
+                Phase::Delivered { payload, since, until } => {
+                    let (payload, since, until) = (payload.clone(), *since, *until);
+                    record.deliver(payload, since, Some(until), request.retention, now)
+                }
+                Phase::Failed(failure) => ReadResult::Settled(Outcome::Failed(failure.clone())),
+                Phase::Gone(reason) => ReadResult::Settled(Outcome::Gone(*reason)),
+            }
+        });
+        result.unwrap_or(ReadResult::Unknown)
+    }
+
     /// Runs one transition on a session whatever its surface.
     fn with<T>(
         &self,
@@ -515,50 +562,14 @@ impl SessionStore for MemoryStore {
         session: SessionRef,
         request: ReadRequest,
     ) -> Result<ReadResult, StoreError> {
-        let result = self.on(session, |record, now| {
-            if !record.admits(request.session_token.as_ref()) {
-                return ReadResult::Unauthorized;
-            }
-            if let ReadMode::Attach(subscription) = request.mode {
-                record.subscription = Some(subscription);
-            }
-            let superseded = match request.mode {
-                ReadMode::Claim(subscription) => record.subscription != Some(subscription),
-                ReadMode::Poll | ReadMode::PacedPoll(_) | ReadMode::Attach(_) => false,
-            };
-            if let (Phase::Pending, ReadMode::PacedPoll(interval)) = (&record.phase, request.mode)
-                && let Some(interval) = record.too_early(interval, now)
-            {
-                return ReadResult::TooEarly { interval };
-            }
-            let of_device = record.session.profile == Profile::Device;
-            match &record.phase {
-                Phase::Pending => ReadResult::Pending {
-                    remaining: record.expires_at - now,
-                    client: record.session.client.clone(),
-                },
-                // A stream has it.
-                Phase::Delivered { .. }
-                    if of_device && matches!(request.retention, Retention::Once(_)) =>
-                {
-                    ReadResult::Settled(Outcome::Gone(GoneReason::Acknowledged))
-                }
-                Phase::Authenticated { .. } | Phase::Delivered { .. } if superseded => {
-                    ReadResult::Settled(Outcome::Superseded)
-                }
-                Phase::Authenticated { payload, since } => {
-                    let (payload, since) = (payload.clone(), *since);
-                    record.deliver(payload, since, None, request.retention, now)
-                }
-                Phase::Delivered { payload, since, until } => {
-                    let (payload, since, until) = (payload.clone(), *since, *until);
-                    record.deliver(payload, since, Some(until), request.retention, now)
-                }
-                Phase::Failed(failure) => ReadResult::Settled(Outcome::Failed(failure.clone())),
-                Phase::Gone(reason) => ReadResult::Settled(Outcome::Gone(*reason)),
-            }
-        });
-        Ok(result.unwrap_or(ReadResult::Unknown))
+        Ok(self.read_now(session, request))
+    }
+
+    async fn note_deliveries(&self, notes: &[DeliveryNote]) -> Result<(), StoreError> {
+        for note in notes {
+            self.read_now(note.session, (*note).into());
+        }
+        Ok(())
     }
 
     async fn hand_back(
