@@ -6,11 +6,13 @@ use std::{
 };
 
 use token_relay::{
-    session::{DialogId, Digest, GoneReason, GrantId, SessionKey, SessionRef, SubscriptionId},
+    session::{
+        DialogId, Digest, GoneReason, GrantId, SessionKey, SessionRef, State, SubscriptionId,
+    },
     store::{
-        ChangeFeed as _, Ended, Entered, Entry, GrantStore as _, MarkStore as _, NewSession,
-        ReadRequest, ReadResult, Rotated, SessionStore as _, StoreError, StoreHealth as _, Stored,
-        TOMBSTONE, redis::RedisStore,
+        ChangeFeed as _, DeliveryNote, Ended, Entered, Entry, GrantStore as _, MarkStore as _,
+        NewSession, ReadRequest, ReadResult, Rotated, SessionStore as _, StoreError,
+        StoreHealth as _, Stored, TOMBSTONE, redis::RedisStore,
     },
 };
 
@@ -245,6 +247,23 @@ async fn a_cluster_of_one_server_needs_no_url_of_a_cluster() {
         for (_, _, result) in created_at_once(&store, 100).await {
             result.expect("created");
         }
+    }
+    // One that has not been told so yet, of deliveries.
+    let (store, _notices) = redis_at(&server.url()).await;
+    let mut notes = Vec::new();
+    for _ in 0..20 {
+        let (session, token, subscription) = (native(), digest(), SubscriptionId::generate());
+        store.create(session.key, bound(token, digest())).await.unwrap();
+        let read = ReadRequest { session_token: Some(token), ..attach(subscription) };
+        assert!(is_pending(&store.read(session, read).await.unwrap()));
+        assert_eq!(store.fulfil(session, sealed()).await.unwrap(), Stored::Done);
+        let grace = Duration::from_secs(30);
+        notes.push(DeliveryNote { session, session_token: Some(token), subscription, grace });
+    }
+    store.note_deliveries(&notes).await.expect("noted");
+    for note in notes {
+        let stored = store.fulfil(note.session, sealed()).await.unwrap();
+        assert_eq!(stored, Stored::NotPending(State::Delivered));
     }
 }
 

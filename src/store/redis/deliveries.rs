@@ -40,21 +40,22 @@ impl Deliveries {
     /// Records deliveries.
     ///
     /// # Errors
-    /// The first one; those that follow it are not recorded.
+    /// The first one. The other commands are sent nevertheless.
     pub(super) async fn note(
         &self,
         names: &Names,
         notes: &[DeliveryNote],
     ) -> Result<(), StoreError> {
+        let mut noted = Ok(());
         for own in [Surface::Native, Surface::Meet] {
             let of_surface: Vec<_> =
                 notes.iter().filter(|note| note.session.surface == own).copied().collect();
             // One after the other: a token that is published meanwhile waits for one group at most.
             for group in of_surface.chunks(TOGETHER) {
-                self.note_group(names, group).await?;
+                noted = noted.and(self.note_group(names, group).await);
             }
         }
-        Ok(())
+        noted
     }
 
     async fn note_group(&self, names: &Names, group: &[DeliveryNote]) -> Result<(), StoreError> {
