@@ -188,24 +188,12 @@ impl SignIn<'_> {
             && Arc::ptr_eq(&issued.signing_key, &self.signing_keys.current())
     }
 
-    /// Issues an access token for `identity` and hands it to `session`, whose reader is `recipient`.
+    /// Issues an access token for `identity`, unless the one that was `issued` ahead is what would be issued
+    /// now, and hands it to `session`, whose reader is `recipient`.
     ///
     /// # Errors
     /// [`NotCompleted`].
     pub async fn complete(
-        &self,
-        session: SessionRef,
-        recipient: Recipient,
-        identity: &Identity,
-    ) -> Result<Completed, NotCompleted> {
-        self.complete_with_token(session, recipient, identity, None, None).await
-    }
-
-    /// The same with a token that was issued ahead, if it is what would be issued now.
-    ///
-    /// # Errors
-    /// [`NotCompleted`].
-    pub async fn complete_issued(
         &self,
         session: SessionRef,
         recipient: Recipient,
@@ -216,7 +204,7 @@ impl SignIn<'_> {
         self.complete_with_token(session, recipient, identity, issued, None).await
     }
 
-    /// The same with a payload beside the token.
+    /// The same with a payload beside the token, which is issued now.
     ///
     /// # Errors
     /// [`NotCompleted`].

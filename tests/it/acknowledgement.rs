@@ -43,7 +43,7 @@ fn session_ref(session: &Value) -> SessionRef {
 async fn fulfil(server: &Server, session: &Value) {
     let identity = Identity::new("alice", Map::new());
     let sign_in = server.app().sign_in(&Trace::none());
-    sign_in.complete(session_ref(session), Recipient::default(), &identity).await.unwrap();
+    sign_in.complete(session_ref(session), Recipient::default(), &identity, None).await.unwrap();
 }
 
 async fn state(session: &Value) -> StatusCode {

@@ -539,7 +539,9 @@ async fn race(servers: &[Server], number: usize) -> usize {
         let identity = Identity::new("alice", serde_json::Map::new());
         let (sign_in, session) =
             (at(2).app().sign_in(&Trace::none()), SessionRef::native(session.key()));
-        while let Err(error) = sign_in.complete(session, Recipient::default(), &identity).await {
+        while let Err(error) =
+            sign_in.complete(session, Recipient::default(), &identity, None).await
+        {
             match error {
                 NotCompleted::Store(_) => {}
                 NotCompleted::Already => break,

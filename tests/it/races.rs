@@ -47,7 +47,7 @@ async fn fulfil(server: &Server, session: SessionRef) -> Result<(), NotCompleted
     server
         .app()
         .sign_in(&Trace::none())
-        .complete(session, Recipient::default(), &identity)
+        .complete(session, Recipient::default(), &identity, None)
         .await
         .map(drop)
 }

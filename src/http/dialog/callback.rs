@@ -429,7 +429,7 @@ impl Visit {
         };
         let sign_in = app.sign_in(&self.trace);
         let recipient = dialog.recipient();
-        let completed = sign_in.complete_issued(session, recipient, &identity, issued).await;
+        let completed = sign_in.complete(session, recipient, &identity, issued).await;
         if matches!(
             completed,
             Ok(_) | Err(NotCompleted::Already | NotCompleted::TooLate | NotCompleted::Refused(_))

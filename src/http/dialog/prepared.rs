@@ -16,7 +16,7 @@ use crate::{
         App, cookies,
         dialog::cookie::{Account, Dialog, Handle, Stage},
     },
-    session::Digest,
+    session::{Digest, Identity},
     signin::Issued,
     telemetry::Trace,
 };
@@ -55,19 +55,18 @@ impl App {
         handle: &Handle,
         dialog: Dialog,
     ) {
-        let asks = match &dialog.stage {
-            Stage::LoggedIn { proven, .. } => proven.needs_account_page(),
-            _ => true,
+        let Stage::LoggedIn { account: Account::InCookie(identity), proven } = &dialog.stage else {
+            return;
         };
-        if asks || self.prepared.by_cookie().len() >= MAX_PREPARED {
+        if proven.needs_account_page() || self.prepared.by_cookie().len() >= MAX_PREPARED {
             return;
         }
         let name = cookies::dialog_name(self, handle.as_str());
         let Some(cookie) = cookies::set_by(response.headers(), &name) else { return };
         let cookie = Digest::of(cookie.as_bytes());
-        let app = Arc::clone(self);
+        let (app, identity) = (Arc::clone(self), Arc::clone(identity));
         tokio::spawn(async move {
-            if app.prepare(cookie, dialog) {
+            if app.prepare(cookie, dialog, &identity) {
                 // A task of its own, which has no room for a dialog.
                 tokio::spawn(async move {
                     tokio::time::sleep(TTL).await;
@@ -78,10 +77,7 @@ impl App {
     }
 
     /// Signs the token; whether one could be signed.
-    fn prepare(&self, cookie: Digest, dialog: Dialog) -> bool {
-        let Stage::LoggedIn { account: Account::InCookie(identity), .. } = &dialog.stage else {
-            return false;
-        };
+    fn prepare(&self, cookie: Digest, dialog: Dialog, identity: &Identity) -> bool {
         let sign_in = self.sign_in(&Trace::none());
         let issued = sign_in.issue_ahead(dialog.session(), &dialog.recipient(), identity);
         let Some(issued) = issued else { return false };

@@ -2,15 +2,14 @@
 //!
 //! The library writes each script by itself, so that under load every session would cost a write here
 //! and the start of a script at the server. While others are under way, a creation therefore waits
-//! until the tasks that are ready have run, and goes together with those that have come until then. Not
-//! in a cluster, where the keys of two sessions are rarely in one slot; a server may be in cluster mode
-//! without being configured as one here, and says so.
+//! until the tasks that are ready have run, and goes together with those that have come until then,
+//! unless each has to be [`Apart`].
 
 use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -20,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::store::{
     StoreError,
-    redis::{error::is_across_slots, runner::Runner, script::SCRIPTS},
+    redis::{apart::Apart, runner::Runner, script::SCRIPTS},
 };
 
 /// Maximum number of sessions that one command creates; meanwhile the server does nothing else.
@@ -43,8 +42,7 @@ pub(super) struct Creations {
 
 struct Shared {
     runner: Runner,
-    /// Whether each session is created by itself.
-    apart: Arc<AtomicBool>,
+    apart: Apart,
     waiting: Mutex<Vec<Waiting>>,
 }
 
@@ -58,8 +56,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Creations {
-    /// `apart` says that each session is a command of its own, and is set when the server demands that.
-    pub(super) fn new(runner: Runner, apart: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(runner: Runner, apart: Apart) -> Self {
         let shared = Shared { runner, apart, waiting: Mutex::default() };
         Self { shared: Arc::new(shared), under_way: AtomicUsize::new(0) }
     }
@@ -71,7 +68,7 @@ impl Creations {
     pub(super) async fn create(&self, name: String, arguments: Vec<Value>) -> Created {
         let others = self.under_way.fetch_add(1, Ordering::Relaxed);
         let _counted = UnderWay(&self.under_way);
-        if others == 0 || self.shared.apart.load(Ordering::Relaxed) {
+        if others == 0 || self.shared.apart.is_set() {
             return self.shared.run(&[&name], &[&arguments]).await;
         }
         let (created, answer) = oneshot::channel();
@@ -110,10 +107,8 @@ impl Shared {
         let (names, arguments): (Vec<&str>, Vec<&[Value]>) =
             group.iter().map(|one| (one.name.as_str(), one.arguments.as_slice())).unzip();
         let created = self.run(&names, &arguments).await;
-        if created.as_ref().is_err_and(is_across_slots) && group.len() > 1 {
-            if !self.apart.swap(true, Ordering::Relaxed) {
-                tracing::info!("Redis is in cluster mode: each session is a command of its own");
-            }
+        if created.as_ref().is_err_and(|error| self.apart.is_demanded_by(error)) && group.len() > 1
+        {
             let each = group.into_iter().map(|one| async move {
                 let _ = one.created.send(self.run(&[&one.name], &[&one.arguments]).await);
             });

@@ -1,11 +1,4 @@
-//! Records deliveries that the bus made, many by one script.
-//!
-//! Not in a cluster, for the reason that [`creations`](super::creations) has.
-
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+//! Records deliveries that the bus made, many by one script, unless each has to be [`Apart`].
 
 use fred::types::Value;
 use futures_util::future::join_all;
@@ -15,8 +8,8 @@ use crate::{
     store::{
         DeliveryNote, StoreError,
         redis::{
-            error::is_across_slots, milliseconds, names::Names, optional, runner::Runner,
-            script::SCRIPTS, surface,
+            apart::Apart, milliseconds, names::Names, optional, runner::Runner, script::SCRIPTS,
+            surface,
         },
     },
 };
@@ -27,13 +20,11 @@ const TOGETHER: usize = 8;
 /// Records deliveries.
 pub(super) struct Deliveries {
     runner: Runner,
-    /// Whether each is recorded by itself.
-    apart: Arc<AtomicBool>,
+    apart: Apart,
 }
 
 impl Deliveries {
-    /// `apart` is shared with all that groups sessions.
-    pub(super) fn new(runner: Runner, apart: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(runner: Runner, apart: Apart) -> Self {
         Self { runner, apart }
     }
 
@@ -59,9 +50,9 @@ impl Deliveries {
     }
 
     async fn note_group(&self, names: &Names, group: &[DeliveryNote]) -> Result<(), StoreError> {
-        if !self.apart.load(Ordering::Relaxed) {
+        if !self.apart.is_set() {
             match self.run(names, group).await {
-                Err(error) if is_across_slots(&error) => self.apart.store(true, Ordering::Relaxed),
+                Err(error) if self.apart.is_demanded_by(&error) => {}
                 noted => return noted,
             }
         }

@@ -24,12 +24,6 @@ pub(super) fn reason(error: &Error) -> &str {
     within_script.unwrap_or(details)
 }
 
-/// Whether the server, which is in cluster mode, refused keys of several slots.
-pub(super) fn is_across_slots(error: &StoreError) -> bool {
-    let (StoreError::Unavailable(text) | StoreError::Corrupt(text)) = error;
-    text.contains("CROSSSLOT")
-}
-
 /// Converts the library's error. Redis repeats the arguments of an unknown command in its answer;
 /// they are cut off.
 pub(super) fn store_error(error: &Error) -> StoreError {

@@ -13,6 +13,7 @@
 //! - `<prefix>:grant:{<grant>}`: the generation of a grant's newest refresh token, or its end.
 //! - `<prefix>:account:{<account>}`: the time up to which everything granted to it has ended.
 
+mod apart;
 mod connection;
 mod creations;
 mod deliveries;
@@ -52,6 +53,7 @@ use crate::{
         Rotated, SessionStore, StoreError, StoreHealth, Stored, StoredSession, TOMBSTONE, Traced,
         ValueStore,
         redis::{
+            apart::Apart,
             connection::Plan,
             creations::Creations,
             deliveries::Deliveries,
@@ -146,10 +148,10 @@ impl RedisStore {
             ..Options::default()
         });
         let runner = Runner::new(client.clone(), timeout, plain_scripts);
-        let apart = Arc::new(AtomicBool::new(cluster));
+        let apart = Apart::new(cluster);
         Ok(Arc::new(Self {
             client,
-            creations: Creations::new(runner.clone(), Arc::clone(&apart)),
+            creations: Creations::new(runner.clone(), apart.clone()),
             deliveries: Deliveries::new(runner.clone(), apart),
             runner,
             names,
