@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Browser, Events, Process, client, create,
     redis::{self, Directory, eventually},
-    text,
+    signing_key, text,
 };
 
 const ISSUED: &str = "access token issued ahead";
@@ -115,13 +115,7 @@ async fn a_token_waits_for_its_own_browser_only_and_serves_once() {
 async fn what_was_issued_before_a_reload_is_issued_anew() {
     let folder = Directory::new();
     let (key, clients) = (folder.file("signing_key"), folder.file("clients"));
-    let new_key = || {
-        let made = std::process::Command::new("openssl")
-            .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .output()
-            .expect("openssl runs; install the package openssl");
-        std::fs::write(&key, made.stdout).unwrap();
-    };
+    let new_key = || std::fs::write(&key, signing_key()).unwrap();
     new_key();
     std::fs::write(&clients, "api:the secret of the api").unwrap();
     let relay = demo(&[

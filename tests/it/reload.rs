@@ -1,11 +1,9 @@
 //! New keys and secrets apply while the service runs: on SIGHUP, and when a file changes.
 
-use std::process::Command;
-
 use crate::support::{
     Browser, Events, Process, client, create,
     redis::{self, Directory, eventually},
-    text,
+    signing_key, text,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{StatusCode, header};
@@ -15,16 +13,6 @@ use token_relay::demo::{DemoProvider, RegisteredClient};
 const OLD: &str = crate::support::OLD_KEY;
 const NEW: &str = crate::support::NEW_KEY;
 const CLIENT_SECRET: &str = "what-the-provider-changed-it-to";
-
-/// A private key for ES256.
-fn signing_key() -> String {
-    let done = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
-        .output()
-        .expect("openssl runs; install the package openssl");
-    assert!(done.status.success());
-    String::from_utf8(done.stdout).unwrap()
-}
 
 /// Waits until the log says `count` times what came of a reload.
 async fn reloaded(relay: &Process, result: &str, count: usize) {

@@ -90,6 +90,16 @@ pub fn shared(redis_url: &str) -> [(&str, &str); 5] {
     ]
 }
 
+/// A private key for ES256.
+pub fn signing_key() -> String {
+    let done = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .output()
+        .expect("openssl runs; install the package openssl");
+    assert!(done.status.success());
+    String::from_utf8(done.stdout).unwrap()
+}
+
 /// Longer than anything takes that works.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
