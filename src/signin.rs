@@ -13,14 +13,14 @@ use crate::{
     relay::Relay,
     session::{
         Binding, ClientId, Digest, EncryptionKey, Failure, GoneReason, GrantId, Identity,
-        SessionKey, SessionRef, State, Surface,
+        SealedPayload, SessionKey, SessionRef, State, Surface,
     },
     settings::{Client, Clients},
     store::{FailedSession, StoreError, Stored},
-    telemetry::{Kind, Trace},
+    telemetry::{Kind, Trace, TraceContext},
     token::{
-        Holder, IssueError, Issuer, KeyRing, Refresh, RefreshGrant, RefreshToken, SigningKey,
-        SigningKeys, TokenResponse,
+        Holder, IssueError, Issuer, KeyId, KeyRing, Refresh, RefreshGrant, RefreshToken,
+        SigningKey, SigningKeys, TokenResponse,
     },
     util::clock::UnixTime,
 };
@@ -113,7 +113,7 @@ pub struct Recipient {
 }
 
 /// A completed sign-in, with what undoing it needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completed {
     /// `jti` of the access token, if it has one.
     pub token_id: Option<String>,
@@ -123,14 +123,43 @@ pub struct Completed {
     pub grant: Option<GrantId>,
 }
 
-/// A token that was issued before its sign-in is completed, and is stored nowhere.
+impl Completed {
+    fn with(token: &TokenResponse, grant: Option<GrantId>) -> Self {
+        let token_id = token.id().map(str::to_owned);
+        Self { token_id, expires_at: token.expires_at(), grant }
+    }
+}
+
+/// A token that was issued and sealed before its sign-in is completed, and is stored nowhere.
 pub struct Issued {
     /// Encrypted already, where its reader has a key.
     token: TokenResponse,
+    sealed: SealedPayload,
     session: SessionKey,
     /// As they were when it was issued.
     clients: Arc<Clients>,
     signing_key: Arc<SigningKey>,
+    sealing_key: Option<KeyId>,
+}
+
+impl Issued {
+    /// The sign-in that it completes.
+    pub fn completed(&self) -> Completed {
+        Completed::with(&self.token, None)
+    }
+}
+
+/// A token that is about to be handed to its session.
+struct Parcel {
+    token: TokenResponse,
+    /// The same sealed, where that is done; without a trace.
+    sealed: Option<SealedPayload>,
+}
+
+impl From<TokenResponse> for Parcel {
+    fn from(token: TokenResponse) -> Self {
+        Self { token, sealed: None }
+    }
 }
 
 /// Everything that completes or fails a sign-in, within one request.
@@ -177,8 +206,17 @@ impl SignIn<'_> {
             Some(key) => token.encrypt(key, session.key).ok()?,
             None => token,
         };
-        let clients = Arc::clone(&self.clients);
-        Some(Issued { token, session: session.key, clients, signing_key })
+        let client = self.clients.label(session.surface, identity.client_id.as_ref());
+        let sealing_key = self.sealing_keys.current();
+        let (token, sealed) = self.seal(session.key, token, &client, None);
+        Some(Issued {
+            token,
+            sealed,
+            session: session.key,
+            clients: Arc::clone(&self.clients),
+            signing_key,
+            sealing_key,
+        })
     }
 
     /// Whether a token that was issued ahead is what would be issued now.
@@ -186,6 +224,7 @@ impl SignIn<'_> {
         issued.session == session.key
             && Arc::ptr_eq(&issued.clients, &self.clients)
             && Arc::ptr_eq(&issued.signing_key, &self.signing_keys.current())
+            && issued.sealing_key == self.sealing_keys.current()
     }
 
     /// Issues an access token for `identity`, unless the one that was `issued` ahead is what would be issued
@@ -236,25 +275,22 @@ impl SignIn<'_> {
         let (issued, encryption_key) = match issued {
             Some(issued) => {
                 tracing::debug!(session = %session.key, "uses the access token that was issued ahead");
-                (Ok((issued.token, None)), None)
+                let parcel = Parcel { token: issued.token, sealed: Some(issued.sealed) };
+                (Ok((parcel, None)), None)
             }
             None => {
                 let key = binding.encryption_key.clone();
-                (self.issue(session.key, holder, binding, identity).await, key)
+                let issued = self.issue(session.key, holder, binding, identity).await;
+                (issued.map(|(token, grant)| (token.with_payload(payload).into(), grant)), key)
             }
         };
         span.end();
         match issued {
-            Ok((token, grant)) => {
-                let token = token.with_payload(payload);
-                let completed = Completed {
-                    token_id: token.id().map(str::to_owned),
-                    expires_at: token.expires_at(),
-                    grant,
-                };
+            Ok((parcel, grant)) => {
+                let completed = Completed::with(&parcel.token, grant);
                 let key = encryption_key.as_ref();
                 let handed_over =
-                    self.hand_over(session, token, key, &identity.subject, &client).await;
+                    self.hand_over(session, parcel, key, &identity.subject, &client).await;
                 if handed_over.is_ok() {
                     self.observer.issued(&client, grant_type);
                 }
@@ -298,7 +334,7 @@ impl SignIn<'_> {
         match issued {
             Ok(token) => {
                 let client = self.clients.label(session.surface, None);
-                self.hand_over(session, token, None, subject, &client).await?;
+                self.hand_over(session, token.into(), None, subject, &client).await?;
                 self.observer.issued(&client, TokenGrant::Meet);
                 Ok(())
             }
@@ -322,7 +358,7 @@ impl SignIn<'_> {
         let response = TokenResponse::without_token(payload, UnixTime::now());
         let client = self.clients.label(session.surface, client);
         let encryption_key = recipient.binding.encryption_key.as_ref();
-        self.hand_over(session, response, encryption_key, subject, &client).await
+        self.hand_over(session, response.into(), encryption_key, subject, &client).await
     }
 
     /// Fails the sign-in on behalf of somebody who wants to know whether that worked.
@@ -485,30 +521,47 @@ impl SignIn<'_> {
         })
     }
 
+    /// Seals the token of `client` for its session.
+    fn seal(
+        &self,
+        session: SessionKey,
+        token: TokenResponse,
+        client: &ClientId,
+        trace: Option<TraceContext>,
+    ) -> (TokenResponse, SealedPayload) {
+        // The implied one is known to every instance.
+        let is_implied = self.clients.implied().is_some_and(|implied| implied.id == *client);
+        let token = token.with_client((!is_implied).then(|| client.clone())).with_trace(trace);
+        let sealed = token.seal(self.sealing_keys, session);
+        (token, sealed)
+    }
+
     /// Encrypts the token where its reader has a key, seals it and stores it, which notifies every
     /// instance. Its delivery continues the trace from here.
     async fn hand_over(
         &self,
         session: SessionRef,
-        token: TokenResponse,
+        parcel: Parcel,
         encryption_key: Option<&EncryptionKey>,
         subject: &str,
         client: &ClientId,
     ) -> Result<(), NotCompleted> {
-        let token = match encryption_key {
-            None => token,
-            Some(key) => match token.encrypt(key, session.key) {
-                Ok(encrypted) => encrypted,
+        let parcel = match encryption_key {
+            None => parcel,
+            Some(key) => match parcel.token.encrypt(key, session.key) {
+                Ok(encrypted) => encrypted.into(),
                 Err(error) => return Err(self.not_issued(session, error.into()).await),
             },
         };
         let fulfil = self.trace.child("fulfil", Kind::Internal);
         let publish = fulfil.child("publish", Kind::Producer);
-        // The implied one is known to every instance.
-        let is_implied = self.clients.implied().is_some_and(|implied| implied.id == *client);
-        let token = token.with_client((!is_implied).then(|| client.clone()));
-        let payload = token.with_trace(publish.context()).seal(self.sealing_keys, session.key);
-        match self.relay.in_trace(&publish).fulfil(session, payload).await {
+        let (token, payload) = match (publish.context(), parcel.sealed) {
+            (None, Some(sealed)) => (parcel.token, sealed),
+            (trace, _) => self.seal(session.key, parcel.token, client, trace),
+        };
+        let relay = self.relay.in_trace(&publish);
+        let fulfilled = relay.fulfil(session, payload.clone());
+        match token.known_as(payload, fulfilled).await {
             Ok(Stored::Done) => {
                 self.observer.ended(client, SignInOutcome::Succeeded);
                 tracing::info!(

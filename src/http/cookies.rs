@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
+use memchr::memchr;
 
 use crate::{
     http::App,
@@ -65,13 +66,22 @@ pub fn set_browser(app: &App, id: &SessionToken) -> HeaderValue {
 
 /// What follows `prefix` in the names of the request's cookies.
 pub fn names(headers: &HeaderMap, prefix: &str) -> impl Iterator<Item = String> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter_map(move |(name, _)| name.strip_prefix(prefix).map(str::to_owned))
+    pairs(headers)
+        .filter_map(|pair| str::from_utf8(&pair[..memchr(b'=', pair)?]).ok())
+        .filter_map(move |name| name.strip_prefix(prefix).map(str::to_owned))
+}
+
+/// The pairs of name and value. Bytes, since a cookie that another service on this host set may hold any.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(header::COOKIE).iter().flat_map(|value| {
+        let mut rest = Some(value.as_bytes());
+        std::iter::from_fn(move || {
+            let bytes = rest?;
+            let end = memchr(b';', bytes);
+            rest = end.map(|end| &bytes[end + 1..]);
+            Some(bytes[..end.unwrap_or(bytes.len())].trim_ascii())
+        })
+    })
 }
 
 /// The names of the cookie of a browser login on the Meet surface: the one to set, and the one of
@@ -89,19 +99,9 @@ pub fn dialog_name(app: &App, handle: &str) -> String {
 /// one of them was planted.
 pub fn get(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut found: Option<&[u8]> = None;
-    // Bytes, since a cookie that another service on this host set may hold any.
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    for pair in pairs {
-        let Some(value) = pair
-            .trim_ascii()
-            .strip_prefix(name.as_bytes())
-            .and_then(|rest| rest.strip_prefix(b"="))
-        else {
-            continue;
-        };
+    for pair in pairs(headers) {
+        let value = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+        let Some(value) = value else { continue };
         if found.is_some_and(|earlier| earlier != value) {
             return None;
         }

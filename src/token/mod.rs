@@ -26,7 +26,7 @@ pub use crate::token::{
     refresh::{Holder, Presenter, Refresh, RefreshError, RefreshGrant},
     response::TokenResponse,
     revocation::Revocations,
-    sealing::{Format, KeyRing, OpenError, Purpose},
+    sealing::{Format, KeyId, KeyRing, OpenError, Purpose},
     secret::{AccessToken, RefreshToken},
     upgrade::RollingUpgrade,
     verify::{Claims, Rejected, Verifier},

@@ -141,6 +141,13 @@ pub struct KeyRing {
     v1: AtomicBool,
 }
 
+/// What a ring seals with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyId {
+    format: Format,
+    id: [u8; KEY_ID],
+}
+
 /// The keys that derive from one secret, by [`Format`].
 struct Key {
     v1: DerivedKey,
@@ -246,6 +253,12 @@ impl KeyRing {
     /// Seals in `format` from now on.
     pub fn seal_in(&self, format: Format) {
         self.v1.store(format == Format::V1, Ordering::Relaxed);
+    }
+
+    /// The key that seals now, in its format.
+    pub fn current(&self) -> Option<KeyId> {
+        let format = self.format();
+        self.keys.load().first().map(|key| KeyId { format, id: key.of(format).id })
     }
 
     /// Replaces the keys by those of `other`. What was sealed with a key that is not among them can

@@ -143,6 +143,42 @@ async fn what_was_issued_before_a_reload_is_issued_anew() {
 }
 
 #[tokio::test]
+async fn keys_that_are_replaced_meanwhile_seal_the_token_and_the_last_cookie() {
+    let folder = Directory::new();
+    let (sealing, cookies) = (folder.file("sealing_keys"), folder.file("cookie_keys"));
+    let replace = |file: &str, digit: &str| {
+        let rest = "e89820860c342f2c7ec694d144023b10301c2accdd078cb5167a06d0c3d5bcc";
+        std::fs::write(file, format!("{digit}{rest}")).unwrap();
+    };
+    replace(&sealing, "1");
+    replace(&cookies, "2");
+    let relay = demo(&[
+        ("TOKEN_RELAY_SEALING_KEYS_FILE", &sealing),
+        ("TOKEN_RELAY_COOKIE_KEYS_FILE", &cookies),
+    ]);
+    // The keys before are gone: the client is sent the token, and the last page names the account, only where
+    // both are sealed anew. The token itself depends on no cookie.
+    for (index, (file, digit, used_ahead)) in
+        [(&sealing, "3", 0), (&cookies, "4", 1)].into_iter().enumerate()
+    {
+        let sign_in = OnItsWay::with_token(&relay).await;
+        replace(file, digit);
+        relay.signal("HUP");
+        eventually("the reload", || async {
+            relay.log().matches("changed settings applied").count() == index + 1
+        })
+        .await;
+        let session = sign_in.session.clone();
+        let token = sign_in.complete().await;
+        assert_eq!(used(&relay, index + 1).await, used_ahead);
+        assert_eq!(subject(&relay, &token).await, "alice");
+        let poll = client().get(text(&session, "poll_url"));
+        let poll = poll.bearer_auth(text(&session, "session_token")).send().await.unwrap();
+        assert_eq!(text(&poll.json().await.unwrap(), "access_token"), token);
+    }
+}
+
+#[tokio::test]
 async fn a_browser_that_is_late_or_comes_to_another_instance_is_signed_in_from_its_cookie() {
     let server = redis::Server::start(&[]).await;
     let url = server.url();

@@ -22,6 +22,7 @@ use crate::{
             cookie::{Account, Dialog, Finished, Handle, Proven, Stage},
             found,
             policy::{self, Policy},
+            prepared::Ahead,
             see_other,
             visit::{Decision, DialogForm, DialogQuery, PageQuery, Posted, Visit},
         },
@@ -39,7 +40,7 @@ use crate::{
     session::{
         ClientId, Failure, GoneReason, Identity, Requested, SessionRef, State as SessionState,
     },
-    signin::{HookError, Issued, NotCompleted, SignInOutcome},
+    signin::{HookError, NotCompleted, SignInOutcome},
     store::Peeked,
     telemetry::Trace,
     token::{OpenError, Purpose},
@@ -302,8 +303,8 @@ async fn redirect(
             if dialog.entered_by_0_1 { visit.with_dialog(page, &handle, &dialog) } else { page }
         }
         Stage::LoggedIn { account, proven } => {
-            let issued = visit.issued.take();
-            visit.complete(handle, dialog, account, proven, issued).await
+            let ahead = visit.ahead.take();
+            visit.complete(handle, dialog, account, proven, ahead).await
         }
         Stage::Finished(_) => visit.to_step(paths::SUCCESS, &handle),
         _ => visit.error_about(
@@ -407,7 +408,7 @@ impl Visit {
         mut dialog: Dialog,
         account: Account,
         proven: Proven,
-        issued: Option<Issued>,
+        ahead: Option<Box<Ahead>>,
     ) -> Response {
         let app = &self.app;
         let session = dialog.session();
@@ -429,6 +430,10 @@ impl Visit {
         };
         let sign_in = app.sign_in(&self.trace);
         let recipient = dialog.recipient();
+        let (issued, cookie) = match ahead.map(|ahead| *ahead) {
+            Some(Ahead { issued, cookie }) => (Some(issued), cookie),
+            None => (None, None),
+        };
         let completed = sign_in.complete(session, recipient, &identity, issued).await;
         if matches!(
             completed,
@@ -436,19 +441,21 @@ impl Visit {
         ) {
             app.remove_account(&self.trace, &account).await;
         }
-        let account = identity.display_name().to_owned();
         match completed {
             Ok(completed) => {
-                dialog.stage = Stage::Finished(Finished {
-                    account,
-                    subject: identity.subject.clone(),
-                    token_id: completed.token_id,
-                    expires_at: completed.expires_at.as_secs(),
-                    grant: completed.grant,
-                    autoclose: !after_form,
-                });
+                // One that was made ahead continues no trace.
+                let cookie = cookie.filter(|_| self.trace.context().is_none());
                 // Without it the last page merely names no account.
-                app.store_dialog(&mut response, &self.headers, &handle, &dialog);
+                match cookie.and_then(|cookie| cookie.of(&completed, app)) {
+                    Some(cookie) => {
+                        app.append_dialog(&mut response, &self.headers, &handle, cookie);
+                    }
+                    None => {
+                        let finished = Finished::new(&identity, &completed, !after_form);
+                        dialog.stage = Stage::Finished(finished);
+                        app.store_dialog(&mut response, &self.headers, &handle, &dialog);
+                    }
+                }
                 response
             }
             // An earlier request of this dialog, which the browser cancelled or repeated.

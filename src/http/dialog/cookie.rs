@@ -24,7 +24,7 @@ use crate::{
         SessionKey, SessionRef, SessionToken,
     },
     settings::Confirmation,
-    signin::Recipient,
+    signin::{Completed, Recipient},
     store::{Entry, StoreError},
     telemetry::{Trace, TraceContext},
     token::{Holder, OpenError, Purpose},
@@ -36,7 +36,7 @@ pub(crate) const MAX_DIALOGS: usize = 8;
 
 /// Names a dialog's cookie: the beginning of a digest of what opens it, so that the browser finds
 /// its dialog again when it opens the same link again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Handle(String);
 
 impl Handle {
@@ -209,6 +209,31 @@ pub(super) struct Finished {
     pub(super) expires_at: u64,
     pub(super) grant: Option<GrantId>,
     pub(super) autoclose: bool,
+}
+
+impl Finished {
+    /// The end of a dialog that was `completed` for `identity`.
+    pub(super) fn new(identity: &Identity, completed: &Completed, autoclose: bool) -> Self {
+        Self {
+            account: identity.display_name().to_owned(),
+            subject: identity.subject.clone(),
+            token_id: completed.token_id.clone(),
+            expires_at: completed.expires_at.as_secs(),
+            grant: completed.grant,
+            autoclose,
+        }
+    }
+}
+
+impl AddIn {
+    fn of(dialog: &Dialog) -> Self {
+        Self {
+            session: dialog.session,
+            session_token: dialog.session_token,
+            name: dialog.details.client_name.clone(),
+            trace: dialog.trace,
+        }
+    }
 }
 
 /// Which session a `state` or a CSRF token belongs to.
@@ -518,53 +543,60 @@ impl App {
         handle: &Handle,
         dialog: &Dialog,
     ) -> bool {
-        let ttl = self.remaining(dialog);
-        self.make_room(response, headers, handle);
-        // 0.1 has no device grant.
-        if !self.serves_beside_0_1() || dialog.device {
-            return self.append_dialog(response, handle, dialog, ttl);
-        }
-        let add_in = AddIn {
-            session: dialog.session,
-            session_token: dialog.session_token,
-            name: dialog.details.client_name.clone(),
-            trace: dialog.trace,
-        };
+        let Some(cookie) = self.dialog_cookie(handle, dialog) else { return false };
+        self.append_dialog(response, headers, handle, cookie);
         // Version 0.1 finds a dialog that is at the provider by its `state`.
-        if let Stage::LoggingIn { attempt, .. } = &dialog.stage {
+        if let Stage::LoggingIn { attempt, .. } = &dialog.stage
+            && self.is_for_0_1(dialog)
+        {
             let copy = LoggingInForEarlier {
-                add_in,
+                add_in: AddIn::of(dialog),
                 stage: LoggingIn::LoggingIn { attempt },
                 is_copy: true,
             };
-            let stored = self.append_dialog(response, handle, dialog, ttl);
-            let copy = self.dialog_cookie(&Handle::of(attempt.state()), &copy, ttl);
+            let handle = Handle::of(attempt.state());
+            let copy = self.sealed_cookie(&handle, &copy, self.remaining(dialog));
             if let Some(copy) = copy
                 && size(response.headers()) + size_of(&header::SET_COOKIE, &copy) <= MAX_HEAD
             {
                 response.headers_mut().append(header::SET_COOKIE, copy);
             }
-            return stored;
         }
-        let both = ForBoth { dialog, add_in };
-        self.append_dialog(response, handle, &both, ttl)
-            || self.append_dialog(response, handle, dialog, ttl)
-    }
-
-    fn append_dialog(
-        &self,
-        response: &mut Response,
-        handle: &Handle,
-        dialog: &impl Serialize,
-        ttl: Duration,
-    ) -> bool {
-        let Some(cookie) = self.dialog_cookie(handle, dialog, ttl) else { return false };
-        response.headers_mut().append(header::SET_COOKIE, cookie);
         true
     }
 
-    /// The cookie of a dialog; `None` when it is too large.
-    fn dialog_cookie(
+    /// Sets the dialog's cookie that [`Self::dialog_cookie`] made.
+    pub(super) fn append_dialog(
+        &self,
+        response: &mut Response,
+        headers: &HeaderMap,
+        handle: &Handle,
+        cookie: HeaderValue,
+    ) {
+        self.make_room(response, headers, handle);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+
+    /// Whether an instance of version 0.1 may take the next step of a dialog. It has no device grant.
+    fn is_for_0_1(&self, dialog: &Dialog) -> bool {
+        self.serves_beside_0_1() && !dialog.device
+    }
+
+    /// The cookie of a dialog, which lives as long as its session; `None` when it is too large.
+    pub(super) fn dialog_cookie(&self, handle: &Handle, dialog: &Dialog) -> Option<HeaderValue> {
+        let ttl = self.remaining(dialog);
+        // 0.1 finds a dialog that is at the provider by another cookie.
+        if self.is_for_0_1(dialog) && !matches!(dialog.stage, Stage::LoggingIn { .. }) {
+            let both = ForBoth { dialog, add_in: AddIn::of(dialog) };
+            if let Some(cookie) = self.sealed_cookie(handle, &both, ttl) {
+                return Some(cookie);
+            }
+        }
+        self.sealed_cookie(handle, dialog, ttl)
+    }
+
+    /// A cookie of a dialog; `None` when it is too large.
+    fn sealed_cookie(
         &self,
         handle: &Handle,
         dialog: &impl Serialize,

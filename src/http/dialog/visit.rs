@@ -14,7 +14,7 @@ use crate::{
         App, AppState,
         dialog::{
             cookie::{Dialog, Handle},
-            prepared::Prepared,
+            prepared::Ahead,
         },
         error::Problem,
         extract::{Form, Query},
@@ -22,7 +22,7 @@ use crate::{
     },
     oidc::LoginError,
     session::{Failure, SessionRef},
-    signin::{Issued, SignInOutcome},
+    signin::SignInOutcome,
     store::StoreError,
     telemetry::Trace,
 };
@@ -37,8 +37,8 @@ pub(super) struct Visit {
     /// The dialog that the query names, where it is known without its cookie, or that had to be opened to
     /// know the window.
     pub(super) opened: Option<Box<(Handle, Dialog)>>,
-    /// The token of the sign-in that this request completes, where it is signed already.
-    pub(super) issued: Option<Issued>,
+    /// What was made ahead for the sign-in that this request completes.
+    pub(super) ahead: Option<Box<Ahead>>,
 }
 
 /// The parameters that say which window a page is shown in.
@@ -67,7 +67,7 @@ impl FromRequestParts<AppState> for Visit {
             headers,
             window: Window::Later,
             opened: None,
-            issued: None,
+            ahead: None,
         };
         let handle = query.dialog.as_deref().and_then(Handle::parse);
         if query.host_info.is_some() || query.office.is_some() {
@@ -208,8 +208,8 @@ impl Visit {
     /// window. Only pages without a secret and without a form may rely on the window.
     fn open(&mut self, handle: Handle) {
         let dialog = match self.app.take_prepared(&self.headers, &handle) {
-            Some(Prepared { dialog, issued }) => {
-                self.issued = Some(issued);
+            Some((dialog, ahead)) => {
+                self.ahead = Some(ahead);
                 Some(dialog)
             }
             None if self.app.pages.load_office() => self.app.peek_dialog(&self.headers, &handle),
