@@ -22,6 +22,9 @@ use crate::{
     stream::Stream,
 };
 
+/// Pause between what comes before the ends and the first of them.
+const SETTLE: Duration = Duration::from_secs(1);
+
 #[derive(Args)]
 pub struct Arguments {
     #[arg(long, default_value = "relay")]
@@ -318,6 +321,9 @@ async fn deliver(
     for number in chosen {
         ready.push(ender.prepare(&places[*number]).await);
     }
+    // What comes before the end, at the relay a login, leaves caches, cores and the scheduler as no other server
+    // finds them.
+    tokio::time::sleep(SETTLE).await;
     let prepared = Used::now(&arguments.parts);
     let times = || (processor_time(&arguments.processes), processor_time(&arguments.store));
     let before = times();
