@@ -561,7 +561,7 @@ impl SignIn<'_> {
         };
         let relay = self.relay.in_trace(&publish);
         let fulfilled = relay.fulfil(session, payload.clone());
-        match token.known_as(payload, fulfilled).await {
+        match token.known_as(session.key, payload, fulfilled).await {
             Ok(Stored::Done) => {
                 self.observer.ended(client, SignInOutcome::Succeeded);
                 tracing::info!(

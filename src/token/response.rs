@@ -74,8 +74,8 @@ impl Serialize for TokenResponse {
 }
 
 tokio::task_local! {
-    /// The response that the current task hands over, and as what it was sealed.
-    static HANDED_OVER: (SealedPayload, TokenResponse);
+    /// The response that the current task hands over, to which session, and as what it was sealed.
+    static HANDED_OVER: (SessionKey, SealedPayload, TokenResponse);
 }
 
 /// What the envelope holds: access token, type, scope, times, refresh token, trace, client. The names are
@@ -278,21 +278,22 @@ impl TokenResponse {
         SealedPayload(keys.seal(Purpose::Payload, context, &plaintext).into())
     }
 
-    /// Runs what hands `payload` over, as which this response was sealed. Where that delivers it to a reader
-    /// on this instance at once, nothing has to be decrypted.
+    /// Runs what hands `payload` over to `session`, as which this response was sealed for it. Where that
+    /// delivers it to a reader on this instance at once, nothing has to be decrypted.
     pub fn known_as<F: Future>(
         self,
+        session: SessionKey,
         payload: SealedPayload,
         hand_over: F,
     ) -> impl Future<Output = F::Output> {
-        HANDED_OVER.scope((payload, self), hand_over)
+        HANDED_OVER.scope((session, payload, self), hand_over)
     }
 
-    /// The response that was sealed as `payload`, if the current task hands it over.
-    fn handed_over(payload: &SealedPayload) -> Option<Self> {
-        let known = |(sealed, response): &(SealedPayload, Self)| {
+    /// The response that was sealed as `payload` for `session`, if the current task hands it over.
+    fn handed_over(session: SessionKey, payload: &SealedPayload) -> Option<Self> {
+        let known = |(owner, sealed, response): &(SessionKey, SealedPayload, Self)| {
             // The same bytes in the same place, which nothing else can have while they are kept.
-            let is_same = std::ptr::eq::<[u8]>(&*sealed.0, &*payload.0);
+            let is_same = *owner == session && std::ptr::eq::<[u8]>(&*sealed.0, &*payload.0);
             is_same.then(|| Self {
                 expires_in: response.expires_at.saturating_sub(UnixTime::now().as_secs()),
                 id: None,
@@ -311,7 +312,7 @@ impl TokenResponse {
         session: SessionKey,
         payload: &SealedPayload,
     ) -> Result<Self, OpenError> {
-        if let Some(known) = Self::handed_over(payload) {
+        if let Some(known) = Self::handed_over(session, payload) {
             return Ok(known);
         }
         let plaintext = keys.open(Purpose::Payload, session.digest().as_bytes(), &payload.0)?;
@@ -371,9 +372,13 @@ mod tests {
                 async move { TokenResponse::unseal(&others, session, &elsewhere).is_ok() }
             });
             assert!(!other_task.await.unwrap(), "another task");
+            let stranger = SessionId::generate().key();
+            let read_by_stranger = TokenResponse::unseal(&keys, stranger, &payload);
+            assert_eq!(read_by_stranger.err(), Some(OpenError::Invalid), "another session");
             read(&payload)
         };
-        let (known, expires_in, id) = token.known_as(payload.clone(), inside).await.unwrap();
+        let (known, expires_in, id) =
+            token.known_as(session, payload.clone(), inside).await.unwrap();
         assert_eq!((known.as_str(), id), ("token", None));
         assert!((59..=60).contains(&expires_in), "{expires_in}");
         assert_eq!(read(&payload), Err(OpenError::UnknownKey));
