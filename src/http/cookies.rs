@@ -177,6 +177,15 @@ mod tests {
         assert_eq!(get(&headers(planted.iter().map(String::as_str)), NAME), None);
     }
 
+    #[test]
+    fn names_are_found_beside_cookies_of_other_services() {
+        let headers = headers([
+            "other=\u{e9}; \u{e9}=x; dialog-abc=v;dialog-def=; dialog-ghi",
+            "dialog-jkl=w",
+        ]);
+        assert_eq!(names(&headers, "dialog-").collect::<Vec<_>>(), ["abc", "def", "jkl"]);
+    }
+
     proptest! {
         #[test]
         fn a_cookie_is_found_among_any_others(
