@@ -115,6 +115,7 @@ struct Moments {
     open: Used,
     held: Used,
     prepared: Used,
+    settled: Used,
     ended: Used,
 }
 
@@ -123,9 +124,10 @@ impl Moments {
     fn rows(&self, parts: &[Part], opened: usize, hold: u64, logins: usize) -> Value {
         let mut rows = Map::new();
         for (index, part) in parts.iter().enumerate() {
-            let [start, before, open, held, prepared, ended] =
-                [&self.start, &self.before, &self.open, &self.held, &self.prepared, &self.ended]
-                    .map(|used| used.0[index]);
+            let [start, before, open, held] =
+                [&self.start, &self.before, &self.open, &self.held].map(|used| used.0[index]);
+            let [prepared, settled, ended] =
+                [&self.prepared, &self.settled, &self.ended].map(|used| used.0[index]);
             let each = |from: Duration, to: Duration, count: f64| {
                 (to - from).as_secs_f64() * 1e6 / count.max(1.0)
             };
@@ -142,7 +144,7 @@ impl Moments {
                 "connect_us": each(before.2, open.2, streams),
                 "waiting_us_per_stream_second": each(open.2, held.2, streams * hold as f64),
                 "dialog_us": each(held.2, prepared.2, logins as f64),
-                "last_request_us": each(prepared.2, ended.2, logins as f64),
+                "last_request_us": each(settled.2, ended.2, logins as f64),
             });
             rows.insert(part.name.clone(), row);
         }
@@ -316,15 +318,16 @@ async fn deliver(
     arguments: &Arguments,
     tally: &mut Tally,
     reports: &mut Reports,
-) -> (Value, Used) {
+) -> (Value, [Used; 2]) {
     let mut ready = Vec::with_capacity(chosen.len());
     for number in chosen {
         ready.push(ender.prepare(&places[*number]).await);
     }
+    let prepared = Used::now(&arguments.parts);
     // What comes before the end, at the relay a login, leaves caches, cores and the scheduler as no other server
     // finds them.
     tokio::time::sleep(SETTLE).await;
-    let prepared = Used::now(&arguments.parts);
+    let settled = Used::now(&arguments.parts);
     let times = || (processor_time(&arguments.processes), processor_time(&arguments.store));
     let before = times();
     let (mut all, mut inside, mut lost) = (Vec::new(), Vec::new(), 0);
@@ -356,7 +359,7 @@ async fn deliver(
     if !inside.is_empty() {
         result["inside"] = percentiles(inside);
     }
-    (result, prepared)
+    (result, [prepared, settled])
 }
 
 pub async fn run(arguments: Arguments) -> Value {
@@ -425,16 +428,16 @@ pub async fn run(arguments: Arguments) -> Value {
         let mine: Vec<usize> =
             chosen.iter().copied().skip(index).step_by(arguments.ways.len()).collect();
         let mut ender = Ender::new(*way, origin, arguments.orders, store).await;
-        let (delivered, prepared) =
+        let (delivered, used) =
             deliver(&mut ender, &mine, &places, &arguments, &mut tally, &mut reports).await;
-        used_prepared.get_or_insert(prepared);
+        used_prepared.get_or_insert(used);
         result.insert(format!("{way:?}").to_lowercase(), delivered);
     }
 
-    if let (false, Some(prepared)) = (arguments.parts.is_empty(), used_prepared) {
+    if let (false, Some([prepared, settled])) = (arguments.parts.is_empty(), used_prepared) {
         let ended = Used::now(&arguments.parts);
         let (start, before, open, held) = (used_start, used_before, used_open, used_held);
-        let moments = Moments { start, before, open, held, prepared, ended };
+        let moments = Moments { start, before, open, held, prepared, settled, ended };
         let rows = moments.rows(&arguments.parts, opened, arguments.hold, chosen.len());
         result.insert("parts".to_owned(), rows);
     }
