@@ -167,21 +167,34 @@ impl<S: NetworkStream> StreamSocket<S> {
         stream.spawn(carried);
     }
 
-    /// Continues in a task. What follows a token that is written is done at once, where nothing has to be
-    /// waited for.
+    /// Continues in a task, or a little later where the token is written: all that is left is to close the
+    /// connection, which its client does not wait for.
     fn spawn(self: Arc<Self>, carried: Box<Carried>) {
         let parking = Arc::clone(&self.parking);
         let is_written = {
             let writer = self.writer();
             writer.finished && !writer.writing
         };
-        let mut task = Box::pin(async move {
-            if let Err(error) = self.serve(carried).await {
-                ended(&error);
-            }
-        });
-        if !is_written || (&mut task).now_or_never().is_none() {
+        if is_written {
+            parking.end_soon(Box::new(move || self.end_at_once(carried)));
+        } else {
+            parking.spawn(self.run_to_end(carried));
+        }
+    }
+
+    /// Does without a task what is left of a stream whose last bytes are written, unless something has to be
+    /// waited for.
+    fn end_at_once(self: Arc<Self>, carried: Box<Carried>) {
+        let parking = Arc::clone(&self.parking);
+        let mut task = Box::pin(self.run_to_end(carried));
+        if (&mut task).now_or_never().is_none() {
             parking.spawn(task);
+        }
+    }
+
+    async fn run_to_end(self: Arc<Self>, carried: Box<Carried>) {
+        if let Err(error) = self.serve(carried).await {
+            ended(&error);
         }
     }
 

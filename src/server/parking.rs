@@ -28,6 +28,12 @@ const WAKE: Token = Token(usize::MAX);
 /// Pause after an error of the operating system, before the sockets are asked for again.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Connections that are ended before other threads have a turn.
+const ENDS_AT_ONCE: usize = 4;
+
+/// Ends a connection.
+pub(crate) type End = Box<dyn FnOnce() + Send>;
+
 /// A connection that can be parked.
 pub(crate) trait Parked: Send + Sync + 'static {
     /// Bytes have arrived, or the end of them, or the connection has broken.
@@ -64,6 +70,19 @@ struct Table {
     due: BTreeMap<u64, Vec<Place>>,
     /// The tick until which the thread sleeps.
     sleeps_until: Option<u64>,
+    /// Connections that are to end.
+    ends: Vec<End>,
+}
+
+impl Table {
+    /// Whether the thread has to be woken in order to be there at `tick`.
+    fn wakes_by(&mut self, tick: u64) -> bool {
+        let wakes = self.sleeps_until.is_none_or(|until| tick < until);
+        if wakes {
+            self.sleeps_until = Some(tick);
+        }
+        wakes
+    }
 }
 
 /// Ends the parking when dropped: all connections become tasks again.
@@ -126,10 +145,7 @@ impl Parking {
         table.places.insert(parked);
         let tick = self.tick_after(deadline);
         table.due.entry(tick).or_default().push(place);
-        let is_first = table.sleeps_until.is_none_or(|until| tick < until);
-        if is_first {
-            table.sleeps_until = Some(tick);
-        }
+        let is_first = table.wakes_by(tick);
         drop(table);
         if is_first {
             self.wake();
@@ -145,6 +161,26 @@ impl Parking {
             tracing::debug!(%error, "parked connection not deregistered");
         }
         drop(parked);
+    }
+
+    /// Ends a connection in the next tick, on the thread of the parking and with others: the one that calls
+    /// this has a token to deliver, and a browser to answer.
+    pub(crate) fn end_soon(&self, end: End) {
+        let mut table = self.table();
+        if table.closed {
+            drop(table);
+            return end();
+        }
+        table.ends.push(end);
+        let is_first = table.ends.len() == 1 && {
+            let tick = self.tick_at(Instant::now()) + 1;
+            table.due.entry(tick).or_default();
+            table.wakes_by(tick)
+        };
+        drop(table);
+        if is_first {
+            self.wake();
+        }
     }
 
     /// Runs a task on the runtime of this thread, or on the one of the server.
@@ -185,7 +221,9 @@ impl Parking {
                 self.with(event.token().0, Parked::readable);
             }
             self.run_due(Instant::now());
+            self.run_ends();
         }
+        self.run_ends();
         let places = std::mem::take(&mut self.table().places);
         for (_, parked) in places {
             parked.evicted();
@@ -211,6 +249,16 @@ impl Parking {
     fn with<T>(&self, index: usize, call: impl FnOnce(Arc<dyn Parked>) -> T) -> Option<T> {
         let parked = self.table().places.get(index).cloned()?;
         catch_unwind(AssertUnwindSafe(|| call(parked))).ok()
+    }
+
+    fn run_ends(&self) {
+        let ends = std::mem::take(&mut self.table().ends);
+        for (index, end) in ends.into_iter().enumerate() {
+            if index % ENDS_AT_ONCE == ENDS_AT_ONCE - 1 {
+                thread::yield_now();
+            }
+            let _ = catch_unwind(AssertUnwindSafe(end));
+        }
     }
 
     fn run_due(&self, now: Instant) {
@@ -368,5 +416,27 @@ mod tests {
         let (reporter, calls) = Reporter::new(None);
         parking.park(&mut socket, reporter, soon + TICK * 4).unwrap();
         assert_eq!(calls.recv_timeout(SOON), Ok(Call::Due));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ends_come_soon_and_together_and_none_is_lost() {
+        let (parking, guard) = Parking::start().unwrap();
+        let (ended, ends) = channel();
+        let end = |name: &'static str| -> End {
+            let ended = ended.clone();
+            Box::new(move || drop(ended.send((name, thread::current().id()))))
+        };
+        // Nothing is due, so that the thread sleeps until it is woken.
+        parking.end_soon(Box::new(|| panic!("a fault")));
+        parking.end_soon(end("soon"));
+        let (name, at) = ends.recv_timeout(SOON).unwrap();
+        assert_eq!(name, "soon");
+        assert_ne!(at, thread::current().id(), "on the thread of the parking");
+        parking.end_soon(end("last"));
+        drop(guard);
+        parking.end_soon(end("after"));
+        let mut rest = [ends.recv_timeout(SOON).unwrap().0, ends.recv_timeout(SOON).unwrap().0];
+        rest.sort_unstable();
+        assert_eq!(rest, ["after", "last"]);
     }
 }
