@@ -295,7 +295,7 @@ impl TokenResponse {
             // The same bytes in the same place, which nothing else can have while they are kept.
             let is_same = *owner == session && std::ptr::eq::<[u8]>(&*sealed.0, &*payload.0);
             is_same.then(|| Self {
-                expires_in: response.expires_at.saturating_sub(UnixTime::now().as_secs()),
+                expires_in: seconds_until(response.expires_at),
                 id: None,
                 ..response.clone()
             })
@@ -321,7 +321,7 @@ impl TokenResponse {
             access_token: AccessToken::new(sealed.t),
             refresh_token: sealed.r.map(RefreshToken::new),
             token_type: sealed.y,
-            expires_in: sealed.e.saturating_sub(UnixTime::now().as_secs()),
+            expires_in: seconds_until(sealed.e),
             scope: sealed.s,
             authenticated_at: sealed.a,
             payload: sealed.p.map(Box::new),
@@ -332,6 +332,11 @@ impl TokenResponse {
             client: sealed.n,
         })
     }
+}
+
+/// Seconds from now until a Unix time; 0 where it has passed.
+fn seconds_until(time: u64) -> u64 {
+    time.saturating_sub(UnixTime::now().as_secs())
 }
 
 #[cfg(test)]

@@ -252,7 +252,7 @@ async fn the_sample_for_nginx_lets_the_relay_decide() {
     std::fs::write(
         &configuration,
         format!(
-            "daemon off; pid {place}/nginx.pid; error_log {place}/error.log;\n\
+            "daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/error.log;\n\
              events {{}}\n\
              http {{ access_log off; client_body_temp_path {place}/b; proxy_temp_path {place}/p;\n\
                fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;\n\
