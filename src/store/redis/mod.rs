@@ -162,20 +162,25 @@ impl RedisStore {
         }))
     }
 
-    /// Runs a script on a stored session. Its first arguments are the publish command, the channel
-    /// and the surface.
+    /// Runs a script on a stored session.
     async fn run(
         &self,
         script: &Transition,
         session: SessionRef,
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
+        let all = self.with_channel(session, arguments);
+        self.runner.run(script, &self.names.session(session.key), all).await
+    }
+
+    /// The arguments of such a script. The first are the publish command, the channel and the surface.
+    fn with_channel(&self, session: SessionRef, arguments: Vec<Value>) -> Vec<Value> {
         let mut all = Vec::with_capacity(arguments.len() + 3);
         all.push(Value::from_static_str(self.publish));
         all.push(Value::from(self.names.channel(session.key)));
         all.push(Value::from_static_str(surface(session)));
         all.extend(arguments);
-        self.runner.run(script, &self.names.session(session.key), all).await
+        all
     }
 
     /// Looks at a session, or enters it.
@@ -374,7 +379,9 @@ impl SessionStore for RedisStore {
     ) -> Result<Stored, StoreError> {
         let event = EventId::of_token(&payload);
         let arguments = vec![payload.0.into(), event.as_str().into()];
-        self.run(&SCRIPTS.fulfil, session, arguments).await?.stored()
+        let name = self.names.session(session.key);
+        let all = self.with_channel(session, arguments);
+        self.runner.run_answered_last(&SCRIPTS.fulfil, &name, all).await?.stored()
     }
 
     async fn fail(

@@ -13,11 +13,11 @@ use fred::{
     bytes_utils::Str,
     clients::{Client, WithOptions},
     error::Error,
-    interfaces::ClientLike,
+    interfaces::{ClientLike, KeysInterface},
     types::{ClusterHash, CustomCommand, Value, scripts::Script},
     util::redis_keyslot,
 };
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future};
 use tokio::time::Instant;
 
 use crate::store::{
@@ -62,6 +62,27 @@ impl Runner {
         arguments: Vec<Value>,
     ) -> Result<Reply, StoreError> {
         self.run_on_all(script, &[name], &[&arguments]).await
+    }
+
+    /// Runs a script on one key whose message somebody waits for more than for its answer.
+    ///
+    /// A server writes first to whom it had something to write for last: without more that is who
+    /// sent the script. One that has a short answer to get already, in the same packet, comes after those
+    /// that the script publishes to, and gets both at once.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) async fn run_answered_last(
+        &self,
+        script: &Transition,
+        name: &str,
+        arguments: Vec<Value>,
+    ) -> Result<Reply, StoreError> {
+        // A command that the library does not send by itself when another one follows.
+        let earlier = self.client.exists::<i64, _>(name).boxed();
+        let run = self.run(script, name, arguments);
+        // In this order. What the first answers, or that it fails, is of no interest.
+        future::join(earlier, run).await.1
     }
 
     /// Runs a script on several keys, with the arguments of each; a cluster's have to be in one slot.
