@@ -12,7 +12,7 @@ CORES = 4  # of an instance
 BUSY = 0.5  # of its processor that an instance or a shard of Redis may use
 RETRY = (0.5, 3.0)  # seconds in which clients come back: `retry:` is 1 to 3, and `token-relay.js` takes half to whole of it
 DRAIN = 3.1  # seconds, longest `retry:` that a stream is given when its instance stops
-COMMANDS = 9  # of the store in one sign-in, in a cluster, where none go together
+COMMANDS = 10  # of the store in one sign-in, in a cluster, where none go together
 
 
 class Missing(Exception):

@@ -174,6 +174,39 @@ async fn subscriptions_end_together_and_none_that_is_wanted_again() {
     }
 }
 
+/// A server writes first to whom it had something to write for last. The instance that stores a token has a
+/// short answer to get before, so that the message is written first; were it in another packet, it would be
+/// written at once, and nothing gained.
+#[tokio::test]
+async fn the_command_before_a_delivery_is_in_its_packet() {
+    const TOKENS: usize = 100;
+    let server = Server::start(&[]).await;
+    let (store, _notices) = redis_at(&server.url()).await;
+    let hand = server.client().await;
+    let reads = async || {
+        let text = command(&hand, &["INFO", "stats"]).await.into_string().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+        line.unwrap().trim().parse::<usize>().unwrap()
+    };
+    let sessions: Vec<_> = (0..=TOKENS).map(|_| native()).collect();
+    for session in &sessions {
+        store.create(session.key, legacy()).await.unwrap();
+    }
+    // The script is known from the first on.
+    assert_eq!(store.fulfil(sessions[TOKENS], sealed()).await.unwrap(), Stored::Done);
+    command(&hand, &["CONFIG", "RESETSTAT"]).await;
+    let before = reads().await;
+    for session in &sessions[..TOKENS] {
+        assert_eq!(store.fulfil(*session, sealed()).await.unwrap(), Stored::Done);
+    }
+    let read = reads().await - before;
+    let (earlier, scripts) = (calls(&hand).await("exists"), calls(&hand).await("evalsha"));
+    println!("{earlier} + {scripts} commands in {read} reads");
+    assert_eq!((earlier, scripts), (TOKENS, TOKENS));
+    // Those of the subscriber's connection and this one's come on top.
+    assert!(read < TOKENS * 3 / 2, "{read} reads");
+}
+
 /// Sessions that are created at once; every fifth is given up while it waits to be sent.
 async fn created_at_once(
     store: &Arc<RedisStore>,
