@@ -424,7 +424,9 @@ mod tests {
         let (ended, ends) = channel();
         let end = |name: &'static str| -> End {
             let ended = ended.clone();
-            Box::new(move || drop(ended.send((name, thread::current().id()))))
+            Box::new(move || {
+                let _ = ended.send((name, thread::current().id()));
+            })
         };
         // Nothing is due, so that the thread sleeps until it is woken.
         parking.end_soon(Box::new(|| panic!("a fault")));
