@@ -49,6 +49,7 @@ impl Opener {
             .arg(folder.join(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(crate::support::stderr_opened_anew())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; see tests/run", program.display()));
         let input = child.stdin.take().unwrap();

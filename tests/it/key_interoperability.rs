@@ -17,7 +17,7 @@ use token_relay_client::{
     api::{Secret, TokenResponse},
 };
 
-use crate::support::{Browser, Events, Process, client, create, text};
+use crate::support::{Browser, Events, Process, client, create, stderr_opened_anew, text};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -40,7 +40,7 @@ impl Drop for Peer {
 
 impl Peer {
     fn start(name: &'static str, mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr_opened_anew());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

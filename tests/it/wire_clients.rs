@@ -186,6 +186,7 @@ impl Driver {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(crate::support::stderr_opened_anew())
             .spawn()
             .unwrap_or_else(|error| panic!("{program:?}: {error}; run ./tests/run install"));
         let requests = child.stdin.take().unwrap();
@@ -519,6 +520,7 @@ fn express(upstream: &str) -> (Helper, String) {
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(crate::support::stderr_opened_anew())
         .spawn()
         .expect("node starts; run ./tests/run install");
     let mut address = String::new();

@@ -31,6 +31,13 @@ pub const MEET_KEY: &str = "8ccb033c0e48b27ff91e1ab948367e3bbc6921487c97624ed7ad
 pub const OLD_KEY: &str = "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4";
 pub const NEW_KEY: &str = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
 
+/// The standard error of the tests, opened anew for a program of Node, which makes a pipe that it inherits
+/// non-blocking for everybody who has it: then the tests' own output fails where nobody reads it fast enough.
+pub fn stderr_opened_anew() -> Stdio {
+    let stderr = std::fs::File::options().append(true).open("/dev/stderr");
+    stderr.map_or_else(|_| Stdio::null(), Stdio::from)
+}
+
 /// A program beside the relay, ended when dropped. What it prints goes to a file.
 pub struct Program {
     child: Child,
