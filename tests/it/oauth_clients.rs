@@ -109,7 +109,7 @@ impl Deployment {
         let configuration = file(
             "nginx.conf",
             &format!(
-                "daemon off; pid {place}/nginx.pid; error_log {place}/error.log;\n\
+                "daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/error.log;\n\
                  events {{}}\n\
                  http {{\n\
                    access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n\
