@@ -1,7 +1,8 @@
 //! Parked connections: sockets that only wait, watched by one thread.
 //!
 //! A task and a socket of the runtime take more memory than all that a waiting stream has to keep. A
-//! parked connection is an entry in a table, and becomes a task again when something happens to it.
+//! parked connection is an entry in a table, and becomes a task again when something happens to it. Those whose
+//! stream is over are ended by the same thread, many at once.
 
 use std::{
     collections::BTreeMap,
@@ -75,8 +76,8 @@ struct Table {
 }
 
 impl Table {
-    /// Whether the thread has to be woken in order to be there at `tick`.
-    fn wakes_by(&mut self, tick: u64) -> bool {
+    /// Has the thread sleep until `tick` at most. True where it has to be woken for that.
+    fn sleep_at_most_until(&mut self, tick: u64) -> bool {
         let wakes = self.sleeps_until.is_none_or(|until| tick < until);
         if wakes {
             self.sleeps_until = Some(tick);
@@ -145,7 +146,7 @@ impl Parking {
         table.places.insert(parked);
         let tick = self.tick_after(deadline);
         table.due.entry(tick).or_default().push(place);
-        let is_first = table.wakes_by(tick);
+        let is_first = table.sleep_at_most_until(tick);
         drop(table);
         if is_first {
             self.wake();
@@ -175,7 +176,7 @@ impl Parking {
         let is_first = table.ends.len() == 1 && {
             let tick = self.tick_at(Instant::now()) + 1;
             table.due.entry(tick).or_default();
-            table.wakes_by(tick)
+            table.sleep_at_most_until(tick)
         };
         drop(table);
         if is_first {
@@ -428,12 +429,17 @@ mod tests {
                 let _ = ended.send((name, thread::current().id()));
             })
         };
-        // Nothing is due, so that the thread sleeps until it is woken.
         parking.end_soon(Box::new(|| panic!("a fault")));
         parking.end_soon(end("soon"));
         let (name, at) = ends.recv_timeout(SOON).unwrap();
         assert_eq!(name, "soon");
         assert_ne!(at, thread::current().id(), "on the thread of the parking");
+        // Nothing is due any more, so that the thread sleeps until it is woken.
+        while parking.table().sleeps_until.is_some() {
+            thread::yield_now();
+        }
+        parking.end_soon(end("woken"));
+        assert_eq!(ends.recv_timeout(SOON).unwrap().0, "woken");
         parking.end_soon(end("last"));
         drop(guard);
         parking.end_soon(end("after"));
