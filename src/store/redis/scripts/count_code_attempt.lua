@@ -1,12 +1,12 @@
 -- ARGV: the maximum.
-local letter, reason = state()
+local letter, reason, attempts = state('c')
 if not letter then
   return {'unknown'}
 end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
-local remaining = tonumber(ARGV[4]) - tonumber(get('c') or '0') - 1
+local remaining = tonumber(ARGV[4]) - tonumber(attempts or '0') - 1
 if remaining < 0 then
   return {'exhausted'}
 end

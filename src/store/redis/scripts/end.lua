@@ -1,9 +1,9 @@
 -- ARGV: the session token's digest or ''.
-local letter, reason = state()
+local letter, reason, expected = state('k')
 if not letter then
   return {'unknown'}
 end
-if not authorized(ARGV[4]) then
+if not authorized(expected, ARGV[4]) then
   return {'unauthorized'}
 end
 if letter == 'g' then

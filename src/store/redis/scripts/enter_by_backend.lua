@@ -1,23 +1,22 @@
 -- ARGV: the transit token's digest, the backend in the place of a dialog, what it presents (token, or
 -- dialog for something that does not expire before the session), then the clients whose sessions it
 -- may enter.
-local found = redis.call('HMGET', key, 't', 'tx', 'tu', 'n')
+local letter, reason, transit, expires, entered, client = state('t', 'tx', 'tu', 'n')
 local is_theirs = false
 for index = 7, #ARGV do
-  is_theirs = is_theirs or found[4] == ARGV[index]
+  is_theirs = is_theirs or client == ARGV[index]
 end
-local letter, reason = state()
-if not letter or not is_theirs or found[1] ~= ARGV[4] then
+if not letter or not is_theirs or transit ~= ARGV[4] then
   return {'unknown'}
 end
 if letter ~= 'p' then
   return not_pending(letter, reason)
 end
-if found[3] and found[3] ~= ARGV[5] then
+if entered and entered ~= ARGV[5] then
   return {'used'}
 end
-if not found[3] then
-  if ARGV[6] == 'token' and now >= tonumber(found[2]) then
+if not entered then
+  if ARGV[6] == 'token' and now >= tonumber(expires) then
     return {'transit_expired'}
   end
   redis.call('HSET', key, 'tu', ARGV[5])

@@ -1,13 +1,13 @@
 -- ARGV: error, error description.
-local letter, reason = state()
+local letter, reason, client = state('n')
 if not letter then
   return {'unknown', ''}
 end
 if letter ~= 'p' then
   local answer = not_pending(letter, reason)
-  table.insert(answer, get('n') or '')
+  table.insert(answer, client or '')
   return answer
 end
 publish('c')
 redis.call('HSET', key, 's', 'f', 'fe', ARGV[4], 'fd', ARGV[5])
-return {'done', get('n') or ''}
+return {'done', client or ''}

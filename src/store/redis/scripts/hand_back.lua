@@ -1,6 +1,6 @@
 -- ARGV: the reader that had the token once.
-local letter, reason = state()
-if letter ~= 'g' or reason ~= 'acknowledged' or get('h') ~= ARGV[4] or now >= tonumber(get('x')) then
+local letter, reason, reader, expires = state('h', 'x')
+if letter ~= 'g' or reason ~= 'acknowledged' or reader ~= ARGV[4] or now >= tonumber(expires) then
   return {'nothing'}
 end
 publish('c')

@@ -3,8 +3,9 @@
 for index = 1, #KEYS do
   key = KEYS[index]
   local at = 1 + 3 * index
-  if state() == 'a' and authorized(ARGV[at]) and get('r') == ARGV[at + 1] then
-    start_grace(ARGV[at + 2], get('x'))
+  local letter, _, expected, newest, expires = state('k', 'r', 'x')
+  if letter == 'a' and authorized(expected, ARGV[at]) and newest == ARGV[at + 1] then
+    start_grace(ARGV[at + 2], expires)
   end
 end
 return {'noted'}

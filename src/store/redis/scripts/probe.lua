@@ -2,7 +2,6 @@
 -- keys of its own.
 redis.call('HSET', key, 's', 'p')
 redis.call('PEXPIREAT', key, integer(now + 1000))
-redis.call('HGET', key, 's')
 redis.call('HMGET', key, 's', 'x')
 redis.call('HINCRBY', key, 'c', 1)
 redis.call('HDEL', key, 's')

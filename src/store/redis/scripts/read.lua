@@ -2,15 +2,16 @@
 -- for a paced poll its interval, the grace in milliseconds, or '' and the reader when this delivery
 -- ends the session; for a paced poll how much earlier it may come, by how much it lengthens the interval else, and the
 -- maximum interval.
-local letter, reason = state()
+local letter, reason, expected, stored, newest, expires, profile, client =
+  state('k', 's', 'r', 'x', 'm', 'n')
 if not letter then
   return {'unknown'}
 end
-if not authorized(ARGV[4]) then
+if not authorized(expected, ARGV[4]) then
   return {'unauthorized'}
 end
 if letter == 'g' then
-  if get('s') ~= 'g' then
+  if stored ~= 'g' then
     close(reason)
   end
   return {'gone', reason}
@@ -26,21 +27,20 @@ if letter == 'p' then
   elseif mode == 'paced' then
     local paced = redis.call('HMGET', key, 'pl', 'pi')
     local interval = tonumber(paced[2] or ARGV[6])
-    redis.call('HSET', key, 'pl', integer(now))
+    redis.call('HSET', key, 'pl', now_text())
     if paced[1] and now - tonumber(paced[1]) + tonumber(ARGV[9]) < interval then
       interval = math.min(interval + tonumber(ARGV[10]), tonumber(ARGV[11]))
       redis.call('HSET', key, 'pi', integer(interval))
       return {'too_early', integer(interval)}
     end
   end
-  local waiting = redis.call('HMGET', key, 'x', 'n')
-  return {'pending', integer(tonumber(waiting[1]) - now), waiting[2] or ''}
+  return {'pending', integer(tonumber(expires) - now), client or ''}
 end
-if mode == 'claim' and get('r') ~= subscription then
+if mode == 'claim' and newest ~= subscription then
   return {'superseded'}
 end
-local found = redis.call('HMGET', key, 'y', 'ya', 'x', 'm')
-if letter == 'd' and grace == '' and found[4] == 'device' then
+local found = redis.call('HMGET', key, 'y', 'ya')
+if letter == 'd' and grace == '' and profile == 'device' then
   -- A stream has it.
   return {'gone', 'acknowledged'}
 end
@@ -54,7 +54,7 @@ else
     redis.call('HSET', key, 'r', subscription)
   end
   if letter == 'a' then
-    start_grace(grace, found[3])
+    start_grace(grace, expires)
   end
 end
 return {'token', found[1], age}

@@ -12,27 +12,21 @@
 --   code, e id of the token's event, pl when a paced poll came last, pi the interval between them if
 --   it was lengthened, h the reader to which the token was delivered once and which may hand it back,
 --   n the registered client, which outlives the session.
-local function get(field)
-  return redis.call('HGET', key, field)
-end
-
 -- The state with its expiry applied: nil when the session is not there or on the other surface, or
--- the letter and, when gone, the reason.
-local function state()
-  local found = redis.call('HMGET', key, 's', 'x', 'du', 'w', 'm')
-  if not found[1] or (found[5] == 'meet') ~= (ARGV[3] == 'meet') then
+-- the letter, when gone the reason, and the values of the fields that the caller names: a command for all
+-- of them, because each takes the server longer than what it does.
+local function state(...)
+  local found = redis.call('HMGET', key, 's', 'x', 'du', 'w', 'm', ...)
+  local letter, reason = found[1], nil
+  if not letter or (found[5] == 'meet') ~= (ARGV[3] == 'meet') then
     return nil
   end
-  if found[1] == 'g' then
-    return 'g', found[4]
+  if letter == 'g' then
+    reason = found[4]
+  elseif now >= tonumber(found[2]) or (letter == 'd' and now >= tonumber(found[3])) then
+    letter, reason = 'g', 'expired'
   end
-  if now >= tonumber(found[2]) then
-    return 'g', 'expired'
-  end
-  if found[1] == 'd' and now >= tonumber(found[3]) then
-    return 'g', 'expired'
-  end
-  return found[1]
+  return letter, reason, unpack(found, 6)
 end
 
 -- Called before anything is written: when publishing is refused, the session is unchanged. No
@@ -53,8 +47,7 @@ local function close(reason)
   redis.call('HDEL', key, 'i', 'y', 'ya', 'du', 'r', 'fe', 'fd', 'b', 'o', 'c', 'e', 'pl', 'pi')
 end
 
-local function authorized(digest)
-  local expected = get('k')
+local function authorized(expected, digest)
   return not expected or expected == digest
 end
 
