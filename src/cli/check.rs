@@ -77,8 +77,9 @@ async fn provider(settings: &Settings) -> Vec<Finding> {
 struct Changes(Notify);
 
 impl Notifier for Changes {
-    fn changed(&self, _: SessionKey, _: Option<Fulfilled>) {
+    fn changed(&self, _: SessionKey, _: Option<Fulfilled>) -> bool {
         self.0.notify_one();
+        false
     }
 
     fn resync(&self) {}

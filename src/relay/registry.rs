@@ -154,7 +154,8 @@ impl Mailbox {
         self.delivery.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn deliver(&self, key: SessionKey, payload: &SealedPayload) {
+    /// Leaves the payload here; true when it was written directly.
+    fn deliver(&self, key: SessionKey, payload: &SealedPayload) -> bool {
         let written =
             self.direct_writer.get().is_some_and(|writer| writer.write_directly(key, payload));
         let delivery = if written {
@@ -163,6 +164,7 @@ impl Mailbox {
             BusDelivery::Payload(payload.clone())
         };
         *self.delivery.lock().unwrap_or_else(PoisonError::into_inner) = Some(delivery);
+        written
     }
 }
 
@@ -329,17 +331,19 @@ impl Registry {
 }
 
 impl Notifier for Registry {
-    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) -> bool {
         // Outside the lock, under which nothing is sent.
         let mailboxes = self.shard(&key).get(&key).cloned().unwrap_or_default();
+        let mut unsent = false;
         for mailbox in mailboxes {
-            if let Some(Fulfilled { subscription, payload }) = &fulfilled
-                && *subscription == Some(mailbox.subscription)
-            {
-                mailbox.deliver(key, payload);
-            }
+            let is_written =
+                fulfilled.as_ref().is_some_and(|Fulfilled { subscription, payload }| {
+                    *subscription == Some(mailbox.subscription) && mailbox.deliver(key, payload)
+                });
             mailbox.signal(CHANGED);
+            unsent |= !is_written;
         }
+        unsent
     }
 
     fn resync(&self) {

@@ -378,8 +378,9 @@ pub trait StoreHealth: Send + Sync + 'static {
 
 /// Receives the changes of subscribed sessions.
 pub trait Notifier: Send + Sync + 'static {
-    /// The session changed; `fulfilled` carries the payload when the change was a fulfilment.
-    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>);
+    /// The session changed; `fulfilled` carries the payload when the change was a fulfilment. True when
+    /// a subscription was woken that has to send something yet.
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) -> bool;
 
     /// Changes may have been missed (reconnect, failover): every subscription must read again.
     fn resync(&self);

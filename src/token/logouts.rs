@@ -94,7 +94,13 @@ mod tests {
     struct Nobody;
 
     impl crate::store::Notifier for Nobody {
-        fn changed(&self, _: crate::session::SessionKey, _: Option<crate::store::Fulfilled>) {}
+        fn changed(
+            &self,
+            _: crate::session::SessionKey,
+            _: Option<crate::store::Fulfilled>,
+        ) -> bool {
+            false
+        }
         fn resync(&self) {}
     }
 

@@ -358,7 +358,9 @@ mod tests {
     struct Nobody;
 
     impl crate::store::Notifier for Nobody {
-        fn changed(&self, _: SessionKey, _: Option<crate::store::Fulfilled>) {}
+        fn changed(&self, _: SessionKey, _: Option<crate::store::Fulfilled>) -> bool {
+            false
+        }
         fn resync(&self) {}
     }
 

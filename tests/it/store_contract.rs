@@ -12,14 +12,15 @@ use std::{
 
 use bytes::Bytes;
 use token_relay::{
+    relay::{DirectWriter, Registry},
     session::{
         AccountId, ClientId, DialogId, Digest, EventId, Failure, GoneReason, GrantId, Outcome,
-        SessionRef, State, SubscriptionId, Surface,
+        SealedPayload, SessionKey, SessionRef, State, SubscriptionId, Surface,
     },
     store::{
-        Acknowledged, CodeAttempt, CodeTarget, DeliveryNote, Ended, Entered, Entry, NewSession,
-        Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated, StoreError, Stored,
-        StoredSession,
+        Acknowledged, ChangeFeed as _, CodeAttempt, CodeTarget, DeliveryNote, Ended, Entered,
+        Entry, NewSession, Peeked, ReadMode, ReadRequest, ReadResult, Retention, Rotated,
+        SessionStore as _, StoreError, Stored, StoredSession, memory::MemoryStore,
     },
     util::clock::UnixTime,
 };
@@ -1087,6 +1088,39 @@ macro_rules! shared_contract_of {
             )+
         }
     };
+}
+
+/// Writes every payload, or none.
+struct Writer(bool);
+
+impl DirectWriter for Writer {
+    fn write_directly(&self, _: SessionKey, _: &SealedPayload) -> bool {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn in_memory_who_fulfils_goes_on_once_the_woken_have_run() {
+    for writes_directly in [false, true] {
+        let registry = Registry::new(1, 1);
+        let store = MemoryStore::new(registry.clone(), 1 << 20);
+        let session = SessionRef::native(key());
+        store.create(session.key, legacy()).await.unwrap();
+        store.subscribe(session.key).await.unwrap();
+        let mailbox = registry.join(session.key).unwrap();
+        mailbox.set_direct_writer(Arc::new(Writer(writes_directly)));
+        let attach = ReadRequest {
+            session_token: None,
+            mode: ReadMode::Attach(mailbox.subscription()),
+            retention: retention(GRACE),
+        };
+        assert!(is_pending(&store.read(session, attach).await.unwrap()));
+        let woken = tokio::spawn(async move { mailbox.signalled().await });
+        tokio::task::yield_now().await;
+        assert_eq!(store.fulfil(session, sealed()).await.unwrap(), Stored::Done);
+        // On one thread it ran if this task has waited for it.
+        assert_eq!(woken.is_finished(), !writes_directly);
+    }
 }
 
 with_every_case!(contract_of, in_memory, super::memory);

@@ -139,6 +139,35 @@ async fn tokens_arrive_over_http2_and_http1_by_every_transport() {
 }
 
 #[tokio::test]
+async fn over_http2_the_frame_of_the_last_event_ends_its_stream() {
+    let relay = Relay::start(&[]);
+    let file = relay.folder.file("relay.crt");
+    let socket = connect(relay.address(), "h2", &[&file]).await.unwrap();
+    let (client, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    for _ in 0..10 {
+        let session = relay.create().await;
+        let request = http::Request::get(text(&session, "events_url"))
+            .header("authorization", format!("Bearer {}", text(&session, "session_token")))
+            .body(())
+            .unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        let mut events = answer.await.unwrap().into_body();
+        relay.sign_in(&session).await;
+        loop {
+            let frame = events.data().await.expect("a frame").unwrap();
+            events.flow_control().release_capacity(frame.len()).unwrap();
+            if frame.starts_with(b"event: authenticated\n") {
+                break;
+            }
+            assert!(!events.is_end_stream());
+        }
+        assert!(events.is_end_stream(), "no frame follows");
+    }
+}
+
+#[tokio::test]
 async fn a_websocket_over_tls_delivers() {
     let relay = Relay::start(&[]);
     let session = relay.create().await;

@@ -383,11 +383,11 @@ impl MemoryStore {
         }
     }
 
-    /// Publishes a change, outside the lock.
-    fn publish(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
-        if self.with(key, |record, _| record.subscribers > 0) == Some(true) {
-            self.notifier.changed(key, fulfilled);
-        }
+    /// Publishes a change, outside the lock. True when a subscription was woken that has to send something
+    /// yet.
+    fn publish(&self, key: SessionKey, fulfilled: Option<Fulfilled>) -> bool {
+        self.with(key, |record, _| record.subscribers > 0) == Some(true)
+            && self.notifier.changed(key, fulfilled)
     }
 
     fn store_result(
@@ -539,7 +539,10 @@ impl SessionStore for MemoryStore {
         });
         if stored == Stored::Done {
             let payload = hands_over.then_some(Fulfilled { subscription, payload });
-            self.publish(session.key, payload);
+            if self.publish(session.key, payload) {
+                // The tasks that were woken run, and write, before the browser is answered.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(stored)
     }

@@ -35,13 +35,14 @@ pub struct Recorder {
 }
 
 impl Notifier for Recorder {
-    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) {
+    fn changed(&self, key: SessionKey, fulfilled: Option<Fulfilled>) -> bool {
         self.changes
             .lock()
             .unwrap()
             .entry(key)
             .or_default()
             .push(fulfilled.map(|fulfilled| fulfilled.payload));
+        false
     }
 
     fn resync(&self) {

@@ -3,15 +3,24 @@
 //! [`BodyStream`] yields the bytes. hyper sends them as a body; on the SSE fast path the connection
 //! writes them itself.
 
-use std::{convert::Infallible, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use http::header;
+use http_body::Frame;
+use pin_project_lite::pin_project;
 
 use crate::{
     http::{
@@ -110,20 +119,57 @@ impl<T: BodyTransport + 'static> BodyStream<T> {
     pub fn into_body(self, half_close: HalfClose) -> Body {
         if !half_close.is_observed() {
             // Over HTTP/2: without the room of the probes.
-            return Body::from_stream(stream::unfold(self, async |mut bytes| {
+            return Body::new(Growing::new(stream::unfold(self, async |mut bytes| {
                 let next = bytes.next().await?;
-                Some((Ok::<_, Infallible>(next), bytes))
-            }));
+                Some(((next, bytes.is_over()), bytes))
+            })));
         }
         let probes = Probes { half_close, sent: 0 };
-        Body::from_stream(stream::unfold((self, probes), async |(mut bytes, mut probes)| {
+        Body::new(Growing::new(stream::unfold((self, probes), async |(mut bytes, mut probes)| {
             let next = tokio::select! {
                 biased;
                 next = bytes.next() => next?,
                 () = probes.next() => T::heartbeat(),
             };
-            Some((Ok::<_, Infallible>(next), (bytes, probes)))
-        }))
+            Some(((next, bytes.is_over()), (bytes, probes)))
+        })))
+    }
+}
+
+pin_project! {
+    /// A body of frames, each with whether it is the last: over HTTP/2 that one carries `END_STREAM`
+    /// (RFC 9113 §6.1), instead of an empty one that follows.
+    struct Growing<S> {
+        #[pin]
+        frames: S,
+        is_over: bool,
+    }
+}
+
+impl<S> Growing<S> {
+    fn new(frames: S) -> Self {
+        Self { frames, is_over: false }
+    }
+}
+
+impl<S: Stream<Item = (Bytes, bool)>> http_body::Body for Growing<S> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.project();
+        let Some((bytes, is_last)) = ready!(this.frames.poll_next(context)) else {
+            return Poll::Ready(None);
+        };
+        *this.is_over = is_last;
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
     }
 }
 
