@@ -118,7 +118,7 @@ def latency(results):
             processor = between(row[f"{moment}_processor_ms_per_1000"], "{:.0f}")
             compared = "" if row is peer else ahead(row, peer, moment)
             lines.append([row["what"], row["sessions"], WAYS[row["way"]], name, *times, processor, compared, sum(row[f"{moment}_lost"])])
-    note = f"{when(results, 'latency')} {rows[0]['streams']} streams, {results['latency']['runs']} runs each: the least and the greatest figure of a run."
+    note = f"{when(results, 'latency')} {rows[0]['streams']} streams, {results['latency']['runs']} runs each, of {results['latency']['rounds']} rounds, whose medians are a run's figures: the least and the greatest of a run."
     head = ["what", "store", "from → to", "beside", "p50 ms", "p99 ms", "CPU µs each", "ahead of nchan", "lost"]
     return [note, "", *grid(head, lines)]
 
