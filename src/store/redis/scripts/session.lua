@@ -12,6 +12,7 @@
 --   code, e id of the token's event, pl when a paced poll came last, pi the interval between them if
 --   it was lengthened, h the reader to which the token was delivered once and which may hand it back,
 --   n the registered client, which outlives the session.
+
 -- The state with its expiry applied: nil when the session is not there or on the other surface, or
 -- the letter, when gone the reason, and the values of the fields that the caller names: a command for all
 -- of them, because each takes the server longer than what it does.
